@@ -1,0 +1,71 @@
+"""The routing core for LLM traffic: for every request it picks one deployment of a model.
+
+>>> from turnout import Deployment, Router
+>>> router = Router([Deployment("azure-eu", "gpt-4o", rpm_limit=600), Deployment("openai", "gpt-4o")], strategy="round_robin")
+>>> router.select("gpt-4o")
+'azure-eu'
+>>> with router.acquire("gpt-4o", tokens=900) as lease:
+...     lease.deployment_id
+'openai'
+"""
+
+import os as _os
+
+from turnout import strategies as strategies
+from turnout._core import Deployment as Deployment
+from turnout._core import Lease as Lease
+from turnout._core import ManualClock as ManualClock
+from turnout._core import Router as Router
+from turnout._core import __version__ as __version__
+from turnout._core import _after_fork
+from turnout.enums import FailureKind as FailureKind
+from turnout.enums import Status as Status
+from turnout.enums import Strategy as Strategy
+from turnout.exceptions import AliasCycle as AliasCycle
+from turnout.exceptions import AllDeploymentsInCooldown as AllDeploymentsInCooldown
+from turnout.exceptions import ConfigurationError as ConfigurationError
+from turnout.exceptions import DeploymentNotFound as DeploymentNotFound
+from turnout.exceptions import ModelNotFound as ModelNotFound
+from turnout.exceptions import NoAvailableDeployment as NoAvailableDeployment
+from turnout.exceptions import RateLimitExceeded as RateLimitExceeded
+from turnout.exceptions import RequestTooLarge as RequestTooLarge
+from turnout.exceptions import RouterError as RouterError
+from turnout.outcomes import Failure as Failure
+from turnout.outcomes import classify_exception as classify_exception
+from turnout.records import DeploymentStats as DeploymentStats
+from turnout.records import Explanation as Explanation
+from turnout.records import RouterMetrics as RouterMetrics
+from turnout.records import Verdict as Verdict
+from turnout.strategies import RoutingContext as RoutingContext
+
+__all__ = [
+    "AliasCycle",
+    "AllDeploymentsInCooldown",
+    "ConfigurationError",
+    "Deployment",
+    "DeploymentNotFound",
+    "DeploymentStats",
+    "Explanation",
+    "Failure",
+    "FailureKind",
+    "Lease",
+    "ManualClock",
+    "ModelNotFound",
+    "NoAvailableDeployment",
+    "RateLimitExceeded",
+    "RequestTooLarge",
+    "Router",
+    "RouterError",
+    "RouterMetrics",
+    "RoutingContext",
+    "Status",
+    "Strategy",
+    "Verdict",
+    "__version__",
+    "classify_exception",
+    "strategies",
+]
+
+# Workers that are forked from one process must not draw alike.
+if hasattr(_os, "register_at_fork"):
+    _os.register_at_fork(after_in_child=_after_fork)

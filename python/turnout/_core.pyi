@@ -1,0 +1,787 @@
+"""The native module: everything that runs on the way to a pick."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import Any, Literal, TypeAlias, final
+
+from typing_extensions import Self
+
+from turnout.enums import FailureKind, Strategy
+from turnout.records import DeploymentStats, Explanation, RouterMetrics
+
+__version__: str
+
+_StrategyName: TypeAlias = Literal[
+    "simple_shuffle",
+    "least_busy",
+    "usage_based",
+    "latency_based",
+    "priority_based",
+    "rate_limit_aware",
+    "round_robin",
+    # LiteLLM's spellings
+    "simple-shuffle",
+    "least-busy",
+    "usage-based-routing",
+    "usage-based-routing-v2",
+    "latency-based-routing",
+    "cost_based",
+    "cost-based-routing",
+]
+_FailureKindName: TypeAlias = Literal[
+    "error",
+    "connection",
+    "rate_limit",
+    "auth",
+    "not_found",
+    "timeout",
+    "manual",
+    "bad_request",
+    "content_policy",
+    "context_window",
+    "cancelled",
+]
+_TagsMatch: TypeAlias = Literal["all", "any"]
+
+@final
+class Deployment:
+    """One concrete target that can serve a model: an account, a region, a replica.
+
+    Immutable; equal when every fact is equal. All deployments with the same ``model_name`` form its group.
+
+    Args:
+        deployment_id: Unique in a router, not empty.
+        model_name: The public name that requests ask for, not empty.
+        model: The provider's own model identifier; ``model_name`` if not given.
+        weight: Relative share under ``simple_shuffle``, 0 to 4,294,967,295. A weight of 0 gets no traffic from that strategy
+            while another candidate has more.
+        priority: Rank under ``priority_based``, lower first, 0 to 4,294,967,295.
+        rpm_limit: Most requests admitted in one clock minute, at least 1; None for no limit.
+        tpm_limit: Most tokens admitted in one clock minute, at least 1; None for no limit.
+        max_parallel_requests: Most leases in flight at once, 1 to 4,294,967,295; None for no limit.
+        tags: Labels that requests may ask for, none of them empty. The order is kept, repetitions are dropped.
+        metadata: Anything the application wants to find again on the lease, such as a base URL. Copied (shallowly) and read-only.
+
+    Raises:
+        ConfigurationError: A value is out of range or empty.
+        TypeError: A value is of the wrong type.
+
+    Example:
+        >>> from turnout import Deployment
+        >>> Deployment("azure-eu", "gpt-4o", rpm_limit=600)
+        Deployment('azure-eu', 'gpt-4o', rpm_limit=600)
+    """
+
+    def __new__(
+        cls,
+        deployment_id: str,
+        model_name: str,
+        *,
+        model: str | None = None,
+        weight: int = 1,
+        priority: int = 0,
+        rpm_limit: int | None = None,
+        tpm_limit: int | None = None,
+        max_parallel_requests: int | None = None,
+        tags: Iterable[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Self: ...
+    @property
+    def deployment_id(self) -> str:
+        """Its unique id."""
+
+    @property
+    def model_name(self) -> str:
+        """The public name that requests ask for."""
+
+    @property
+    def model(self) -> str:
+        """The provider's own model identifier."""
+
+    @property
+    def weight(self) -> int:
+        """Relative share under ``simple_shuffle``."""
+
+    @property
+    def priority(self) -> int:
+        """Rank under ``priority_based``, lower first."""
+
+    @property
+    def rpm_limit(self) -> int | None:
+        """Most requests in one clock minute; None for no limit."""
+
+    @property
+    def tpm_limit(self) -> int | None:
+        """Most tokens in one clock minute; None for no limit."""
+
+    @property
+    def max_parallel_requests(self) -> int | None:
+        """Most leases in flight at once; None for no limit."""
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Labels that requests may ask for."""
+
+    @property
+    def metadata(self) -> MappingProxyType[str, Any]:
+        """A read-only view of what the application attached."""
+
+    def replace(self, **changes: Any) -> Deployment:
+        """Return a copy with some facts changed.
+
+        Args:
+            **changes: Any keyword of the constructor, ``deployment_id`` and ``model_name`` included.
+
+        Returns:
+            A new deployment; this one stays as it is.
+
+        Raises:
+            ConfigurationError: A value is out of range or empty.
+            TypeError: A keyword is unknown or a value is of the wrong type.
+        """
+
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ManualClock:
+    """A clock that moves only when told to, for tests and simulations.
+
+    Give it to ``Router(clock=…)``: windows, cooldowns and measured latencies then follow it. It may be shared by routers and moved
+    from any thread. A real clock can be set back, so this one can: a router never sees time run backwards. A step back of up to a
+    minute holds its time still until the clock has caught up; after a longer one its time goes on from where it was.
+
+    Args:
+        start: The first reading in seconds, finite and at least 0. Clock minutes begin at multiples of 60.
+
+    Raises:
+        ConfigurationError: ``start`` is negative, not finite, or over 1e9.
+
+    Example:
+        >>> from turnout import ManualClock
+        >>> clock = ManualClock()
+        >>> clock.advance(1.5)
+        >>> clock.now()
+        1.5
+    """
+
+    def __new__(cls, start: float = 0.0) -> Self: ...
+    def advance(self, seconds: float, /) -> None:
+        """Move the clock forward.
+
+        Args:
+            seconds: How far, finite and at least 0.
+
+        Raises:
+            ConfigurationError: ``seconds`` is negative or not finite, or the reading would pass 1e9.
+        """
+
+    def set(self, seconds: float, /) -> None:
+        """Set the reading, forward or back.
+
+        Args:
+            seconds: The new reading, finite, 0 to 1e9.
+
+        Raises:
+            ConfigurationError: ``seconds`` is negative, not finite, or over 1e9.
+        """
+
+    def now(self) -> float:
+        """Return the reading in seconds."""
+
+@final
+class Lease:
+    """One acquired place on a deployment: a request in flight, counted in its minute's window together with its estimated tokens.
+
+    Made by :meth:`Router.acquire`. It ends once: by :meth:`success`, :meth:`failure`, :meth:`release`, or at the end of its ``with``
+    (or ``async with``) block, whichever comes first; whatever comes later does nothing. A block left without an exception is a
+    success with the measured latency; with an exception, a failure of the kind :func:`turnout.classify_exception` gives it; by
+    cancellation, a release. A lease that is lost without any of these releases itself and warns with ``ResourceWarning``.
+
+    It may be ended from any thread, and after its deployment or its router is gone.
+    """
+
+    @property
+    def deployment(self) -> Deployment:
+        """The chosen deployment, the very object that was given to the router."""
+
+    @property
+    def deployment_id(self) -> str:
+        """The id of the chosen deployment."""
+
+    @property
+    def model_name(self) -> str:
+        """The model name whose group was asked (an alias is resolved)."""
+
+    @property
+    def tokens(self) -> int:
+        """The tokens reserved at acquire."""
+
+    @property
+    def released(self) -> bool:
+        """Whether the lease has ended."""
+
+    def success(self, *, tokens: int | None = None, latency: float | None = None) -> bool:
+        """End the lease with a success.
+
+        Args:
+            tokens: The tokens really used. They replace the estimate in the window that took it (nothing changes there once that
+                minute is over). None keeps the estimate.
+            latency: Seconds the request took; None takes the time since acquire.
+
+        Returns:
+            True if this call ended the lease, False if it had ended before.
+
+        Raises:
+            ConfigurationError: ``tokens`` is negative or too large, or ``latency`` negative or not finite. The lease goes on.
+        """
+
+    def failure(self, kind: FailureKind | _FailureKindName = "error", *, retry_after: float | None = None) -> bool:
+        """End the lease with a failure. What it reserved stays in the window, since the provider may have counted it.
+
+        Args:
+            kind: What went wrong; it decides whether the deployment cools down (see :class:`turnout.FailureKind`).
+            retry_after: Seconds after which the provider wants to be asked again: the length of the cooldown, if the failure
+                starts one.
+
+        Returns:
+            True if this call ended the lease, False if it had ended before.
+
+        Raises:
+            ConfigurationError: ``kind`` is unknown, or ``retry_after`` negative or not finite. The lease goes on.
+        """
+
+    def release(self, *, unused: bool = False) -> bool:
+        """End the lease without an outcome: the deployment's health does not change.
+
+        Args:
+            unused: The request was never sent, so give back what was reserved in the window too. By default it stays.
+
+        Returns:
+            True if this call ended the lease, False if it had ended before.
+        """
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> Literal[False]: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> Literal[False]: ...
+
+@final
+class Router:
+    """Picks one deployment of a model for every request.
+
+    Safe to use from any number of threads and event loops; routers share nothing with each other.
+
+    Args:
+        deployments: The first deployments, in registration order.
+        strategy: The rule that picks among candidates, for every model name that ``strategies`` does not name. LiteLLM's spellings
+            are accepted too.
+        strategies: Rules for single model names.
+        allowed_fails: This many failures in a clock minute start a cooldown, once ``min_requests`` were made in it.
+        min_requests: See ``allowed_fails``.
+        cooldown_time: Seconds a cooldown lasts unless the failure says otherwise.
+        success_threshold: Consecutive successes that end the probation after a cooldown or a failure, at least 1.
+        seed: Makes the random draws repeatable, 0 to 2**64 - 1. None seeds from the system, anew in every forked process.
+        clock: A :class:`ManualClock`, or None for the system's monotonic clock, which starts at the wall clock's time: windows
+            are the clock's minutes and a wall clock that is set back does not disturb them.
+
+    Raises:
+        ConfigurationError: A value is out of range, a strategy unknown, or an id given twice.
+        TypeError: A value is of the wrong type.
+
+    Example:
+        >>> from turnout import Deployment, Router
+        >>> router = Router([Deployment("azure-eu", "gpt-4o"), Deployment("openai", "gpt-4o", priority=1)], strategy="priority_based")
+        >>> router.select("gpt-4o")
+        'azure-eu'
+    """
+
+    def __new__(
+        cls,
+        deployments: Iterable[Deployment] = (),
+        *,
+        strategy: Strategy | _StrategyName = "simple_shuffle",
+        strategies: Mapping[str, Strategy | _StrategyName] | None = None,
+        allowed_fails: int = 3,
+        min_requests: int = 10,
+        cooldown_time: float = 5.0,
+        success_threshold: int = 3,
+        seed: int | None = None,
+        clock: ManualClock | None = None,
+    ) -> Self: ...
+
+    # --- registry ---
+    def add_deployment(self, deployment: Deployment, /) -> None:
+        """Add a deployment at the end of its group.
+
+        One with a known id replaces that deployment's facts and keeps its state and its place; with another model name it moves to
+        the end of that group.
+
+        Args:
+            deployment: The deployment.
+
+        Raises:
+            ConfigurationError: Its model name is an alias.
+        """
+
+    def remove_deployment(self, deployment_id: str, /) -> Deployment:
+        """Take a deployment out. Its live leases stay valid and harmless.
+
+        Args:
+            deployment_id: Its id.
+
+        Returns:
+            The deployment.
+
+        Raises:
+            DeploymentNotFound: There is none with this id.
+        """
+
+    def set_deployments(self, deployments: Iterable[Deployment], /) -> None:
+        """Replace all deployments. Ids that stay keep their state; live leases of ids that go stay valid and harmless.
+
+        Args:
+            deployments: The new deployments, in registration order.
+
+        Raises:
+            ConfigurationError: An id is given twice, or a model name is an alias. Nothing is changed then.
+        """
+
+    def get_deployment(self, deployment_id: str, /) -> Deployment:
+        """Return the deployment with an id.
+
+        Args:
+            deployment_id: Its id.
+
+        Raises:
+            DeploymentNotFound: There is none with this id.
+        """
+
+    def deployments(self, model_name: str | None = None, /) -> list[Deployment]:
+        """List deployments in registration order.
+
+        Args:
+            model_name: Only the group that this model name or alias leads to; None for all.
+
+        Raises:
+            ModelNotFound: No deployment serves the model.
+        """
+
+    def models(self) -> list[str]:
+        """List the model names that have a deployment, sorted. Aliases are not among them."""
+
+    def aliases(self) -> dict[str, str]:
+        """Return every alias with the name it stands for."""
+
+    def add_alias(self, alias: str, target: str, /) -> None:
+        """Let a name stand for another one, which may be an alias itself and need not exist yet. Replaces an alias of that name.
+
+        Args:
+            alias: The new name, not empty and not a model name.
+            target: The name it stands for.
+
+        Raises:
+            AliasCycle: The target leads back to the alias. Nothing is changed then.
+            ConfigurationError: A name is empty, or ``alias`` is a model name.
+        """
+
+    def remove_alias(self, alias: str, /) -> str:
+        """Take an alias away.
+
+        Args:
+            alias: The alias.
+
+        Returns:
+            The name it stood for.
+
+        Raises:
+            ModelNotFound: There is no such alias.
+        """
+
+    def resolve(self, name: str, /) -> str:
+        """Follow aliases to the model name.
+
+        Args:
+            name: A model name or an alias.
+
+        Raises:
+            ModelNotFound: It leads to no model that has a deployment.
+        """
+
+    def __len__(self) -> int: ...
+    def __contains__(self, deployment_id: object, /) -> bool: ...
+
+    # --- picks ---
+    def select(
+        self,
+        model_name: str,
+        /,
+        *,
+        tokens: int = 0,
+        tags: Iterable[str] | None = None,
+        tags_match: _TagsMatch = "all",
+        exclude: Iterable[str] | None = None,
+    ) -> str:
+        """Pick a deployment and reserve nothing. The only side effects are the round-robin turn and the random draw.
+
+        Args:
+            model_name: The model name or an alias.
+            tokens: The tokens the request is expected to use, prompt and answer, at least 0. Only a deployment with so many left in
+                its minute is picked.
+            tags: Labels the deployment must have.
+            tags_match: ``"all"`` for every one of ``tags``, ``"any"`` for at least one.
+            exclude: Ids that must not be picked, such as those already tried.
+
+        Returns:
+            The deployment's id.
+
+        Raises:
+            ModelNotFound: No deployment serves the model.
+            NoAvailableDeployment: No deployment passes every gate now (``AllDeploymentsInCooldown`` and ``RateLimitExceeded`` if
+                that one cause stopped all of them).
+            RequestTooLarge: ``tokens`` is above the limit of every deployment: it will never fit.
+        """
+
+    def select_many(
+        self,
+        model_name: str,
+        n: int,
+        /,
+        *,
+        tokens: int = 0,
+        tags: Iterable[str] | None = None,
+        tags_match: _TagsMatch = "all",
+        exclude: Iterable[str] | None = None,
+    ) -> list[str]:
+        """Pick ``n`` times in one call, as ``n`` calls of :meth:`select` would: an id may come more than once.
+
+        Args:
+            model_name: As for :meth:`select`.
+            n: How many picks, 0 to 10,000,000.
+            tokens: As for :meth:`select`.
+            tags: As for :meth:`select`.
+            tags_match: As for :meth:`select`.
+            exclude: As for :meth:`select`.
+
+        Returns:
+            The ids, in the order of the picks.
+
+        Raises:
+            ConfigurationError: ``n`` is out of range.
+            ModelNotFound: As for :meth:`select`.
+            NoAvailableDeployment: As for :meth:`select`.
+            RequestTooLarge: As for :meth:`select`.
+        """
+
+    def acquire(
+        self,
+        model_name: str,
+        /,
+        *,
+        tokens: int = 0,
+        tags: Iterable[str] | None = None,
+        tags_match: _TagsMatch = "all",
+        exclude: Iterable[str] | None = None,
+    ) -> Lease:
+        """Pick a deployment and reserve, in one step or not at all: one in flight, one request and ``tokens`` tokens this minute.
+
+        Args:
+            model_name: As for :meth:`select`.
+            tokens: As for :meth:`select`; reserved until the outcome says how many there were.
+            tags: As for :meth:`select`.
+            tags_match: As for :meth:`select`.
+            exclude: As for :meth:`select`.
+
+        Returns:
+            The lease, to be used as a context manager or ended by hand.
+
+        Raises:
+            ModelNotFound: As for :meth:`select`.
+            NoAvailableDeployment: As for :meth:`select`.
+            RequestTooLarge: As for :meth:`select`.
+        """
+
+    def explain(
+        self,
+        model_name: str,
+        /,
+        *,
+        tokens: int = 0,
+        tags: Iterable[str] | None = None,
+        tags_match: _TagsMatch = "all",
+        exclude: Iterable[str] | None = None,
+    ) -> Explanation:
+        """Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect.
+
+        It runs the code of the choice itself and looks at the next random draw without consuming it, so that an undisturbed pick
+        right after it takes the deployment it names.
+
+        Args:
+            model_name: As for :meth:`select`.
+            tokens: As for :meth:`select`.
+            tags: As for :meth:`select`.
+            tags_match: As for :meth:`select`.
+            exclude: As for :meth:`select`.
+
+        Returns:
+            The verdict on every deployment of the group. ``print`` it, or take its ``to_dict()``.
+
+        Raises:
+            ModelNotFound: No deployment serves the model.
+        """
+
+    # --- outcomes ---
+    def record_success(self, deployment_id: str, /, *, tokens: int = 0, latency: float | None = None) -> None:
+        """Report a success of a request that was sent without a lease: it counts as one request of this minute.
+
+        Args:
+            deployment_id: The deployment that served it.
+            tokens: The tokens it used, at least 0.
+            latency: Seconds it took; None for no sample.
+
+        Raises:
+            DeploymentNotFound: There is none with this id.
+            ConfigurationError: ``tokens`` is negative or too large, or ``latency`` negative or not finite.
+        """
+
+    def record_failure(
+        self, deployment_id: str, kind: FailureKind | _FailureKindName = "error", /, *, retry_after: float | None = None
+    ) -> None:
+        """Report a failure of a request that was sent without a lease: it counts as one request of this minute.
+
+        Args:
+            deployment_id: The deployment that failed.
+            kind: What went wrong (see :class:`turnout.FailureKind`).
+            retry_after: Seconds after which the provider wants to be asked again: the length of the cooldown, if the failure
+                starts one.
+
+        Raises:
+            DeploymentNotFound: There is none with this id.
+            ConfigurationError: ``kind`` is unknown, or ``retry_after`` negative or not finite.
+        """
+
+    def cool_down(self, deployment_id: str, seconds: float, /) -> None:
+        """Take a deployment out for a while. A cooldown that lasts longer already is not shortened.
+
+        Args:
+            deployment_id: The deployment.
+            seconds: How long, finite and at least 0.
+
+        Raises:
+            DeploymentNotFound: There is none with this id.
+            ConfigurationError: ``seconds`` is negative or not finite.
+        """
+
+    def report_health(self, deployment_id: str, healthy: bool, /) -> None:
+        """Report what a health check of your own found.
+
+        Args:
+            deployment_id: The deployment.
+            healthy: False takes it out until a later check reports True. True brings it back at once, out of a cooldown too, on
+                probation.
+
+        Raises:
+            DeploymentNotFound: There is none with this id.
+        """
+
+    # --- inspection ---
+    def stats(self, deployment_id: str, /) -> DeploymentStats:
+        """Return a deployment's state at this moment.
+
+        Args:
+            deployment_id: Its id.
+
+        Raises:
+            DeploymentNotFound: There is none with this id.
+        """
+
+    def snapshot(self) -> dict[str, list[Any]]:
+        """Return every deployment's state as columns: the fields of :class:`turnout.DeploymentStats`, one value a deployment.
+
+        ``pandas.DataFrame(router.snapshot())`` and its like take it as it is.
+        """
+
+    def metrics(self) -> RouterMetrics:
+        """Return totals over the deployments that are registered now."""
+
+    @property
+    def strategy(self) -> Strategy:
+        """The rule for every model name that has none of its own."""
+
+    @property
+    def strategies(self) -> dict[str, Strategy]:
+        """The rules of single model names."""
+
+@final
+class RoutingContext:
+    """An immutable snapshot of one candidate: all that a strategy sees.
+
+    Args:
+        deployment_id: The candidate's id.
+        weight: Relative share, 0 to 2**32 - 1.
+        priority: Rank, lower first, 0 to 2**32 - 1.
+        active_requests: Requests in flight, 0 to 2**32 - 1.
+        tpm_current: Tokens this minute, 0 to 2**64 - 1.
+        tpm_limit: Most tokens in a minute; None or 0 for no limit.
+        rpm_current: Requests this minute, 0 to 2**64 - 1.
+        rpm_limit: Most requests in a minute; None or 0 for no limit.
+        avg_latency_us: Smoothed latency in microseconds; 0 for unknown.
+
+    Raises:
+        ConfigurationError: A number is out of range.
+        TypeError: A value is of the wrong type.
+    """
+
+    def __new__(
+        cls,
+        *,
+        deployment_id: str,
+        weight: int = 1,
+        priority: int = 0,
+        active_requests: int = 0,
+        tpm_current: int = 0,
+        tpm_limit: int | None = None,
+        rpm_current: int = 0,
+        rpm_limit: int | None = None,
+        avg_latency_us: int = 0,
+    ) -> Self: ...
+    @property
+    def deployment_id(self) -> str:
+        """The candidate's id."""
+
+    @property
+    def weight(self) -> int:
+        """Relative share."""
+
+    @property
+    def priority(self) -> int:
+        """Rank, lower first."""
+
+    @property
+    def active_requests(self) -> int:
+        """Requests in flight."""
+
+    @property
+    def tpm_current(self) -> int:
+        """Tokens this minute."""
+
+    @property
+    def tpm_limit(self) -> int | None:
+        """Most tokens in a minute."""
+
+    @property
+    def rpm_current(self) -> int:
+        """Requests this minute."""
+
+    @property
+    def rpm_limit(self) -> int | None:
+        """Most requests in a minute."""
+
+    @property
+    def avg_latency_us(self) -> int:
+        """Smoothed latency in microseconds; 0 for unknown."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class RoundRobinCounters:
+    """The turns that :func:`turnout.strategies.round_robin` keeps, one a model name. Safe to share between threads."""
+
+    def __new__(cls) -> Self: ...
+
+def weighted_random(contexts: Sequence[RoutingContext], /) -> str | None:
+    """Pick at random, each candidate with the probability weight / total weight; uniformly if every weight is 0.
+
+    Args:
+        contexts: The candidates, in registration order.
+
+    Returns:
+        The chosen deployment's id, None without candidates.
+    """
+
+def least_busy(contexts: Sequence[RoutingContext], /) -> str | None:
+    """Pick the candidate with the fewest active requests, ties uniformly at random.
+
+    Args:
+        contexts: The candidates, in registration order.
+
+    Returns:
+        The chosen deployment's id, None without candidates.
+    """
+
+def lowest_usage(contexts: Sequence[RoutingContext], /) -> str | None:
+    """Pick the candidate with the lowest ``tpm_current * 100 / tpm_limit`` in whole percent, ties to the first.
+
+    A limit of None or 0 counts as 0 percent.
+
+    Args:
+        contexts: The candidates, in registration order.
+
+    Returns:
+        The chosen deployment's id, None without candidates.
+    """
+
+def lowest_latency(contexts: Sequence[RoutingContext], /) -> str | None:
+    """Pick the candidate with the lowest average latency, ties to the first.
+
+    An unknown latency (0) counts as the mean of the known ones, rounded down.
+
+    Args:
+        contexts: The candidates, in registration order.
+
+    Returns:
+        The chosen deployment's id, None without candidates.
+    """
+
+def lowest_priority(contexts: Sequence[RoutingContext], /) -> str | None:
+    """Pick the candidate with the lowest priority number, ties to the first.
+
+    Args:
+        contexts: The candidates, in registration order.
+
+    Returns:
+        The chosen deployment's id, None without candidates.
+    """
+
+def rate_limit_aware(contexts: Sequence[RoutingContext], /) -> str | None:
+    """Pick the candidate that is farthest from its limits, ties to the first.
+
+    The distance is the smaller of the remaining shares of tokens and of requests; a limit of None or 0 leaves a share of 1.
+
+    Args:
+        contexts: The candidates, in registration order.
+
+    Returns:
+        The chosen deployment's id, None without candidates.
+    """
+
+def round_robin(model_name: str, contexts: Sequence[RoutingContext], counters: RoundRobinCounters, /) -> str | None:
+    """Pick the candidates in turn: the model name's counter modulo their number. A single candidate does not advance it.
+
+    Args:
+        model_name: Whose turn it is.
+        contexts: The candidates, in registration order.
+        counters: Where the turns are kept.
+
+    Returns:
+        The chosen deployment's id, None without candidates.
+    """
+
+def build_routing_contexts(router: Router, candidate_ids: Iterable[str], /) -> list[RoutingContext]:
+    """Take a snapshot of some deployments for the functions of this module.
+
+    Args:
+        router: The router that holds them.
+        candidate_ids: Their ids; the order is kept.
+
+    Returns:
+        One routing context an id.
+
+    Raises:
+        DeploymentNotFound: There is none with one of the ids.
+    """

@@ -1,0 +1,76 @@
+"""The names that options take. Every member is a `str`, so the plain string does as well."""
+
+from enum import Enum
+
+__all__ = ["FailureKind", "Status", "Strategy"]
+
+
+class _Name(str, Enum):
+    """A string with a name (`enum.StrEnum` needs Python 3.11)."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Strategy(_Name):
+    """The rule that picks among candidates.
+
+    The rules and their names are those of litellm-rs; LiteLLM's own spellings (``"simple-shuffle"``, ``"least-busy"``,
+    ``"usage-based-routing"``, ``"usage-based-routing-v2"``, ``"latency-based-routing"``, ``"cost-based-routing"``) are accepted
+    wherever one of these is.
+    """
+
+    SIMPLE_SHUFFLE = "simple_shuffle"
+    """At random in proportion to the weights; uniformly if all are 0."""
+    LEAST_BUSY = "least_busy"
+    """Fewest requests in flight, ties at random."""
+    USAGE_BASED = "usage_based"
+    """Lowest used share of the token limit, in whole percent, ties to the first."""
+    LATENCY_BASED = "latency_based"
+    """Lowest smoothed latency, ties to the first."""
+    PRIORITY_BASED = "priority_based"
+    """Lowest priority number, ties to the first."""
+    RATE_LIMIT_AWARE = "rate_limit_aware"
+    """Farthest from its token and request limits, ties to the first."""
+    ROUND_ROBIN = "round_robin"
+    """In turn."""
+
+
+class FailureKind(_Name):
+    """What went wrong with a request, and so what it says about the deployment."""
+
+    ERROR = "error"
+    """The deployment failed (5xx and whatever has no kind of its own). Counts towards a cooldown."""
+    CONNECTION = "connection"
+    """It could not be reached. Counts towards a cooldown."""
+    RATE_LIMIT = "rate_limit"
+    """It refused for its rate limit (429). Cools down at once."""
+    AUTH = "auth"
+    """It refused the credentials or the account (401, 402, 403). Cools down at once."""
+    NOT_FOUND = "not_found"
+    """It does not have the model (404). Cools down at once."""
+    TIMEOUT = "timeout"
+    """It did not answer in time (408, 504). Cools down at once."""
+    MANUAL = "manual"
+    """The application says so. Cools down at once."""
+    BAD_REQUEST = "bad_request"
+    """The request was wrong (other 4xx). Says nothing about the deployment."""
+    CONTENT_POLICY = "content_policy"
+    """The content was refused. Says nothing about the deployment."""
+    CONTEXT_WINDOW = "context_window"
+    """The prompt was too long for the model. Says nothing about the deployment."""
+    CANCELLED = "cancelled"
+    """The caller gave up. Says nothing about the deployment."""
+
+
+class Status(_Name):
+    """What a deployment is."""
+
+    AVAILABLE = "available"
+    """In service."""
+    DEGRADED = "degraded"
+    """In service on probation: it failed, or its cooldown has just ended."""
+    COOLING_DOWN = "cooling_down"
+    """Out of service until its cooldown ends."""
+    UNHEALTHY = "unhealthy"
+    """Out of service until a health check reports it well."""

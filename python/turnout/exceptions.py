@@ -1,0 +1,131 @@
+"""What turnout raises.
+
+::
+
+    RouterError
+    ├── ConfigurationError        (ValueError)   a value is out of range or unknown
+    │   └── AliasCycle                           an alias would lead back to itself
+    ├── ModelNotFound             (LookupError)  no deployment serves the model
+    ├── DeploymentNotFound        (LookupError)  no deployment has the id
+    ├── NoAvailableDeployment                    every deployment of the group was stopped by a gate
+    │   ├── AllDeploymentsInCooldown             all of them by their cooldowns
+    │   └── RateLimitExceeded                    all of them by their request or token limits
+    └── RequestTooLarge                          the request is above every token limit
+
+A value of the wrong type raises Python's own `TypeError`.
+"""
+
+from collections.abc import Mapping
+
+__all__ = [
+    "AliasCycle",
+    "AllDeploymentsInCooldown",
+    "ConfigurationError",
+    "DeploymentNotFound",
+    "ModelNotFound",
+    "NoAvailableDeployment",
+    "RateLimitExceeded",
+    "RequestTooLarge",
+    "RouterError",
+]
+
+
+class RouterError(Exception):
+    """The base of all of them."""
+
+
+class ConfigurationError(RouterError, ValueError):
+    """A value is out of range or unknown. The message names it and what is allowed."""
+
+
+class AliasCycle(ConfigurationError):
+    """An alias would lead back to itself. The message shows the way round."""
+
+
+class ModelNotFound(RouterError, LookupError):
+    """No deployment serves the model.
+
+    Attributes:
+        model_name: The name that was asked for.
+        near: Known names that look like it, best first.
+    """
+
+    def __init__(self, message: str, model_name: str = "", near: tuple[str, ...] = ()) -> None:
+        super().__init__(message, model_name, near)
+        self.model_name = model_name
+        self.near = near
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class DeploymentNotFound(RouterError, LookupError):
+    """No deployment has the id.
+
+    Attributes:
+        deployment_id: The id that was asked for.
+        near: Known ids that look like it, best first.
+    """
+
+    def __init__(self, message: str, deployment_id: str = "", near: tuple[str, ...] = ()) -> None:
+        super().__init__(message, deployment_id, near)
+        self.deployment_id = deployment_id
+        self.near = near
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NoAvailableDeployment(RouterError):
+    """Every deployment of the group was stopped by a gate.
+
+    Attributes:
+        model_name: The model name whose group was asked.
+        retry_after: Seconds until the earliest time at which some deployment may be available, computed from the ends of cooldowns
+            and of spent minutes. None if there is no such time: a place in flight frees when its lease ends, and a health check
+            reports when it does.
+        reasons: How many deployments each gate stopped, by its name: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``,
+            ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        model_name: str = "",
+        retry_after: float | None = None,
+        reasons: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(message, model_name, retry_after, dict(reasons or {}))
+        self.model_name = model_name
+        self.retry_after = retry_after
+        self.reasons: dict[str, int] = dict(reasons or {})
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class AllDeploymentsInCooldown(NoAvailableDeployment):
+    """Every deployment that the request could use is cooling down."""
+
+
+class RateLimitExceeded(NoAvailableDeployment):
+    """Every deployment that the request could use has spent its requests or tokens of this minute."""
+
+
+class RequestTooLarge(RouterError):
+    """The request is above the token limit of every deployment it could use, so that waiting does not help.
+
+    Attributes:
+        model_name: The model name whose group was asked.
+        tokens: The tokens that were asked for.
+        largest_limit: The largest token limit among those deployments.
+    """
+
+    def __init__(self, message: str, model_name: str = "", tokens: int = 0, largest_limit: int = 0) -> None:
+        super().__init__(message, model_name, tokens, largest_limit)
+        self.model_name = model_name
+        self.tokens = tokens
+        self.largest_limit = largest_limit
+
+    def __str__(self) -> str:
+        return str(self.args[0])

@@ -1,0 +1,209 @@
+"""What an exception says about the deployment that raised it.
+
+Client libraries are understood by what their exceptions carry, not by importing them: an HTTP status (``status_code``, ``status`` or
+``code``, on the exception or on its ``response``), response headers, and the names of the exception's classes. That covers openai,
+anthropic, httpx, aiohttp, requests, urllib and litellm.
+"""
+
+import asyncio
+import math
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+from turnout.enums import FailureKind
+from turnout.exceptions import RouterError
+
+__all__ = ["Failure", "classify_exception"]
+
+_MOST_SECONDS = 1e9
+
+
+class Failure(NamedTuple):
+    """What went wrong.
+
+    Attributes:
+        kind: The kind of failure.
+        retry_after: Seconds after which the provider wants to be asked again; None if it did not say.
+    """
+
+    kind: FailureKind
+    retry_after: float | None = None
+
+
+_BY_STATUS = {
+    401: FailureKind.AUTH,
+    402: FailureKind.AUTH,
+    403: FailureKind.AUTH,
+    404: FailureKind.NOT_FOUND,
+    408: FailureKind.TIMEOUT,
+    # Conflict and too early: the server was not ready for the request, which was not wrong.
+    409: FailureKind.ERROR,
+    425: FailureKind.ERROR,
+    429: FailureKind.RATE_LIMIT,
+    # nginx's "client closed request".
+    499: FailureKind.CANCELLED,
+    504: FailureKind.TIMEOUT,
+}
+
+# Names of classes, looked for from the exception's own class to its bases. The order of the two tables does not matter: no class of
+# the libraries above has names of both in its bases at the same distance.
+_BY_NAME = {
+    "CancelledError": FailureKind.CANCELLED,
+    "Cancelled": FailureKind.CANCELLED,
+    # The client's own pool was full: the request was never sent.
+    "PoolTimeout": FailureKind.CANCELLED,
+    "TimeoutError": FailureKind.TIMEOUT,
+    "TimeoutException": FailureKind.TIMEOUT,
+    "Timeout": FailureKind.TIMEOUT,
+    "APITimeoutError": FailureKind.TIMEOUT,
+    "APIConnectionError": FailureKind.CONNECTION,
+    "ConnectionError": FailureKind.CONNECTION,
+    "ClientConnectionError": FailureKind.CONNECTION,
+    "ServerDisconnectedError": FailureKind.CONNECTION,
+    "TransportError": FailureKind.CONNECTION,
+    "gaierror": FailureKind.CONNECTION,
+    "RateLimitError": FailureKind.RATE_LIMIT,
+    "AuthenticationError": FailureKind.AUTH,
+    "PermissionDeniedError": FailureKind.AUTH,
+    "NotFoundError": FailureKind.NOT_FOUND,
+    "ContextWindowExceededError": FailureKind.CONTEXT_WINDOW,
+    "ContentPolicyViolationError": FailureKind.CONTENT_POLICY,
+    "ContentFilterFinishReasonError": FailureKind.CONTENT_POLICY,
+    "LengthFinishReasonError": FailureKind.BAD_REQUEST,
+    "BadRequestError": FailureKind.BAD_REQUEST,
+    "UnprocessableEntityError": FailureKind.BAD_REQUEST,
+}
+
+# What providers write into a 400 (OpenAI and Azure as an error code, Anthropic in words).
+_CONTEXT_WINDOW = ("context_length_exceeded", "maximum context length", "context window", "prompt is too long")
+_CONTENT_POLICY = ("content_filter", "content_policy", "content management policy", "responsible_ai_policy")
+
+
+def classify_exception(exc: BaseException) -> Failure | None:
+    """Say what an exception that left a lease's block means for the deployment.
+
+    An HTTP status decides; without one, the names of the exception's classes. What nobody knows is an ``error``.
+
+    Args:
+        exc: The exception. Of an exception group the first member that is a failure counts.
+
+    Returns:
+        The failure, or None if there is no outcome to record: the caller was cancelled, a generator closed, the program is
+        ending, or turnout itself had no deployment to offer.
+    """
+    if isinstance(exc, (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit, RouterError)):
+        return None
+    members = _members(exc)
+    if members:
+        failures = [failure for failure in map(classify_exception, members) if failure is not None]
+        return failures[0] if failures else None
+    kind = _kind(exc)
+    if kind is FailureKind.CANCELLED:
+        return None
+    return Failure(kind, _retry_after(exc))
+
+
+def _members(exc: BaseException) -> tuple[BaseException, ...]:
+    """The members of an exception group (built in since Python 3.11, a package of the same class names before)."""
+    if not any(cls.__name__ == "BaseExceptionGroup" for cls in type(exc).__mro__):
+        return ()
+    members = _attribute(exc, "exceptions")
+    return tuple(members) if isinstance(members, (tuple, list)) else ()
+
+
+def _kind(exc: BaseException) -> FailureKind:
+    status = _status(exc)
+    by_name = next((kind for cls in type(exc).__mro__ if (kind := _BY_NAME.get(cls.__name__)) is not None), None)
+    if by_name in (FailureKind.CONTEXT_WINDOW, FailureKind.CONTENT_POLICY):
+        return by_name
+    if status is None:
+        return by_name or FailureKind.ERROR
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if 400 <= status < 500:
+        return _bad_request(exc)
+    return FailureKind.ERROR
+
+
+def _bad_request(exc: BaseException) -> FailureKind:
+    said = f"{_text(_attribute(exc, 'code'))} {_text(_attribute(exc, 'body'))} {_text(exc)}".lower()
+    if any(words in said for words in _CONTEXT_WINDOW):
+        return FailureKind.CONTEXT_WINDOW
+    if any(words in said for words in _CONTENT_POLICY):
+        return FailureKind.CONTENT_POLICY
+    return FailureKind.BAD_REQUEST
+
+
+def _status(exc: BaseException) -> int | None:
+    response = _attribute(exc, "response")
+    for holder, name in ((exc, "status_code"), (exc, "status"), (response, "status_code"), (response, "status"), (exc, "code")):
+        status = _attribute(holder, name)
+        if isinstance(status, int) and not isinstance(status, bool) and 100 <= status < 600:
+            return status
+    return None
+
+
+def _retry_after(exc: BaseException) -> float | None:
+    for headers in (_attribute(_attribute(exc, "response"), "headers"), _attribute(exc, "headers")):
+        milliseconds = _number(_header(headers, "retry-after-ms"))
+        if milliseconds is not None:
+            return milliseconds / 1000
+        said = _header(headers, "retry-after")
+        seconds = _number(said)
+        if seconds is None and said is not None:
+            seconds = _seconds_until(said)
+        if seconds is not None:
+            return seconds
+    return _number(_attribute(exc, "retry_after"))
+
+
+def _header(headers: Any, name: str) -> str | None:
+    """A header's value; the mappings of client libraries ignore case, a plain dict does not."""
+    for spelling in _spellings(name):
+        try:
+            value = headers[spelling]
+        except Exception:  # whatever a stranger's mapping raises for a missing key
+            continue
+        return value.decode("latin-1") if isinstance(value, bytes) else _text(value)
+    return None
+
+
+def _spellings(name: str) -> Iterator[str]:
+    yield name
+    yield name.title()
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except Exception:  # not a number, or a stranger's object
+        return None
+    return number if math.isfinite(number) and 0 <= number <= _MOST_SECONDS else None
+
+
+def _seconds_until(date: str) -> float | None:
+    """The second form of Retry-After, an HTTP date (RFC 9110, section 10.2.3)."""
+    try:
+        moment = parsedate_to_datetime(date)
+    except Exception:  # neither a number nor a date
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return min(max((moment - datetime.now(timezone.utc)).total_seconds(), 0.0), _MOST_SECONDS)
+
+
+def _attribute(holder: Any, name: str) -> Any:
+    """An attribute, or None: a property of a stranger's exception may raise (httpx's ``request`` does)."""
+    try:
+        return getattr(holder, name, None)
+    except Exception:
+        return None
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return ""

@@ -1,0 +1,149 @@
+"""What a router says about itself: plain frozen data, made on request."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from turnout.enums import Status, Strategy
+
+__all__ = ["DeploymentStats", "Explanation", "RouterMetrics", "Verdict"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentStats:
+    """A deployment's state at one moment.
+
+    Attributes:
+        deployment_id: Its id.
+        model_name: The model name whose group it is in.
+        status: What it is.
+        in_flight: Leases that have not ended.
+        max_parallel_requests: Most leases in flight at once; None for no limit.
+        rpm_current: Requests counted in the current clock minute.
+        rpm_limit: Most requests in a minute; None for no limit.
+        tpm_current: Tokens counted in the current clock minute, reserved ones included.
+        tpm_limit: Most tokens in a minute; None for no limit.
+        fails_this_minute: Failures in the current clock minute that count towards a cooldown.
+        cooldown_remaining: Seconds until its cooldown ends; 0.0 if it is not cooling down.
+        avg_latency: Smoothed latency in seconds (an exponential average, each sample weighing 1/5); None before the first sample.
+        consecutive_successes: Successes since the last failure.
+        total_requests: Requests counted since it was added.
+        total_successes: Successes since it was added.
+        total_failures: Failures since it was added, those that say nothing about its health left out.
+        total_tokens: Tokens that successes reported since it was added.
+    """
+
+    deployment_id: str
+    model_name: str
+    status: Status
+    in_flight: int
+    max_parallel_requests: int | None
+    rpm_current: int
+    rpm_limit: int | None
+    tpm_current: int
+    tpm_limit: int | None
+    fails_this_minute: int
+    cooldown_remaining: float
+    avg_latency: float | None
+    consecutive_successes: int
+    total_requests: int
+    total_successes: int
+    total_failures: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouterMetrics:
+    """Totals over the deployments that are registered now. A counter falls when a deployment that added to it is removed.
+
+    Attributes:
+        models: Model names with a deployment.
+        deployments: Deployments, and of these:
+        available: in service,
+        degraded: in service on probation,
+        cooling_down: out of service until their cooldown ends,
+        unhealthy: out of service until a health check reports them well.
+        in_flight: Leases that have not ended.
+        total_requests: Requests counted.
+        total_successes: Successes.
+        total_failures: Failures, those that say nothing about a deployment's health left out.
+        total_tokens: Tokens that successes reported.
+    """
+
+    models: int
+    deployments: int
+    available: int
+    degraded: int
+    cooling_down: int
+    unhealthy: int
+    in_flight: int
+    total_requests: int
+    total_successes: int
+    total_failures: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a pick makes of one deployment of the group.
+
+    Attributes:
+        deployment_id: The deployment.
+        gate: The first gate that stopped it: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``, ``max_parallel_requests``,
+            ``rpm_limit`` or ``tpm_limit``; None if it is a candidate.
+        detail: Why that gate stopped it, with the numbers; None if it is a candidate.
+        score: What the strategy compares (see ``Explanation.score_name``); None if a gate stopped it.
+        probability: The chance that the strategy takes it, 0.0 if a gate stopped it.
+    """
+
+    deployment_id: str
+    gate: str | None
+    detail: str | None
+    score: float | None
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a pick would do, and why.
+
+    Attributes:
+        model_name: The model name whose group was asked.
+        strategy: The rule in force.
+        score_name: What the scores are, such as ``active requests``.
+        winner: The id that a pick right now takes; None if no deployment is available.
+        retry_after: Without a winner, the seconds that the error would give; else None.
+        verdicts: One verdict a deployment, in registration order.
+    """
+
+    model_name: str
+    strategy: Strategy
+    score_name: str
+    winner: str | None
+    retry_after: float | None
+    verdicts: tuple[Verdict, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the explanation as plain data that `json.dumps` takes.
+
+        Returns:
+            The attributes as a dict, the verdicts as a list of dicts.
+        """
+        plain = asdict(self)
+        plain["strategy"] = str(self.strategy)
+        plain["verdicts"] = list(plain["verdicts"])
+        return plain
+
+    def __str__(self) -> str:
+        chosen = f"picks {self.winner!r}" if self.winner is not None else "no deployment is available"
+        if self.retry_after is not None:
+            chosen += f" for {self.retry_after:.1f} s"
+        lines = [f"{self.model_name!r} by {self.strategy}: {chosen}"]
+        width = max((len(verdict.deployment_id) for verdict in self.verdicts), default=0)
+        for verdict in self.verdicts:
+            mark = "→" if verdict.deployment_id == self.winner else " "
+            if verdict.score is None:
+                said = f"{verdict.gate}: {verdict.detail}"
+            else:
+                said = f"{self.score_name} {verdict.score:g}, chance {verdict.probability:.1%}"
+            lines.append(f"{mark} {verdict.deployment_id:<{width}}  {said}")
+        return "\n".join(lines)

@@ -1,0 +1,177 @@
+//! The facts of a deployment, validated.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+
+/// One concrete target that can serve a model. Immutable; cloning shares its strings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployment {
+    id: Arc<str>,
+    model_name: Arc<str>,
+    model: Arc<str>,
+    tags: Arc<[Arc<str>]>,
+    weight: u32,
+    priority: u32,
+    max_parallel_requests: Option<u32>,
+    rpm_limit: Option<u64>,
+    tpm_limit: Option<u64>,
+}
+
+impl Deployment {
+    /// A deployment of weight 1 and priority 0, without limits or tags, whose model is `model_name`.
+    ///
+    /// # Errors
+    /// If a name is empty.
+    pub fn new(id: &str, model_name: &str) -> Result<Self, Error> {
+        let id = not_empty("deployment_id", id)?;
+        let model_name = not_empty("model_name", model_name)?;
+        Ok(Self {
+            id,
+            model: Arc::clone(&model_name),
+            model_name,
+            tags: Arc::default(),
+            weight: 1,
+            priority: 0,
+            max_parallel_requests: None,
+            rpm_limit: None,
+            tpm_limit: None,
+        })
+    }
+
+    /// With the provider's own model identifier.
+    ///
+    /// # Errors
+    /// If it is empty.
+    pub fn with_model(self, model: &str) -> Result<Self, Error> {
+        Ok(Self { model: not_empty("model", model)?, ..self })
+    }
+
+    /// With a relative share.
+    #[must_use]
+    pub fn with_weight(self, weight: u32) -> Self {
+        Self { weight, ..self }
+    }
+
+    /// With a rank, lower first.
+    #[must_use]
+    pub fn with_priority(self, priority: u32) -> Self {
+        Self { priority, ..self }
+    }
+
+    /// With the most requests in a minute.
+    ///
+    /// # Errors
+    /// If it is 0.
+    pub fn with_rpm_limit(self, rpm_limit: Option<u64>) -> Result<Self, Error> {
+        Ok(Self { rpm_limit: not_zero("rpm_limit", rpm_limit)?, ..self })
+    }
+
+    /// With the most tokens in a minute.
+    ///
+    /// # Errors
+    /// If it is 0.
+    pub fn with_tpm_limit(self, tpm_limit: Option<u64>) -> Result<Self, Error> {
+        Ok(Self { tpm_limit: not_zero("tpm_limit", tpm_limit)?, ..self })
+    }
+
+    /// With the most leases in flight at once.
+    ///
+    /// # Errors
+    /// If it is 0.
+    pub fn with_max_parallel_requests(self, limit: Option<u32>) -> Result<Self, Error> {
+        Ok(Self { max_parallel_requests: not_zero("max_parallel_requests", limit)?, ..self })
+    }
+
+    /// With labels; the order is kept, repetitions are dropped.
+    ///
+    /// # Errors
+    /// If one is empty.
+    pub fn with_tags<S: AsRef<str>>(self, tags: impl IntoIterator<Item = S>) -> Result<Self, Error> {
+        let mut kept: Vec<Arc<str>> = Vec::new();
+        for tag in tags {
+            let tag = not_empty("a tag", tag.as_ref())?;
+            if !kept.contains(&tag) {
+                kept.push(tag);
+            }
+        }
+        Ok(Self { tags: kept.into(), ..self })
+    }
+
+    /// Its unique id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn shared_id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// The public name that requests ask for.
+    #[must_use]
+    pub fn model_name(&self) -> &str {
+        &self.model_name
+    }
+
+    pub(crate) fn shared_model_name(&self) -> &Arc<str> {
+        &self.model_name
+    }
+
+    /// The provider's own model identifier.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Its labels.
+    #[must_use]
+    pub fn tags(&self) -> &[Arc<str>] {
+        &self.tags
+    }
+
+    /// Relative share.
+    #[must_use]
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// Rank, lower first.
+    #[must_use]
+    pub fn priority(&self) -> u32 {
+        self.priority
+    }
+
+    /// Most leases in flight at once.
+    #[must_use]
+    pub fn max_parallel_requests(&self) -> Option<u32> {
+        self.max_parallel_requests
+    }
+
+    /// Most requests in a minute.
+    #[must_use]
+    pub fn rpm_limit(&self) -> Option<u64> {
+        self.rpm_limit
+    }
+
+    /// Most tokens in a minute.
+    #[must_use]
+    pub fn tpm_limit(&self) -> Option<u64> {
+        self.tpm_limit
+    }
+}
+
+/// A name, if it has a letter.
+pub(crate) fn not_empty(what: &str, name: &str) -> Result<Arc<str>, Error> {
+    if name.is_empty() {
+        return Err(Error::Configuration(format!("{what} must be a string with at least one character, not {name:?}")));
+    }
+    Ok(name.into())
+}
+
+fn not_zero<N: PartialEq + From<u8>>(what: &str, limit: Option<N>) -> Result<Option<N>, Error> {
+    if limit == Some(N::from(0)) {
+        return Err(Error::Configuration(format!("{what} must be at least 1, or None for no limit, not 0")));
+    }
+    Ok(limit)
+}

@@ -1,0 +1,145 @@
+//! What can go wrong.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::select::Refusal;
+
+/// Why a call failed. The message names the value and what is allowed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Error {
+    /// A value is out of range or unknown.
+    Configuration(String),
+    /// An alias would lead back to itself; the names on the way round.
+    AliasCycle(Vec<Arc<str>>),
+    /// No deployment serves the model.
+    ModelNotFound {
+        /// The name that was asked for.
+        name: String,
+        /// Where aliases led from it, if they did.
+        resolved: Option<Arc<str>>,
+        /// Known names that look like it, best first.
+        near: Vec<String>,
+    },
+    /// There is no such alias.
+    AliasNotFound(String),
+    /// No deployment has the id.
+    DeploymentNotFound {
+        /// The id that was asked for.
+        id: String,
+        /// Known ids that look like it, best first.
+        near: Vec<String>,
+    },
+    /// Every deployment of the group was stopped by a gate.
+    NoAvailableDeployment(Box<Unavailable>),
+    /// The tokens are above the limit of every deployment that the request could use.
+    RequestTooLarge {
+        /// The model name whose group was asked.
+        model_name: Arc<str>,
+        /// The tokens asked for.
+        tokens: u64,
+        /// The largest limit.
+        largest_limit: u64,
+    },
+}
+
+/// What stopped the deployments of a group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unavailable {
+    /// The model name whose group was asked.
+    pub model_name: Arc<str>,
+    /// Seconds until the earliest time at which one may be available; None if no such time is known.
+    pub retry_after: Option<f64>,
+    /// How many each gate stopped.
+    pub reasons: Reasons,
+}
+
+/// How many deployments each gate stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reasons([usize; Refusal::GATES.len()]);
+
+impl Reasons {
+    pub(crate) fn count(&mut self, refusal: &Refusal) {
+        if let Some(count) = self.0.get_mut(refusal.order()) {
+            *count += 1;
+        }
+    }
+
+    /// The gates that stopped any, in their order, with how many.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        Refusal::GATES.into_iter().zip(self.0).filter(|&(_, count)| count > 0)
+    }
+
+    fn only(&self, gates: &[&str]) -> bool {
+        // Deployments that the request itself ruled out have no say.
+        let mut others = self.iter().filter(|(gate, _)| !["tags", "excluded"].contains(gate)).peekable();
+        others.peek().is_some() && others.all(|(gate, _)| gates.contains(&gate))
+    }
+
+    /// Whether cooldowns stopped all that the request could use.
+    #[must_use]
+    pub fn all_cooling_down(&self) -> bool {
+        self.only(&["cooling_down"])
+    }
+
+    /// Whether request and token limits stopped all that the request could use.
+    #[must_use]
+    pub fn all_rate_limited(&self) -> bool {
+        self.only(&["rpm_limit", "tpm_limit"])
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no deployment of {:?} is available: ", self.model_name)?;
+        for (i, (gate, count)) in self.reasons.iter().enumerate() {
+            write!(f, "{}{count} stopped by {gate}", if i > 0 { ", " } else { "" })?;
+        }
+        if let Some(seconds) = self.retry_after {
+            write!(f, "; try again in {seconds:.3} s")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration(message) => f.write_str(message),
+            Self::AliasCycle(way) => {
+                write!(f, "the alias would lead back to itself: ")?;
+                for (i, name) in way.iter().enumerate() {
+                    write!(f, "{}{name:?}", if i > 0 { " -> " } else { "" })?;
+                }
+                Ok(())
+            }
+            Self::ModelNotFound { name, resolved, near } => {
+                write!(f, "no deployment serves the model {name:?}")?;
+                if let Some(resolved) = resolved {
+                    write!(f, " (an alias that leads to {resolved:?})")?;
+                }
+                did_you_mean(f, near)
+            }
+            Self::AliasNotFound(alias) => write!(f, "there is no alias {alias:?}"),
+            Self::DeploymentNotFound { id, near } => {
+                write!(f, "no deployment has the id {id:?}")?;
+                did_you_mean(f, near)
+            }
+            Self::NoAvailableDeployment(unavailable) => unavailable.fmt(f),
+            Self::RequestTooLarge { model_name, tokens, largest_limit } => write!(
+                f,
+                "a request of {tokens} tokens never fits a deployment of {model_name:?}: the largest tpm_limit that it could use is \
+                 {largest_limit}"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+fn did_you_mean(f: &mut fmt::Formatter<'_>, near: &[String]) -> fmt::Result {
+    for (i, name) in near.iter().enumerate() {
+        write!(f, "{} {name:?}", if i > 0 { "," } else { "; did you mean" })?;
+    }
+    if near.is_empty() { Ok(()) } else { f.write_str("?") }
+}

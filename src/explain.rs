@@ -1,0 +1,70 @@
+//! The observer that takes notes.
+
+use std::sync::Arc;
+
+use crate::registry::{Entry, Group};
+use crate::select::{Observer, Refusal};
+use crate::strategy::Strategy;
+
+/// What a pick would do, and why.
+#[derive(Debug)]
+pub struct Explanation<T> {
+    /// The model name whose group was asked.
+    pub model_name: Arc<str>,
+    /// The rule in force.
+    pub strategy: Strategy,
+    /// What the scores are.
+    pub score_name: &'static str,
+    /// The place in `verdicts` of the one that would be picked.
+    pub winner: Option<usize>,
+    /// Without a winner, the seconds until one may be available, if that is known.
+    pub retry_after: Option<f64>,
+    /// One a deployment, in registration order.
+    pub verdicts: Vec<(Arc<Entry<T>>, Verdict)>,
+}
+
+/// What a pick makes of one deployment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Verdict {
+    /// A gate stopped it.
+    Stopped(Refusal),
+    /// It passed every gate.
+    Candidate {
+        /// What the strategy compares.
+        score: f64,
+        /// The chance that the strategy takes it.
+        probability: f64,
+    },
+}
+
+/// Notes of a walk.
+pub(crate) struct Notes {
+    pub(crate) score_name: &'static str,
+    /// One a member, in order.
+    pub(crate) verdicts: Vec<Verdict>,
+}
+
+impl Notes {
+    pub(crate) fn new<T>(group: &Group<T>) -> Self {
+        Self { score_name: "", verdicts: Vec::with_capacity(group.members.len()) }
+    }
+}
+
+impl Observer for Notes {
+    fn passed(&mut self, _: usize) {
+        self.verdicts.push(Verdict::Candidate { score: 0.0, probability: 0.0 });
+    }
+
+    fn stopped(&mut self, _: usize, refusal: Refusal) {
+        self.verdicts.push(Verdict::Stopped(refusal));
+    }
+
+    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(usize) -> (f64, f64)) {
+        self.score_name = score_name;
+        for (position, verdict) in self.verdicts.iter_mut().enumerate() {
+            if let Verdict::Candidate { score, probability } = verdict {
+                (*score, *probability) = assess(position);
+            }
+        }
+    }
+}

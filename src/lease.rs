@@ -1,0 +1,118 @@
+//! A reservation that ends exactly once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::clock::{Nanos, Now};
+use crate::deployment::Deployment;
+use crate::health::FailureKind;
+use crate::limits::Minute;
+use crate::registry::Entry;
+use crate::select::{Refusal, Request, gate};
+
+/// One place in flight on a deployment, counted in its minute together with its estimated tokens.
+///
+/// The first of [`success`](Self::success), [`failure`](Self::failure) and [`release`](Self::release) ends it; later ones do nothing.
+/// Dropping it releases it.
+#[derive(Debug)]
+pub struct Lease<T> {
+    entry: Arc<Entry<T>>,
+    tokens: u64,
+    minute: Minute,
+    acquired_at: Nanos,
+    ended: AtomicBool,
+}
+
+impl<T> Lease<T> {
+    /// Reserves if every gate still lets the request pass: the check and the reservation are one step.
+    pub(crate) fn reserve(entry: &Arc<Entry<T>>, request: &Request, now: &Now<'_>) -> Result<Self, Refusal> {
+        let state = &*entry.slot;
+        let held = state.hold();
+        gate(entry, state, request, now)?;
+        let minute = state.reserve(&held, now.get(), request.tokens);
+        drop(held);
+        Ok(Self { entry: Arc::clone(entry), tokens: request.tokens, minute, acquired_at: now.get(), ended: AtomicBool::new(false) })
+    }
+
+    /// The chosen deployment.
+    #[must_use]
+    pub fn deployment(&self) -> &Deployment {
+        self.entry.deployment()
+    }
+
+    /// What the application attached to it.
+    #[must_use]
+    pub fn attachment(&self) -> &T {
+        self.entry.attachment()
+    }
+
+    /// The tokens reserved.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Ends it with a success: the actual tokens replace the estimate (None keeps it), the latency in microseconds goes into the
+    /// average (None takes the time since acquire). Returns whether this call ended it.
+    pub fn success(&self, tokens: Option<u64>, latency_us: Option<u64>) -> bool {
+        if !self.end() {
+            return false;
+        }
+        let common = &self.entry.common;
+        let now = common.clock.now();
+        let tokens = tokens.unwrap_or(self.tokens);
+        let latency_us = latency_us.unwrap_or(now.saturating_sub(self.acquired_at) / 1000);
+        let state = &*self.entry.slot;
+        let held = state.hold();
+        state.leave(&held);
+        state.window.settle(&held, self.minute, self.tokens, tokens);
+        state.success(&held, &common.rules, now, self.minute, tokens, Some(latency_us));
+        true
+    }
+
+    /// Ends it with a failure. What it reserved stays in the window, since the provider may have counted it. Returns whether this call
+    /// ended it.
+    pub fn failure(&self, kind: FailureKind, retry_after: Option<Nanos>) -> bool {
+        if !self.end() {
+            return false;
+        }
+        let common = &self.entry.common;
+        let now = common.clock.now();
+        let state = &*self.entry.slot;
+        let held = state.hold();
+        state.leave(&held);
+        state.failure(&held, &common.rules, now, self.minute, kind, retry_after);
+        true
+    }
+
+    /// Ends it without an outcome. `unused` gives back what it reserved in the window too. Returns whether this call ended it.
+    pub fn release(&self, unused: bool) -> bool {
+        if !self.end() {
+            return false;
+        }
+        let state = &*self.entry.slot;
+        let held = state.hold();
+        state.leave(&held);
+        if unused {
+            state.uncount_request(&held, self.minute, self.tokens);
+        }
+        true
+    }
+
+    fn end(&self) -> bool {
+        // Relaxed: the swap alone decides who ends it, and the counters have a lock of their own.
+        !self.ended.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl<T> Drop for Lease<T> {
+    fn drop(&mut self) {
+        self.release(false);
+    }
+}

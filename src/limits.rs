@@ -1,0 +1,135 @@
+//! Minute windows: what was counted in the current clock minute.
+//!
+//! A window rolls when it is next written to in a later minute; until then a reader takes an old minute's counts as 0. It never rolls
+//! back, so a writer that read the clock just before another one rolled the window counts into the newer minute.
+//!
+//! Readers take no lock. Writers hold the lock of the [`State`](crate::state::State) that the window is part of, which is what makes a
+//! check and the reservation after it one step.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::clock::{MINUTE, Nanos};
+use crate::state::Held;
+
+/// A clock minute, counted from the epoch.
+pub(crate) type Minute = u64;
+
+/// What was counted in a minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counts {
+    pub(crate) requests: u64,
+    pub(crate) tokens: u64,
+    /// Failures that count towards a cooldown.
+    pub(crate) fails: u32,
+    /// Outcomes of requests that an earlier minute counted.
+    pub(crate) carried: u32,
+}
+
+/// The counters of one minute.
+#[derive(Debug, Default)]
+pub(crate) struct MinuteWindow {
+    minute: AtomicU64,
+    requests: AtomicU64,
+    tokens: AtomicU64,
+    fails: AtomicU32,
+    carried: AtomicU32,
+}
+
+pub(crate) fn minute_of(now: Nanos) -> Minute {
+    now / MINUTE
+}
+
+/// Nanoseconds to the next minute.
+pub(crate) fn to_next_minute(now: Nanos) -> Nanos {
+    MINUTE - now % MINUTE
+}
+
+impl MinuteWindow {
+    /// Requests and tokens of whichever minute was counted last: never less than those of the current minute, and no clock needed.
+    #[inline]
+    pub(crate) fn requests_at_most(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// See [`MinuteWindow::requests_at_most`].
+    #[inline]
+    pub(crate) fn tokens_at_most(&self) -> u64 {
+        self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// What was counted in the minute of `now`.
+    #[inline]
+    pub(crate) fn counts(&self, now: Nanos) -> Counts {
+        // Acquire: pairs with the release in `roll`, so that a new minute is never seen with an old minute's counts.
+        if self.minute.load(Ordering::Acquire) < minute_of(now) {
+            return Counts::default();
+        }
+        Counts {
+            requests: self.requests.load(Ordering::Relaxed),
+            tokens: self.tokens.load(Ordering::Relaxed),
+            fails: self.fails.load(Ordering::Relaxed),
+            carried: self.carried.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts a request and its tokens, and returns the minute that took them.
+    pub(crate) fn charge(&self, held: &Held<'_>, now: Nanos, tokens: u64) -> Minute {
+        let minute = self.roll(held, now);
+        self.requests.store(self.requests.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+        self.tokens.store(self.tokens.load(Ordering::Relaxed).saturating_add(tokens), Ordering::Relaxed);
+        minute
+    }
+
+    /// Replaces estimated tokens by the actual ones, if the minute that took them is still the window's.
+    pub(crate) fn settle(&self, _: &Held<'_>, minute: Minute, estimated: u64, actual: u64) {
+        if self.minute.load(Ordering::Relaxed) == minute {
+            let others = self.tokens.load(Ordering::Relaxed).saturating_sub(estimated);
+            self.tokens.store(others.saturating_add(actual), Ordering::Relaxed);
+        }
+    }
+
+    /// Gives back a request and its tokens, if the minute that took them is still the window's.
+    pub(crate) fn refund(&self, held: &Held<'_>, minute: Minute, tokens: u64) {
+        if self.minute.load(Ordering::Relaxed) == minute {
+            self.requests.store(self.requests.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+            self.settle(held, minute, tokens, 0);
+        }
+    }
+
+    /// Counts an outcome of a request that `counted_in` counted.
+    pub(crate) fn outcome(&self, held: &Held<'_>, now: Nanos, counted_in: Minute, failed: bool) -> Counts {
+        let minute = self.roll(held, now);
+        if counted_in != minute {
+            self.carried.store(self.carried.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+        }
+        if failed {
+            self.fails.store(self.fails.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+        }
+        self.counts(now)
+    }
+
+    /// Starts the minute of `now` if it is later than the window's, and returns the window's minute.
+    fn roll(&self, _: &Held<'_>, now: Nanos) -> Minute {
+        let minute = minute_of(now);
+        let current = self.minute.load(Ordering::Relaxed);
+        if minute <= current {
+            return current;
+        }
+        self.requests.store(0, Ordering::Relaxed);
+        self.tokens.store(0, Ordering::Relaxed);
+        self.fails.store(0, Ordering::Relaxed);
+        self.carried.store(0, Ordering::Relaxed);
+        // Release: whoever sees the new minute sees the zeros.
+        self.minute.store(minute, Ordering::Release);
+        minute
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&self) {
+        for counter in [&self.minute, &self.requests, &self.tokens] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.fails.store(0, Ordering::Relaxed);
+        self.carried.store(0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,117 @@
+//! From Python's values to the core's, with errors that name the argument, the value and what is allowed.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyFloat, PyInt, PyString};
+use rustc_hash::FxHashSet;
+
+use super::errors::{out_of_range, wrong_type};
+use crate::clock::{Nanos, nanos};
+use crate::error::Error;
+use crate::health::FailureKind;
+use crate::select::Request;
+use crate::strategy::Strategy;
+
+/// A whole number from `least` to `N`'s largest.
+pub(crate) fn whole<'py, N>(name: &str, least: N, most: N, value: &Bound<'py, PyAny>) -> PyResult<N>
+where
+    N: for<'a> FromPyObject<'a, 'py> + PartialOrd + std::fmt::Display + Copy,
+{
+    let allowed = || format!("an int from {least} to {most}");
+    // Numbers of other libraries count as int by `__index__`; a float does not, whatever its value.
+    if !value.is_instance_of::<PyInt>() && (value.is_instance_of::<PyFloat>() || !value.hasattr("__index__").unwrap_or(false)) {
+        return Err(wrong_type(name, &allowed(), value));
+    }
+    match value.extract::<N>() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(out_of_range(name, &allowed(), value)),
+    }
+}
+
+/// A whole number, or None.
+pub(crate) fn optional<'py, T>(
+    value: Option<&Bound<'py, PyAny>>,
+    convert: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<T>,
+) -> PyResult<Option<T>> {
+    value.filter(|value| !value.is_none()).map(convert).transpose()
+}
+
+/// A number of tokens.
+pub(crate) struct Tokens(pub(crate) u64);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Tokens {
+    type Error = PyErr;
+
+    #[inline]
+    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        whole("tokens", 0, u64::MAX, &value).map(Self)
+    }
+}
+
+/// A length of time in seconds.
+pub(crate) fn length(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
+    const ALLOWED: &str = "a finite number of seconds from 0 to 1e9";
+    let seconds = value.extract::<f64>().map_err(|_| wrong_type(name, ALLOWED, value))?;
+    nanos(seconds).ok_or_else(|| out_of_range(name, ALLOWED, value))
+}
+
+/// A latency in seconds, as whole microseconds.
+pub(crate) fn latency_us(value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    Ok(length("latency", value)? / 1000)
+}
+
+/// A string.
+pub(crate) fn text<'a>(name: &str, value: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
+    let text = value.cast::<PyString>().map_err(|_| wrong_type(name, "a str", value))?;
+    text.to_str().map_err(|_| out_of_range(name, "a str without surrogates", value))
+}
+
+/// Strings, from any iterable but a string: `"eu"` is not meant to be `"e"` and `"u"`.
+pub(crate) fn texts<C: FromIterator<String>>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<C> {
+    const ALLOWED: &str = "an iterable of str";
+    if value.is_instance_of::<PyString>() {
+        return Err(wrong_type(name, ALLOWED, value));
+    }
+    let items = value.try_iter().map_err(|_| wrong_type(name, ALLOWED, value))?;
+    items.map(|item| Ok(text(&format!("an item of {name}"), &item?)?.to_owned())).collect()
+}
+
+/// A strategy by its name.
+pub(crate) fn strategy(value: &Bound<'_, PyAny>) -> PyResult<Strategy> {
+    Ok(text("strategy", value)?.parse()?)
+}
+
+/// A failure kind by its name.
+pub(crate) struct Kind(pub(crate) FailureKind);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Kind {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        Ok(Self(text("kind", &value)?.parse()?))
+    }
+}
+
+/// What a pick is for.
+#[inline]
+pub(crate) fn request(
+    tokens: Tokens,
+    tags: Option<&Bound<'_, PyAny>>,
+    tags_match: Option<&Bound<'_, PyAny>>,
+    exclude: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Request> {
+    let mut request = Request { tokens: tokens.0, ..Request::default() };
+    if let Some(tags) = tags {
+        request.tags = texts("tags", tags)?;
+    }
+    if let Some(tags_match) = tags_match {
+        request.any_tag = match text("tags_match", tags_match)? {
+            "all" => false,
+            "any" => true,
+            other => return Err(Error::Configuration(format!("tags_match must be \"all\" or \"any\", not {other:?}")).into()),
+        };
+    }
+    if let Some(exclude) = exclude {
+        request.exclude = texts::<FxHashSet<String>>("exclude", exclude)?;
+    }
+    Ok(request)
+}

@@ -1,0 +1,209 @@
+//! The class `Deployment`.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyMapping, PyMappingProxy, PyString, PyTuple};
+
+use super::args::{optional, text, texts, whole};
+use super::errors::wrong_type;
+use crate::deployment::Deployment;
+
+/// One concrete target that can serve a model: an account, a region, a replica.
+#[pyclass(name = "Deployment", module = "turnout", frozen)]
+pub(crate) struct PyDeployment {
+    pub(crate) facts: Deployment,
+    /// The id as Python knows it, so that a pick returns it without making it.
+    pub(crate) id: Py<PyString>,
+    /// A read-only view of a copy of our own; None if there is nothing in it.
+    metadata: Option<Py<PyMappingProxy>>,
+}
+
+#[pymethods]
+impl PyDeployment {
+    #[new]
+    #[pyo3(
+        signature = (deployment_id, model_name, *, model=None, weight=None, priority=None, rpm_limit=None, tpm_limit=None,
+                     max_parallel_requests=None, tags=None, metadata=None),
+        text_signature = "(deployment_id, model_name, *, model=None, weight=1, priority=0, rpm_limit=None, tpm_limit=None, \
+                          max_parallel_requests=None, tags=(), metadata=None)"
+    )]
+    #[allow(clippy::too_many_arguments)] // Python's keywords
+    fn new(
+        py: Python<'_>,
+        deployment_id: &Bound<'_, PyAny>,
+        model_name: &Bound<'_, PyAny>,
+        model: Option<&Bound<'_, PyAny>>,
+        weight: Option<&Bound<'_, PyAny>>,
+        priority: Option<&Bound<'_, PyAny>>,
+        rpm_limit: Option<&Bound<'_, PyAny>>,
+        tpm_limit: Option<&Bound<'_, PyAny>>,
+        max_parallel_requests: Option<&Bound<'_, PyAny>>,
+        tags: Option<&Bound<'_, PyAny>>,
+        metadata: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let id = text("deployment_id", deployment_id)?;
+        let mut facts = Deployment::new(id, text("model_name", model_name)?)?;
+        if let Some(model) = model {
+            facts = facts.with_model(text("model", model)?)?;
+        }
+        if let Some(weight) = weight {
+            facts = facts.with_weight(whole("weight", 0, u32::MAX, weight)?);
+        }
+        if let Some(priority) = priority {
+            facts = facts.with_priority(whole("priority", 0, u32::MAX, priority)?);
+        }
+        facts = facts
+            .with_rpm_limit(optional(rpm_limit, |limit| whole("rpm_limit", 1, u64::MAX, limit))?)?
+            .with_tpm_limit(optional(tpm_limit, |limit| whole("tpm_limit", 1, u64::MAX, limit))?)?
+            .with_max_parallel_requests(optional(max_parallel_requests, |limit| {
+                whole("max_parallel_requests", 1, u32::MAX, limit)
+            })?)?;
+        if let Some(tags) = tags {
+            facts = facts.with_tags(texts::<Vec<String>>("tags", tags)?)?;
+        }
+        // An exact str, so that nothing of a subclass outlives this call.
+        let id = PyString::new(py, id).unbind();
+        Ok(Self { facts, id, metadata: optional(metadata, read_only)?.flatten() })
+    }
+
+    #[getter]
+    fn deployment_id<'py>(&self, py: Python<'py>) -> &Bound<'py, PyString> {
+        self.id.bind(py)
+    }
+
+    #[getter]
+    fn model_name(&self) -> &str {
+        self.facts.model_name()
+    }
+
+    #[getter]
+    fn model(&self) -> &str {
+        self.facts.model()
+    }
+
+    #[getter]
+    fn weight(&self) -> u32 {
+        self.facts.weight()
+    }
+
+    #[getter]
+    fn priority(&self) -> u32 {
+        self.facts.priority()
+    }
+
+    #[getter]
+    fn rpm_limit(&self) -> Option<u64> {
+        self.facts.rpm_limit()
+    }
+
+    #[getter]
+    fn tpm_limit(&self) -> Option<u64> {
+        self.facts.tpm_limit()
+    }
+
+    #[getter]
+    fn max_parallel_requests(&self) -> Option<u32> {
+        self.facts.max_parallel_requests()
+    }
+
+    #[getter]
+    fn tags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.facts.tags().iter().map(|tag| &**tag))
+    }
+
+    #[getter]
+    fn metadata<'py>(&self, py: Python<'py>) -> Bound<'py, PyMappingProxy> {
+        match &self.metadata {
+            Some(metadata) => metadata.bind(py).clone(),
+            None => PyMappingProxy::new(py, PyDict::new(py).as_mapping()),
+        }
+    }
+
+    /// Return a copy with some facts changed.
+    #[pyo3(signature = (**changes), text_signature = "($self, **changes)")]
+    fn replace<'py>(slf: &Bound<'py, Self>, changes: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let this = slf.get();
+        let facts = this.keywords(py)?;
+        facts.set_item("deployment_id", &this.id)?;
+        facts.set_item("model_name", this.facts.model_name())?;
+        if let Some(changes) = changes {
+            facts.update(changes.as_mapping())?;
+        }
+        slf.get_type().call((), Some(&facts))
+    }
+
+    fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<((&Bound<'py, PyString>, &str), Bound<'py, PyDict>)> {
+        Ok(((self.id.bind(py), self.facts.model_name()), self.keywords(py)?))
+    }
+
+    fn __eq__(&self, py: Python<'_>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let Ok(other) = other.cast::<Self>() else { return Ok(py.NotImplemented()) };
+        let other = other.get();
+        let equal = self.facts == other.facts && self.metadata(py).eq(other.metadata(py))?;
+        Ok(equal.into_pyobject(py)?.to_owned().into_any().unbind())
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.facts.id().hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let mut repr = format!("Deployment({}, {}", self.id.bind(py).repr()?, PyString::new(py, self.facts.model_name()).repr()?);
+        for (name, value) in self.keywords(py)? {
+            repr.push_str(&format!(", {name}={}", value.repr()?));
+        }
+        repr.push(')');
+        Ok(repr)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.metadata)
+    }
+}
+
+impl PyDeployment {
+    /// The keywords that the constructor needs to make an equal one.
+    fn keywords<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let facts = &self.facts;
+        let keywords = PyDict::new(py);
+        if facts.model() != facts.model_name() {
+            keywords.set_item("model", facts.model())?;
+        }
+        if facts.weight() != 1 {
+            keywords.set_item("weight", facts.weight())?;
+        }
+        if facts.priority() != 0 {
+            keywords.set_item("priority", facts.priority())?;
+        }
+        if let Some(limit) = facts.rpm_limit() {
+            keywords.set_item("rpm_limit", limit)?;
+        }
+        if let Some(limit) = facts.tpm_limit() {
+            keywords.set_item("tpm_limit", limit)?;
+        }
+        if let Some(limit) = facts.max_parallel_requests() {
+            keywords.set_item("max_parallel_requests", limit)?;
+        }
+        if !facts.tags().is_empty() {
+            keywords.set_item("tags", self.tags(py)?)?;
+        }
+        if let Some(metadata) = &self.metadata {
+            keywords.set_item("metadata", py.get_type::<PyDict>().call1((metadata,))?)?;
+        }
+        Ok(keywords)
+    }
+}
+
+/// A read-only view of a copy; None if it is empty.
+fn read_only(metadata: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyMappingProxy>>> {
+    let py = metadata.py();
+    let mapping = metadata.cast::<PyMapping>().map_err(|_| wrong_type("metadata", "a mapping or None", metadata))?;
+    let copy = PyDict::new(py);
+    copy.update(mapping)?;
+    Ok((!copy.is_empty()).then(|| PyMappingProxy::new(py, copy.as_mapping()).unbind()))
+}

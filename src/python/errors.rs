@@ -1,0 +1,82 @@
+//! From the core's errors to the exceptions of `turnout.exceptions`.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::error::{Error, Unavailable};
+
+pyo3::import_exception!(turnout.exceptions, AliasCycle);
+pyo3::import_exception!(turnout.exceptions, AllDeploymentsInCooldown);
+pyo3::import_exception!(turnout.exceptions, ConfigurationError);
+pyo3::import_exception!(turnout.exceptions, DeploymentNotFound);
+pyo3::import_exception!(turnout.exceptions, ModelNotFound);
+pyo3::import_exception!(turnout.exceptions, NoAvailableDeployment);
+pyo3::import_exception!(turnout.exceptions, RateLimitExceeded);
+pyo3::import_exception!(turnout.exceptions, RequestTooLarge);
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::Configuration(_) => ConfigurationError::new_err(message),
+            Error::AliasCycle(_) => AliasCycle::new_err(message),
+            Error::ModelNotFound { name, near, .. } => {
+                Python::attach(|py| ModelNotFound::new_err((message, name, names(py, near))))
+            }
+            Error::AliasNotFound(alias) => ModelNotFound::new_err((message, alias)),
+            Error::DeploymentNotFound { id, near } => {
+                Python::attach(|py| DeploymentNotFound::new_err((message, id, names(py, near))))
+            }
+            Error::NoAvailableDeployment(unavailable) => Python::attach(|py| not_available(py, message, &unavailable)),
+            Error::RequestTooLarge { model_name, tokens, largest_limit } => {
+                RequestTooLarge::new_err((message, model_name.to_string(), tokens, largest_limit))
+            }
+        }
+    }
+}
+
+fn names(py: Python<'_>, names: Vec<String>) -> Py<PyAny> {
+    match pyo3::types::PyTuple::new(py, names) {
+        Ok(names) => names.into_any().unbind(),
+        Err(_) => py.None(),
+    }
+}
+
+fn not_available(py: Python<'_>, message: String, unavailable: &Unavailable) -> PyErr {
+    let reasons = PyDict::new(py);
+    for (gate, count) in unavailable.reasons.iter() {
+        if let Err(error) = reasons.set_item(gate, count) {
+            return error;
+        }
+    }
+    let args = (message, unavailable.model_name.to_string(), unavailable.retry_after, reasons.unbind());
+    if unavailable.reasons.all_cooling_down() {
+        AllDeploymentsInCooldown::new_err(args)
+    } else if unavailable.reasons.all_rate_limited() {
+        RateLimitExceeded::new_err(args)
+    } else {
+        NoAvailableDeployment::new_err(args)
+    }
+}
+
+/// A value of the wrong type: names it and what is allowed.
+pub(crate) fn wrong_type(name: &str, allowed: &str, value: &Bound<'_, PyAny>) -> PyErr {
+    PyTypeError::new_err(format!("{name} must be {allowed}, not {}", shown(value)))
+}
+
+/// A value out of range: names it and what is allowed.
+pub(crate) fn out_of_range(name: &str, allowed: &str, value: &Bound<'_, PyAny>) -> PyErr {
+    ConfigurationError::new_err(format!("{name} must be {allowed}, not {}", shown(value)))
+}
+
+/// A value as an error message shows it: short, and whatever its `repr` does.
+fn shown(value: &Bound<'_, PyAny>) -> String {
+    const MOST: usize = 60;
+    let kind = value.get_type().name().map_or_else(|_| "object".to_owned(), |name| name.to_string());
+    match value.repr().map(|repr| repr.to_string_lossy().into_owned()) {
+        Ok(repr) if repr.chars().count() <= MOST => format!("{repr} ({kind})"),
+        Ok(repr) => format!("{}… ({kind})", repr.chars().take(MOST).collect::<String>()),
+        Err(_) => format!("an object of type {kind}"),
+    }
+}

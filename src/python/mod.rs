@@ -1,0 +1,40 @@
+//! The extension module `turnout._core`: conversions and calls, no decisions.
+
+mod args;
+mod clock;
+mod deployment;
+mod errors;
+mod lease;
+mod records;
+mod router;
+mod strategies;
+
+/// The native module: everything that runs on the way to a pick.
+#[pyo3::pymodule]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::clock::PyManualClock;
+    #[pymodule_export]
+    use super::deployment::PyDeployment;
+    #[pymodule_export]
+    use super::lease::PyLease;
+    #[pymodule_export]
+    use super::router::PyRouter;
+    #[pymodule_export]
+    use super::strategies::{
+        PyRoundRobinCounters, PyRoutingContext, build_routing_contexts, least_busy, lowest_latency, lowest_priority, lowest_usage,
+        rate_limit_aware, round_robin, weighted_random,
+    };
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals)] // the name Python knows
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// Seed the random draws anew in a forked child, which would otherwise draw what its parent draws.
+    #[pyfunction]
+    fn _after_fork() {
+        crate::rng::after_fork();
+    }
+}

@@ -1,0 +1,127 @@
+//! From the core's records to the dataclasses of `turnout.records`.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+use super::router::Attachment;
+use crate::explain::{Explanation, Verdict};
+use crate::health::Status;
+use crate::state::{Metrics, Stats};
+use crate::strategy::Strategy;
+
+/// A class of the Python half.
+fn class<'py>(py: Python<'py>, module: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    py.import(module)?.getattr(name)
+}
+
+/// The member of `turnout.Strategy`.
+pub(crate) fn strategy(py: Python<'_>, strategy: Strategy) -> PyResult<Bound<'_, PyAny>> {
+    class(py, "turnout.enums", "Strategy")?.call1((strategy.name(),))
+}
+
+/// Looks up the members of `turnout.Status` once.
+struct Statuses<'py>([(Status, Bound<'py, PyAny>); 4]);
+
+impl<'py> Statuses<'py> {
+    fn new(py: Python<'py>) -> PyResult<Self> {
+        let class = class(py, "turnout.enums", "Status")?;
+        let member = |status: Status| Ok::<_, PyErr>((status, class.call1((status.name(),))?));
+        Ok(Self([member(Status::Available)?, member(Status::Degraded)?, member(Status::CoolingDown)?, member(Status::Unhealthy)?]))
+    }
+
+    fn get(&self, py: Python<'py>, status: Status) -> Bound<'py, PyAny> {
+        self.0.iter().find(|(known, _)| *known == status).map_or_else(|| py.None().into_bound(py), |(_, member)| member.clone())
+    }
+}
+
+/// The fields of `turnout.DeploymentStats`, in order.
+#[allow(clippy::cast_precision_loss)] // seconds are a float
+fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyResult<[(&'static str, Bound<'py, PyAny>); 17]> {
+    let avg_latency = (stats.avg_latency_us != 0).then_some(stats.avg_latency_us as f64 / 1e6);
+    Ok([
+        ("deployment_id", (&*stats.deployment_id).into_pyobject(py)?.into_any()),
+        ("model_name", (&*stats.model_name).into_pyobject(py)?.into_any()),
+        ("status", statuses.get(py, stats.status)),
+        ("in_flight", stats.in_flight.into_pyobject(py)?.into_any()),
+        ("max_parallel_requests", stats.max_parallel_requests.into_pyobject(py)?),
+        ("rpm_current", stats.rpm_current.into_pyobject(py)?.into_any()),
+        ("rpm_limit", stats.rpm_limit.into_pyobject(py)?),
+        ("tpm_current", stats.tpm_current.into_pyobject(py)?.into_any()),
+        ("tpm_limit", stats.tpm_limit.into_pyobject(py)?),
+        ("fails_this_minute", stats.fails_this_minute.into_pyobject(py)?.into_any()),
+        ("cooldown_remaining", stats.cooldown_remaining.into_pyobject(py)?.into_any()),
+        ("avg_latency", avg_latency.into_pyobject(py)?),
+        ("consecutive_successes", stats.consecutive_successes.into_pyobject(py)?.into_any()),
+        ("total_requests", stats.total_requests.into_pyobject(py)?.into_any()),
+        ("total_successes", stats.total_successes.into_pyobject(py)?.into_any()),
+        ("total_failures", stats.total_failures.into_pyobject(py)?.into_any()),
+        ("total_tokens", stats.total_tokens.into_pyobject(py)?.into_any()),
+    ])
+}
+
+/// A `turnout.DeploymentStats`.
+pub(crate) fn deployment_stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyAny>> {
+    let keywords = PyDict::new(py);
+    for (name, value) in fields(py, &Statuses::new(py)?, stats)? {
+        keywords.set_item(name, value)?;
+    }
+    class(py, "turnout.records", "DeploymentStats")?.call((), Some(&keywords))
+}
+
+/// One list a field.
+pub(crate) fn columns<'py>(py: Python<'py>, snapshot: &[Stats]) -> PyResult<Bound<'py, PyDict>> {
+    let columns = PyDict::new(py);
+    let names = class(py, "turnout.records", "DeploymentStats")?.getattr("__dataclass_fields__")?;
+    let lists = names.try_iter()?.map(|name| {
+        let list = PyList::empty(py);
+        columns.set_item(name?, &list)?;
+        Ok(list)
+    });
+    let lists: Vec<_> = lists.collect::<PyResult<_>>()?;
+    let statuses = Statuses::new(py)?;
+    for stats in snapshot {
+        for (list, (_, value)) in lists.iter().zip(fields(py, &statuses, stats)?) {
+            list.append(value)?;
+        }
+    }
+    Ok(columns)
+}
+
+/// A `turnout.RouterMetrics`.
+pub(crate) fn router_metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound<'py, PyAny>> {
+    let keywords = PyDict::new(py);
+    keywords.set_item("models", metrics.models)?;
+    keywords.set_item("deployments", metrics.deployments)?;
+    keywords.set_item("available", metrics.available)?;
+    keywords.set_item("degraded", metrics.degraded)?;
+    keywords.set_item("cooling_down", metrics.cooling_down)?;
+    keywords.set_item("unhealthy", metrics.unhealthy)?;
+    keywords.set_item("in_flight", metrics.in_flight)?;
+    keywords.set_item("total_requests", metrics.total_requests)?;
+    keywords.set_item("total_successes", metrics.total_successes)?;
+    keywords.set_item("total_failures", metrics.total_failures)?;
+    keywords.set_item("total_tokens", metrics.total_tokens)?;
+    class(py, "turnout.records", "RouterMetrics")?.call((), Some(&keywords))
+}
+
+/// A `turnout.Explanation`.
+pub(crate) fn explanation<'py>(py: Python<'py>, explanation: &Explanation<Attachment>) -> PyResult<Bound<'py, PyAny>> {
+    let class_of_verdict = class(py, "turnout.records", "Verdict")?;
+    let verdicts = explanation.verdicts.iter().map(|(entry, verdict)| {
+        let id = &entry.attachment().id;
+        match verdict {
+            Verdict::Stopped(refusal) => class_of_verdict.call1((id, refusal.gate(), refusal.to_string(), py.None(), 0.0)),
+            Verdict::Candidate { score, probability } => class_of_verdict.call1((id, py.None(), py.None(), score, probability)),
+        }
+    });
+    let verdicts = verdicts.collect::<PyResult<Vec<_>>>()?;
+    let winner = explanation.winner.and_then(|winner| explanation.verdicts.get(winner)).map(|(entry, _)| &entry.attachment().id);
+    class(py, "turnout.records", "Explanation")?.call1((
+        &*explanation.model_name,
+        strategy(py, explanation.strategy)?,
+        explanation.score_name,
+        winner,
+        explanation.retry_after,
+        PyTuple::new(py, verdicts)?,
+    ))
+}

@@ -1,0 +1,343 @@
+//! The class `Router`.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyMapping, PyString};
+use rustc_hash::FxHashMap;
+
+use super::args::{Kind, Tokens, latency_us, length, optional, request, strategy, text, whole};
+use super::clock::PyManualClock;
+use super::deployment::PyDeployment;
+use super::errors::wrong_type;
+use super::lease::PyLease;
+use super::records;
+use crate::clock::Clock;
+use crate::deployment::Deployment;
+use crate::health::{FailureKind, HealthRules};
+use crate::registry::Entry;
+use crate::router::{Router, Settings};
+
+/// What hangs on each deployment: the objects that Python gets back.
+pub(crate) struct Attachment {
+    pub(crate) id: Py<PyString>,
+    pub(crate) deployment: Py<PyDeployment>,
+}
+
+/// The most picks in one call of `select_many`: a bound on the memory that a wrong number can ask for.
+const MOST_PICKS: usize = 10_000_000;
+
+/// Picks one deployment of a model for every request.
+#[pyclass(name = "Router", module = "turnout", frozen)]
+pub(crate) struct PyRouter(pub(crate) Router<Attachment>);
+
+#[pymethods]
+impl PyRouter {
+    #[new]
+    #[pyo3(
+        signature = (deployments=None, *, strategy=None, strategies=None, allowed_fails=None, min_requests=None, cooldown_time=None,
+                     success_threshold=None, seed=None, clock=None),
+        text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, allowed_fails=3, min_requests=10, \
+                          cooldown_time=5.0, success_threshold=3, seed=None, clock=None)"
+    )]
+    #[allow(clippy::too_many_arguments)] // Python's keywords
+    fn new(
+        deployments: Option<&Bound<'_, PyAny>>,
+        strategy: Option<&Bound<'_, PyAny>>,
+        strategies: Option<&Bound<'_, PyAny>>,
+        allowed_fails: Option<&Bound<'_, PyAny>>,
+        min_requests: Option<&Bound<'_, PyAny>>,
+        cooldown_time: Option<&Bound<'_, PyAny>>,
+        success_threshold: Option<&Bound<'_, PyAny>>,
+        seed: Option<&Bound<'_, PyAny>>,
+        clock: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let usual = HealthRules::default();
+        let health = HealthRules {
+            allowed_fails: allowed_fails.map_or(Ok(usual.allowed_fails), |fails| whole("allowed_fails", 0, u64::MAX, fails))?,
+            min_requests: min_requests.map_or(Ok(usual.min_requests), |requests| whole("min_requests", 0, u64::MAX, requests))?,
+            cooldown_time: cooldown_time.map_or(Ok(usual.cooldown_time), |time| length("cooldown_time", time))?,
+            success_threshold: success_threshold
+                .map_or(Ok(usual.success_threshold), |successes| whole("success_threshold", 1, u32::MAX, successes))?,
+        };
+        let clock = optional(clock, |clock| {
+            let manual = clock.cast::<PyManualClock>().map_err(|_| wrong_type("clock", "a ManualClock or None", clock))?;
+            Ok(Clock::Manual(Arc::clone(&manual.get().0)))
+        })?;
+        let router = Router::new(Settings {
+            strategy: strategy.map_or(Ok(Default::default()), self::strategy)?,
+            strategies: optional(strategies, per_model)?.unwrap_or_default(),
+            health,
+            seed: optional(seed, |seed| whole("seed", 0, u64::MAX, seed))?,
+            clock: clock.unwrap_or_default(),
+        })?;
+        if let Some(deployments) = deployments {
+            drop(router.replace_all(self::deployments(deployments)?)?);
+        }
+        Ok(Self(router))
+    }
+
+    // --- registry ---
+
+    /// Add a deployment at the end of its group.
+    #[pyo3(signature = (deployment, /))]
+    fn add_deployment(&self, deployment: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (facts, attachment) = self::deployment("deployment", deployment)?;
+        drop(self.0.add(facts, attachment)?);
+        Ok(())
+    }
+
+    /// Take a deployment out. Its live leases stay valid and harmless.
+    #[pyo3(signature = (deployment_id, /))]
+    fn remove_deployment(&self, py: Python<'_>, deployment_id: &str) -> PyResult<Option<Py<PyDeployment>>> {
+        let removed = self.0.remove(deployment_id)?;
+        let deployment = removed.iter().next().map(|entry| entry.attachment().deployment.clone_ref(py));
+        Ok(deployment)
+    }
+
+    /// Replace all deployments. Ids that stay keep their state; live leases of ids that go stay valid and harmless.
+    #[pyo3(signature = (deployments, /))]
+    fn set_deployments(&self, deployments: &Bound<'_, PyAny>) -> PyResult<()> {
+        drop(self.0.replace_all(self::deployments(deployments)?)?);
+        Ok(())
+    }
+
+    /// Return the deployment with an id.
+    #[pyo3(signature = (deployment_id, /))]
+    fn get_deployment(&self, py: Python<'_>, deployment_id: &str) -> PyResult<Py<PyDeployment>> {
+        Ok(self.0.get(deployment_id)?.attachment().deployment.clone_ref(py))
+    }
+
+    /// List deployments in registration order.
+    #[pyo3(signature = (model_name=None, /))]
+    fn deployments<'py>(&self, py: Python<'py>, model_name: Option<&str>) -> PyResult<Bound<'py, PyList>> {
+        let entries = match model_name {
+            Some(model_name) => self.0.group(model_name)?,
+            None => self.0.deployments(),
+        };
+        PyList::new(py, entries.iter().map(|entry| &entry.attachment().deployment))
+    }
+
+    /// List the model names that have a deployment, sorted. Aliases are not among them.
+    fn models<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, self.0.models().iter().map(|name| &**name))
+    }
+
+    /// Return every alias with the name it stands for.
+    fn aliases<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let aliases = PyDict::new(py);
+        for (alias, target) in self.0.aliases() {
+            aliases.set_item(&*alias, &*target)?;
+        }
+        Ok(aliases)
+    }
+
+    /// Let a name stand for another one, which may be an alias itself and need not exist yet. Replaces an alias of that name.
+    #[pyo3(signature = (alias, target, /))]
+    fn add_alias(&self, alias: &str, target: &str) -> PyResult<()> {
+        Ok(self.0.add_alias(alias, target)?)
+    }
+
+    /// Take an alias away.
+    #[pyo3(signature = (alias, /))]
+    fn remove_alias(&self, alias: &str) -> PyResult<String> {
+        Ok(self.0.remove_alias(alias)?.to_string())
+    }
+
+    /// Follow aliases to the model name.
+    #[pyo3(signature = (name, /))]
+    fn resolve(&self, name: &str) -> PyResult<String> {
+        Ok(self.0.resolve(name)?.to_string())
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+
+    fn __contains__(&self, deployment_id: &Bound<'_, PyAny>) -> bool {
+        text("deployment_id", deployment_id).is_ok_and(|id| self.0.contains(id))
+    }
+
+    // --- picks ---
+
+    /// Pick a deployment and reserve nothing. The only side effects are the round-robin turn and the random draw.
+    #[pyo3(
+        signature = (model_name, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None),
+        text_signature = "($self, model_name, /, *, tokens=0, tags=None, tags_match='all', exclude=None)"
+    )]
+    fn select(
+        &self,
+        py: Python<'_>,
+        model_name: &str,
+        tokens: Tokens,
+        tags: Option<&Bound<'_, PyAny>>,
+        tags_match: Option<&Bound<'_, PyAny>>,
+        exclude: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyString>> {
+        let request = request(tokens, tags, tags_match, exclude)?;
+        Ok(self.0.select(model_name, &request, |entry| id_of(py, entry))?)
+    }
+
+    /// Pick n times in one call, as n calls of select would: an id may come more than once.
+    #[pyo3(
+        signature = (model_name, n, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None),
+        text_signature = "($self, model_name, n, /, *, tokens=0, tags=None, tags_match='all', exclude=None)"
+    )]
+    #[allow(clippy::too_many_arguments)] // Python's keywords
+    fn select_many<'py>(
+        &self,
+        py: Python<'py>,
+        model_name: &str,
+        n: &Bound<'_, PyAny>,
+        tokens: Tokens,
+        tags: Option<&Bound<'_, PyAny>>,
+        tags_match: Option<&Bound<'_, PyAny>>,
+        exclude: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let n = whole("n", 0, MOST_PICKS, n)?;
+        let request = request(tokens, tags, tags_match, exclude)?;
+        let picks = (0..n).map(|_| self.0.select(model_name, &request, |entry| id_of(py, entry)));
+        PyList::new(py, picks.collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// Pick a deployment and reserve, in one step or not at all: one in flight, one request and tokens tokens this minute.
+    #[pyo3(
+        signature = (model_name, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None),
+        text_signature = "($self, model_name, /, *, tokens=0, tags=None, tags_match='all', exclude=None)"
+    )]
+    fn acquire(
+        &self,
+        model_name: &str,
+        tokens: Tokens,
+        tags: Option<&Bound<'_, PyAny>>,
+        tags_match: Option<&Bound<'_, PyAny>>,
+        exclude: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<PyLease> {
+        let request = request(tokens, tags, tags_match, exclude)?;
+        Ok(PyLease(self.0.acquire(model_name, &request)?))
+    }
+
+    /// Say what select or acquire would do now, and why. It has no side effect.
+    #[pyo3(
+        signature = (model_name, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None),
+        text_signature = "($self, model_name, /, *, tokens=0, tags=None, tags_match='all', exclude=None)"
+    )]
+    fn explain<'py>(
+        &self,
+        py: Python<'py>,
+        model_name: &str,
+        tokens: Tokens,
+        tags: Option<&Bound<'_, PyAny>>,
+        tags_match: Option<&Bound<'_, PyAny>>,
+        exclude: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let request = request(tokens, tags, tags_match, exclude)?;
+        records::explanation(py, &self.0.explain(model_name, &request)?)
+    }
+
+    // --- outcomes ---
+
+    /// Report a success of a request that was sent without a lease: it counts as one request of this minute.
+    #[pyo3(
+        signature = (deployment_id, /, *, tokens=Tokens(0), latency=None),
+        text_signature = "($self, deployment_id, /, *, tokens=0, latency=None)"
+    )]
+    fn record_success(&self, deployment_id: &str, tokens: Tokens, latency: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        Ok(self.0.record_success(deployment_id, tokens.0, optional(latency, latency_us)?)?)
+    }
+
+    /// Report a failure of a request that was sent without a lease: it counts as one request of this minute.
+    #[pyo3(
+        signature = (deployment_id, kind=Kind(FailureKind::Error), /, *, retry_after=None),
+        text_signature = "($self, deployment_id, kind='error', /, *, retry_after=None)"
+    )]
+    fn record_failure(&self, deployment_id: &str, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let retry_after = optional(retry_after, |seconds| length("retry_after", seconds))?;
+        Ok(self.0.record_failure(deployment_id, kind.0, retry_after)?)
+    }
+
+    /// Take a deployment out for a while. A cooldown that lasts longer already is not shortened.
+    #[pyo3(signature = (deployment_id, seconds, /))]
+    fn cool_down(&self, deployment_id: &str, seconds: &Bound<'_, PyAny>) -> PyResult<()> {
+        Ok(self.0.cool_down(deployment_id, length("seconds", seconds)?)?)
+    }
+
+    /// Report what a health check of your own found.
+    #[pyo3(signature = (deployment_id, healthy, /))]
+    fn report_health(&self, deployment_id: &str, healthy: bool) -> PyResult<()> {
+        Ok(self.0.report_health(deployment_id, healthy)?)
+    }
+
+    // --- inspection ---
+
+    /// Return a deployment's state at this moment.
+    #[pyo3(signature = (deployment_id, /))]
+    fn stats<'py>(&self, py: Python<'py>, deployment_id: &str) -> PyResult<Bound<'py, PyAny>> {
+        records::deployment_stats(py, &self.0.stats(deployment_id)?)
+    }
+
+    /// Return every deployment's state as columns: the fields of DeploymentStats, one value a deployment.
+    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        records::columns(py, &self.0.snapshot())
+    }
+
+    /// Return totals over the deployments that are registered now.
+    fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        records::router_metrics(py, &self.0.metrics())
+    }
+
+    #[getter]
+    fn strategy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        records::strategy(py, self.0.strategy())
+    }
+
+    #[getter]
+    fn strategies<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let strategies = PyDict::new(py);
+        for (model_name, strategy) in self.0.strategies() {
+            strategies.set_item(model_name, records::strategy(py, strategy)?)?;
+        }
+        Ok(strategies)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Router of {} deployments, {} models, {}>", self.0.len(), self.0.models().len(), self.0.strategy())
+    }
+
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(PyTypeError::new_err("a Router holds live counters and can be neither pickled nor copied: make one in each process"))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.0.try_visit(|attachment| visit.call(&attachment.deployment))
+    }
+}
+
+fn id_of(py: Python<'_>, entry: &Entry<Attachment>) -> Py<PyString> {
+    entry.attachment().id.clone_ref(py)
+}
+
+fn deployment(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Deployment, Attachment)> {
+    let deployment = value.cast::<PyDeployment>().map_err(|_| wrong_type(name, "a Deployment", value))?;
+    let facts = deployment.get();
+    let attachment = Attachment { id: facts.id.clone_ref(value.py()), deployment: deployment.clone().unbind() };
+    Ok((facts.facts.clone(), attachment))
+}
+
+fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<(Deployment, Attachment)>> {
+    let items = value.try_iter().map_err(|_| wrong_type("deployments", "an iterable of Deployment", value))?;
+    items.map(|item| deployment("an item of deployments", &item?)).collect()
+}
+
+fn per_model(value: &Bound<'_, PyAny>) -> PyResult<FxHashMap<Arc<str>, crate::strategy::Strategy>> {
+    let mapping =
+        value.cast::<PyMapping>().map_err(|_| wrong_type("strategies", "a mapping of model names to strategies", value))?;
+    let items = mapping.items()?;
+    let pairs = items.iter().map(|item| {
+        let (model_name, rule) = item.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
+        Ok((text("a key of strategies", &model_name)?.into(), strategy(&rule)?))
+    });
+    pairs.collect()
+}

@@ -1,0 +1,392 @@
+//! Which deployments there are: by id, in groups by model name, and the aliases of model names.
+//!
+//! Readers look into one concurrent map, for one entry, and see it before or after a change and never amid it. Changes that touch more
+//! than one entry are made one at a time; what must see all entries at once ([`Registry::all`]) waits for its turn among them.
+//!
+//! Whatever a change takes out is handed back to the caller ([`Removed`]), who drops it when no lock is held: an attachment may run
+//! anything when it is dropped.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dashmap::DashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+
+use crate::clock::Clock;
+use crate::deployment::{Deployment, not_empty};
+use crate::error::Error;
+use crate::health::HealthRules;
+use crate::state::{Slot, StateTable};
+use crate::strategy::Strategy;
+
+type Map<V> = DashMap<Arc<str>, V, FxBuildHasher>;
+
+/// A registered deployment: its facts, its counters, and what the application attached.
+#[derive(Debug)]
+pub struct Entry<T> {
+    deployment: Deployment,
+    pub(crate) slot: Slot,
+    pub(crate) common: Arc<Common>,
+    /// Registration order over the whole registry.
+    order: u64,
+    attachment: T,
+}
+
+impl<T> Entry<T> {
+    /// Its facts.
+    pub fn deployment(&self) -> &Deployment {
+        &self.deployment
+    }
+
+    /// What the application attached.
+    pub fn attachment(&self) -> &T {
+        &self.attachment
+    }
+}
+
+/// What every deployment of a router needs when an outcome comes in, the router itself being gone perhaps.
+#[derive(Debug)]
+pub(crate) struct Common {
+    pub(crate) clock: Clock,
+    pub(crate) rules: HealthRules,
+}
+
+/// The deployments of one model name.
+#[derive(Debug)]
+pub(crate) struct Group<T> {
+    pub(crate) strategy: Strategy,
+    /// The counter of round robin.
+    pub(crate) turn: AtomicU64,
+    /// In registration order.
+    pub(crate) members: Vec<Arc<Entry<T>>>,
+}
+
+/// What a change took out of the registry. Drop it where it is harmless.
+#[derive(Debug)]
+#[must_use]
+pub struct Removed<T>(Vec<Arc<Entry<T>>>);
+
+impl<T> Default for Removed<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Removed<T> {
+    /// The deployments.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
+        self.0.iter().map(|entry| &**entry)
+    }
+}
+
+/// Names are compared for likeness only among so many: a wrong name must not cost more than a pick.
+const MOST_COMPARED: usize = 1000;
+
+#[derive(Debug)]
+pub(crate) struct Registry<T> {
+    deployments: Map<Arc<Entry<T>>>,
+    groups: Map<Group<T>>,
+    aliases: Map<Arc<str>>,
+    /// Held for the length of a change.
+    changing: Mutex<Changes>,
+    table: Arc<StateTable>,
+    common: Arc<Common>,
+    default_strategy: Strategy,
+    strategies: FxHashMap<Arc<str>, Strategy>,
+}
+
+#[derive(Debug, Default)]
+struct Changes {
+    /// The order of the next deployment to be registered.
+    next_order: u64,
+}
+
+impl<T> Registry<T> {
+    pub(crate) fn new(common: Common, default_strategy: Strategy, strategies: FxHashMap<Arc<str>, Strategy>) -> Self {
+        Self {
+            deployments: Map::default(),
+            groups: Map::default(),
+            aliases: Map::default(),
+            changing: Mutex::default(),
+            table: StateTable::new(),
+            common: Arc::new(common),
+            default_strategy,
+            strategies,
+        }
+    }
+
+    pub(crate) fn common(&self) -> &Common {
+        &self.common
+    }
+
+    pub(crate) fn default_strategy(&self) -> Strategy {
+        self.default_strategy
+    }
+
+    pub(crate) fn strategies(&self) -> impl Iterator<Item = (&str, Strategy)> {
+        self.strategies.iter().map(|(name, &strategy)| (&**name, strategy))
+    }
+
+    fn change(&self) -> MutexGuard<'_, Changes> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // --- deployments ---
+
+    pub(crate) fn len(&self) -> usize {
+        self.deployments.len()
+    }
+
+    pub(crate) fn contains(&self, id: &str) -> bool {
+        self.deployments.contains_key(id)
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Result<Arc<Entry<T>>, Error> {
+        self.deployments.get(id).map(|entry| Arc::clone(&entry)).ok_or_else(|| self.deployment_not_found(id))
+    }
+
+    /// All deployments at one moment, in registration order.
+    pub(crate) fn all(&self) -> Vec<Arc<Entry<T>>> {
+        let changes = self.change();
+        let mut entries: Vec<_> = self.deployments.iter().map(|entry| Arc::clone(&entry)).collect();
+        drop(changes);
+        entries.sort_unstable_by_key(|entry| entry.order);
+        entries
+    }
+
+    /// Calls `visit` for every attachment that nothing but the registry keeps alive, unless a change is being made.
+    #[cfg(feature = "python")]
+    pub(crate) fn try_visit<E>(&self, mut visit: impl FnMut(&T) -> Result<(), E>) -> Result<(), E> {
+        /// The map of ids and the group.
+        const OWN: usize = 2;
+        let Ok(_changes) = self.changing.try_lock() else { return Ok(()) };
+        for entry in &self.deployments {
+            if Arc::strong_count(&entry) == OWN {
+                visit(&entry.attachment)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a deployment, or replaces the facts of the one with its id.
+    pub(crate) fn add(&self, deployment: Deployment, attachment: T) -> Result<Removed<T>, Error> {
+        let mut changes = self.change();
+        self.must_not_be_alias(&deployment)?;
+        let old = self.deployments.get(deployment.id()).map(|entry| Arc::clone(&entry));
+        let stays = old.as_ref().filter(|old| old.deployment.model_name() == deployment.model_name());
+        let order = stays.map_or(changes.next_order, |old| old.order);
+        let entry = self.entry(deployment, attachment, old.as_ref(), order)?;
+        changes.next_order = changes.next_order.max(order + 1);
+
+        let mut removed = Removed::default();
+        if let Some(old) = old.as_ref().filter(|_| stays.is_none()) {
+            removed.0.extend(self.leave_group(old));
+        }
+        {
+            let mut group = self.group(entry.deployment.shared_model_name());
+            // Members are in registration order, and a deployment that stays keeps its order.
+            match group.members.binary_search_by_key(&order, |member| member.order) {
+                Ok(at) => removed.0.extend(group.members.get_mut(at).map(|member| std::mem::replace(member, Arc::clone(&entry)))),
+                Err(at) => group.members.insert(at, Arc::clone(&entry)),
+            }
+        }
+        removed.0.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
+        removed.0.extend(old);
+        Ok(removed)
+    }
+
+    /// Takes a deployment out.
+    pub(crate) fn remove(&self, id: &str) -> Result<Removed<T>, Error> {
+        let _changes = self.change();
+        let Some((_, entry)) = self.deployments.remove(id) else { return Err(self.deployment_not_found(id)) };
+        let mut removed = Removed(vec![entry]);
+        if let Some(entry) = removed.0.first() {
+            let member = self.leave_group(entry);
+            removed.0.extend(member);
+        }
+        Ok(removed)
+    }
+
+    /// Replaces all deployments.
+    pub(crate) fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
+        let mut changes = self.change();
+        let mut ids = FxHashSet::default();
+        for (deployment, _) in &deployments {
+            self.must_not_be_alias(deployment)?;
+            if !ids.insert(Arc::clone(deployment.shared_id())) {
+                return Err(Error::Configuration(format!("the id {:?} is given twice: ids must be unique", deployment.id())));
+            }
+        }
+
+        let mut removed = Removed::default();
+        let mut entries = Vec::with_capacity(deployments.len());
+        for (deployment, attachment) in deployments {
+            let old = self.deployments.get(deployment.id()).map(|entry| Arc::clone(&entry));
+            let order = changes.next_order + entries.len() as u64;
+            entries.push(self.entry(deployment, attachment, old.as_ref(), order)?);
+            removed.0.extend(old);
+        }
+        changes.next_order += entries.len() as u64;
+
+        let mut groups: FxHashMap<Arc<str>, Vec<Arc<Entry<T>>>> = FxHashMap::default();
+        for entry in entries {
+            let members = groups.entry(Arc::clone(entry.deployment.shared_model_name())).or_default();
+            members.push(Arc::clone(&entry));
+            removed.0.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
+        }
+        for (model_name, members) in &mut groups {
+            removed.0.append(&mut std::mem::replace(&mut self.group(model_name).members, std::mem::take(members)));
+        }
+        let gone = self.groups.iter().map(|group| Arc::clone(group.key())).filter(|name| !groups.contains_key(name));
+        for name in gone.collect::<Vec<_>>() {
+            removed.0.extend(self.groups.remove(&name).into_iter().flat_map(|(_, group)| group.members));
+        }
+        let gone = self.deployments.iter().map(|entry| Arc::clone(entry.key())).filter(|id| !ids.contains(id));
+        for id in gone.collect::<Vec<_>>() {
+            removed.0.extend(self.deployments.remove(&id).map(|(_, entry)| entry));
+        }
+        Ok(removed)
+    }
+
+    fn entry(
+        &self,
+        deployment: Deployment,
+        attachment: T,
+        old: Option<&Arc<Entry<T>>>,
+        order: u64,
+    ) -> Result<Arc<Entry<T>>, Error> {
+        let slot = match old {
+            Some(old) => old.slot.clone(),
+            None => self.table.claim().ok_or_else(|| Error::Configuration("a router holds at most 2^32 deployments".to_owned()))?,
+        };
+        Ok(Arc::new(Entry { deployment, slot, common: Arc::clone(&self.common), order, attachment }))
+    }
+
+    fn group(&self, model_name: &Arc<str>) -> dashmap::mapref::one::RefMut<'_, Arc<str>, Group<T>> {
+        self.groups.entry(Arc::clone(model_name)).or_insert_with(|| Group {
+            strategy: self.strategies.get(model_name).copied().unwrap_or(self.default_strategy),
+            turn: AtomicU64::new(0),
+            members: Vec::new(),
+        })
+    }
+
+    /// Takes a deployment out of its group, and the group away if it was the last.
+    fn leave_group(&self, entry: &Entry<T>) -> Option<Arc<Entry<T>>> {
+        let model_name = entry.deployment.model_name();
+        let mut group = self.groups.get_mut(model_name)?;
+        let at = group.members.binary_search_by_key(&entry.order, |member| member.order).ok()?;
+        let member = group.members.remove(at);
+        let is_empty = group.members.is_empty();
+        drop(group);
+        if is_empty {
+            self.groups.remove(model_name);
+        }
+        Some(member)
+    }
+
+    // --- model names and aliases ---
+
+    /// The model names, sorted.
+    pub(crate) fn models(&self) -> Vec<Arc<str>> {
+        let changes = self.change();
+        let mut names: Vec<_> = self.groups.iter().map(|group| Arc::clone(group.key())).collect();
+        drop(changes);
+        names.sort_unstable();
+        names
+    }
+
+    /// Calls `with` with the group that a model name or alias leads to. It runs under a lock and must not come back here.
+    #[inline]
+    pub(crate) fn with_group<R>(&self, name: &str, with: impl FnOnce(&Arc<str>, &Group<T>) -> R) -> Result<R, Error> {
+        if let Some(group) = self.groups.get(name) {
+            return Ok(with(group.key(), group.value()));
+        }
+        let resolved = self.follow(name);
+        match resolved.as_ref().and_then(|resolved| self.groups.get(resolved)) {
+            Some(group) => Ok(with(group.key(), group.value())),
+            None => Err(self.model_not_found(name, resolved)),
+        }
+    }
+
+    /// The aliases and what they stand for.
+    pub(crate) fn aliases(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        self.aliases.iter().map(|alias| (Arc::clone(alias.key()), Arc::clone(alias.value()))).collect()
+    }
+
+    pub(crate) fn add_alias(&self, alias: &str, target: &str) -> Result<(), Error> {
+        let alias = not_empty("alias", alias)?;
+        let target = not_empty("target", target)?;
+        let _changes = self.change();
+        if self.groups.contains_key(&alias) {
+            return Err(Error::Configuration(format!("{alias:?} is a model name: an alias must be a name of its own")));
+        }
+        let mut way = vec![Arc::clone(&alias), Arc::clone(&target)];
+        let mut name = Arc::clone(&target);
+        while name != alias {
+            match self.aliases.get(&name) {
+                Some(next) => name = Arc::clone(&next),
+                None => {
+                    self.aliases.insert(alias, target);
+                    return Ok(());
+                }
+            }
+            way.push(Arc::clone(&name));
+        }
+        Err(Error::AliasCycle(way))
+    }
+
+    pub(crate) fn remove_alias(&self, alias: &str) -> Result<Arc<str>, Error> {
+        let _changes = self.change();
+        self.aliases.remove(alias).map(|(_, target)| target).ok_or_else(|| Error::AliasNotFound(alias.to_owned()))
+    }
+
+    /// Where the aliases lead from a name; None if it is no alias.
+    fn follow(&self, name: &str) -> Option<Arc<str>> {
+        let mut name = Arc::clone(&*self.aliases.get(name)?);
+        // There is no cycle, but aliases that change on the way could keep the walk from ending.
+        for _ in 0..self.aliases.len() {
+            let Some(next) = self.aliases.get(&name).map(|next| Arc::clone(&next)) else { break };
+            name = next;
+        }
+        Some(name)
+    }
+
+    fn must_not_be_alias(&self, deployment: &Deployment) -> Result<(), Error> {
+        if self.aliases.contains_key(deployment.model_name()) {
+            return Err(Error::Configuration(format!(
+                "the model_name {:?} of deployment {:?} is an alias: a model name must be a name of its own",
+                deployment.model_name(),
+                deployment.id()
+            )));
+        }
+        Ok(())
+    }
+
+    // --- names that are not there ---
+
+    #[cold]
+    fn model_not_found(&self, name: &str, resolved: Option<Arc<str>>) -> Error {
+        let known = self.groups.iter().map(|group| Arc::clone(group.key()));
+        let near = nearest(name, known.chain(self.aliases.iter().map(|alias| Arc::clone(alias.key()))));
+        Error::ModelNotFound { name: name.to_owned(), resolved, near }
+    }
+
+    #[cold]
+    fn deployment_not_found(&self, id: &str) -> Error {
+        let near = nearest(id, self.deployments.iter().map(|entry| Arc::clone(entry.key())));
+        Error::DeploymentNotFound { id: id.to_owned(), near }
+    }
+}
+
+/// The names most like the one asked for, best first.
+fn nearest(name: &str, known: impl Iterator<Item = Arc<str>>) -> Vec<String> {
+    const LIKE: f64 = 0.8;
+    const MOST: usize = 3;
+    let mut like: Vec<_> = known
+        .take(MOST_COMPARED)
+        .map(|known| (strsim::jaro_winkler(&name.to_lowercase(), &known.to_lowercase()), known))
+        .filter(|&(likeness, _)| likeness >= LIKE)
+        .collect();
+    like.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.cmp(y)));
+    like.into_iter().take(MOST).map(|(_, known)| known.to_string()).collect()
+}

@@ -1,0 +1,339 @@
+//! The one public door.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::clock::{Clock, Nanos};
+use crate::context::RoutingContext;
+use crate::deployment::Deployment;
+use crate::error::Error;
+use crate::explain::{Explanation, Notes};
+use crate::health::{FailureKind, HealthRules};
+use crate::lease::Lease;
+use crate::registry::{Common, Entry, Registry, Removed};
+use crate::rng::Rng;
+use crate::select::{Request, Unobserved, Walk};
+use crate::state::{Metrics, Stats};
+use crate::strategy::Strategy;
+
+/// How a router is set up.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The rule for every model name that `strategies` does not name.
+    pub strategy: Strategy,
+    /// Rules for single model names.
+    pub strategies: FxHashMap<Arc<str>, Strategy>,
+    /// When deployments cool down and come back.
+    pub health: HealthRules,
+    /// Makes the random draws repeatable; None seeds from the system.
+    pub seed: Option<u64>,
+    /// Where the time comes from.
+    pub clock: Clock,
+}
+
+/// Picks one deployment of a model for every request. `T` is what the application attaches to each deployment.
+#[derive(Debug)]
+pub struct Router<T> {
+    registry: Registry<T>,
+    rng: Rng,
+}
+
+impl<T> Router<T> {
+    /// A router without deployments.
+    ///
+    /// # Errors
+    /// If the success threshold is 0.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        if settings.health.success_threshold == 0 {
+            return Err(Error::Configuration("success_threshold must be at least 1, not 0".to_owned()));
+        }
+        let common = Common { clock: settings.clock, rules: settings.health };
+        Ok(Self { registry: Registry::new(common, settings.strategy, settings.strategies), rng: Rng::new(settings.seed) })
+    }
+
+    // --- registry ---
+
+    /// Adds a deployment at the end of its group. One with a known id replaces that one's facts and keeps its state and its place;
+    /// with another model name it moves.
+    ///
+    /// # Errors
+    /// If its model name is an alias.
+    pub fn add(&self, deployment: Deployment, attachment: T) -> Result<Removed<T>, Error> {
+        self.registry.add(deployment, attachment)
+    }
+
+    /// Takes a deployment out. Its leases stay valid and harmless.
+    ///
+    /// # Errors
+    /// If there is none with this id.
+    pub fn remove(&self, id: &str) -> Result<Removed<T>, Error> {
+        self.registry.remove(id)
+    }
+
+    /// Replaces all deployments; ids that stay keep their state.
+    ///
+    /// # Errors
+    /// If an id is given twice or a model name is an alias; nothing is changed then.
+    pub fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
+        self.registry.replace_all(deployments)
+    }
+
+    /// The deployment with an id.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn get(&self, id: &str) -> Result<Arc<Entry<T>>, Error> {
+        self.registry.get(id)
+    }
+
+    /// All deployments, in registration order.
+    #[must_use]
+    pub fn deployments(&self) -> Vec<Arc<Entry<T>>> {
+        self.registry.all()
+    }
+
+    /// The deployments that a model name or alias leads to, in registration order.
+    ///
+    /// # Errors
+    /// If no deployment serves the model.
+    pub fn group(&self, name: &str) -> Result<Vec<Arc<Entry<T>>>, Error> {
+        self.registry.with_group(name, |_, group| group.members.clone())
+    }
+
+    /// How many deployments there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.registry.len()
+    }
+
+    /// Whether there is no deployment.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether there is a deployment with an id.
+    #[must_use]
+    pub fn contains(&self, id: &str) -> bool {
+        self.registry.contains(id)
+    }
+
+    /// The model names that have a deployment, sorted.
+    #[must_use]
+    pub fn models(&self) -> Vec<Arc<str>> {
+        self.registry.models()
+    }
+
+    /// Lets a name stand for another one, which may be an alias itself and need not exist yet.
+    ///
+    /// # Errors
+    /// If a name is empty, the alias is a model name, or the target leads back to it.
+    pub fn add_alias(&self, alias: &str, target: &str) -> Result<(), Error> {
+        self.registry.add_alias(alias, target)
+    }
+
+    /// Takes an alias away and returns what it stood for.
+    ///
+    /// # Errors
+    /// If there is no such alias.
+    pub fn remove_alias(&self, alias: &str) -> Result<Arc<str>, Error> {
+        self.registry.remove_alias(alias)
+    }
+
+    /// The aliases and what they stand for.
+    #[must_use]
+    pub fn aliases(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        self.registry.aliases()
+    }
+
+    /// The model name that a name leads to.
+    ///
+    /// # Errors
+    /// If no deployment serves it.
+    pub fn resolve(&self, name: &str) -> Result<Arc<str>, Error> {
+        self.registry.with_group(name, |model_name, _| Arc::clone(model_name))
+    }
+
+    /// The rule for every model name that has none of its own.
+    #[must_use]
+    pub fn strategy(&self) -> Strategy {
+        self.registry.default_strategy()
+    }
+
+    /// The rules of single model names.
+    pub fn strategies(&self) -> impl Iterator<Item = (&str, Strategy)> {
+        self.registry.strategies()
+    }
+
+    #[cfg(feature = "python")]
+    pub(crate) fn try_visit<E>(&self, visit: impl FnMut(&T) -> Result<(), E>) -> Result<(), E> {
+        self.registry.try_visit(visit)
+    }
+
+    // --- picks ---
+
+    /// Picks a deployment, reserves nothing, and returns what `found` makes of it. `found` runs under a lock: it must be short and must
+    /// not use the router.
+    ///
+    /// # Errors
+    /// If no deployment serves the model, or none passes every gate.
+    #[inline]
+    pub fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&Entry<T>) -> R) -> Result<R, Error> {
+        self.registry.with_group(model_name, |model_name, group| {
+            let walk = Walk::new(group, request, self.clock(), &self.rng);
+            loop {
+                if let Some(entry) = walk.choose(&mut Unobserved).and_then(|position| group.members.get(position)) {
+                    return Ok(found(entry));
+                }
+                if let Some(error) = walk.refuse(model_name) {
+                    return Err(error);
+                }
+            }
+        })?
+    }
+
+    /// Picks a deployment and reserves, in one step or not at all: one in flight, one request and the request's tokens.
+    ///
+    /// # Errors
+    /// If no deployment serves the model, or none passes every gate.
+    #[inline]
+    pub fn acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
+        self.registry.with_group(model_name, |model_name, group| {
+            let mut walk = Walk::new(group, request, self.clock(), &self.rng);
+            loop {
+                match walk.choose(&mut Unobserved).and_then(|position| Some((position, group.members.get(position)?))) {
+                    Some((position, entry)) => match Lease::reserve(entry, request, &walk.now) {
+                        Ok(lease) => return Ok(lease),
+                        Err(refusal) => walk.lose(position, refusal),
+                    },
+                    None => {
+                        if let Some(error) = walk.refuse(model_name) {
+                            return Err(error);
+                        }
+                    }
+                }
+            }
+        })?
+    }
+
+    /// Says what a pick would do now, and why; it has no side effect.
+    ///
+    /// # Errors
+    /// If no deployment serves the model.
+    pub fn explain(&self, model_name: &str, request: &Request) -> Result<Explanation<T>, Error> {
+        self.registry.with_group(model_name, |model_name, group| {
+            let mut walk = Walk::new(group, request, self.clock(), &self.rng);
+            walk.chance.peek = true;
+            let mut notes = Notes::new(group);
+            let winner = walk.choose(&mut notes);
+            Explanation {
+                model_name: Arc::clone(model_name),
+                strategy: group.strategy,
+                score_name: notes.score_name,
+                winner,
+                retry_after: if winner.is_none() { walk.retry_after() } else { None },
+                verdicts: group.members.iter().cloned().zip(notes.verdicts).collect(),
+            }
+        })
+    }
+
+    // --- outcomes ---
+
+    /// Takes in a success of a request that was sent without a lease.
+    ///
+    /// # Errors
+    /// If there is no deployment with this id.
+    pub fn record_success(&self, id: &str, tokens: u64, latency_us: Option<u64>) -> Result<(), Error> {
+        let entry = self.get(id)?;
+        let now = self.clock().now();
+        let held = entry.slot.hold();
+        let minute = entry.slot.count_request(&held, now, tokens);
+        entry.slot.success(&held, &entry.common.rules, now, minute, tokens, latency_us);
+        Ok(())
+    }
+
+    /// Takes in a failure of a request that was sent without a lease.
+    ///
+    /// # Errors
+    /// If there is no deployment with this id.
+    pub fn record_failure(&self, id: &str, kind: FailureKind, retry_after: Option<Nanos>) -> Result<(), Error> {
+        let entry = self.get(id)?;
+        let now = self.clock().now();
+        let held = entry.slot.hold();
+        let minute = entry.slot.count_request(&held, now, 0);
+        entry.slot.failure(&held, &entry.common.rules, now, minute, kind, retry_after);
+        Ok(())
+    }
+
+    /// Takes a deployment out for a while. A cooldown that lasts longer already is not shortened.
+    ///
+    /// # Errors
+    /// If there is no deployment with this id.
+    pub fn cool_down(&self, id: &str, length: Nanos) -> Result<(), Error> {
+        let entry = self.get(id)?;
+        entry.slot.health.cool_down(&entry.slot.hold(), self.clock().now(), length);
+        Ok(())
+    }
+
+    /// Takes in what a health check of the application's own found.
+    ///
+    /// # Errors
+    /// If there is no deployment with this id.
+    pub fn report_health(&self, id: &str, healthy: bool) -> Result<(), Error> {
+        let entry = self.get(id)?;
+        entry.slot.health.checked(&entry.slot.hold(), healthy);
+        Ok(())
+    }
+
+    // --- inspection ---
+
+    /// A deployment's state.
+    ///
+    /// # Errors
+    /// If there is no deployment with this id.
+    pub fn stats(&self, id: &str) -> Result<Stats, Error> {
+        let entry = self.get(id)?;
+        Ok(entry.slot.stats(entry.deployment(), self.clock().now()))
+    }
+
+    /// Every deployment's state, in registration order.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<Stats> {
+        let now = self.clock().now();
+        self.registry.all().iter().map(|entry| entry.slot.stats(entry.deployment(), now)).collect()
+    }
+
+    /// Totals over the deployments that are registered now.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        let mut metrics = Metrics { models: self.models().len(), ..Metrics::default() };
+        self.snapshot().iter().for_each(|stats| metrics.add(stats));
+        metrics
+    }
+
+    /// What a strategy sees of a deployment.
+    ///
+    /// # Errors
+    /// If there is no deployment with this id.
+    pub fn routing_context(&self, id: &str) -> Result<RoutingContext, Error> {
+        let entry = self.get(id)?;
+        let deployment = entry.deployment();
+        let stats = entry.slot.stats(deployment, self.clock().now());
+        Ok(RoutingContext {
+            deployment_id: stats.deployment_id,
+            weight: deployment.weight(),
+            priority: deployment.priority(),
+            active_requests: stats.in_flight,
+            tpm_current: stats.tpm_current,
+            tpm_limit: stats.tpm_limit,
+            rpm_current: stats.rpm_current,
+            rpm_limit: stats.rpm_limit,
+            avg_latency_us: stats.avg_latency_us,
+        })
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.registry.common().clock
+    }
+}

@@ -1,0 +1,373 @@
+//! Gates, then the strategy: the one walk that picks, reserves and explains.
+//!
+//! The walk is generic over an [`Observer`]. A pick is watched by [`Unobserved`], which compiles to nothing; an explanation by one
+//! that takes notes. So the code that decides is the code that explains.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
+
+use crate::clock::{Clock, Nanos, Now, seconds};
+use crate::context::{Candidate, Usage};
+use crate::error::{Error, Reasons, Unavailable};
+use crate::limits::to_next_minute;
+use crate::registry::{Entry, Group};
+use crate::rng::Rng;
+use crate::state::State;
+use crate::strategy::{
+    Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, RateLimitAware, RoundRobin, Rule, Strategy, WeightedRandom,
+    settle_on, summarize,
+};
+
+/// What a pick is for.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The tokens it is expected to use.
+    pub tokens: u64,
+    /// Labels the deployment must have.
+    pub tags: Vec<String>,
+    /// One of the labels is enough.
+    pub any_tag: bool,
+    /// Ids that must not be picked.
+    pub exclude: FxHashSet<String>,
+}
+
+impl Request {
+    /// A request of unknown size still needs a token to be left.
+    fn least_tokens(&self) -> u64 {
+        self.tokens.max(1)
+    }
+
+    fn accepts_tags(&self, tags: &[Arc<str>]) -> bool {
+        let has = |wanted: &String| tags.iter().any(|tag| **tag == **wanted);
+        if self.any_tag { self.tags.iter().any(has) } else { self.tags.iter().all(has) }
+    }
+
+    /// Whether the request itself leaves a deployment in.
+    #[inline]
+    fn rules_in<T>(&self, entry: &Entry<T>) -> Result<(), Refusal> {
+        if !self.tags.is_empty() && !self.accepts_tags(entry.deployment().tags()) {
+            return Err(Refusal::Tags);
+        }
+        if !self.exclude.is_empty() && self.exclude.contains(entry.deployment().id()) {
+            return Err(Refusal::Excluded);
+        }
+        Ok(())
+    }
+}
+
+/// The gate that stopped a deployment, with the numbers that did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It lacks the tags asked for.
+    Tags,
+    /// The request excludes it.
+    Excluded,
+    /// It is cooling down.
+    CoolingDown {
+        /// Nanoseconds until that ends.
+        ends_in: Nanos,
+    },
+    /// A health check took it out.
+    Unhealthy,
+    /// Every place in flight is taken.
+    MaxParallelRequests {
+        /// Leases in flight.
+        in_flight: u32,
+        /// The most there may be.
+        limit: u32,
+    },
+    /// Every request of this minute is spent.
+    RpmLimit {
+        /// Requests counted.
+        used: u64,
+        /// The most there may be.
+        limit: u64,
+        /// Nanoseconds until the next minute.
+        frees_in: Nanos,
+    },
+    /// Too few tokens of this minute are left.
+    TpmLimit {
+        /// Tokens counted.
+        used: u64,
+        /// Tokens asked for.
+        asked: u64,
+        /// The most there may be.
+        limit: u64,
+        /// Nanoseconds until the next minute.
+        frees_in: Nanos,
+    },
+}
+
+impl Refusal {
+    /// The names of the gates, in their order.
+    pub const GATES: [&'static str; 7] =
+        ["tags", "excluded", "cooling_down", "unhealthy", "max_parallel_requests", "rpm_limit", "tpm_limit"];
+
+    pub(crate) const fn order(&self) -> usize {
+        match self {
+            Self::Tags => 0,
+            Self::Excluded => 1,
+            Self::CoolingDown { .. } => 2,
+            Self::Unhealthy => 3,
+            Self::MaxParallelRequests { .. } => 4,
+            Self::RpmLimit { .. } => 5,
+            Self::TpmLimit { .. } => 6,
+        }
+    }
+
+    /// The name of the gate.
+    #[must_use]
+    pub fn gate(&self) -> &'static str {
+        Self::GATES.get(self.order()).copied().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Tags => f.write_str("lacks the tags asked for"),
+            Self::Excluded => f.write_str("excluded by the request"),
+            Self::CoolingDown { ends_in } => write!(f, "cooling down, ends in {:.1} s", seconds(ends_in)),
+            Self::Unhealthy => f.write_str("reported unhealthy"),
+            Self::MaxParallelRequests { in_flight, limit } => write!(f, "in flight {in_flight}/{limit}"),
+            Self::RpmLimit { used, limit, frees_in } => write!(f, "rpm {used}/{limit}, frees in {:.1} s", seconds(frees_in)),
+            Self::TpmLimit { asked, limit, .. } if asked > limit => write!(f, "tpm limit {limit}, {asked} asked for: never fits"),
+            Self::TpmLimit { used, asked, limit, frees_in } => {
+                write!(f, "tpm {used}/{limit}, {asked} asked for, frees in {:.1} s", seconds(frees_in))
+            }
+        }
+    }
+}
+
+/// Lets a deployment pass, or names the first gate that stops it.
+///
+/// The clock is read only where a number would stop the deployment that a new minute or an elapsed cooldown might have freed.
+#[inline]
+pub(crate) fn gate<T>(entry: &Entry<T>, state: &State, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
+    request.rules_in(entry)?;
+    let cooldown_until = state.health.cooldown_until();
+    if cooldown_until != 0 && now.get() < cooldown_until {
+        return Err(Refusal::CoolingDown { ends_in: cooldown_until - now.get() });
+    }
+    if state.health.is_unhealthy() {
+        return Err(Refusal::Unhealthy);
+    }
+    let deployment = entry.deployment();
+    if let Some(limit) = deployment.max_parallel_requests() {
+        let in_flight = state.in_flight();
+        if in_flight >= limit {
+            return Err(Refusal::MaxParallelRequests { in_flight, limit });
+        }
+    }
+    if let Some(limit) = deployment.rpm_limit()
+        && state.window.requests_at_most() >= limit
+    {
+        let used = state.window.counts(now.get()).requests;
+        if used >= limit {
+            return Err(Refusal::RpmLimit { used, limit, frees_in: to_next_minute(now.get()) });
+        }
+    }
+    if let Some(limit) = deployment.tpm_limit() {
+        let asked = request.least_tokens();
+        if state.window.tokens_at_most().saturating_add(asked) > limit {
+            let used = state.window.counts(now.get()).tokens;
+            if used.saturating_add(asked) > limit {
+                return Err(Refusal::TpmLimit { used, asked, limit, frees_in: to_next_minute(now.get()) });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// When a deployment that a gate stops may be available; None if no such time is known.
+fn available_at<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -> Option<Nanos> {
+    let state = &*entry.slot;
+    let deployment = entry.deployment();
+    let asked = request.least_tokens();
+    if request.rules_in(entry).is_err() || state.health.is_unhealthy() || deployment.tpm_limit().is_some_and(|limit| asked > limit)
+    {
+        return None;
+    }
+    let now = now.get();
+    let counts = state.window.counts(now);
+    let spent = deployment.rpm_limit().is_some_and(|limit| counts.requests >= limit)
+        || deployment.tpm_limit().is_some_and(|limit| counts.tokens.saturating_add(asked) > limit);
+    let window_frees = if spent { now.saturating_add(to_next_minute(now)) } else { now };
+    Some(window_frees.max(state.health.cooldown_until())).filter(|&at| at > now)
+}
+
+/// A candidate's live counters, as a strategy sees them.
+struct Live<'a, T> {
+    entry: &'a Entry<T>,
+    state: &'a State,
+    now: &'a Now<'a>,
+}
+
+impl<T> Live<'_, T> {
+    /// The count in this minute. A count of 0 is 0 in any minute.
+    #[inline]
+    fn usage(&self, limit: Option<u64>, at_most: u64, current: impl FnOnce(&State, Nanos) -> u64) -> Usage {
+        Usage { current: if at_most == 0 || limit.is_none() { at_most } else { current(self.state, self.now.get()) }, limit }
+    }
+}
+
+impl<T> Candidate for Live<'_, T> {
+    #[inline]
+    fn weight(&self) -> u32 {
+        self.entry.deployment().weight()
+    }
+
+    #[inline]
+    fn priority(&self) -> u32 {
+        self.entry.deployment().priority()
+    }
+
+    #[inline]
+    fn active_requests(&self) -> u32 {
+        self.state.in_flight()
+    }
+
+    #[inline]
+    fn tpm(&self) -> Usage {
+        let window = &self.state.window;
+        self.usage(self.entry.deployment().tpm_limit(), window.tokens_at_most(), |state, now| state.window.counts(now).tokens)
+    }
+
+    #[inline]
+    fn rpm(&self) -> Usage {
+        let window = &self.state.window;
+        self.usage(self.entry.deployment().rpm_limit(), window.requests_at_most(), |state, now| state.window.counts(now).requests)
+    }
+
+    #[inline]
+    fn avg_latency_us(&self) -> u64 {
+        self.state.health.avg_latency_us()
+    }
+}
+
+/// Watches a walk.
+pub(crate) trait Observer {
+    /// A deployment passed every gate.
+    fn passed(&mut self, position: usize);
+    /// A gate stopped a deployment.
+    fn stopped(&mut self, position: usize, refusal: Refusal);
+    /// All are through; `assess` gives a candidate's score and probability.
+    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(usize) -> (f64, f64));
+}
+
+/// Watches nothing.
+pub(crate) struct Unobserved;
+
+impl Observer for Unobserved {
+    #[inline]
+    fn passed(&mut self, _: usize) {}
+
+    #[inline]
+    fn stopped(&mut self, _: usize, _: Refusal) {}
+
+    #[inline]
+    fn assessed(&mut self, _: &'static str, _: impl Fn(usize) -> (f64, f64)) {}
+}
+
+/// One pick from one group.
+pub(crate) struct Walk<'a, T> {
+    pub(crate) group: &'a Group<T>,
+    pub(crate) request: &'a Request,
+    pub(crate) now: Now<'a>,
+    pub(crate) chance: Chance<'a>,
+    /// Candidates that others filled up between the pick and the reservation, with what then stopped them.
+    lost: Vec<(usize, Refusal)>,
+}
+
+impl<'a, T> Walk<'a, T> {
+    pub(crate) fn new(group: &'a Group<T>, request: &'a Request, clock: &'a Clock, rng: &'a Rng) -> Self {
+        let chance = Chance { rng, turn: &group.turn, peek: false };
+        Self { group, request, now: Now::new(clock), chance, lost: Vec::new() }
+    }
+
+    /// Drops a candidate whose last place somebody else took.
+    #[cold]
+    pub(crate) fn lose(&mut self, position: usize, refusal: Refusal) {
+        self.lost.push((position, refusal));
+    }
+
+    /// Picks a member that passes every gate; None if none does.
+    #[inline]
+    pub(crate) fn choose(&self, observer: &mut impl Observer) -> Option<usize> {
+        match self.group.strategy {
+            Strategy::SimpleShuffle => self.choose_by::<WeightedRandom>(observer),
+            Strategy::LeastBusy => self.choose_by::<LeastBusy>(observer),
+            Strategy::UsageBased => self.choose_by::<LowestUsage>(observer),
+            Strategy::LatencyBased => self.choose_by::<LowestLatency>(observer),
+            Strategy::PriorityBased => self.choose_by::<LowestPriority>(observer),
+            Strategy::RateLimitAware => self.choose_by::<RateLimitAware>(observer),
+            Strategy::RoundRobin => self.choose_by::<RoundRobin>(observer),
+        }
+    }
+
+    fn choose_by<R: Rule>(&self, observer: &mut impl Observer) -> Option<usize> {
+        let summary = summarize::<R, _>(self.candidates(observer));
+        let picked = settle_on::<R, _>(&summary, self.candidates(&mut Unobserved), &self.chance);
+        observer.assessed(R::SCORE, |position| {
+            self.group.members.get(position).map_or((0.0, 0.0), |entry| {
+                let candidate = self.live(entry);
+                (R::score(&summary, &candidate), R::probability(&summary, position, &candidate))
+            })
+        });
+        picked
+    }
+
+    fn candidates(&self, observer: &mut impl Observer) -> impl Iterator<Item = (usize, Live<'_, T>)> {
+        self.group.members.iter().enumerate().filter_map(move |(position, entry)| match self.gate(position, entry) {
+            Ok(()) => {
+                observer.passed(position);
+                Some((position, self.live(entry)))
+            }
+            Err(refusal) => {
+                observer.stopped(position, refusal);
+                None
+            }
+        })
+    }
+
+    fn live<'b>(&'b self, entry: &'b Entry<T>) -> Live<'b, T> {
+        Live { entry, state: &entry.slot, now: &self.now }
+    }
+
+    #[inline]
+    fn gate(&self, position: usize, entry: &Entry<T>) -> Result<(), Refusal> {
+        if let Some(&(_, refusal)) = self.lost.iter().find(|&&(lost, _)| lost == position) {
+            return Err(refusal);
+        }
+        gate(entry, &entry.slot, self.request, &self.now)
+    }
+
+    /// Why no member passes; None if one does now.
+    #[cold]
+    pub(crate) fn refuse(&self, model_name: &Arc<str>) -> Option<Error> {
+        let mut reasons = Reasons::default();
+        for (position, entry) in self.group.members.iter().enumerate() {
+            reasons.count(&self.gate(position, entry).err()?);
+        }
+        let usable = || self.group.members.iter().filter(|entry| self.request.rules_in(entry).is_ok());
+        let limits: Option<Vec<u64>> = usable().map(|entry| entry.deployment().tpm_limit()).collect();
+        if let Some(largest_limit) = limits.and_then(|limits| limits.into_iter().max())
+            && self.request.tokens > largest_limit
+        {
+            return Some(Error::RequestTooLarge { model_name: Arc::clone(model_name), tokens: self.request.tokens, largest_limit });
+        }
+        Some(Error::NoAvailableDeployment(Box::new(Unavailable {
+            model_name: Arc::clone(model_name),
+            retry_after: self.retry_after(),
+            reasons,
+        })))
+    }
+
+    /// Seconds until the earliest time at which some member may be available.
+    pub(crate) fn retry_after(&self) -> Option<f64> {
+        let earliest = self.group.members.iter().filter_map(|entry| available_at(entry, self.request, &self.now)).min()?;
+        Some(seconds(earliest.saturating_sub(self.now.get())))
+    }
+}

@@ -1,0 +1,77 @@
+//! Lowest latency.
+//!
+//! **How.** Lowest average latency. 0 means unknown and counts as the mean of the known ones, rounded down. Ties to the first.
+//!
+//! **When.** Deployments that differ much and steadily in speed, under light load.
+//!
+//! **When not.** Under load: an average is one response old, so everything goes to the best until it is the worst. Once one latency is
+//! known, an unknown deployment behind it only ties and is not tried.
+
+use super::first_least::FirstLeast;
+use super::{Outcome, Rule, pick_first};
+use crate::context::Candidate;
+
+/// See the module.
+pub(crate) struct LowestLatency;
+
+#[derive(Debug, Default)]
+pub(crate) struct Summary {
+    known: FirstLeast<u64>,
+    first_unknown: Option<usize>,
+    sum: u128,
+    count: u64,
+}
+
+impl Summary {
+    /// What an unknown latency counts as.
+    fn mean(&self) -> u64 {
+        // A mean of 64-bit numbers is one.
+        u64::try_from(self.sum.checked_div(u128::from(self.count)).unwrap_or(0)).unwrap_or(u64::MAX)
+    }
+}
+
+impl Rule for LowestLatency {
+    type Summary = Summary;
+
+    const SCORE: &'static str = "average latency in µs";
+
+    #[inline]
+    fn absorb(summary: &mut Summary, position: usize, candidate: &impl Candidate) {
+        match candidate.avg_latency_us() {
+            0 => {
+                summary.first_unknown.get_or_insert(position);
+            }
+            latency => {
+                summary.known.absorb(position, latency);
+                summary.sum += u128::from(latency);
+                summary.count += 1;
+            }
+        }
+    }
+
+    fn outcome(summary: &Summary) -> Outcome {
+        match (summary.known.get(), summary.first_unknown) {
+            (None, None) => Outcome::Nobody,
+            (None, Some(unknown)) => Outcome::At(unknown),
+            (Some((_, known)), None) => Outcome::At(known),
+            (Some((latency, known)), Some(unknown)) => {
+                // The mean is never below the least, so an unknown one wins only by an earlier place among equals.
+                Outcome::At(if summary.mean() == latency { known.min(unknown) } else { known })
+            }
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)] // for people to read
+    fn score(summary: &Summary, candidate: &impl Candidate) -> f64 {
+        match candidate.avg_latency_us() {
+            0 => summary.mean() as f64,
+            latency => latency as f64,
+        }
+    }
+}
+
+/// Picks the candidate with the lowest average latency, ties to the first; None without candidates.
+#[must_use]
+pub fn lowest_latency(contexts: &[impl Candidate]) -> Option<usize> {
+    pick_first::<LowestLatency>(contexts)
+}

@@ -1,0 +1,39 @@
+//! Lowest priority.
+//!
+//! **How.** Lowest priority number; ties to the first.
+//!
+//! **When.** One deployment is preferred (cheaper, nearer, already paid for) and the others are spares.
+//!
+//! **When not.** To share load: equals of the preferred one stand idle until a gate stops it.
+
+use super::first_least::FirstLeast;
+use super::{Outcome, Rule, pick_first};
+use crate::context::Candidate;
+
+/// See the module.
+pub(crate) struct LowestPriority;
+
+impl Rule for LowestPriority {
+    type Summary = FirstLeast<u32>;
+
+    const SCORE: &'static str = "priority";
+
+    #[inline]
+    fn absorb(summary: &mut Self::Summary, position: usize, candidate: &impl Candidate) {
+        summary.absorb(position, candidate.priority());
+    }
+
+    fn outcome(summary: &Self::Summary) -> Outcome {
+        summary.outcome()
+    }
+
+    fn score(_: &Self::Summary, candidate: &impl Candidate) -> f64 {
+        f64::from(candidate.priority())
+    }
+}
+
+/// Picks the candidate with the lowest priority number, ties to the first; None without candidates.
+#[must_use]
+pub fn lowest_priority(contexts: &[impl Candidate]) -> Option<usize> {
+    pick_first::<LowestPriority>(contexts)
+}

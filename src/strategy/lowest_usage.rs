@@ -1,0 +1,55 @@
+//! Lowest usage.
+//!
+//! **How.** Lowest `tpm_current * 100 / tpm_limit` in whole percent; a limit of None or 0 counts as 0; ties to the first.
+//!
+//! **When.** Deployments with token limits that should fill up together.
+//!
+//! **When not.** Large limits and few requests: within one percent everything goes to the first. An unlimited deployment always
+//! counts as empty and takes everything.
+
+use super::first_least::FirstLeast;
+use super::{Outcome, Rule, pick_first};
+use crate::context::{Candidate, Usage};
+
+/// See the module.
+pub(crate) struct LowestUsage;
+
+impl LowestUsage {
+    /// Used share in whole percent; wide enough for any count and any limit.
+    #[inline]
+    fn percent(usage: Usage) -> u128 {
+        match usage.limit {
+            None | Some(0) => 0,
+            Some(limit) => match usage.current.checked_mul(100) {
+                Some(hundredfold) => u128::from(hundredfold / limit),
+                None => u128::from(usage.current) * 100 / u128::from(limit),
+            },
+        }
+    }
+}
+
+impl Rule for LowestUsage {
+    type Summary = FirstLeast<u128>;
+
+    const SCORE: &'static str = "percent of tokens used";
+
+    #[inline]
+    fn absorb(summary: &mut Self::Summary, position: usize, candidate: &impl Candidate) {
+        summary.absorb(position, Self::percent(candidate.tpm()));
+    }
+
+    fn outcome(summary: &Self::Summary) -> Outcome {
+        summary.outcome()
+    }
+
+    #[allow(clippy::cast_precision_loss)] // for people to read
+    fn score(_: &Self::Summary, candidate: &impl Candidate) -> f64 {
+        Self::percent(candidate.tpm()) as f64
+    }
+}
+
+/// Picks the candidate that has used the smallest share of its token limit, ties to the first; None without candidates.
+#[must_use]
+pub fn lowest_usage(contexts: &[impl Candidate]) -> Option<usize> {
+    pick_first::<LowestUsage>(contexts)
+}

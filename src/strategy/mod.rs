@@ -1,0 +1,232 @@
+//! The rules that pick among candidates.
+//!
+//! A [`Rule`] is a summary that takes in one candidate after the other, in registration order, and at the end either names one or
+//! asks for a draw. A summary is a few words, so a pick allocates nothing, whatever the size of the group. One scan
+//! ([`pick`]) serves all rules, over snapshots as well as over a router's live counters.
+
+mod first_least;
+mod least_busy;
+mod lowest_latency;
+mod lowest_priority;
+mod lowest_usage;
+mod rate_limit_aware;
+mod round_robin;
+mod weighted_random;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::context::Candidate;
+use crate::error::Error;
+use crate::rng::Rng;
+
+pub(crate) use least_busy::LeastBusy;
+pub use least_busy::least_busy;
+pub(crate) use lowest_latency::LowestLatency;
+pub use lowest_latency::lowest_latency;
+pub(crate) use lowest_priority::LowestPriority;
+pub use lowest_priority::lowest_priority;
+pub(crate) use lowest_usage::LowestUsage;
+pub use lowest_usage::lowest_usage;
+pub(crate) use rate_limit_aware::RateLimitAware;
+pub use rate_limit_aware::rate_limit_aware;
+pub(crate) use round_robin::RoundRobin;
+pub use round_robin::{RoundRobinCounters, round_robin};
+pub(crate) use weighted_random::WeightedRandom;
+pub use weighted_random::weighted_random;
+
+/// The name of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Strategy {
+    /// [`weighted_random`].
+    #[default]
+    SimpleShuffle,
+    /// [`least_busy`].
+    LeastBusy,
+    /// [`lowest_usage`].
+    UsageBased,
+    /// [`lowest_latency`].
+    LatencyBased,
+    /// [`lowest_priority`].
+    PriorityBased,
+    /// [`rate_limit_aware`].
+    RateLimitAware,
+    /// [`round_robin`].
+    RoundRobin,
+}
+
+impl Strategy {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::SimpleShuffle,
+        Self::LeastBusy,
+        Self::UsageBased,
+        Self::LatencyBased,
+        Self::PriorityBased,
+        Self::RateLimitAware,
+        Self::RoundRobin,
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SimpleShuffle => "simple_shuffle",
+            Self::LeastBusy => "least_busy",
+            Self::UsageBased => "usage_based",
+            Self::LatencyBased => "latency_based",
+            Self::PriorityBased => "priority_based",
+            Self::RateLimitAware => "rate_limit_aware",
+            Self::RoundRobin => "round_robin",
+        }
+    }
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Strategy {
+    type Err = Error;
+
+    /// Reads a name, or one of `LiteLLM`'s spellings.
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Ok(match name {
+            "simple_shuffle" | "simple-shuffle" => Self::SimpleShuffle,
+            "least_busy" | "least-busy" => Self::LeastBusy,
+            "usage_based" | "usage-based-routing" | "usage-based-routing-v2" => Self::UsageBased,
+            "latency_based" | "latency-based-routing" => Self::LatencyBased,
+            "priority_based" | "cost_based" | "cost-based-routing" => Self::PriorityBased,
+            "rate_limit_aware" => Self::RateLimitAware,
+            "round_robin" => Self::RoundRobin,
+            _ => {
+                let names = Self::ALL.map(Self::name).join(", ");
+                return Err(Error::Configuration(format!(
+                    "unknown strategy {name:?}: must be one of {names}, or one of LiteLLM's spellings simple-shuffle, least-busy, \
+                     usage-based-routing, usage-based-routing-v2, latency-based-routing, cost_based, cost-based-routing"
+                )));
+            }
+        })
+    }
+}
+
+/// What a summary of all candidates comes to. Positions are those that [`Rule::absorb`] was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// There is no candidate.
+    Nobody,
+    /// This one.
+    At(usize),
+    /// At random, each candidate with the probability of its share of the total. Where the shares have changed meanwhile and the
+    /// draw falls off the end, `else_at`.
+    Draw { total: u64, else_at: usize },
+    /// The candidate whose turn it is among `count`.
+    Turn { count: u64, else_at: usize },
+}
+
+/// How a strategy picks.
+pub(crate) trait Rule {
+    /// What is kept of the candidates seen so far.
+    type Summary: Default;
+
+    /// What [`Rule::score`] is, in words.
+    const SCORE: &'static str;
+
+    /// Takes in one candidate.
+    fn absorb(summary: &mut Self::Summary, position: usize, candidate: &impl Candidate);
+
+    /// What the candidates come to.
+    fn outcome(summary: &Self::Summary) -> Outcome;
+
+    /// A candidate's part of the total in [`Outcome::Draw`] and of the count in [`Outcome::Turn`].
+    fn share(_summary: &Self::Summary, _candidate: &impl Candidate) -> u64 {
+        1
+    }
+
+    /// What the rule compares, for people to read.
+    fn score(summary: &Self::Summary, candidate: &impl Candidate) -> f64;
+
+    /// The chance that the candidate at `position` is picked. Round robin picks each of its candidates as often as any other.
+    #[allow(clippy::cast_precision_loss)] // for people to read
+    fn probability(summary: &Self::Summary, position: usize, candidate: &impl Candidate) -> f64 {
+        match Self::outcome(summary) {
+            Outcome::Nobody => 0.0,
+            Outcome::At(winner) => f64::from(u8::from(winner == position)),
+            Outcome::Draw { total, .. } | Outcome::Turn { count: total, .. } => {
+                Self::share(summary, candidate) as f64 / total as f64
+            }
+        }
+    }
+}
+
+/// Where draws and turns come from.
+pub(crate) struct Chance<'a> {
+    pub(crate) rng: &'a Rng,
+    pub(crate) turn: &'a AtomicU64,
+    /// Look at the next draw or turn and leave it.
+    pub(crate) peek: bool,
+}
+
+impl Chance<'_> {
+    fn draw(&self, total: u64) -> u64 {
+        if self.peek { self.rng.peek_below(total) } else { self.rng.below(total) }
+    }
+
+    fn turn(&self, count: u64) -> u64 {
+        // The counter wraps around after 2^64 picks.
+        let turn = if self.peek { self.turn.load(Ordering::Relaxed) } else { self.turn.fetch_add(1, Ordering::Relaxed) };
+        turn.checked_rem(count).unwrap_or(0)
+    }
+}
+
+/// Takes in all candidates.
+#[inline]
+pub(crate) fn summarize<R: Rule, C: Candidate>(candidates: impl Iterator<Item = (usize, C)>) -> R::Summary {
+    let mut summary = R::Summary::default();
+    for (position, candidate) in candidates {
+        R::absorb(&mut summary, position, &candidate);
+    }
+    summary
+}
+
+/// Picks one of the candidates that were taken in, by a second walk where the outcome is a draw.
+#[inline]
+pub(crate) fn settle_on<R: Rule, C: Candidate>(
+    summary: &R::Summary,
+    candidates: impl Iterator<Item = (usize, C)>,
+    chance: &Chance<'_>,
+) -> Option<usize> {
+    let (mut left, else_at) = match R::outcome(summary) {
+        Outcome::Nobody => return None,
+        Outcome::At(position) => return Some(position),
+        Outcome::Draw { total, else_at } => (chance.draw(total), else_at),
+        Outcome::Turn { count, else_at } => (chance.turn(count), else_at),
+    };
+    for (position, candidate) in candidates {
+        let share = R::share(summary, &candidate);
+        if left < share {
+            return Some(position);
+        }
+        left -= share;
+    }
+    Some(else_at)
+}
+
+/// Picks from a slice of snapshots.
+fn pick<R: Rule>(contexts: &[impl Candidate], chance: &Chance<'_>) -> Option<usize> {
+    let summary = summarize::<R, _>(contexts.iter().enumerate());
+    settle_on::<R, _>(&summary, contexts.iter().enumerate(), chance)
+}
+
+/// Picks from a slice of snapshots by a rule that takes no turns.
+fn pick_drawn<R: Rule>(contexts: &[impl Candidate], rng: &Rng) -> Option<usize> {
+    pick::<R>(contexts, &Chance { rng, turn: &AtomicU64::new(0), peek: false })
+}
+
+/// Picks from a slice of snapshots by a rule that neither draws nor takes turns.
+fn pick_first<R: Rule>(contexts: &[impl Candidate]) -> Option<usize> {
+    pick_drawn::<R>(contexts, &Rng::new(Some(0)))
+}

@@ -1,0 +1,56 @@
+//! Rate-limit aware.
+//!
+//! **How.** Largest distance from the limits, which is the smaller of the remaining shares of tokens and of requests. A limit of
+//! None or 0 leaves a share of 1, a count above its limit leaves 0. Ties to the first.
+//!
+//! **When.** Both limits bind and should be used up evenly.
+//!
+//! **When not.** With an unlimited deployment in the group: it is always the farthest and takes everything.
+
+use super::first_least::FirstLeast;
+use super::{Outcome, Rule, pick_first};
+use crate::context::{Candidate, Usage};
+
+/// See the module.
+pub(crate) struct RateLimitAware;
+
+impl RateLimitAware {
+    #[inline]
+    #[allow(clippy::cast_precision_loss)] // the rule is in doubles
+    fn remaining(usage: Usage) -> f64 {
+        match usage.limit {
+            None | Some(0) => 1.0,
+            Some(limit) => limit.saturating_sub(usage.current) as f64 / limit as f64,
+        }
+    }
+
+    #[inline]
+    fn distance(candidate: &impl Candidate) -> f64 {
+        Self::remaining(candidate.tpm()).min(Self::remaining(candidate.rpm()))
+    }
+}
+
+impl Rule for RateLimitAware {
+    type Summary = FirstLeast<f64>;
+
+    const SCORE: &'static str = "remaining share";
+
+    #[inline]
+    fn absorb(summary: &mut Self::Summary, position: usize, candidate: &impl Candidate) {
+        summary.absorb(position, -Self::distance(candidate));
+    }
+
+    fn outcome(summary: &Self::Summary) -> Outcome {
+        summary.outcome()
+    }
+
+    fn score(_: &Self::Summary, candidate: &impl Candidate) -> f64 {
+        Self::distance(candidate)
+    }
+}
+
+/// Picks the candidate that is farthest from its limits, ties to the first; None without candidates.
+#[must_use]
+pub fn rate_limit_aware(contexts: &[impl Candidate]) -> Option<usize> {
+    pick_first::<RateLimitAware>(contexts)
+}

@@ -1,0 +1,75 @@
+//! Round robin.
+//!
+//! **How.** A counter per model name, modulo the number of candidates. A single candidate does not advance it.
+//!
+//! **When.** Equal deployments and equal requests: the most even spread there is, and nothing can attract it.
+//!
+//! **When not.** While candidates come and go: the modulo then jumps and some get more than their share.
+
+use std::sync::atomic::AtomicU64;
+
+use dashmap::DashMap;
+
+use super::{Chance, Outcome, Rule, pick};
+use crate::context::Candidate;
+use crate::rng::Rng;
+
+/// See the module.
+pub(crate) struct RoundRobin;
+
+#[derive(Debug, Default)]
+pub(crate) struct Summary {
+    count: u64,
+    last: usize,
+}
+
+impl Rule for RoundRobin {
+    type Summary = Summary;
+
+    const SCORE: &'static str = "share of turns";
+
+    #[inline]
+    fn absorb(summary: &mut Summary, position: usize, _: &impl Candidate) {
+        *summary = Summary { count: summary.count + 1, last: position };
+    }
+
+    fn outcome(summary: &Summary) -> Outcome {
+        match *summary {
+            Summary { count: 0, .. } => Outcome::Nobody,
+            Summary { count: 1, last } => Outcome::At(last),
+            Summary { count, last } => Outcome::Turn { count, else_at: last },
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)] // for people to read
+    fn score(summary: &Summary, _: &impl Candidate) -> f64 {
+        1.0 / summary.count as f64
+    }
+}
+
+/// The turns of round robin, one a model name.
+#[derive(Debug, Default)]
+pub struct RoundRobinCounters(DashMap<String, AtomicU64>);
+
+impl RoundRobinCounters {
+    /// Nobody has had a turn.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a model name's counter.
+    pub fn set(&self, model_name: &str, turn: u64) {
+        self.0.insert(model_name.to_owned(), AtomicU64::new(turn));
+    }
+}
+
+/// Picks the candidates in turn; None without candidates.
+#[must_use]
+pub fn round_robin(model_name: &str, contexts: &[impl Candidate], counters: &RoundRobinCounters) -> Option<usize> {
+    if !counters.0.contains_key(model_name) {
+        counters.0.entry(model_name.to_owned()).or_default();
+    }
+    let turn = counters.0.get(model_name)?;
+    pick::<RoundRobin>(contexts, &Chance { rng: &Rng::new(Some(0)), turn: &turn, peek: false })
+}
