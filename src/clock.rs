@@ -66,15 +66,22 @@ impl Default for Clock {
     }
 }
 
-/// The time of one call: read when first asked for, and then the same to the end of the call.
+/// The time of one call: read when first asked for, and then the same to the end of the call. It also notes until when what was
+/// made of it holds.
 pub(crate) struct Now<'a> {
     clock: &'a Clock,
     read: Cell<Option<Nanos>>,
+    holds_until: Cell<Nanos>,
 }
 
 impl<'a> Now<'a> {
     pub(crate) fn new(clock: &'a Clock) -> Self {
-        Self { clock, read: Cell::new(None) }
+        Self { clock, read: Cell::new(None), holds_until: Cell::new(Nanos::MAX) }
+    }
+
+    /// A time that was read before.
+    pub(crate) fn at(clock: &'a Clock, now: Nanos) -> Self {
+        Self { clock, read: Cell::new(Some(now)), holds_until: Cell::new(Nanos::MAX) }
     }
 
     #[inline]
@@ -84,6 +91,18 @@ impl<'a> Now<'a> {
             self.read.set(Some(now));
             now
         })
+    }
+
+    /// Notes that what was read so far may be different from `at` on.
+    #[inline]
+    pub(crate) fn note_change(&self, at: Nanos) {
+        self.holds_until.set(self.holds_until.get().min(at));
+    }
+
+    /// The earliest change noted since this was last asked, if any.
+    #[inline]
+    pub(crate) fn take_change(&self) -> Option<Nanos> {
+        Some(self.holds_until.replace(Nanos::MAX)).filter(|&at| at != Nanos::MAX)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::registry::{Entry, Group};
 use crate::select::{Observer, Refusal};
-use crate::strategy::Strategy;
+use crate::strategy::{Position, Strategy};
 
 /// What a pick would do, and why.
 #[derive(Debug)]
@@ -15,8 +15,8 @@ pub struct Explanation<T> {
     pub strategy: Strategy,
     /// What the scores are.
     pub score_name: &'static str,
-    /// The place in `verdicts` of the one that would be picked.
-    pub winner: Option<usize>,
+    /// The one that would be picked.
+    pub winner: Option<Arc<Entry<T>>>,
     /// Without a winner, the seconds until one may be available, if that is known.
     pub retry_after: Option<f64>,
     /// One a deployment, in registration order.
@@ -41,29 +41,29 @@ pub enum Verdict {
 pub(crate) struct Notes {
     pub(crate) score_name: &'static str,
     /// One a member, in order.
-    pub(crate) verdicts: Vec<Verdict>,
+    pub(crate) verdicts: Vec<(Position, Verdict)>,
 }
 
 impl Notes {
     pub(crate) fn new<T>(group: &Group<T>) -> Self {
-        Self { score_name: "", verdicts: Vec::with_capacity(group.members.len()) }
+        Self { score_name: "", verdicts: Vec::with_capacity(group.len()) }
     }
 }
 
 impl Observer for Notes {
-    fn passed(&mut self, _: usize) {
-        self.verdicts.push(Verdict::Candidate { score: 0.0, probability: 0.0 });
+    fn passed(&mut self, position: Position) {
+        self.verdicts.push((position, Verdict::Candidate { score: 0.0, probability: 0.0 }));
     }
 
-    fn stopped(&mut self, _: usize, refusal: Refusal) {
-        self.verdicts.push(Verdict::Stopped(refusal));
+    fn stopped(&mut self, position: Position, refusal: Refusal) {
+        self.verdicts.push((position, Verdict::Stopped(refusal)));
     }
 
-    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(usize) -> (f64, f64)) {
+    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(Position) -> (f64, f64)) {
         self.score_name = score_name;
-        for (position, verdict) in self.verdicts.iter_mut().enumerate() {
+        for (position, verdict) in &mut self.verdicts {
             if let Verdict::Candidate { score, probability } = verdict {
-                (*score, *probability) = assess(position);
+                (*score, *probability) = assess(*position);
             }
         }
     }

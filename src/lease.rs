@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::clock::{Nanos, Now};
 use crate::deployment::Deployment;
 use crate::health::FailureKind;
+use crate::index;
 use crate::limits::Minute;
 use crate::registry::Entry;
 use crate::select::{Refusal, Request, gate};
@@ -25,6 +26,9 @@ pub struct Lease<T> {
 
 impl<T> Lease<T> {
     /// Reserves if every gate still lets the request pass: the check and the reservation are one step.
+    ///
+    /// The caller renews the deployment's leaf in the index.
+    #[inline]
     pub(crate) fn reserve(entry: &Arc<Entry<T>>, request: &Request, now: &Now<'_>) -> Result<Self, Refusal> {
         let state = &*entry.slot;
         let held = state.hold();
@@ -73,6 +77,8 @@ impl<T> Lease<T> {
         state.leave(&held);
         state.window.settle(&held, self.minute, self.tokens, tokens);
         state.success(&held, &common.rules, now, self.minute, tokens, Some(latency_us));
+        drop(held);
+        index::renew(&self.entry, &Now::at(&common.clock, now));
         true
     }
 
@@ -88,6 +94,8 @@ impl<T> Lease<T> {
         let held = state.hold();
         state.leave(&held);
         state.failure(&held, &common.rules, now, self.minute, kind, retry_after);
+        drop(held);
+        index::renew(&self.entry, &Now::at(&common.clock, now));
         true
     }
 
@@ -102,7 +110,17 @@ impl<T> Lease<T> {
         if unused {
             state.uncount_request(&held, self.minute, self.tokens);
         }
+        drop(held);
+        index::renew(&self.entry, &Now::new(&self.entry.common.clock));
         true
+    }
+
+    /// Renews the leaf that the counters belong to if the deployment was replaced while its old leaf was still in use.
+    #[inline]
+    pub(crate) fn renew_successor(&self, now: &Now<'_>) {
+        if self.entry.successor().is_some() {
+            index::renew(&self.entry, now);
+        }
     }
 
     fn end(&self) -> bool {

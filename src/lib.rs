@@ -24,6 +24,7 @@ mod deployment;
 mod error;
 mod explain;
 mod health;
+mod index;
 mod lease;
 mod limits;
 #[cfg(feature = "python")]

@@ -6,18 +6,19 @@
 //! Whatever a change takes out is handed back to the caller ([`Removed`]), who drops it when no lock is held: an attachment may run
 //! anything when it is dropped.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dashmap::DashMap;
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::deployment::{Deployment, not_empty};
 use crate::error::Error;
 use crate::health::HealthRules;
+use crate::index::{Index, Members};
 use crate::state::{Slot, StateTable};
-use crate::strategy::Strategy;
+use crate::strategy::{Position, Strategy};
 
 type Map<V> = DashMap<Arc<str>, V, FxBuildHasher>;
 
@@ -27,9 +28,27 @@ pub struct Entry<T> {
     deployment: Deployment,
     pub(crate) slot: Slot,
     pub(crate) common: Arc<Common>,
+    pub(crate) home: Home,
     /// Registration order over the whole registry.
     order: u64,
+    /// Set when it leaves the registry: to the entry that its counters belong to from then on, or to None.
+    successor: OnceLock<Option<Arc<Entry<T>>>>,
     attachment: T,
+}
+
+/// Where an entry's leaf is.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) index: Arc<Index>,
+    /// Read and written under the index's lock, or by whoever changes the group.
+    position: AtomicU32,
+}
+
+impl Home {
+    #[inline]
+    pub(crate) fn position(&self) -> Position {
+        self.position.load(Ordering::Relaxed)
+    }
 }
 
 impl<T> Entry<T> {
@@ -41,6 +60,18 @@ impl<T> Entry<T> {
     /// What the application attached.
     pub fn attachment(&self) -> &T {
         &self.attachment
+    }
+
+    /// None while it is in the registry; then the entry that its counters belong to, if any.
+    #[inline]
+    pub(crate) fn successor(&self) -> Option<Option<&Self>> {
+        self.successor.get().map(|successor| successor.as_deref())
+    }
+
+    /// Says that it leaves the registry. Comes before the index is changed, so that nobody renews its leaf afterwards.
+    fn succeed(&self, successor: Option<Arc<Self>>) {
+        // It leaves once: changes come one at a time, and what has left is not found again.
+        let _ = self.successor.set(successor);
     }
 }
 
@@ -57,8 +88,73 @@ pub(crate) struct Group<T> {
     pub(crate) strategy: Strategy,
     /// The counter of round robin.
     pub(crate) turn: AtomicU64,
-    /// In registration order.
-    pub(crate) members: Vec<Arc<Entry<T>>>,
+    pub(crate) index: Arc<Index>,
+    /// In registration order; a place is empty once its member has left.
+    places: Vec<Option<Arc<Entry<T>>>>,
+    /// How many places are not empty.
+    len: usize,
+}
+
+impl<T> Group<T> {
+    fn new(strategy: Strategy, index: Arc<Index>) -> Self {
+        Self { strategy, turn: AtomicU64::new(0), index, places: Vec::new(), len: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The place of a member to come.
+    fn next_position(&self) -> Result<Position, Error> {
+        Position::try_from(self.places.len()).map_err(|_| too_many())
+    }
+
+    /// All places, as the index knows them.
+    pub(crate) fn places(&self) -> &Members<T> {
+        &self.places
+    }
+
+    #[inline]
+    pub(crate) fn member(&self, position: Position) -> Option<&Arc<Entry<T>>> {
+        self.places.get(position as usize)?.as_ref()
+    }
+
+    /// The members and their places, in registration order.
+    #[inline]
+    pub(crate) fn members(&self) -> impl Iterator<Item = (Position, &Arc<Entry<T>>)> {
+        (0..).zip(&self.places).filter_map(|(position, place)| Some((position, place.as_ref()?)))
+    }
+
+    /// Gives an entry the place it was made for; returns the one that was there.
+    fn put(&mut self, entry: &Arc<Entry<T>>) -> Option<Arc<Entry<T>>> {
+        let position = entry.home.position();
+        let place = position as usize;
+        if place >= self.places.len() {
+            self.places.resize_with(place + 1, || None);
+        }
+        let old = self.places.get_mut(place).and_then(|place| place.replace(Arc::clone(entry)));
+        self.len += usize::from(old.is_none());
+        self.index.lock().renew(position, entry, &Now::new(&entry.common.clock));
+        old
+    }
+
+    /// Empties the place of an entry; returns what was there.
+    fn take(&mut self, entry: &Entry<T>) -> Option<Arc<Entry<T>>> {
+        let position = entry.home.position();
+        let old = self.places.get_mut(position as usize).and_then(Option::take);
+        self.len -= usize::from(old.is_some());
+        let mut tree = self.index.lock();
+        tree.clear(position);
+        // Empty places cost a walk something, so they may not outnumber the members.
+        if self.places.len() > 2 * self.len + 16 {
+            self.places.retain(Option::is_some);
+            for (position, member) in self.members() {
+                member.home.position.store(position, Ordering::Relaxed);
+            }
+            tree.rebuild(&self.places, &Now::new(&entry.common.clock));
+        }
+        old
+    }
 }
 
 /// What a change took out of the registry. Drop it where it is harmless.
@@ -99,6 +195,17 @@ pub(crate) struct Registry<T> {
 struct Changes {
     /// The order of the next deployment to be registered.
     next_order: u64,
+}
+
+impl Changes {
+    fn next(&mut self) -> u64 {
+        self.next_order += 1;
+        self.next_order
+    }
+}
+
+fn too_many() -> Error {
+    Error::Configuration("a router holds at most 2^32 deployments".to_owned())
 }
 
 impl<T> Registry<T> {
@@ -173,25 +280,28 @@ impl<T> Registry<T> {
         let mut changes = self.change();
         self.must_not_be_alias(&deployment)?;
         let old = self.deployments.get(deployment.id()).map(|entry| Arc::clone(&entry));
-        let stays = old.as_ref().filter(|old| old.deployment.model_name() == deployment.model_name());
-        let order = stays.map_or(changes.next_order, |old| old.order);
-        let entry = self.entry(deployment, attachment, old.as_ref(), order)?;
-        changes.next_order = changes.next_order.max(order + 1);
+        let stays = old.as_ref().filter(|old| old.deployment.model_name() == deployment.model_name()).cloned();
+        let slot = self.slot(old.as_ref())?;
+        let model_name = Arc::clone(deployment.shared_model_name());
+        // Changes come one at a time, so what this finds still holds when the entry gets its place.
+        let (index, next) = match self.groups.get(&model_name) {
+            Some(group) => (Arc::clone(&group.index), group.next_position()?),
+            None => (Arc::new(Index::new(self.strategy_of(&model_name))), 0),
+        };
+        let (position, order) = stays.as_ref().map_or_else(|| (next, changes.next()), |old| (old.home.position(), old.order));
+        let entry = self.entry(deployment, slot, &index, position, order, attachment);
 
         let mut removed = Removed::default();
-        if let Some(old) = old.as_ref().filter(|_| stays.is_none()) {
-            removed.0.extend(self.leave_group(old));
-        }
-        {
-            let mut group = self.group(entry.deployment.shared_model_name());
-            // Members are in registration order, and a deployment that stays keeps its order.
-            match group.members.binary_search_by_key(&order, |member| member.order) {
-                Ok(at) => removed.0.extend(group.members.get_mut(at).map(|member| std::mem::replace(member, Arc::clone(&entry)))),
-                Err(at) => group.members.insert(at, Arc::clone(&entry)),
+        if let Some(old) = &old {
+            old.succeed(Some(Arc::clone(&entry)));
+            if stays.is_none() {
+                removed.0.extend(self.leave_group(old));
             }
         }
+        let strategy = self.strategy_of(&model_name);
+        removed.0.extend(self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index)).put(&entry));
         removed.0.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
-        removed.0.extend(old);
+        removed.0.extend(old.into_iter().chain(stays));
         Ok(removed)
     }
 
@@ -199,12 +309,9 @@ impl<T> Registry<T> {
     pub(crate) fn remove(&self, id: &str) -> Result<Removed<T>, Error> {
         let _changes = self.change();
         let Some((_, entry)) = self.deployments.remove(id) else { return Err(self.deployment_not_found(id)) };
-        let mut removed = Removed(vec![entry]);
-        if let Some(entry) = removed.0.first() {
-            let member = self.leave_group(entry);
-            removed.0.extend(member);
-        }
-        Ok(removed)
+        entry.succeed(None);
+        let member = self.leave_group(&entry);
+        Ok(Removed(std::iter::once(entry).chain(member).collect()))
     }
 
     /// Replaces all deployments.
@@ -217,71 +324,89 @@ impl<T> Registry<T> {
                 return Err(Error::Configuration(format!("the id {:?} is given twice: ids must be unique", deployment.id())));
             }
         }
+        let old: Vec<_> =
+            deployments.iter().map(|(deployment, _)| self.deployments.get(deployment.id()).map(|old| Arc::clone(&old))).collect();
+        let slots = old.iter().map(|old| self.slot(old.as_ref())).collect::<Result<Vec<_>, _>>()?;
 
+        let mut groups: FxHashMap<Arc<str>, (Arc<Index>, Vec<Option<Arc<Entry<T>>>>)> = FxHashMap::default();
         let mut removed = Removed::default();
-        let mut entries = Vec::with_capacity(deployments.len());
-        for (deployment, attachment) in deployments {
-            let old = self.deployments.get(deployment.id()).map(|entry| Arc::clone(&entry));
-            let order = changes.next_order + entries.len() as u64;
-            entries.push(self.entry(deployment, attachment, old.as_ref(), order)?);
-            removed.0.extend(old);
-        }
-        changes.next_order += entries.len() as u64;
-
-        let mut groups: FxHashMap<Arc<str>, Vec<Arc<Entry<T>>>> = FxHashMap::default();
-        for entry in entries {
-            let members = groups.entry(Arc::clone(entry.deployment.shared_model_name())).or_default();
-            members.push(Arc::clone(&entry));
-            removed.0.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
-        }
-        for (model_name, members) in &mut groups {
-            removed.0.append(&mut std::mem::replace(&mut self.group(model_name).members, std::mem::take(members)));
-        }
-        let gone = self.groups.iter().map(|group| Arc::clone(group.key())).filter(|name| !groups.contains_key(name));
-        for name in gone.collect::<Vec<_>>() {
-            removed.0.extend(self.groups.remove(&name).into_iter().flat_map(|(_, group)| group.members));
+        for (((deployment, attachment), slot), old) in deployments.into_iter().zip(slots).zip(old) {
+            let model_name = deployment.shared_model_name();
+            if !groups.contains_key(model_name) {
+                let index = self.groups.get(model_name).map(|group| Arc::clone(&group.index));
+                let index = index.unwrap_or_else(|| Arc::new(Index::new(self.strategy_of(model_name))));
+                groups.insert(Arc::clone(model_name), (index, Vec::new()));
+            }
+            if let Some((index, places)) = groups.get_mut(model_name) {
+                // There are no more places than slots, and slots are numbered by 32 bits.
+                let position = Position::try_from(places.len()).unwrap_or(Position::MAX);
+                let entry = self.entry(deployment, slot, index, position, changes.next(), attachment);
+                places.push(Some(Arc::clone(&entry)));
+                if let Some(old) = old {
+                    old.succeed(Some(Arc::clone(&entry)));
+                    removed.0.push(old);
+                }
+                removed.0.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
+            }
         }
         let gone = self.deployments.iter().map(|entry| Arc::clone(entry.key())).filter(|id| !ids.contains(id));
         for id in gone.collect::<Vec<_>>() {
-            removed.0.extend(self.deployments.remove(&id).map(|(_, entry)| entry));
+            if let Some((_, entry)) = self.deployments.remove(&id) {
+                entry.succeed(None);
+                removed.0.push(entry);
+            }
+        }
+        let models: FxHashSet<Arc<str>> = groups.keys().cloned().collect();
+        for (model_name, (index, places)) in groups {
+            let strategy = self.strategy_of(&model_name);
+            let mut group = self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index));
+            group.len = places.len();
+            removed.0.extend(std::mem::replace(&mut group.places, places).into_iter().flatten());
+            group.index.lock().rebuild(&group.places, &Now::new(&self.common.clock));
+        }
+        let gone = self.groups.iter().map(|group| Arc::clone(group.key())).filter(|name| !models.contains(name));
+        for name in gone.collect::<Vec<_>>() {
+            removed.0.extend(self.groups.remove(&name).into_iter().flat_map(|(_, group)| group.places.into_iter().flatten()));
         }
         Ok(removed)
+    }
+
+    /// The counters of the deployment that is replaced, or new ones.
+    fn slot(&self, old: Option<&Arc<Entry<T>>>) -> Result<Slot, Error> {
+        match old {
+            Some(old) => Ok(old.slot.clone()),
+            None => self.table.claim().ok_or_else(too_many),
+        }
     }
 
     fn entry(
         &self,
         deployment: Deployment,
-        attachment: T,
-        old: Option<&Arc<Entry<T>>>,
+        slot: Slot,
+        index: &Arc<Index>,
+        position: Position,
         order: u64,
-    ) -> Result<Arc<Entry<T>>, Error> {
-        let slot = match old {
-            Some(old) => old.slot.clone(),
-            None => self.table.claim().ok_or_else(|| Error::Configuration("a router holds at most 2^32 deployments".to_owned()))?,
-        };
-        Ok(Arc::new(Entry { deployment, slot, common: Arc::clone(&self.common), order, attachment }))
+        attachment: T,
+    ) -> Arc<Entry<T>> {
+        let home = Home { index: Arc::clone(index), position: AtomicU32::new(position) };
+        Arc::new(Entry { deployment, slot, common: Arc::clone(&self.common), home, order, successor: OnceLock::new(), attachment })
     }
 
-    fn group(&self, model_name: &Arc<str>) -> dashmap::mapref::one::RefMut<'_, Arc<str>, Group<T>> {
-        self.groups.entry(Arc::clone(model_name)).or_insert_with(|| Group {
-            strategy: self.strategies.get(model_name).copied().unwrap_or(self.default_strategy),
-            turn: AtomicU64::new(0),
-            members: Vec::new(),
-        })
+    fn strategy_of(&self, model_name: &str) -> Strategy {
+        self.strategies.get(model_name).copied().unwrap_or(self.default_strategy)
     }
 
     /// Takes a deployment out of its group, and the group away if it was the last.
     fn leave_group(&self, entry: &Entry<T>) -> Option<Arc<Entry<T>>> {
         let model_name = entry.deployment.model_name();
         let mut group = self.groups.get_mut(model_name)?;
-        let at = group.members.binary_search_by_key(&entry.order, |member| member.order).ok()?;
-        let member = group.members.remove(at);
-        let is_empty = group.members.is_empty();
+        let member = group.take(entry);
+        let is_empty = group.len == 0;
         drop(group);
         if is_empty {
             self.groups.remove(model_name);
         }
-        Some(member)
+        member
     }
 
     // --- model names and aliases ---

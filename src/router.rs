@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::clock::{Clock, Nanos};
+use crate::clock::{Clock, Nanos, Now};
 use crate::context::RoutingContext;
 use crate::deployment::Deployment;
 use crate::error::Error;
 use crate::explain::{Explanation, Notes};
 use crate::health::{FailureKind, HealthRules};
+use crate::index::{self, Filter};
 use crate::lease::Lease;
-use crate::registry::{Common, Entry, Registry, Removed};
+use crate::registry::{Common, Entry, Group, Registry, Removed};
 use crate::rng::Rng;
 use crate::select::{Request, Unobserved, Walk};
-use crate::state::{Metrics, Stats};
+use crate::state::{Held, Metrics, State, Stats};
 use crate::strategy::Strategy;
 
 /// How a router is set up.
@@ -98,7 +99,7 @@ impl<T> Router<T> {
     /// # Errors
     /// If no deployment serves the model.
     pub fn group(&self, name: &str) -> Result<Vec<Arc<Entry<T>>>, Error> {
-        self.registry.with_group(name, |_, group| group.members.clone())
+        self.registry.with_group(name, |_, group| group.members().map(|(_, entry)| Arc::clone(entry)).collect())
     }
 
     /// How many deployments there are.
@@ -183,7 +184,11 @@ impl<T> Router<T> {
         self.registry.with_group(model_name, |model_name, group| {
             let walk = Walk::new(group, request, self.clock(), &self.rng);
             loop {
-                if let Some(entry) = walk.choose(&mut Unobserved).and_then(|position| group.members.get(position)) {
+                let picked = match self.filter(group, request) {
+                    Some(filter) => group.index.lock().pick(group.places(), &filter, &walk.now, &walk.chance),
+                    None => walk.choose(&mut Unobserved),
+                };
+                if let Some(entry) = picked.and_then(|position| group.member(position)) {
                     return Ok(found(entry));
                 }
                 if let Some(error) = walk.refuse(model_name) {
@@ -202,19 +207,54 @@ impl<T> Router<T> {
         self.registry.with_group(model_name, |model_name, group| {
             let mut walk = Walk::new(group, request, self.clock(), &self.rng);
             loop {
-                match walk.choose(&mut Unobserved).and_then(|position| Some((position, group.members.get(position)?))) {
-                    Some((position, entry)) => match Lease::reserve(entry, request, &walk.now) {
-                        Ok(lease) => return Ok(lease),
-                        Err(refusal) => walk.lose(position, refusal),
-                    },
-                    None => {
-                        if let Some(error) = walk.refuse(model_name) {
-                            return Err(error);
+                if let Some(filter) = self.filter(group, request) {
+                    let mut tree = group.index.lock();
+                    while let Some((position, entry)) = tree
+                        .pick(group.places(), &filter, &walk.now, &walk.chance)
+                        .and_then(|position| Some((position, group.member(position)?)))
+                    {
+                        let lease = Lease::reserve(entry, request, &walk.now);
+                        tree.renew(position, entry, &walk.now);
+                        // Refused where the counters have changed and the leaf had not yet: now it has.
+                        let Ok(lease) = lease else { continue };
+                        drop(tree);
+                        lease.renew_successor(&walk.now);
+                        return Ok(lease);
+                    }
+                } else {
+                    while let Some((position, entry)) =
+                        walk.choose(&mut Unobserved).and_then(|position| Some((position, group.member(position)?)))
+                    {
+                        match Lease::reserve(entry, request, &walk.now) {
+                            Ok(lease) => {
+                                index::renew(entry, &walk.now);
+                                return Ok(lease);
+                            }
+                            Err(refusal) => walk.lose(position, refusal),
                         }
                     }
                 }
+                if let Some(error) = walk.refuse(model_name) {
+                    return Err(error);
+                }
             }
         })?
+    }
+
+    /// What the index is asked for; None if it cannot answer the request.
+    #[inline]
+    fn filter(&self, group: &Group<T>, request: &Request) -> Option<Filter> {
+        if !request.tags.is_empty() {
+            return None;
+        }
+        let mut skips = Vec::new();
+        if !request.exclude.is_empty() {
+            let excluded = request.exclude.iter().filter_map(|id| self.registry.get(id).ok());
+            let here = excluded.filter(|entry| Arc::ptr_eq(&entry.home.index, &group.index));
+            skips.extend(here.map(|entry| entry.home.position()));
+            skips.sort_unstable();
+        }
+        Some(Filter { tokens: request.least_tokens(), skips })
     }
 
     /// Says what a pick would do now, and why; it has no side effect.
@@ -226,14 +266,18 @@ impl<T> Router<T> {
             let mut walk = Walk::new(group, request, self.clock(), &self.rng);
             walk.chance.peek = true;
             let mut notes = Notes::new(group);
-            let winner = walk.choose(&mut notes);
+            let winner = walk.choose(&mut notes).and_then(|position| group.member(position)).cloned();
             Explanation {
                 model_name: Arc::clone(model_name),
                 strategy: group.strategy,
                 score_name: notes.score_name,
-                winner,
                 retry_after: if winner.is_none() { walk.retry_after() } else { None },
-                verdicts: group.members.iter().cloned().zip(notes.verdicts).collect(),
+                winner,
+                verdicts: notes
+                    .verdicts
+                    .into_iter()
+                    .filter_map(|(position, verdict)| Some((Arc::clone(group.member(position)?), verdict)))
+                    .collect(),
             }
         })
     }
@@ -245,12 +289,10 @@ impl<T> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn record_success(&self, id: &str, tokens: u64, latency_us: Option<u64>) -> Result<(), Error> {
-        let entry = self.get(id)?;
-        let now = self.clock().now();
-        let held = entry.slot.hold();
-        let minute = entry.slot.count_request(&held, now, tokens);
-        entry.slot.success(&held, &entry.common.rules, now, minute, tokens, latency_us);
-        Ok(())
+        self.change(id, |state, held, rules, now| {
+            let minute = state.count_request(held, now, tokens);
+            state.success(held, rules, now, minute, tokens, latency_us);
+        })
     }
 
     /// Takes in a failure of a request that was sent without a lease.
@@ -258,12 +300,10 @@ impl<T> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn record_failure(&self, id: &str, kind: FailureKind, retry_after: Option<Nanos>) -> Result<(), Error> {
-        let entry = self.get(id)?;
-        let now = self.clock().now();
-        let held = entry.slot.hold();
-        let minute = entry.slot.count_request(&held, now, 0);
-        entry.slot.failure(&held, &entry.common.rules, now, minute, kind, retry_after);
-        Ok(())
+        self.change(id, |state, held, rules, now| {
+            let minute = state.count_request(held, now, 0);
+            state.failure(held, rules, now, minute, kind, retry_after);
+        })
     }
 
     /// Takes a deployment out for a while. A cooldown that lasts longer already is not shortened.
@@ -271,9 +311,7 @@ impl<T> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn cool_down(&self, id: &str, length: Nanos) -> Result<(), Error> {
-        let entry = self.get(id)?;
-        entry.slot.health.cool_down(&entry.slot.hold(), self.clock().now(), length);
-        Ok(())
+        self.change(id, |state, held, _, now| state.health.cool_down(held, now, length))
     }
 
     /// Takes in what a health check of the application's own found.
@@ -281,8 +319,15 @@ impl<T> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn report_health(&self, id: &str, healthy: bool) -> Result<(), Error> {
-        let entry = self.get(id)?;
-        entry.slot.health.checked(&entry.slot.hold(), healthy);
+        self.change(id, |state, held, _, _| state.health.checked(held, healthy))
+    }
+
+    /// Changes a deployment's counters under their lock, and then its leaf in the index.
+    fn change(&self, id: &str, change: impl FnOnce(&State, &Held<'_>, &HealthRules, Nanos)) -> Result<(), Error> {
+        let entry = self.registry.get(id)?;
+        let now = self.clock().now();
+        change(&entry.slot, &entry.slot.hold(), &entry.common.rules, now);
+        index::renew(&entry, &Now::at(self.clock(), now));
         Ok(())
     }
 

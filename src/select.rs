@@ -16,8 +16,8 @@ use crate::registry::{Entry, Group};
 use crate::rng::Rng;
 use crate::state::State;
 use crate::strategy::{
-    Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, RateLimitAware, RoundRobin, Rule, Strategy, WeightedRandom,
-    settle_on, summarize,
+    Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, Position, RateLimitAware, RoundRobin, Rule, Strategy,
+    WeightedRandom, settle_on, sum_up_all,
 };
 
 /// What a pick is for.
@@ -35,7 +35,7 @@ pub struct Request {
 
 impl Request {
     /// A request of unknown size still needs a token to be left.
-    fn least_tokens(&self) -> u64 {
+    pub(crate) fn least_tokens(&self) -> u64 {
         self.tokens.max(1)
     }
 
@@ -149,6 +149,7 @@ pub(crate) fn gate<T>(entry: &Entry<T>, state: &State, request: &Request, now: &
     request.rules_in(entry)?;
     let cooldown_until = state.health.cooldown_until();
     if cooldown_until != 0 && now.get() < cooldown_until {
+        now.note_change(cooldown_until);
         return Err(Refusal::CoolingDown { ends_in: cooldown_until - now.get() });
     }
     if state.health.is_unhealthy() {
@@ -166,7 +167,7 @@ pub(crate) fn gate<T>(entry: &Entry<T>, state: &State, request: &Request, now: &
     {
         let used = state.window.counts(now.get()).requests;
         if used >= limit {
-            return Err(Refusal::RpmLimit { used, limit, frees_in: to_next_minute(now.get()) });
+            return Err(Refusal::RpmLimit { used, limit, frees_in: minute_ends_in(now) });
         }
     }
     if let Some(limit) = deployment.tpm_limit() {
@@ -174,11 +175,31 @@ pub(crate) fn gate<T>(entry: &Entry<T>, state: &State, request: &Request, now: &
         if state.window.tokens_at_most().saturating_add(asked) > limit {
             let used = state.window.counts(now.get()).tokens;
             if used.saturating_add(asked) > limit {
-                return Err(Refusal::TpmLimit { used, asked, limit, frees_in: to_next_minute(now.get()) });
+                return Err(Refusal::TpmLimit { used, asked, limit, frees_in: minute_ends_in(now) });
             }
         }
     }
     Ok(())
+}
+
+/// Nanoseconds to the next minute, which changes what was just read.
+#[inline]
+fn minute_ends_in(now: &Now<'_>) -> Nanos {
+    let left = to_next_minute(now.get());
+    now.note_change(now.get().saturating_add(left));
+    left
+}
+
+/// The tokens that a deployment has left, and when that may be more; never less than it has while no clock is read.
+#[inline]
+pub(crate) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> (u64, Option<Nanos>) {
+    let Some(limit) = entry.deployment().tpm_limit() else { return (u64::MAX, None) };
+    if state.window.tokens_at_most() == 0 {
+        return (limit, None);
+    }
+    let used = state.window.counts(now.get()).tokens;
+    minute_ends_in(now);
+    (limit.saturating_sub(used), now.take_change())
 }
 
 /// When a deployment that a gate stops may be available; None if no such time is known.
@@ -199,21 +220,25 @@ fn available_at<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -> Option
 }
 
 /// A candidate's live counters, as a strategy sees them.
-struct Live<'a, T> {
-    entry: &'a Entry<T>,
-    state: &'a State,
-    now: &'a Now<'a>,
+pub(crate) struct Live<'a, 'c, T> {
+    pub(crate) entry: &'a Entry<T>,
+    pub(crate) state: &'a State,
+    pub(crate) now: &'a Now<'c>,
 }
 
-impl<T> Live<'_, T> {
+impl<T> Live<'_, '_, T> {
     /// The count in this minute. A count of 0 is 0 in any minute.
     #[inline]
     fn usage(&self, limit: Option<u64>, at_most: u64, current: impl FnOnce(&State, Nanos) -> u64) -> Usage {
-        Usage { current: if at_most == 0 || limit.is_none() { at_most } else { current(self.state, self.now.get()) }, limit }
+        if at_most == 0 || limit.is_none() {
+            return Usage { current: at_most, limit };
+        }
+        minute_ends_in(self.now);
+        Usage { current: current(self.state, self.now.get()), limit }
     }
 }
 
-impl<T> Candidate for Live<'_, T> {
+impl<T> Candidate for Live<'_, '_, T> {
     #[inline]
     fn weight(&self) -> u32 {
         self.entry.deployment().weight()
@@ -250,11 +275,11 @@ impl<T> Candidate for Live<'_, T> {
 /// Watches a walk.
 pub(crate) trait Observer {
     /// A deployment passed every gate.
-    fn passed(&mut self, position: usize);
+    fn passed(&mut self, position: Position);
     /// A gate stopped a deployment.
-    fn stopped(&mut self, position: usize, refusal: Refusal);
+    fn stopped(&mut self, position: Position, refusal: Refusal);
     /// All are through; `assess` gives a candidate's score and probability.
-    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(usize) -> (f64, f64));
+    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(Position) -> (f64, f64));
 }
 
 /// Watches nothing.
@@ -262,13 +287,13 @@ pub(crate) struct Unobserved;
 
 impl Observer for Unobserved {
     #[inline]
-    fn passed(&mut self, _: usize) {}
+    fn passed(&mut self, _: Position) {}
 
     #[inline]
-    fn stopped(&mut self, _: usize, _: Refusal) {}
+    fn stopped(&mut self, _: Position, _: Refusal) {}
 
     #[inline]
-    fn assessed(&mut self, _: &'static str, _: impl Fn(usize) -> (f64, f64)) {}
+    fn assessed(&mut self, _: &'static str, _: impl Fn(Position) -> (f64, f64)) {}
 }
 
 /// One pick from one group.
@@ -278,10 +303,11 @@ pub(crate) struct Walk<'a, T> {
     pub(crate) now: Now<'a>,
     pub(crate) chance: Chance<'a>,
     /// Candidates that others filled up between the pick and the reservation, with what then stopped them.
-    lost: Vec<(usize, Refusal)>,
+    lost: Vec<(Position, Refusal)>,
 }
 
 impl<'a, T> Walk<'a, T> {
+    #[inline]
     pub(crate) fn new(group: &'a Group<T>, request: &'a Request, clock: &'a Clock, rng: &'a Rng) -> Self {
         let chance = Chance { rng, turn: &group.turn, peek: false };
         Self { group, request, now: Now::new(clock), chance, lost: Vec::new() }
@@ -289,13 +315,12 @@ impl<'a, T> Walk<'a, T> {
 
     /// Drops a candidate whose last place somebody else took.
     #[cold]
-    pub(crate) fn lose(&mut self, position: usize, refusal: Refusal) {
+    pub(crate) fn lose(&mut self, position: Position, refusal: Refusal) {
         self.lost.push((position, refusal));
     }
 
     /// Picks a member that passes every gate; None if none does.
-    #[inline]
-    pub(crate) fn choose(&self, observer: &mut impl Observer) -> Option<usize> {
+    pub(crate) fn choose(&self, observer: &mut impl Observer) -> Option<Position> {
         match self.group.strategy {
             Strategy::SimpleShuffle => self.choose_by::<WeightedRandom>(observer),
             Strategy::LeastBusy => self.choose_by::<LeastBusy>(observer),
@@ -307,20 +332,20 @@ impl<'a, T> Walk<'a, T> {
         }
     }
 
-    fn choose_by<R: Rule>(&self, observer: &mut impl Observer) -> Option<usize> {
-        let summary = summarize::<R, _>(self.candidates(observer));
+    fn choose_by<R: Rule>(&self, observer: &mut impl Observer) -> Option<Position> {
+        let summary = sum_up_all::<R, _>(self.candidates(observer));
         let picked = settle_on::<R, _>(&summary, self.candidates(&mut Unobserved), &self.chance);
         observer.assessed(R::SCORE, |position| {
-            self.group.members.get(position).map_or((0.0, 0.0), |entry| {
+            self.group.member(position).map_or((0.0, 0.0), |entry| {
                 let candidate = self.live(entry);
-                (R::score(&summary, &candidate), R::probability(&summary, position, &candidate))
+                (R::score(&summary, &candidate), R::probability(&summary, picked, position, &candidate))
             })
         });
         picked
     }
 
-    fn candidates(&self, observer: &mut impl Observer) -> impl Iterator<Item = (usize, Live<'_, T>)> {
-        self.group.members.iter().enumerate().filter_map(move |(position, entry)| match self.gate(position, entry) {
+    fn candidates(&self, observer: &mut impl Observer) -> impl Iterator<Item = (Position, Live<'_, 'a, T>)> {
+        self.group.members().filter_map(move |(position, entry)| match self.gate(position, entry) {
             Ok(()) => {
                 observer.passed(position);
                 Some((position, self.live(entry)))
@@ -332,12 +357,12 @@ impl<'a, T> Walk<'a, T> {
         })
     }
 
-    fn live<'b>(&'b self, entry: &'b Entry<T>) -> Live<'b, T> {
+    fn live<'b>(&'b self, entry: &'b Entry<T>) -> Live<'b, 'a, T> {
         Live { entry, state: &entry.slot, now: &self.now }
     }
 
     #[inline]
-    fn gate(&self, position: usize, entry: &Entry<T>) -> Result<(), Refusal> {
+    fn gate(&self, position: Position, entry: &Entry<T>) -> Result<(), Refusal> {
         if let Some(&(_, refusal)) = self.lost.iter().find(|&&(lost, _)| lost == position) {
             return Err(refusal);
         }
@@ -348,11 +373,11 @@ impl<'a, T> Walk<'a, T> {
     #[cold]
     pub(crate) fn refuse(&self, model_name: &Arc<str>) -> Option<Error> {
         let mut reasons = Reasons::default();
-        for (position, entry) in self.group.members.iter().enumerate() {
+        for (position, entry) in self.group.members() {
             reasons.count(&self.gate(position, entry).err()?);
         }
-        let usable = || self.group.members.iter().filter(|entry| self.request.rules_in(entry).is_ok());
-        let limits: Option<Vec<u64>> = usable().map(|entry| entry.deployment().tpm_limit()).collect();
+        let usable = self.group.members().map(|(_, entry)| entry).filter(|entry| self.request.rules_in(entry).is_ok());
+        let limits: Option<Vec<u64>> = usable.map(|entry| entry.deployment().tpm_limit()).collect();
         if let Some(largest_limit) = limits.and_then(|limits| limits.into_iter().max())
             && self.request.tokens > largest_limit
         {
@@ -367,7 +392,7 @@ impl<'a, T> Walk<'a, T> {
 
     /// Seconds until the earliest time at which some member may be available.
     pub(crate) fn retry_after(&self) -> Option<f64> {
-        let earliest = self.group.members.iter().filter_map(|entry| available_at(entry, self.request, &self.now)).min()?;
+        let earliest = self.group.members().filter_map(|(_, entry)| available_at(entry, self.request, &self.now)).min()?;
         Some(seconds(earliest.saturating_sub(self.now.get())))
     }
 }

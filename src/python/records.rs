@@ -115,7 +115,7 @@ pub(crate) fn explanation<'py>(py: Python<'py>, explanation: &Explanation<Attach
         }
     });
     let verdicts = verdicts.collect::<PyResult<Vec<_>>>()?;
-    let winner = explanation.winner.and_then(|winner| explanation.verdicts.get(winner)).map(|(entry, _)| &entry.attachment().id);
+    let winner = explanation.winner.as_ref().map(|entry| &entry.attachment().id);
     class(py, "turnout.records", "Explanation")?.call1((
         &*explanation.model_name,
         strategy(py, explanation.strategy)?,

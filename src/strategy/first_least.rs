@@ -1,10 +1,10 @@
 //! The summary of the rules that take the least of something, ties to the first.
 
-use super::Outcome;
+use super::{Outcome, Position};
 
-/// The least key so far and where it was first seen.
-#[derive(Debug)]
-pub(crate) struct FirstLeast<K>(Option<(K, usize)>);
+/// The least key and where it is first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct FirstLeast<K>(Option<(K, Position)>);
 
 impl<K> Default for FirstLeast<K> {
     fn default() -> Self {
@@ -14,13 +14,20 @@ impl<K> Default for FirstLeast<K> {
 
 impl<K: PartialOrd + Copy> FirstLeast<K> {
     #[inline]
-    pub(crate) fn absorb(&mut self, position: usize, key: K) {
-        if self.0.is_none_or(|(least, _)| key < least) {
-            self.0 = Some((key, position));
+    pub(crate) fn of(position: Position, key: K) -> Self {
+        Self(Some((key, position)))
+    }
+
+    #[inline]
+    pub(crate) fn join(self, right: Self) -> Self {
+        match (self.0, right.0) {
+            (Some((left, _)), Some((key, _))) if key < left => right,
+            (None, _) => right,
+            _ => self,
         }
     }
 
-    pub(crate) fn get(&self) -> Option<(K, usize)> {
+    pub(crate) fn get(&self) -> Option<(K, Position)> {
         self.0
     }
 

@@ -6,18 +6,20 @@
 //!
 //! **When not.** Deployments of unlike size (it ignores weights), or ones that fail fast without a cooldown: they are never busy.
 
-use super::{Outcome, Rule, pick_drawn};
+use super::{Outcome, Position, Rule, pick_drawn};
 use crate::context::Candidate;
 use crate::rng::Rng;
 
 /// See the module.
+#[derive(Debug)]
 pub(crate) struct LeastBusy;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Summary {
     fewest: u32,
-    ties: u64,
-    first: usize,
+    /// How many have that few; 0 without candidates.
+    ties: u32,
+    first: Position,
 }
 
 impl Rule for LeastBusy {
@@ -26,26 +28,33 @@ impl Rule for LeastBusy {
     const SCORE: &'static str = "active requests";
 
     #[inline]
-    fn absorb(summary: &mut Summary, position: usize, candidate: &impl Candidate) {
-        let active = candidate.active_requests();
-        if summary.ties == 0 || active < summary.fewest {
-            *summary = Summary { fewest: active, ties: 1, first: position };
-        } else if active == summary.fewest {
-            summary.ties += 1;
-        }
+    fn sum_up(position: Position, candidate: &impl Candidate) -> Summary {
+        Summary { fewest: candidate.active_requests(), ties: 1, first: position }
     }
 
-    fn outcome(summary: &Summary) -> Outcome {
-        match *summary {
-            Summary { ties: 0, .. } => Outcome::Nobody,
-            Summary { ties: 1, first, .. } => Outcome::At(first),
-            Summary { ties, first, .. } => Outcome::Draw { total: ties, else_at: first },
+    #[inline]
+    fn join(left: &Summary, right: &Summary) -> Summary {
+        if right.ties == 0 || (left.ties != 0 && left.fewest < right.fewest) {
+            *left
+        } else if left.ties == 0 || right.fewest < left.fewest {
+            *right
+        } else {
+            Summary { ties: left.ties.saturating_add(right.ties), ..*left }
         }
     }
 
     #[inline]
-    fn share(summary: &Summary, candidate: &impl Candidate) -> u64 {
-        u64::from(candidate.active_requests() == summary.fewest)
+    fn outcome(summary: &Summary) -> Outcome {
+        match *summary {
+            Summary { ties: 0, .. } => Outcome::Nobody,
+            Summary { ties: 1, first, .. } => Outcome::At(first),
+            Summary { ties, first, .. } => Outcome::Draw { total: u64::from(ties), else_at: first },
+        }
+    }
+
+    #[inline]
+    fn share(whole: &Summary, part: &Summary) -> u64 {
+        if part.fewest == whole.fewest { u64::from(part.ties) } else { 0 }
     }
 
     fn score(_: &Summary, candidate: &impl Candidate) -> f64 {

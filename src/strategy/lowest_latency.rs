@@ -8,18 +8,20 @@
 //! known, an unknown deployment behind it only ties and is not tried.
 
 use super::first_least::FirstLeast;
-use super::{Outcome, Rule, pick_first};
+use super::{Outcome, Position, Rule, pick_first};
 use crate::context::Candidate;
 
 /// See the module.
+#[derive(Debug)]
 pub(crate) struct LowestLatency;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Summary {
     known: FirstLeast<u64>,
-    first_unknown: Option<usize>,
+    first_unknown: Option<Position>,
+    /// How many are known, and the sum of their latencies.
+    count: u32,
     sum: u128,
-    count: u64,
 }
 
 impl Summary {
@@ -36,19 +38,26 @@ impl Rule for LowestLatency {
     const SCORE: &'static str = "average latency in µs";
 
     #[inline]
-    fn absorb(summary: &mut Summary, position: usize, candidate: &impl Candidate) {
+    fn sum_up(position: Position, candidate: &impl Candidate) -> Summary {
         match candidate.avg_latency_us() {
-            0 => {
-                summary.first_unknown.get_or_insert(position);
-            }
+            0 => Summary { first_unknown: Some(position), ..Summary::default() },
             latency => {
-                summary.known.absorb(position, latency);
-                summary.sum += u128::from(latency);
-                summary.count += 1;
+                Summary { known: FirstLeast::of(position, latency), first_unknown: None, count: 1, sum: u128::from(latency) }
             }
         }
     }
 
+    #[inline]
+    fn join(left: &Summary, right: &Summary) -> Summary {
+        Summary {
+            known: left.known.join(right.known),
+            first_unknown: left.first_unknown.or(right.first_unknown),
+            count: left.count.saturating_add(right.count),
+            sum: left.sum.saturating_add(right.sum),
+        }
+    }
+
+    #[inline]
     fn outcome(summary: &Summary) -> Outcome {
         match (summary.known.get(), summary.first_unknown) {
             (None, None) => Outcome::Nobody,
@@ -62,9 +71,9 @@ impl Rule for LowestLatency {
     }
 
     #[allow(clippy::cast_precision_loss)] // for people to read
-    fn score(summary: &Summary, candidate: &impl Candidate) -> f64 {
+    fn score(whole: &Summary, candidate: &impl Candidate) -> f64 {
         match candidate.avg_latency_us() {
-            0 => summary.mean() as f64,
+            0 => whole.mean() as f64,
             latency => latency as f64,
         }
     }

@@ -7,10 +7,11 @@
 //! **When not.** To share load: equals of the preferred one stand idle until a gate stops it.
 
 use super::first_least::FirstLeast;
-use super::{Outcome, Rule, pick_first};
+use super::{Outcome, Position, Rule, pick_first};
 use crate::context::Candidate;
 
 /// See the module.
+#[derive(Debug)]
 pub(crate) struct LowestPriority;
 
 impl Rule for LowestPriority {
@@ -19,8 +20,13 @@ impl Rule for LowestPriority {
     const SCORE: &'static str = "priority";
 
     #[inline]
-    fn absorb(summary: &mut Self::Summary, position: usize, candidate: &impl Candidate) {
-        summary.absorb(position, candidate.priority());
+    fn sum_up(position: Position, candidate: &impl Candidate) -> Self::Summary {
+        FirstLeast::of(position, candidate.priority())
+    }
+
+    #[inline]
+    fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary {
+        left.join(*right)
     }
 
     fn outcome(summary: &Self::Summary) -> Outcome {

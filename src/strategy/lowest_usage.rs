@@ -8,10 +8,11 @@
 //! counts as empty and takes everything.
 
 use super::first_least::FirstLeast;
-use super::{Outcome, Rule, pick_first};
+use super::{Outcome, Position, Rule, pick_first};
 use crate::context::{Candidate, Usage};
 
 /// See the module.
+#[derive(Debug)]
 pub(crate) struct LowestUsage;
 
 impl LowestUsage {
@@ -34,8 +35,13 @@ impl Rule for LowestUsage {
     const SCORE: &'static str = "percent of tokens used";
 
     #[inline]
-    fn absorb(summary: &mut Self::Summary, position: usize, candidate: &impl Candidate) {
-        summary.absorb(position, Self::percent(candidate.tpm()));
+    fn sum_up(position: Position, candidate: &impl Candidate) -> Self::Summary {
+        FirstLeast::of(position, Self::percent(candidate.tpm()))
+    }
+
+    #[inline]
+    fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary {
+        left.join(*right)
     }
 
     fn outcome(summary: &Self::Summary) -> Outcome {

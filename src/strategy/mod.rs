@@ -1,8 +1,8 @@
 //! The rules that pick among candidates.
 //!
-//! A [`Rule`] is a summary that takes in one candidate after the other, in registration order, and at the end either names one or
-//! asks for a draw. A summary is a few words, so a pick allocates nothing, whatever the size of the group. One scan
-//! ([`pick`]) serves all rules, over snapshots as well as over a router's live counters.
+//! A [`Rule`] sums up candidates: the summary of one, and of two neighbours from theirs. A summary is a few words that either name the
+//! pick or ask for a draw. Because summaries combine, the same rule serves a walk over the candidates, in registration order, and an
+//! index that keeps the summaries of ranges of them ([`crate::index`]); both give the same pick.
 
 mod first_least;
 mod least_busy;
@@ -113,51 +113,54 @@ impl FromStr for Strategy {
     }
 }
 
-/// What a summary of all candidates comes to. Positions are those that [`Rule::absorb`] was given.
+/// A candidate's place in its group.
+pub(crate) type Position = u32;
+
+/// What a summary of all candidates comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// There is no candidate.
     Nobody,
     /// This one.
-    At(usize),
+    At(Position),
     /// At random, each candidate with the probability of its share of the total. Where the shares have changed meanwhile and the
     /// draw falls off the end, `else_at`.
-    Draw { total: u64, else_at: usize },
+    Draw { total: u64, else_at: Position },
     /// The candidate whose turn it is among `count`.
-    Turn { count: u64, else_at: usize },
+    Turn { count: u64, else_at: Position },
 }
 
-/// How a strategy picks.
+/// How a strategy picks. Its summaries are a monoid: `Default` is that of no candidate, and `join` is associative.
 pub(crate) trait Rule {
-    /// What is kept of the candidates seen so far.
-    type Summary: Default;
+    /// What is kept of a range of candidates.
+    type Summary: std::fmt::Debug + Copy + Default + PartialEq + Send;
 
     /// What [`Rule::score`] is, in words.
     const SCORE: &'static str;
 
-    /// Takes in one candidate.
-    fn absorb(summary: &mut Self::Summary, position: usize, candidate: &impl Candidate);
+    /// Sums up one candidate.
+    fn sum_up(position: Position, candidate: &impl Candidate) -> Self::Summary;
+
+    /// Sums up two ranges, `left` being the earlier.
+    fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary;
 
     /// What the candidates come to.
     fn outcome(summary: &Self::Summary) -> Outcome;
 
-    /// A candidate's part of the total in [`Outcome::Draw`] and of the count in [`Outcome::Turn`].
-    fn share(_summary: &Self::Summary, _candidate: &impl Candidate) -> u64 {
-        1
+    /// The part that a range has of the total in [`Outcome::Draw`] or the count in [`Outcome::Turn`] of `whole`.
+    fn share(_whole: &Self::Summary, _part: &Self::Summary) -> u64 {
+        0
     }
 
     /// What the rule compares, for people to read.
-    fn score(summary: &Self::Summary, candidate: &impl Candidate) -> f64;
+    fn score(whole: &Self::Summary, candidate: &impl Candidate) -> f64;
 
-    /// The chance that the candidate at `position` is picked. Round robin picks each of its candidates as often as any other.
+    /// The chance that the candidate at `position` is picked. Turns leave nothing to chance: `picked` has it.
     #[allow(clippy::cast_precision_loss)] // for people to read
-    fn probability(summary: &Self::Summary, position: usize, candidate: &impl Candidate) -> f64 {
-        match Self::outcome(summary) {
-            Outcome::Nobody => 0.0,
-            Outcome::At(winner) => f64::from(u8::from(winner == position)),
-            Outcome::Draw { total, .. } | Outcome::Turn { count: total, .. } => {
-                Self::share(summary, candidate) as f64 / total as f64
-            }
+    fn probability(whole: &Self::Summary, picked: Option<Position>, position: Position, candidate: &impl Candidate) -> f64 {
+        match Self::outcome(whole) {
+            Outcome::Draw { total, .. } => Self::share(whole, &Self::sum_up(position, candidate)) as f64 / total as f64,
+            Outcome::Nobody | Outcome::At(_) | Outcome::Turn { .. } => f64::from(u8::from(picked == Some(position))),
         }
     }
 }
@@ -182,31 +185,46 @@ impl Chance<'_> {
     }
 }
 
-/// Takes in all candidates.
-#[inline]
-pub(crate) fn summarize<R: Rule, C: Candidate>(candidates: impl Iterator<Item = (usize, C)>) -> R::Summary {
-    let mut summary = R::Summary::default();
-    for (position, candidate) in candidates {
-        R::absorb(&mut summary, position, &candidate);
-    }
-    summary
+/// What is left to do when the summary of all candidates is known.
+pub(crate) enum Step {
+    /// Nothing: the pick.
+    Done(Option<Position>),
+    /// Find the candidate in whose share `left` falls, counted from the first; `else_at` if there is none any more.
+    Find { left: u64, else_at: Position },
 }
 
-/// Picks one of the candidates that were taken in, by a second walk where the outcome is a draw.
+impl Chance<'_> {
+    /// Draws or takes a turn, if the outcome asks for it.
+    #[inline]
+    pub(crate) fn step(&self, outcome: Outcome) -> Step {
+        match outcome {
+            Outcome::Nobody => Step::Done(None),
+            Outcome::At(position) => Step::Done(Some(position)),
+            Outcome::Draw { total, else_at } => Step::Find { left: self.draw(total), else_at },
+            Outcome::Turn { count, else_at } => Step::Find { left: self.turn(count), else_at },
+        }
+    }
+}
+
+/// Sums up all candidates, in registration order.
+#[inline]
+pub(crate) fn sum_up_all<R: Rule, C: Candidate>(candidates: impl Iterator<Item = (Position, C)>) -> R::Summary {
+    candidates.fold(R::Summary::default(), |summary, (position, candidate)| R::join(&summary, &R::sum_up(position, &candidate)))
+}
+
+/// Picks one of the candidates that were summed up, by a second walk where the outcome is a draw.
 #[inline]
 pub(crate) fn settle_on<R: Rule, C: Candidate>(
     summary: &R::Summary,
-    candidates: impl Iterator<Item = (usize, C)>,
+    candidates: impl Iterator<Item = (Position, C)>,
     chance: &Chance<'_>,
-) -> Option<usize> {
-    let (mut left, else_at) = match R::outcome(summary) {
-        Outcome::Nobody => return None,
-        Outcome::At(position) => return Some(position),
-        Outcome::Draw { total, else_at } => (chance.draw(total), else_at),
-        Outcome::Turn { count, else_at } => (chance.turn(count), else_at),
+) -> Option<Position> {
+    let (mut left, else_at) = match chance.step(R::outcome(summary)) {
+        Step::Done(picked) => return picked,
+        Step::Find { left, else_at } => (left, else_at),
     };
     for (position, candidate) in candidates {
-        let share = R::share(summary, &candidate);
+        let share = R::share(summary, &R::sum_up(position, &candidate));
         if left < share {
             return Some(position);
         }
@@ -217,8 +235,9 @@ pub(crate) fn settle_on<R: Rule, C: Candidate>(
 
 /// Picks from a slice of snapshots.
 fn pick<R: Rule>(contexts: &[impl Candidate], chance: &Chance<'_>) -> Option<usize> {
-    let summary = summarize::<R, _>(contexts.iter().enumerate());
-    settle_on::<R, _>(&summary, contexts.iter().enumerate(), chance)
+    let candidates = || (0..).zip(contexts);
+    let summary = sum_up_all::<R, _>(candidates());
+    settle_on::<R, _>(&summary, candidates(), chance).and_then(|position| usize::try_from(position).ok())
 }
 
 /// Picks from a slice of snapshots by a rule that takes no turns.

@@ -8,10 +8,11 @@
 //! **When not.** With an unlimited deployment in the group: it is always the farthest and takes everything.
 
 use super::first_least::FirstLeast;
-use super::{Outcome, Rule, pick_first};
+use super::{Outcome, Position, Rule, pick_first};
 use crate::context::{Candidate, Usage};
 
 /// See the module.
+#[derive(Debug)]
 pub(crate) struct RateLimitAware;
 
 impl RateLimitAware {
@@ -36,8 +37,13 @@ impl Rule for RateLimitAware {
     const SCORE: &'static str = "remaining share";
 
     #[inline]
-    fn absorb(summary: &mut Self::Summary, position: usize, candidate: &impl Candidate) {
-        summary.absorb(position, -Self::distance(candidate));
+    fn sum_up(position: Position, candidate: &impl Candidate) -> Self::Summary {
+        FirstLeast::of(position, -Self::distance(candidate))
+    }
+
+    #[inline]
+    fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary {
+        left.join(*right)
     }
 
     fn outcome(summary: &Self::Summary) -> Outcome {

@@ -10,17 +10,18 @@ use std::sync::atomic::AtomicU64;
 
 use dashmap::DashMap;
 
-use super::{Chance, Outcome, Rule, pick};
+use super::{Chance, Outcome, Position, Rule, pick};
 use crate::context::Candidate;
 use crate::rng::Rng;
 
 /// See the module.
+#[derive(Debug)]
 pub(crate) struct RoundRobin;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Summary {
-    count: u64,
-    last: usize,
+    count: u32,
+    last: Position,
 }
 
 impl Rule for RoundRobin {
@@ -29,21 +30,31 @@ impl Rule for RoundRobin {
     const SCORE: &'static str = "share of turns";
 
     #[inline]
-    fn absorb(summary: &mut Summary, position: usize, _: &impl Candidate) {
-        *summary = Summary { count: summary.count + 1, last: position };
+    fn sum_up(position: Position, _: &impl Candidate) -> Summary {
+        Summary { count: 1, last: position }
     }
 
+    #[inline]
+    fn join(left: &Summary, right: &Summary) -> Summary {
+        Summary { count: left.count.saturating_add(right.count), last: left.last.max(right.last) }
+    }
+
+    #[inline]
     fn outcome(summary: &Summary) -> Outcome {
         match *summary {
             Summary { count: 0, .. } => Outcome::Nobody,
             Summary { count: 1, last } => Outcome::At(last),
-            Summary { count, last } => Outcome::Turn { count, else_at: last },
+            Summary { count, last } => Outcome::Turn { count: u64::from(count), else_at: last },
         }
     }
 
-    #[allow(clippy::cast_precision_loss)] // for people to read
-    fn score(summary: &Summary, _: &impl Candidate) -> f64 {
-        1.0 / summary.count as f64
+    #[inline]
+    fn share(_: &Summary, part: &Summary) -> u64 {
+        u64::from(part.count)
+    }
+
+    fn score(whole: &Summary, _: &impl Candidate) -> f64 {
+        1.0 / f64::from(whole.count)
     }
 }
 

@@ -6,19 +6,20 @@
 //!
 //! **When not.** It does not notice load or speed: a slow deployment gets its full share and grows a queue.
 
-use super::{Outcome, Rule, pick_drawn};
+use super::{Outcome, Position, Rule, pick_drawn};
 use crate::context::Candidate;
 use crate::rng::Rng;
 
 /// See the module.
+#[derive(Debug)]
 pub(crate) struct WeightedRandom;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Summary {
-    count: u64,
     /// Fits: 2^32 candidates of weight 2^32 - 1 do.
     total: u64,
-    last: usize,
+    count: u32,
+    last: Position,
 }
 
 impl Rule for WeightedRandom {
@@ -27,24 +28,32 @@ impl Rule for WeightedRandom {
     const SCORE: &'static str = "weight";
 
     #[inline]
-    fn absorb(summary: &mut Summary, position: usize, candidate: &impl Candidate) {
-        summary.count += 1;
-        summary.total = summary.total.saturating_add(u64::from(candidate.weight()));
-        summary.last = position;
+    fn sum_up(position: Position, candidate: &impl Candidate) -> Summary {
+        Summary { total: u64::from(candidate.weight()), count: 1, last: position }
     }
 
+    #[inline]
+    fn join(left: &Summary, right: &Summary) -> Summary {
+        Summary {
+            total: left.total.saturating_add(right.total),
+            count: left.count.saturating_add(right.count),
+            last: left.last.max(right.last),
+        }
+    }
+
+    #[inline]
     fn outcome(summary: &Summary) -> Outcome {
         match *summary {
             Summary { count: 0, .. } => Outcome::Nobody,
             Summary { count: 1, last, .. } => Outcome::At(last),
-            Summary { count, total: 0, last } => Outcome::Draw { total: count, else_at: last },
+            Summary { total: 0, count, last } => Outcome::Draw { total: u64::from(count), else_at: last },
             Summary { total, last, .. } => Outcome::Draw { total, else_at: last },
         }
     }
 
     #[inline]
-    fn share(summary: &Summary, candidate: &impl Candidate) -> u64 {
-        if summary.total == 0 { 1 } else { u64::from(candidate.weight()) }
+    fn share(whole: &Summary, part: &Summary) -> u64 {
+        if whole.total == 0 { u64::from(part.count) } else { part.total }
     }
 
     fn score(_: &Summary, candidate: &impl Candidate) -> f64 {

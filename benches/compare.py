@@ -1,0 +1,443 @@
+"""What a pick costs through Python: turnout beside its pure-Python twin and beside peers, where these are installed.
+
+    python benches/compare.py
+    python benches/compare.py --sizes 10 10000 100000 --routers turnout twin
+
+Every router serves one model by n deployments with limits that are never reached; weights, priorities, usage and latencies are
+scattered, a few requests are in flight. Each figure is the median of several child processes, and in each the best of several runs
+of a calibrated loop, less what the empty loop takes. The names that are asked for equal the one that the router was given but are
+other objects; their hashes are known after the first round. The garbage collector is on.
+
+Every process also measures its floor, that is, what Python takes for a native call that does nothing. For calls this is ``get`` of
+an empty dict: a bound method that takes one str and returns what it has at hand. (``len`` of a str is shown for orientation; it is
+called by a shorter way than any method.) For ``with`` it is a `threading.Lock` that nobody else wants. An acquire with its release
+is two calls and is compared with one.
+
+Peers are measured where they have something to compare, and up to 1,000 deployments. The adapters were checked with:
+
+- litellm 1.109.1: ``Router.get_available_deployment`` of a router that has made no call, without messages, so that it counts no
+  tokens either. Its usage based routing is the second version. It reserves nothing at a pick.
+- azure-switchboard 2026.8.2: ``Switchboard._select``, the synchronous part of its calls. It has one rule, the better of two random
+  deployments by the fuller of their two limits, and stands beside ``rate_limit_aware``, which looks at the same number.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeAlias
+
+MODEL = "gpt-4o"
+KEYS = ["".join(("gpt-", "4o")) for _ in range(100)]
+REPEATS = 5
+NEVER = 10**9  # a limit that no run comes near
+
+SELECT, ACQUIRE_RELEASE, WITH_ACQUIRE = OPERATIONS = ("select", "acquire + release", "with acquire")
+CALL_FLOOR, LEN_FLOOR, WITH_FLOOR = "{}.get(s)", "len(s)", "with lock"
+FLOOR_OF = {SELECT: CALL_FLOOR, ACQUIRE_RELEASE: CALL_FLOOR, WITH_ACQUIRE: WITH_FLOOR}
+
+Loop: TypeAlias = Callable[[Sequence[str], int], None]
+"""Runs an operation once for each key, so many times over."""
+
+
+# --- what is measured ---
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One deployment of the group, as every router is told about it."""
+
+    deployment_id: str
+    weight: int
+    priority: int
+    tokens: int
+    latency: float
+
+
+def group(n: int) -> list[Fact]:
+    """Make up a group, the same one for every router and process."""
+    rng = random.Random(n)
+    return [
+        Fact(f"deployment-{i}", rng.randint(1, 9), rng.randint(0, 9), rng.randint(0, NEVER // 10), rng.uniform(0.1, 2.0))
+        for i in range(n)
+    ]
+
+
+def router_like_turnout(
+    router_type: Callable[..., Any], deployment_type: Callable[..., Any], strategy: str, n: int
+) -> Iterator[dict[str, Loop]]:
+    """Set up turnout or its twin, which has the same methods."""
+    facts = group(n)
+    limits = {"rpm_limit": NEVER, "tpm_limit": NEVER, "max_parallel_requests": NEVER}
+    deployments = [
+        deployment_type(fact.deployment_id, MODEL, weight=fact.weight, priority=fact.priority, **limits) for fact in facts
+    ]
+    router = router_type(deployments, strategy=strategy, seed=1)
+    for fact in facts:
+        router.record_success(fact.deployment_id, tokens=fact.tokens, latency=fact.latency)
+    in_flight = [router.acquire(MODEL) for _ in range(min(n // 2, 50))]
+
+    def select(keys: Sequence[str], laps: int) -> None:
+        for _ in range(laps):
+            for key in keys:
+                router.select(key)
+
+    def acquire_release(keys: Sequence[str], laps: int) -> None:
+        for _ in range(laps):
+            for key in keys:
+                router.acquire(key).release()
+
+    def with_acquire(keys: Sequence[str], laps: int) -> None:
+        for _ in range(laps):
+            for key in keys:
+                with router.acquire(key):
+                    pass
+
+    yield {SELECT: select, ACQUIRE_RELEASE: acquire_release, WITH_ACQUIRE: with_acquire}
+    for lease in in_flight:
+        lease.release()
+
+
+@contextmanager
+def turnout(strategy: str, n: int) -> Iterator[dict[str, Loop]]:
+    """Set up turnout."""
+    module = import_module("turnout")
+    yield from router_like_turnout(module.Router, module.Deployment, strategy, n)
+
+
+@contextmanager
+def twin(strategy: str, n: int) -> Iterator[dict[str, Loop]]:
+    """Set up the pure-Python twin."""
+    module = import_module("pure_python")
+    yield from router_like_turnout(module.PurePythonRouter, module.Deployment, strategy, n)
+
+
+@contextmanager
+def litellm(strategy: str, n: int) -> Iterator[dict[str, Loop]]:
+    """Set up LiteLLM's router."""
+    module = import_module("litellm")
+    deployments = [
+        {
+            "model_name": MODEL,
+            "litellm_params": {"model": "openai/gpt-4o", "api_key": "none", "weight": fact.weight, "rpm": NEVER, "tpm": NEVER},
+            "model_info": {"id": fact.deployment_id},
+        }
+        for fact in group(n)
+    ]
+    router = module.Router(model_list=deployments, routing_strategy=LITELLM_STRATEGIES[strategy])
+
+    def select(keys: Sequence[str], laps: int) -> None:
+        for _ in range(laps):
+            for key in keys:
+                router.get_available_deployment(key)
+
+    yield {SELECT: select}
+
+
+@contextmanager
+def azure_switchboard(_strategy: str, n: int) -> Iterator[dict[str, Loop]]:
+    """Set up azure-switchboard."""
+    module = import_module("azure_switchboard")
+    resources = []
+    for fact in group(n):
+        deployment = module.OpenAIDeployment(MODEL, tpm=NEVER, rpm=NEVER)
+        deployment.new_client = lambda: None  # it takes milliseconds to make and has no part in a pick
+        deployment.spend_tokens(fact.tokens)
+        resources.append(module.Foundry(fact.deployment_id, api_key="none", models=[deployment]))
+    board = module.Switchboard(resources)
+    pool = board.chat.completions._pool
+
+    def no_fallback() -> None:
+        return None
+
+    def select(keys: Sequence[str], laps: int) -> None:
+        for _ in range(laps):
+            for key in keys:
+                board._select(pool, model=key, session_id=None, fallback=no_fallback)
+
+    yield {SELECT: select}
+
+
+STRATEGIES = (
+    "simple_shuffle",
+    "least_busy",
+    "usage_based",
+    "latency_based",
+    "priority_based",
+    "rate_limit_aware",
+    "round_robin",
+)
+LITELLM_STRATEGIES = {
+    "simple_shuffle": "simple-shuffle",
+    "least_busy": "least-busy",
+    "usage_based": "usage-based-routing-v2",
+    "latency_based": "latency-based-routing",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A router to measure."""
+
+    module: str
+    set_up: Callable[[str, int], AbstractContextManager[dict[str, Loop]]]
+    strategies: Sequence[str] = STRATEGIES
+    distribution: str | None = None
+    largest: int = sys.maxsize
+
+
+SUBJECTS = {
+    "turnout": Subject("turnout", turnout, distribution="turnout"),
+    "twin": Subject("pure_python", twin),
+    "litellm": Subject("litellm", litellm, tuple(LITELLM_STRATEGIES), "litellm", 1000),
+    "azure-switchboard": Subject("azure_switchboard", azure_switchboard, ("rate_limit_aware",), "azure-switchboard", 1000),
+}
+
+
+# --- how it is measured: in a child process ---
+
+
+def floors() -> dict[str, Loop]:
+    """Return loops over nothing at all and over native calls that do nothing."""
+    nothing: dict[str, str] = {}
+    lock = threading.Lock()
+
+    def empty(keys: Sequence[str], laps: int) -> None:
+        for _ in range(laps):
+            for _key in keys:
+                pass
+
+    def call(keys: Sequence[str], laps: int) -> None:
+        for _ in range(laps):
+            for key in keys:
+                nothing.get(key)
+
+    def length(keys: Sequence[str], laps: int) -> None:
+        for _ in range(laps):
+            for key in keys:
+                len(key)
+
+    def enter(keys: Sequence[str], laps: int) -> None:
+        for _ in range(laps):
+            for _key in keys:
+                with lock:
+                    pass
+
+    return {"loop": empty, CALL_FLOOR: call, LEN_FLOOR: length, WITH_FLOOR: enter}
+
+
+def nanoseconds(loop: Loop, seconds: float, cap: float) -> float:
+    """Time a loop.
+
+    Args:
+        loop: What to run.
+        seconds: How long one run should take.
+        cap: After so many seconds no further run is started.
+
+    Returns:
+        Nanoseconds a key, in the best run.
+    """
+    target, end = seconds * 1e9, time.perf_counter_ns() + cap * 1e9
+
+    def run(calls: int) -> tuple[int, int]:
+        keys = KEYS[:calls]
+        laps = calls // len(keys)
+        start = time.perf_counter_ns()
+        loop(keys, laps)
+        return time.perf_counter_ns() - start, laps * len(keys)
+
+    elapsed, calls = run(1)  # the first call of all is set-up, not a sample
+    elapsed, calls = run(1)
+    while elapsed < target / 4 and time.perf_counter_ns() < end:
+        elapsed, calls = run(4 * calls)
+    best = elapsed / calls
+    calls = max(1, round(target / best))
+    for _ in range(REPEATS):
+        if time.perf_counter_ns() > end:
+            break
+        elapsed, done = run(calls)
+        best = min(best, elapsed / done)
+    return best
+
+
+def measure(name: str, sizes: Sequence[int], strategies: Sequence[str], seconds: float, cap: float) -> dict[str, Any]:
+    """Measure one router in this process.
+
+    Args:
+        name: Which one.
+        sizes: How many deployments.
+        strategies: By which rules.
+        seconds: As for `nanoseconds`.
+        cap: As for `nanoseconds`.
+
+    Returns:
+        The floors and the cells (strategy, n, operation and nanoseconds), for JSON.
+    """
+    logging.disable(logging.CRITICAL)
+    raw = {floor: nanoseconds(loop, seconds, cap) for floor, loop in floors().items()}
+    loop_ns = raw.pop("loop")
+    subject = SUBJECTS[name]
+    cells = []
+    for n in sizes:
+        for strategy in strategies:
+            if strategy not in subject.strategies or n > subject.largest:
+                continue
+            with subject.set_up(strategy, n) as loops:
+                for operation, loop in loops.items():
+                    ns = nanoseconds(loop, seconds, cap) - loop_ns
+                    cells.append({"strategy": strategy, "n": n, "operation": operation, "ns": ns})
+    return {"floors": {floor: ns - loop_ns for floor, ns in raw.items()}, "cells": cells}
+
+
+# --- what comes of it: in the parent process ---
+
+
+def run_child(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Have one router measured in a process of its own."""
+    arguments = ["--measure", name, "--seconds", options.seconds, "--cap", options.cap]
+    arguments += ["--sizes", *options.sizes, "--strategies", *options.strategies]
+    environment = os.environ | {"PYTHONHASHSEED": "0", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    command = [sys.executable, __file__, *map(str, arguments)]
+    output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return result
+
+
+def summarize(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Take medians over the processes.
+
+    Args:
+        runs: What each process of each router returned.
+
+    Returns:
+        The floors over all processes, and for each operation, strategy and size a row with nanoseconds by router and ratios.
+    """
+    every_run = [run for of_router in runs.values() for run in of_router]
+    floor_ns = {floor: median(run["floors"][floor] for run in every_run) for floor in every_run[0]["floors"]}
+    samples: dict[tuple[str, str, int], dict[str, list[float]]] = {}
+    above_floor: dict[tuple[str, str, int], list[float]] = {}
+    for name, of_router in runs.items():
+        for run in of_router:
+            for cell in run["cells"]:
+                key = (cell["operation"], cell["strategy"], cell["n"])
+                samples.setdefault(key, {}).setdefault(name, []).append(cell["ns"])
+                if name == "turnout":
+                    above_floor.setdefault(key, []).append(cell["ns"] / run["floors"][FLOOR_OF[cell["operation"]]])
+    rows: list[dict[str, Any]] = []
+    for key, by_router in samples.items():
+        ns = {name: median(values) for name, values in by_router.items()}
+        row = dict(zip(("operation", "strategy", "n"), key, strict=True), ns=ns, samples=by_router)
+        row["twin/turnout"] = ns["twin"] / ns["turnout"] if {"twin", "turnout"} <= ns.keys() else None
+        row["turnout/floor"] = median(above_floor[key]) if key in above_floor else None
+        rows.append(row)
+    order = {name: place for place, name in enumerate((*OPERATIONS, *STRATEGIES))}
+    rows.sort(key=lambda row: (order[row["operation"]], order[row["strategy"]], row["n"]))
+    return floor_ns, rows
+
+
+def cpu_model() -> str:
+    """Return the processor's name as well as the system knows it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def version(distribution: str | None) -> str | None:
+    """Return the installed version of a package."""
+    try:
+        return metadata.version(distribution) if distribution else None
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def report(result: Mapping[str, Any]) -> Iterator[str]:
+    """Write the result as text, line by line."""
+    machine, floor_ns = result["machine"], result["floors"]
+    versions = [f"{name} {number}" for name, number in result["versions"].items() if number]
+    yield f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, {result['date']}"
+    yield ", ".join([result["python"], *versions])
+    yield "floor: " + ", ".join(f"{floor} {ns:.1f} ns" for floor, ns in floor_ns.items())
+    ratios = ("twin/turnout", "turnout/floor")
+    header = f"{'strategy':<18}{'n':>7}" + "".join(f"{name:>19}" for name in SUBJECTS) + "".join(f"{name:>15}" for name in ratios)
+    for operation in OPERATIONS:
+        rows = [row for row in result["rows"] if row["operation"] == operation]
+        if not rows:
+            continue
+        yield ""
+        yield f"{operation}, ns (floor: {FLOOR_OF[operation]})"
+        yield header
+        for row in rows:
+            times = "".join(f"{row['ns'][name]:>19,.0f}" if name in row["ns"] else f"{'-':>19}" for name in SUBJECTS)
+            shares = "".join(f"{'-' if row[name] is None else format(row[name], ',.1f'):>15}" for name in ratios)
+            yield f"{row['strategy']:<18}{row['n']:>7}{times}{shares}"
+
+
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    default = Path(__file__).resolve().parent.parent / "target" / "compare.json"
+    parser.add_argument("--sizes", type=int, nargs="+", default=[3, 10, 100, 1000], help="numbers of deployments")
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES, help="rules to pick by")
+    parser.add_argument("--routers", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="what to measure, if installed")
+    parser.add_argument("--processes", type=int, default=3, help="processes a router; the median counts")
+    parser.add_argument("--seconds", type=float, default=0.03, help="length of one run; the best of five counts")
+    parser.add_argument("--cap", type=float, default=2.0, help="seconds a cell after which no further run is started")
+    parser.add_argument("--json", type=Path, default=default, help="where the result goes as JSON")
+    parser.add_argument("--measure", choices=SUBJECTS, help=argparse.SUPPRESS)  # what a child is for
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the tables and write the JSON file."""
+    options = options_of(arguments)
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.sizes, options.strategies, options.seconds, options.cap)))
+        return
+    if "turnout" in options.routers:
+        try:
+            import_module("turnout._core")
+        except ImportError as error:
+            sys.exit(f"turnout is not built here ({error}): run `maturin develop --release`, or leave it out with --routers twin")
+    names = [name for name in SUBJECTS if name in options.routers and find_spec(SUBJECTS[name].module)]
+    if not names:
+        sys.exit(f"not installed: {', '.join(options.routers)}")
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for process in range(options.processes):
+        for name in names:
+            start = time.perf_counter()
+            runs[name].append(run_child(name, options))
+            took = time.perf_counter() - start
+            print(f"{name}: process {process + 1} of {options.processes}, {took:.0f} s", file=sys.stderr)
+    floor_ns, rows = summarize(runs)
+    result = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "versions": {name: version(SUBJECTS[name].distribution) for name in names},
+        "settings": {"processes": options.processes, "seconds": options.seconds, "cap": options.cap, "repeats": REPEATS},
+        "floors": floor_ns,
+        "rows": rows,
+    }
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(result, indent=1) + "\n")
+    print("\n".join(report(result)))
+
+
+if __name__ == "__main__":
+    main()
