@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::select::Refusal;
 
 /// Why a call failed. The message names the value and what is allowed.
+///
+/// It is kept small, since every pick returns room for one.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Error {
     /// A value is out of range or unknown.
@@ -13,34 +15,46 @@ pub enum Error {
     /// An alias would lead back to itself; the names on the way round.
     AliasCycle(Vec<Arc<str>>),
     /// No deployment serves the model.
-    ModelNotFound {
-        /// The name that was asked for.
-        name: String,
-        /// Where aliases led from it, if they did.
-        resolved: Option<Arc<str>>,
-        /// Known names that look like it, best first.
-        near: Vec<String>,
-    },
+    ModelNotFound(Box<UnknownModel>),
     /// There is no such alias.
     AliasNotFound(String),
     /// No deployment has the id.
-    DeploymentNotFound {
-        /// The id that was asked for.
-        id: String,
-        /// Known ids that look like it, best first.
-        near: Vec<String>,
-    },
+    DeploymentNotFound(Box<UnknownDeployment>),
     /// Every deployment of the group was stopped by a gate.
     NoAvailableDeployment(Box<Unavailable>),
     /// The tokens are above the limit of every deployment that the request could use.
-    RequestTooLarge {
-        /// The model name whose group was asked.
-        model_name: Arc<str>,
-        /// The tokens asked for.
-        tokens: u64,
-        /// The largest limit.
-        largest_limit: u64,
-    },
+    RequestTooLarge(Box<TooLarge>),
+}
+
+/// A name that no deployment serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownModel {
+    /// The name that was asked for.
+    pub name: String,
+    /// Where aliases led from it, if they did.
+    pub resolved: Option<Arc<str>>,
+    /// Known names that look like it, best first.
+    pub near: Vec<String>,
+}
+
+/// An id that no deployment has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownDeployment {
+    /// The id that was asked for.
+    pub id: String,
+    /// Known ids that look like it, best first.
+    pub near: Vec<String>,
+}
+
+/// A request that never fits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooLarge {
+    /// The model name whose group was asked.
+    pub model_name: Arc<str>,
+    /// The tokens asked for.
+    pub tokens: u64,
+    /// The largest limit.
+    pub largest_limit: u64,
 }
 
 /// What stopped the deployments of a group.
@@ -113,7 +127,8 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
-            Self::ModelNotFound { name, resolved, near } => {
+            Self::ModelNotFound(unknown) => {
+                let UnknownModel { name, resolved, near } = &**unknown;
                 write!(f, "no deployment serves the model {name:?}")?;
                 if let Some(resolved) = resolved {
                     write!(f, " (an alias that leads to {resolved:?})")?;
@@ -121,16 +136,19 @@ impl fmt::Display for Error {
                 did_you_mean(f, near)
             }
             Self::AliasNotFound(alias) => write!(f, "there is no alias {alias:?}"),
-            Self::DeploymentNotFound { id, near } => {
-                write!(f, "no deployment has the id {id:?}")?;
-                did_you_mean(f, near)
+            Self::DeploymentNotFound(unknown) => {
+                write!(f, "no deployment has the id {:?}", unknown.id)?;
+                did_you_mean(f, &unknown.near)
             }
             Self::NoAvailableDeployment(unavailable) => unavailable.fmt(f),
-            Self::RequestTooLarge { model_name, tokens, largest_limit } => write!(
-                f,
-                "a request of {tokens} tokens never fits a deployment of {model_name:?}: the largest tpm_limit that it could use is \
-                 {largest_limit}"
-            ),
+            Self::RequestTooLarge(too_large) => {
+                let TooLarge { model_name, tokens, largest_limit } = &**too_large;
+                write!(
+                    f,
+                    "a request of {tokens} tokens never fits a deployment of {model_name:?}: the largest tpm_limit that it could use \
+                     is {largest_limit}"
+                )
+            }
         }
     }
 }

@@ -213,10 +213,10 @@ impl<R: Rule> Tree<R> {
         while at < self.leaves {
             at *= 2;
             let share = R::share(root, &self.summary(at));
-            if left >= share {
-                left -= share;
-                at += 1;
-            }
+            // Which way a draw leads cannot be foreseen, so no branch: a mask of all ones where it leads to the right.
+            let right = u64::from(left >= share).wrapping_neg();
+            left -= share & right;
+            at += usize::from(right != 0);
         }
         place(at - self.leaves)
     }

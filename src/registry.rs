@@ -14,7 +14,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use crate::clock::{Clock, Now};
 use crate::deployment::{Deployment, not_empty};
-use crate::error::Error;
+use crate::error::{Error, UnknownDeployment, UnknownModel};
 use crate::health::HealthRules;
 use crate::index::{Index, Members};
 use crate::state::{Slot, StateTable};
@@ -422,13 +422,13 @@ impl<T> Registry<T> {
 
     /// Calls `with` with the group that a model name or alias leads to. It runs under a lock and must not come back here.
     #[inline]
-    pub(crate) fn with_group<R>(&self, name: &str, with: impl FnOnce(&Arc<str>, &Group<T>) -> R) -> Result<R, Error> {
+    pub(crate) fn with_group<R>(&self, name: &str, with: impl FnOnce(&Arc<str>, &Group<T>) -> Result<R, Error>) -> Result<R, Error> {
         if let Some(group) = self.groups.get(name) {
-            return Ok(with(group.key(), group.value()));
+            return with(group.key(), group.value());
         }
         let resolved = self.follow(name);
         match resolved.as_ref().and_then(|resolved| self.groups.get(resolved)) {
-            Some(group) => Ok(with(group.key(), group.value())),
+            Some(group) => with(group.key(), group.value()),
             None => Err(self.model_not_found(name, resolved)),
         }
     }
@@ -493,13 +493,13 @@ impl<T> Registry<T> {
     fn model_not_found(&self, name: &str, resolved: Option<Arc<str>>) -> Error {
         let known = self.groups.iter().map(|group| Arc::clone(group.key()));
         let near = nearest(name, known.chain(self.aliases.iter().map(|alias| Arc::clone(alias.key()))));
-        Error::ModelNotFound { name: name.to_owned(), resolved, near }
+        Error::ModelNotFound(Box::new(UnknownModel { name: name.to_owned(), resolved, near }))
     }
 
     #[cold]
     fn deployment_not_found(&self, id: &str) -> Error {
         let near = nearest(id, self.deployments.iter().map(|entry| Arc::clone(entry.key())));
-        Error::DeploymentNotFound { id: id.to_owned(), near }
+        Error::DeploymentNotFound(Box::new(UnknownDeployment { id: id.to_owned(), near }))
     }
 }
 

@@ -50,12 +50,7 @@ impl Rng {
     pub(crate) fn below(&self, n: u64) -> u64 {
         match &self.0 {
             Source::Seeded(state) => uniform(n, || mix(state.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA))),
-            Source::Thread => {
-                let mut state = thread_state();
-                let drawn = uniform(n, || step(&mut state));
-                keep_thread_state(state);
-                drawn
-            }
+            Source::Thread => with_thread_state(|state| uniform(n, || step(state))),
         }
     }
 
@@ -63,11 +58,7 @@ impl Rng {
     pub(crate) fn peek_below(&self, n: u64) -> u64 {
         let mut state = match &self.0 {
             Source::Seeded(state) => state.load(Ordering::Relaxed),
-            Source::Thread => {
-                let state = thread_state();
-                keep_thread_state(state);
-                state
-            }
+            Source::Thread => with_thread_state(|state| *state),
         };
         uniform(n, || step(&mut state))
     }
@@ -94,18 +85,19 @@ fn uniform(n: u64, next: impl FnMut() -> u64) -> u64 {
     if n == 0 { 0 } else { Words(next).random_range(0..n) }
 }
 
+/// Calls `with` with the state of this thread's generator.
 #[inline]
-fn thread_state() -> u64 {
+fn with_thread_state<R>(with: impl FnOnce(&mut u64) -> R) -> R {
     let forks = FORKS.load(Ordering::Relaxed);
-    match THREAD.get() {
-        Some((state, seeded_at)) if seeded_at == forks => state,
-        _ => system_seed(),
-    }
-}
-
-#[inline]
-fn keep_thread_state(state: u64) {
-    THREAD.set(Some((state, FORKS.load(Ordering::Relaxed))));
+    THREAD.with(|cell| {
+        let mut state = match cell.get() {
+            Some((state, seeded_at)) if seeded_at == forks => state,
+            _ => system_seed(),
+        };
+        let result = with(&mut state);
+        cell.set(Some((state, forks)));
+        result
+    })
 }
 
 #[cold]

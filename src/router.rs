@@ -99,7 +99,7 @@ impl<T> Router<T> {
     /// # Errors
     /// If no deployment serves the model.
     pub fn group(&self, name: &str) -> Result<Vec<Arc<Entry<T>>>, Error> {
-        self.registry.with_group(name, |_, group| group.members().map(|(_, entry)| Arc::clone(entry)).collect())
+        self.registry.with_group(name, |_, group| Ok(group.members().map(|(_, entry)| Arc::clone(entry)).collect()))
     }
 
     /// How many deployments there are.
@@ -153,7 +153,7 @@ impl<T> Router<T> {
     /// # Errors
     /// If no deployment serves it.
     pub fn resolve(&self, name: &str) -> Result<Arc<str>, Error> {
-        self.registry.with_group(name, |model_name, _| Arc::clone(model_name))
+        self.registry.with_group(name, |model_name, _| Ok(Arc::clone(model_name)))
     }
 
     /// The rule for every model name that has none of its own.
@@ -195,7 +195,7 @@ impl<T> Router<T> {
                     return Err(error);
                 }
             }
-        })?
+        })
     }
 
     /// Picks a deployment and reserves, in one step or not at all: one in flight, one request and the request's tokens.
@@ -238,18 +238,18 @@ impl<T> Router<T> {
                     return Err(error);
                 }
             }
-        })?
+        })
     }
 
     /// What the index is asked for; None if it cannot answer the request.
     #[inline]
     fn filter(&self, group: &Group<T>, request: &Request) -> Option<Filter> {
-        if !request.tags.is_empty() {
-            return None;
-        }
         let mut skips = Vec::new();
-        if !request.exclude.is_empty() {
-            let excluded = request.exclude.iter().filter_map(|id| self.registry.get(id).ok());
+        if let Some(wishes) = &request.wishes {
+            if !wishes.tags.is_empty() {
+                return None;
+            }
+            let excluded = wishes.exclude.iter().filter_map(|id| self.registry.get(id).ok());
             let here = excluded.filter(|entry| Arc::ptr_eq(&entry.home.index, &group.index));
             skips.extend(here.map(|entry| entry.home.position()));
             skips.sort_unstable();
@@ -267,7 +267,7 @@ impl<T> Router<T> {
             walk.chance.peek = true;
             let mut notes = Notes::new(group);
             let winner = walk.choose(&mut notes).and_then(|position| group.member(position)).cloned();
-            Explanation {
+            Ok(Explanation {
                 model_name: Arc::clone(model_name),
                 strategy: group.strategy,
                 score_name: notes.score_name,
@@ -278,7 +278,7 @@ impl<T> Router<T> {
                     .into_iter()
                     .filter_map(|(position, verdict)| Some((Arc::clone(group.member(position)?), verdict)))
                     .collect(),
-            }
+            })
         })
     }
 

@@ -10,7 +10,7 @@ use rustc_hash::FxHashSet;
 
 use crate::clock::{Clock, Nanos, Now, seconds};
 use crate::context::{Candidate, Usage};
-use crate::error::{Error, Reasons, Unavailable};
+use crate::error::{Error, Reasons, TooLarge, Unavailable};
 use crate::limits::to_next_minute;
 use crate::registry::{Entry, Group};
 use crate::rng::Rng;
@@ -25,6 +25,13 @@ use crate::strategy::{
 pub struct Request {
     /// The tokens it is expected to use.
     pub tokens: u64,
+    /// Which deployments it can use; None for all of the group.
+    pub wishes: Option<Box<Wishes>>,
+}
+
+/// Which deployments a request can use.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
     /// Labels the deployment must have.
     pub tags: Vec<String>,
     /// One of the labels is enough.
@@ -33,24 +40,27 @@ pub struct Request {
     pub exclude: FxHashSet<String>,
 }
 
+impl Wishes {
+    fn accepts_tags(&self, tags: &[Arc<str>]) -> bool {
+        let has = |wanted: &String| tags.iter().any(|tag| **tag == **wanted);
+        self.tags.is_empty() || if self.any_tag { self.tags.iter().any(has) } else { self.tags.iter().all(has) }
+    }
+}
+
 impl Request {
     /// A request of unknown size still needs a token to be left.
     pub(crate) fn least_tokens(&self) -> u64 {
         self.tokens.max(1)
     }
 
-    fn accepts_tags(&self, tags: &[Arc<str>]) -> bool {
-        let has = |wanted: &String| tags.iter().any(|tag| **tag == **wanted);
-        if self.any_tag { self.tags.iter().any(has) } else { self.tags.iter().all(has) }
-    }
-
     /// Whether the request itself leaves a deployment in.
     #[inline]
     fn rules_in<T>(&self, entry: &Entry<T>) -> Result<(), Refusal> {
-        if !self.tags.is_empty() && !self.accepts_tags(entry.deployment().tags()) {
+        let Some(wishes) = &self.wishes else { return Ok(()) };
+        if !wishes.accepts_tags(entry.deployment().tags()) {
             return Err(Refusal::Tags);
         }
-        if !self.exclude.is_empty() && self.exclude.contains(entry.deployment().id()) {
+        if wishes.exclude.contains(entry.deployment().id()) {
             return Err(Refusal::Excluded);
         }
         Ok(())
@@ -381,7 +391,11 @@ impl<'a, T> Walk<'a, T> {
         if let Some(largest_limit) = limits.and_then(|limits| limits.into_iter().max())
             && self.request.tokens > largest_limit
         {
-            return Some(Error::RequestTooLarge { model_name: Arc::clone(model_name), tokens: self.request.tokens, largest_limit });
+            return Some(Error::RequestTooLarge(Box::new(TooLarge {
+                model_name: Arc::clone(model_name),
+                tokens: self.request.tokens,
+                largest_limit,
+            })));
         }
         Some(Error::NoAvailableDeployment(Box::new(Unavailable {
             model_name: Arc::clone(model_name),

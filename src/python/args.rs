@@ -2,13 +2,12 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyString};
-use rustc_hash::FxHashSet;
 
 use super::errors::{out_of_range, wrong_type};
 use crate::clock::{Nanos, nanos};
 use crate::error::Error;
 use crate::health::FailureKind;
-use crate::select::Request;
+use crate::select::{Request, Wishes};
 use crate::strategy::Strategy;
 
 /// A whole number from `least` to `N`'s largest.
@@ -94,24 +93,30 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Kind {
 /// What a pick is for.
 #[inline]
 pub(crate) fn request(
-    tokens: Tokens,
+    tokens: &Tokens,
     tags: Option<&Bound<'_, PyAny>>,
     tags_match: Option<&Bound<'_, PyAny>>,
     exclude: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Request> {
-    let mut request = Request { tokens: tokens.0, ..Request::default() };
-    if let Some(tags) = tags {
-        request.tags = texts("tags", tags)?;
-    }
-    if let Some(tags_match) = tags_match {
-        request.any_tag = match text("tags_match", tags_match)? {
-            "all" => false,
-            "any" => true,
-            other => return Err(Error::Configuration(format!("tags_match must be \"all\" or \"any\", not {other:?}")).into()),
-        };
-    }
-    if let Some(exclude) = exclude {
-        request.exclude = texts::<FxHashSet<String>>("exclude", exclude)?;
-    }
-    Ok(request)
+    let wishes =
+        if tags.is_some() || tags_match.is_some() || exclude.is_some() { Some(wishes(tags, tags_match, exclude)?) } else { None };
+    Ok(Request { tokens: tokens.0, wishes })
+}
+
+#[inline(never)]
+fn wishes(
+    tags: Option<&Bound<'_, PyAny>>,
+    tags_match: Option<&Bound<'_, PyAny>>,
+    exclude: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Box<Wishes>> {
+    let any_tag = match tags_match.map(|tags_match| text("tags_match", tags_match)).transpose()? {
+        None | Some("all") => false,
+        Some("any") => true,
+        Some(other) => return Err(Error::Configuration(format!("tags_match must be \"all\" or \"any\", not {other:?}")).into()),
+    };
+    Ok(Box::new(Wishes {
+        tags: tags.map(|tags| texts("tags", tags)).transpose()?.unwrap_or_default(),
+        any_tag,
+        exclude: exclude.map(|ids| texts("exclude", ids)).transpose()?.unwrap_or_default(),
+    }))
 }

@@ -21,16 +21,16 @@ impl From<Error> for PyErr {
         match error {
             Error::Configuration(_) => ConfigurationError::new_err(message),
             Error::AliasCycle(_) => AliasCycle::new_err(message),
-            Error::ModelNotFound { name, near, .. } => {
-                Python::attach(|py| ModelNotFound::new_err((message, name, names(py, near))))
+            Error::ModelNotFound(unknown) => {
+                Python::attach(|py| ModelNotFound::new_err((message, unknown.name, names(py, unknown.near))))
             }
             Error::AliasNotFound(alias) => ModelNotFound::new_err((message, alias)),
-            Error::DeploymentNotFound { id, near } => {
-                Python::attach(|py| DeploymentNotFound::new_err((message, id, names(py, near))))
+            Error::DeploymentNotFound(unknown) => {
+                Python::attach(|py| DeploymentNotFound::new_err((message, unknown.id, names(py, unknown.near))))
             }
             Error::NoAvailableDeployment(unavailable) => Python::attach(|py| not_available(py, message, &unavailable)),
-            Error::RequestTooLarge { model_name, tokens, largest_limit } => {
-                RequestTooLarge::new_err((message, model_name.to_string(), tokens, largest_limit))
+            Error::RequestTooLarge(too_large) => {
+                RequestTooLarge::new_err((message, too_large.model_name.to_string(), too_large.tokens, too_large.largest_limit))
             }
         }
     }

@@ -176,7 +176,7 @@ impl PyRouter {
         tags_match: Option<&Bound<'_, PyAny>>,
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyString>> {
-        let request = request(tokens, tags, tags_match, exclude)?;
+        let request = request(&tokens, tags, tags_match, exclude)?;
         Ok(self.0.select(model_name, &request, |entry| id_of(py, entry))?)
     }
 
@@ -197,7 +197,7 @@ impl PyRouter {
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let n = whole("n", 0, MOST_PICKS, n)?;
-        let request = request(tokens, tags, tags_match, exclude)?;
+        let request = request(&tokens, tags, tags_match, exclude)?;
         let picks = (0..n).map(|_| self.0.select(model_name, &request, |entry| id_of(py, entry)));
         PyList::new(py, picks.collect::<Result<Vec<_>, _>>()?)
     }
@@ -215,7 +215,7 @@ impl PyRouter {
         tags_match: Option<&Bound<'_, PyAny>>,
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PyLease> {
-        let request = request(tokens, tags, tags_match, exclude)?;
+        let request = request(&tokens, tags, tags_match, exclude)?;
         Ok(PyLease(self.0.acquire(model_name, &request)?))
     }
 
@@ -233,7 +233,7 @@ impl PyRouter {
         tags_match: Option<&Bound<'_, PyAny>>,
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let request = request(tokens, tags, tags_match, exclude)?;
+        let request = request(&tokens, tags, tags_match, exclude)?;
         records::explanation(py, &self.0.explain(model_name, &request)?)
     }
 
