@@ -422,7 +422,11 @@ impl<T> Registry<T> {
 
     /// Calls `with` with the group that a model name or alias leads to. It runs under a lock and must not come back here.
     #[inline]
-    pub(crate) fn with_group<R>(&self, name: &str, with: impl FnOnce(&Arc<str>, &Group<T>) -> Result<R, Error>) -> Result<R, Error> {
+    pub(crate) fn with_group<R>(
+        &self,
+        name: &str,
+        with: impl FnOnce(&Arc<str>, &Group<T>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
         if let Some(group) = self.groups.get(name) {
             return with(group.key(), group.value());
         }

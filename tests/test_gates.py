@@ -80,7 +80,7 @@ def test_the_first_closed_gate_is_the_one_named(closed: tuple[str, ...], clock: 
         rpm_limit=1 if "rpm_limit" in closed else None,
         tpm_limit=1 if "tpm_limit" in closed else None,
     )
-    options = {
+    options: dict[str, Any] = {
         "tags": ["eu"] if "tags" in closed else None,
         "exclude": ["a"] if "excluded" in closed else None,
     }
@@ -92,7 +92,7 @@ def test_the_first_closed_gate_is_the_one_named(closed: tuple[str, ...], clock: 
     if "unhealthy" in closed:
         router.report_health("a", False)
 
-    (verdict,) = router.explain("m", **options).verdicts  # type: ignore[arg-type]
+    (verdict,) = router.explain("m", **options).verdicts
     assert verdict.gate == closed[0]
     error = refused(router, **options)
     assert error.reasons == {closed[0]: 1}
@@ -140,7 +140,8 @@ def test_a_parallel_limit_admits_exactly_that_many(limit: int, clock: ManualCloc
 
 
 @pytest.mark.parametrize(
-    ("limit", "tokens", "expected"), [(1, 1, 1), (100, 10, 10), (100, 33, 3), (100, 100, 1), (2**64 - 1, 2**63, 1)]
+    ("limit", "tokens", "expected"),
+    [(1, 1, 1), (100, 10, 10), (100, 33, 3), (100, 100, 1), (2**64 - 2, 2**63 - 1, 2), (2**64 - 1, 2**63, 1)],
 )
 def test_a_token_limit_admits_up_to_it(limit: int, tokens: int, expected: int, clock: ManualClock) -> None:
     router = one(clock, tpm_limit=limit)
@@ -405,8 +406,7 @@ def test_failures_of_these_kinds_say_nothing(kind: FailureKind, by_lease: bool, 
         (100, 100, 0, 9, False),
         (100, 100, 0, 10, True),
         (2**64 - 1, 2**64 - 1, 50, 50, False),
-        (2**64 - 1, 2**64 - 1, 49, 50, False),
-        (2**64 - 1, 2**64 - 1, 49, 51, True),
+        (2**64 - 1, 2**64 - 1, 49, 50, True),
     ],
 )
 def test_how_many_failures_are_too_many(
@@ -417,9 +417,8 @@ def test_how_many_failures_are_too_many(
         router.record_success("a")
     for _ in range(fails - 1):
         router.record_failure("a")
-    # Each case but the last rows of the majority is decided by its last failure.
-    if cools and (allowed_fails, min_requests, successes) != (2**64 - 1, 2**64 - 1, 49):
-        assert router.stats("a").status is not Status.COOLING_DOWN
+    # Every case is decided by its last failure.
+    assert router.stats("a").status is not Status.COOLING_DOWN
     router.record_failure("a")
     assert (router.stats("a").status is Status.COOLING_DOWN) is cools
 
@@ -485,14 +484,12 @@ def test_the_usual_length(cooldown_time: float, clock: ManualClock) -> None:
 
 @pytest.mark.parametrize("order", [(60, 1), (1, 60)])
 def test_the_latest_end_wins(order: tuple[float, float], clock: ManualClock) -> None:
-    for start in (
-        lambda router, seconds: router.cool_down("a", seconds),
-        lambda router, seconds: router.record_failure("a", "rate_limit", retry_after=seconds),
-    ):
-        router = one(clock)
-        for seconds in order:
-            start(router, seconds)
-        assert router.stats("a").cooldown_remaining == 60
+    by_hand, by_failure = one(clock), one(clock)
+    for seconds in order:
+        by_hand.cool_down("a", seconds)
+        by_failure.record_failure("a", "rate_limit", retry_after=seconds)
+    assert by_hand.stats("a").cooldown_remaining == 60
+    assert by_failure.stats("a").cooldown_remaining == 60
 
 
 def test_cooling_down_by_hand(clock: ManualClock) -> None:
@@ -653,10 +650,10 @@ def test_a_wait_is_computed(seconds: float, clock: ManualClock) -> None:
     assert router.select("m") == "a"
 
 
-@pytest.mark.parametrize("limit", ["rpm_limit", "tpm_limit"])
-def test_a_spent_minute_ends_on_time(limit: str, clock: ManualClock) -> None:
+@pytest.mark.parametrize("facts", [{"rpm_limit": 1}, {"tpm_limit": 1}])
+def test_a_spent_minute_ends_on_time(facts: dict[str, Any], clock: ManualClock) -> None:
     clock.set(60 * 7 + 47.6)
-    router = one(clock, **{limit: 1})
+    router = one(clock, **facts)
     router.acquire("m", tokens=1).release()
     error = refused(router)
     assert isinstance(error, RateLimitExceeded)

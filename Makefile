@@ -1,0 +1,62 @@
+# make demo, make test, make lint and make bench set up all they need in .venv, given Rust and Python.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(PATH):$(HOME)/.cargo/bin
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+
+.PHONY: demo test lint bench bench-rust bench-peers format clean
+
+demo: $(VENV)/.demo $(VENV)/.built
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.test $(VENV)/.built
+	cargo test --no-default-features
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.demo $(VENV)/.built
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --no-default-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest turnout --ignore-disjoint-bases
+
+format: $(VENV)/.lint
+	cargo fmt
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Through Python, beside a pure-Python twin and whichever peers are installed.
+bench: $(VENV)/.built
+	$(BIN)/python benches/compare.py
+
+# The core alone.
+bench-rust:
+	cargo bench --no-default-features
+
+# Installs the peers that `make bench` compares with.
+bench-peers: $(VENV)/.built
+	$(BIN)/python -m pip install --quiet ".[bench]"
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" "maturin>=1.9.4,<2"
+	touch $@
+
+# Editable: the Python half is used from where it is, the native half is built when its sources change.
+$(VENV)/.built: $(VENV)/.venv pyproject.toml $(RUST_SOURCES)
+	$(BIN)/maturin develop --release --quiet
+	touch $@
+
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.venv pyproject.toml
+	$(BIN)/python -m pip install --quiet --group $*
+	touch $@
+
+clean:
+	rm -rf $(VENV) target

@@ -1,0 +1,421 @@
+//! Properties that examples cannot cover, against models simple enough to be seen right.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use turnout::strategy::{
+    RoundRobinCounters, least_busy, lowest_latency, lowest_priority, lowest_usage, rate_limit_aware, round_robin, weighted_random,
+};
+use turnout::{
+    Clock, Deployment, Error, FailureKind, HealthRules, Lease, ManualClock, Request, Rng, Router, RoutingContext, Settings, Status,
+    Strategy as Rule, Verdict, Wishes,
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+// === the strategies as functions ===
+
+fn edgy_u32() -> impl Strategy<Value = u32> {
+    prop_oneof![0..4_u32, any::<u32>(), (u32::MAX - 3)..=u32::MAX]
+}
+
+fn edgy_u64() -> impl Strategy<Value = u64> {
+    prop_oneof![0..200_u64, any::<u64>(), (u64::MAX - 3)..=u64::MAX]
+}
+
+prop_compose! {
+    fn context()(
+        weight in edgy_u32(), priority in edgy_u32(), active_requests in edgy_u32(),
+        tpm_current in edgy_u64(), tpm_limit in proptest::option::of(edgy_u64()),
+        rpm_current in edgy_u64(), rpm_limit in proptest::option::of(edgy_u64()),
+        avg_latency_us in edgy_u64(),
+    ) -> RoutingContext {
+        RoutingContext {
+            weight, priority, active_requests, tpm_current, tpm_limit, rpm_current, rpm_limit, avg_latency_us,
+            ..RoutingContext::new("a")
+        }
+    }
+}
+
+/// The first index of the least key, written the slow way.
+fn first_least<K: PartialOrd>(keys: impl IntoIterator<Item = K>) -> Option<usize> {
+    let keys: Vec<K> = keys.into_iter().collect();
+    (0..keys.len()).find(|&i| keys.iter().all(|key| *key >= keys[i]))
+}
+
+proptest! {
+    #[test]
+    fn deterministic_strategies_take_the_first_least(contexts in prop::collection::vec(context(), 0..12)) {
+        prop_assert_eq!(lowest_priority(&contexts), first_least(contexts.iter().map(|c| c.priority)));
+
+        let percent = |c: &RoutingContext| match c.tpm_limit {
+            None | Some(0) => 0,
+            Some(limit) => u128::from(c.tpm_current) * 100 / u128::from(limit),
+        };
+        prop_assert_eq!(lowest_usage(&contexts), first_least(contexts.iter().map(percent)));
+
+        let known: Vec<u128> = contexts.iter().map(|c| u128::from(c.avg_latency_us)).filter(|&l| l > 0).collect();
+        let mean = if known.is_empty() { 0 } else { known.iter().sum::<u128>() / known.len() as u128 };
+        let latency = |c: &RoutingContext| if c.avg_latency_us == 0 { mean } else { u128::from(c.avg_latency_us) };
+        prop_assert_eq!(lowest_latency(&contexts), first_least(contexts.iter().map(latency)));
+
+        #[allow(clippy::cast_precision_loss)]
+        let remaining = |current: u64, limit: Option<u64>| match limit {
+            None | Some(0) => 1.0,
+            Some(limit) => limit.saturating_sub(current) as f64 / limit as f64,
+        };
+        let distance = |c: &RoutingContext| remaining(c.tpm_current, c.tpm_limit).min(remaining(c.rpm_current, c.rpm_limit));
+        prop_assert_eq!(rate_limit_aware(&contexts), first_least(contexts.iter().map(|c| -distance(c))));
+    }
+
+    #[test]
+    fn least_busy_takes_one_of_the_least_busy(contexts in prop::collection::vec(context(), 0..12), seed: u64) {
+        let fewest = contexts.iter().map(|c| c.active_requests).min();
+        let picked = least_busy(&contexts, &Rng::new(Some(seed)));
+        prop_assert_eq!(picked.map(|i| contexts[i].active_requests), fewest);
+    }
+
+    #[test]
+    fn weights_never_overflow_and_zero_is_never_taken_before_more(contexts in prop::collection::vec(context(), 1..40), seed: u64) {
+        let picked = weighted_random(&contexts, &Rng::new(Some(seed))).unwrap();
+        prop_assert!(contexts[picked].weight > 0 || contexts.iter().all(|c| c.weight == 0));
+    }
+
+    #[test]
+    fn the_round_robin_counter_wraps_around(n in 2..9_u64, before in 0..9_u64) {
+        let contexts = vec![RoutingContext::new("a"); usize::try_from(n).unwrap()];
+        let counters = RoundRobinCounters::new();
+        let start = u64::MAX - before;
+        counters.set("model", start);
+        for i in 0..20 {
+            let turn = start.wrapping_add(i) % n;
+            prop_assert_eq!(round_robin("model", &contexts, &counters), Some(usize::try_from(turn).unwrap()));
+        }
+    }
+}
+
+#[test]
+fn the_largest_weights_share_evenly() {
+    let contexts = vec![RoutingContext { weight: u32::MAX, ..RoutingContext::new("a") }; 1000];
+    let rng = Rng::new(Some(9));
+    let mut counts = vec![0_u32; 1000];
+    (0..1_000_000).for_each(|_| counts[weighted_random(&contexts, &rng).unwrap()] += 1);
+    // Chi-square with 999 degrees of freedom: mean 999, standard deviation 44.7; five of them.
+    let chi: f64 = counts.iter().map(|&count| (f64::from(count) - 1000.0).powi(2) / 1000.0).sum();
+    assert!((chi - 999.0).abs() < 5.0 * 44.7, "{chi}");
+}
+
+// === the router against a walk over all members, and against the limits ===
+
+/// One step of a random history.
+#[derive(Debug, Clone)]
+enum Step {
+    Acquire { tokens: u64, tag: bool, exclude: Vec<usize> },
+    Select { tokens: u64, tag: bool, exclude: Vec<usize> },
+    Succeed { lease: usize, tokens: Option<u64> },
+    Fail { lease: usize, kind: usize, retry_after: Option<u64> },
+    Release { lease: usize, unused: bool },
+    Record { id: usize, failed: bool },
+    CoolDown { id: usize, seconds: u64 },
+    Report { id: usize, healthy: bool },
+    Add { id: usize, model: usize, limits: (u8, u8, u8) },
+    Remove { id: usize },
+    ReplaceAll { ids: Vec<(usize, usize)> },
+    Advance { tenths: u64 },
+}
+
+const IDS: usize = 9;
+const MODELS: [&str; 2] = ["one", "two"];
+
+fn step() -> impl Strategy<Value = Step> {
+    let id = 0..IDS;
+    let tokens = prop_oneof![Just(0_u64), 1..60_u64];
+    let exclude = prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(0..IDS, 0..4)];
+    prop_oneof![
+        8 => (tokens.clone(), prop::bool::weighted(0.2), exclude.clone()).prop_map(|(tokens, tag, exclude)| Step::Acquire { tokens, tag, exclude }),
+        6 => (tokens, prop::bool::weighted(0.2), exclude).prop_map(|(tokens, tag, exclude)| Step::Select { tokens, tag, exclude }),
+        3 => (any::<usize>(), prop::option::of(0..90_u64)).prop_map(|(lease, tokens)| Step::Succeed { lease, tokens }),
+        2 => (any::<usize>(), 0..FailureKind::ALL.len(), prop::option::of(0..90_u64)).prop_map(|(lease, kind, retry_after)| Step::Fail { lease, kind, retry_after }),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(lease, unused)| Step::Release { lease, unused }),
+        1 => (id.clone(), any::<bool>()).prop_map(|(id, failed)| Step::Record { id, failed }),
+        1 => (id.clone(), 0..80_u64).prop_map(|(id, seconds)| Step::CoolDown { id, seconds }),
+        1 => (id.clone(), any::<bool>()).prop_map(|(id, healthy)| Step::Report { id, healthy }),
+        2 => (id.clone(), 0..2_usize, (0..6_u8, 0..200_u8, 0..4_u8)).prop_map(|(id, model, limits)| Step::Add { id, model, limits }),
+        1 => id.prop_map(|id| Step::Remove { id }),
+        1 => prop::collection::vec((0..IDS, 0..2_usize), 0..IDS).prop_map(|ids| Step::ReplaceAll { ids }),
+        2 => (0..400_u64).prop_map(|tenths| Step::Advance { tenths }),
+    ]
+}
+
+fn deployment(id: usize, model: usize, (rpm, tpm, parallel): (u8, u8, u8)) -> Deployment {
+    let limit = |limit: u8| Some(u64::from(limit)).filter(|&limit| limit > 0);
+    Deployment::new(&format!("d{id}"), MODELS[model])
+        .unwrap()
+        .with_weight(u32::try_from(id % 4).unwrap())
+        .with_priority(u32::try_from(id % 3).unwrap())
+        .with_rpm_limit(limit(rpm))
+        .unwrap()
+        .with_tpm_limit(limit(tpm))
+        .unwrap()
+        .with_max_parallel_requests(limit(parallel).map(|limit| u32::try_from(limit).unwrap()))
+        .unwrap()
+        .with_tags(if id % 2 == 0 { vec!["even"] } else { vec![] })
+        .unwrap()
+}
+
+fn request(tokens: u64, tag: bool, exclude: &[usize]) -> Request {
+    let wishes = (tag || !exclude.is_empty()).then(|| {
+        Box::new(Wishes {
+            tags: if tag { vec!["even".to_owned()] } else { vec![] },
+            any_tag: false,
+            exclude: exclude.iter().map(|id| format!("d{id}")).collect(),
+        })
+    });
+    Request { tokens, wishes }
+}
+
+/// What explain, which walks over all members, says that the next pick takes.
+fn foretold(router: &Router<()>, model: &str, request: &Request) -> Option<String> {
+    router.explain(model, request).unwrap().winner.map(|winner| winner.deployment().id().to_owned())
+}
+
+/// Whether explain's verdicts bear out that nobody is available.
+fn nobody(router: &Router<()>, model: &str, request: &Request) -> bool {
+    router.explain(model, request).unwrap().verdicts.iter().all(|(_, verdict)| matches!(verdict, Verdict::Stopped(_)))
+}
+
+fn run(rule: Rule, steps: Vec<Step>) {
+    let clock = Arc::new(ManualClock::new(30 * SECOND));
+    let health = HealthRules { allowed_fails: 2, min_requests: 3, cooldown_time: 7 * SECOND, success_threshold: 2 };
+    let settings =
+        Settings { strategy: rule, health, seed: Some(5), clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() };
+    let router = Router::new(settings).unwrap();
+    for id in 0..IDS {
+        drop(router.add(deployment(id, id % 2, (0, 0, 0)), ()).unwrap());
+    }
+    let mut leases: Vec<Lease<()>> = Vec::new();
+    for step in steps {
+        match step {
+            Step::Acquire { tokens, tag, exclude } => {
+                for model in MODELS.iter().filter(|model| router.resolve(model).is_ok()) {
+                    let request = request(tokens, tag, &exclude);
+                    let expected = foretold(&router, model, &request);
+                    match router.acquire(model, &request) {
+                        Ok(lease) => {
+                            assert_eq!(Some(lease.deployment().id()), expected.as_deref());
+                            leases.push(lease);
+                        }
+                        Err(error) => {
+                            assert_eq!(expected, None, "{error}");
+                            assert!(nobody(&router, model, &request));
+                        }
+                    }
+                }
+            }
+            Step::Select { tokens, tag, exclude } => {
+                for model in MODELS.iter().filter(|model| router.resolve(model).is_ok()) {
+                    let request = request(tokens, tag, &exclude);
+                    let expected = foretold(&router, model, &request);
+                    let picked = router.select(model, &request, |entry| entry.deployment().id().to_owned());
+                    assert_eq!(picked.clone().ok(), expected, "{picked:?}");
+                }
+            }
+            Step::Succeed { lease, tokens } if !leases.is_empty() => {
+                let lease = leases.swap_remove(lease % leases.len());
+                assert!(lease.success(tokens, None) && !lease.release(false));
+            }
+            Step::Fail { lease, kind, retry_after } if !leases.is_empty() => {
+                let lease = leases.swap_remove(lease % leases.len());
+                assert!(lease.failure(FailureKind::ALL[kind], retry_after.map(|seconds| seconds * SECOND)) && lease.has_ended());
+            }
+            Step::Release { lease, unused } if !leases.is_empty() => {
+                assert!(leases.swap_remove(lease % leases.len()).release(unused));
+            }
+            Step::Succeed { .. } | Step::Fail { .. } | Step::Release { .. } => {}
+            Step::Record { id, failed } => {
+                let id = format!("d{id}");
+                let done = if failed {
+                    router.record_failure(&id, FailureKind::Error, None)
+                } else {
+                    router.record_success(&id, 5, Some(9))
+                };
+                assert_eq!(done.is_ok(), router.contains(&id));
+            }
+            Step::CoolDown { id, seconds } => drop(router.cool_down(&format!("d{id}"), seconds * SECOND)),
+            Step::Report { id, healthy } => drop(router.report_health(&format!("d{id}"), healthy)),
+            Step::Add { id, model, limits } => drop(router.add(deployment(id, model, limits), ()).unwrap()),
+            Step::Remove { id } => drop(router.remove(&format!("d{id}"))),
+            Step::ReplaceAll { mut ids } => {
+                ids.sort_unstable();
+                ids.dedup_by_key(|(id, _)| *id);
+                ids.reverse();
+                drop(
+                    router
+                        .replace_all(ids.into_iter().map(|(id, model)| (deployment(id, model, (3, 90, 2)), ())).collect())
+                        .unwrap(),
+                );
+            }
+            Step::Advance { tenths } => assert!(clock.advance(tenths * SECOND / 10)),
+        }
+        in_flight_is_what_is_leased(&router, &leases);
+    }
+    drop(leases);
+    in_flight_is_what_is_leased(&router, &[]);
+}
+
+/// A deployment that was removed and added again starts anew, so its earlier leases count only up to what it shows.
+fn in_flight_is_what_is_leased(router: &Router<()>, leases: &[Lease<()>]) {
+    let mut leased: HashMap<&str, u32> = HashMap::new();
+    leases.iter().for_each(|lease| *leased.entry(lease.deployment().id()).or_default() += 1);
+    for stats in router.snapshot() {
+        assert!(stats.in_flight <= leased.get(&*stats.deployment_id).copied().unwrap_or(0), "{stats:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_index_picks_what_a_walk_picks(steps in prop::collection::vec(step(), 1..120)) {
+        for rule in Rule::ALL {
+            run(rule, steps.clone());
+        }
+    }
+
+    #[test]
+    fn no_limit_is_ever_exceeded(
+        limits in prop::collection::vec((0..6_u64, 0..200_u64, 0..4_u32), 1..6),
+        requests in prop::collection::vec((0..70_u64, 0..4_u8, 0..250_u64), 1..200),
+        rule in 0..7_usize,
+    ) {
+        let clock = Arc::new(ManualClock::new(0));
+        let router = Router::new(Settings { strategy: Rule::ALL[rule], clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
+        let limit = |limit: u64| Some(limit).filter(|&limit| limit > 0);
+        for (i, &(rpm, tpm, parallel)) in limits.iter().enumerate() {
+            let deployment = Deployment::new(&i.to_string(), "model").unwrap()
+                .with_rpm_limit(limit(rpm)).unwrap()
+                .with_tpm_limit(limit(tpm)).unwrap()
+                .with_max_parallel_requests(Some(parallel).filter(|&parallel| parallel > 0)).unwrap();
+            drop(router.add(deployment, ()).unwrap());
+        }
+        // Admitted requests and tokens by deployment and minute, and leases in flight, as an onlooker counts them.
+        let mut minutes: HashMap<(String, u64), (u64, u64)> = HashMap::new();
+        let mut live: Vec<Lease<()>> = Vec::new();
+        for (tokens, end, tenths) in requests {
+            clock.advance(tenths * SECOND / 100);
+            let minute = clock.reading() / (60 * SECOND);
+            match router.acquire("model", &Request { tokens, wishes: None }) {
+                Ok(lease) => {
+                    let i: usize = lease.deployment().id().parse().unwrap();
+                    let counted = minutes.entry((lease.deployment().id().to_owned(), minute)).or_default();
+                    counted.0 += 1;
+                    counted.1 += tokens;
+                    prop_assert!(limits[i].0 == 0 || counted.0 <= limits[i].0);
+                    prop_assert!(limits[i].1 == 0 || counted.1 <= limits[i].1);
+                    live.push(lease);
+                    let in_flight = live.iter().filter(|lease| lease.deployment().id() == i.to_string()).count();
+                    prop_assert!(limits[i].2 == 0 || in_flight <= limits[i].2 as usize);
+                }
+                Err(Error::RequestTooLarge(too_large)) => {
+                    prop_assert!(limits.iter().all(|&(_, tpm, _)| tpm > 0 && tpm < tokens));
+                    prop_assert_eq!(Some(too_large.largest_limit), limits.iter().map(|limits| limits.1).max());
+                }
+                Err(_) => {
+                    // Refused only where every deployment is full.
+                    for (i, &(rpm, tpm, parallel)) in limits.iter().enumerate() {
+                        let (requests, used) = minutes.get(&(i.to_string(), minute)).copied().unwrap_or_default();
+                        let in_flight = live.iter().filter(|lease| lease.deployment().id() == i.to_string()).count();
+                        prop_assert!(
+                            (rpm > 0 && requests >= rpm) || (tpm > 0 && used + tokens.max(1) > tpm)
+                                || (parallel > 0 && in_flight >= parallel as usize)
+                        );
+                    }
+                }
+            }
+            if end > 1 && !live.is_empty() {
+                // Keeps what was reserved, so that the onlooker's counts stay right.
+                live.swap_remove(0).release(false);
+            }
+        }
+    }
+
+    #[test]
+    fn health_follows_its_rules(outcomes in prop::collection::vec((0..=FailureKind::ALL.len(), 0..80_u64), 1..120)) {
+        let clock = Arc::new(ManualClock::new(0));
+        let rules = HealthRules { allowed_fails: 3, min_requests: 5, cooldown_time: 4 * SECOND, success_threshold: 2 };
+        let router = Router::new(Settings { health: rules, clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
+        drop(router.add(Deployment::new("d", "model").unwrap(), ()).unwrap());
+        let (mut minute, mut requests, mut fails, mut streak, mut degraded, mut until) = (0, 0, 0, 0, false, 0);
+        for (outcome, tenths) in outcomes {
+            clock.advance(tenths * SECOND / 10);
+            let now = clock.reading();
+            if now / (60 * SECOND) != minute {
+                (minute, requests, fails) = (now / (60 * SECOND), 0, 0);
+            }
+            requests += 1;
+            match FailureKind::ALL.get(outcome) {
+                None => {
+                    router.record_success("d", 0, None).unwrap();
+                    streak += 1;
+                    if streak >= rules.success_threshold && now >= until {
+                        (degraded, until) = (false, 0);
+                    }
+                }
+                Some(&kind) => {
+                    router.record_failure("d", kind, None).unwrap();
+                    use FailureKind::{Auth, BadRequest, Cancelled, ContentPolicy, ContextWindow, Manual, NotFound, RateLimit, Timeout};
+                    if !matches!(kind, BadRequest | ContentPolicy | ContextWindow | Cancelled) {
+                        (fails, streak, degraded) = (fails + 1, 0, true);
+                        let at_once = matches!(kind, RateLimit | Auth | NotFound | Timeout | Manual);
+                        if at_once || (fails >= 3 && requests >= 5) || (requests >= 10 && fails * 2 > requests) {
+                            until = until.max(now + rules.cooldown_time);
+                        }
+                    }
+                }
+            }
+            let status = match () {
+                () if now < until => Status::CoolingDown,
+                () if degraded => Status::Degraded,
+                () => Status::Available,
+            };
+            let stats = router.stats("d").unwrap();
+            prop_assert_eq!((stats.status, stats.fails_this_minute, stats.consecutive_successes), (status, fails, streak));
+        }
+    }
+}
+
+// === the draws ===
+
+#[test]
+fn the_index_draws_in_proportion() {
+    for (rule, shares) in [(Rule::SimpleShuffle, [1, 2, 3, 4, 0]), (Rule::LeastBusy, [0, 1, 1, 0, 1])] {
+        let router = Router::new(Settings { strategy: rule, seed: Some(3), ..Settings::default() }).unwrap();
+        for (i, share) in shares.into_iter().enumerate() {
+            let deployment = Deployment::new(&i.to_string(), "model").unwrap().with_weight(share);
+            drop(router.add(deployment, ()).unwrap());
+        }
+        // Under least busy those without a share are kept busy.
+        let _busy: Vec<_> = if rule == Rule::LeastBusy {
+            let busy = |except: &[usize]| {
+                let exclude = except.iter().map(ToString::to_string).collect();
+                router
+                    .acquire("model", &Request { tokens: 0, wishes: Some(Box::new(Wishes { exclude, ..Wishes::default() })) })
+                    .unwrap()
+            };
+            vec![busy(&[1, 2, 3, 4]), busy(&[0, 1, 2, 4])]
+        } else {
+            vec![]
+        };
+        let (total, n) = (f64::from(shares.iter().sum::<u32>()), 100_000);
+        let mut counts = [0_u32; 5];
+        for _ in 0..n {
+            let i: usize = router.select("model", &Request::default(), |entry| entry.deployment().id().parse().unwrap()).unwrap();
+            counts[i] += 1;
+        }
+        for (count, share) in counts.into_iter().zip(shares) {
+            let (n, p) = (f64::from(n), f64::from(share) / total);
+            assert!((f64::from(count) - n * p).abs() <= 5.0 * (n * p * (1.0 - p)).sqrt(), "{rule}: {counts:?}");
+        }
+    }
+}

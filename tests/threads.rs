@@ -1,0 +1,152 @@
+//! Real threads on one router: limits hold, nothing leaks, nothing is lost.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+
+use turnout::{Clock, Deployment, FailureKind, ManualClock, Request, Router, Settings, Strategy};
+
+const THREADS: usize = 8;
+
+fn deployment(id: usize) -> Deployment {
+    Deployment::new(&id.to_string(), "model").unwrap()
+}
+
+/// Runs `work` in eight threads that start together; it gets the thread's number.
+fn together(work: impl Fn(usize) + Sync) {
+    let barrier = Barrier::new(THREADS);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (barrier, work) = (&barrier, &work);
+            scope.spawn(move || {
+                barrier.wait();
+                work(thread);
+            });
+        }
+    });
+}
+
+#[test]
+fn admitted_never_exceeds_any_limit() {
+    const DEPLOYMENTS: usize = 4;
+    const RPM: u64 = 250;
+    const TPM: u64 = 3_000;
+    const PARALLEL: u32 = 3;
+    for strategy in Strategy::ALL {
+        let clock = Arc::new(ManualClock::new(0));
+        let router = Router::new(Settings { strategy, clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
+        for id in 0..DEPLOYMENTS {
+            let deployment = deployment(id).with_rpm_limit(Some(RPM)).unwrap().with_tpm_limit(Some(TPM)).unwrap();
+            drop(router.add(deployment.with_max_parallel_requests(Some(PARALLEL)).unwrap(), ()).unwrap());
+        }
+        let requests: [AtomicU64; DEPLOYMENTS] = Default::default();
+        let tokens: [AtomicU64; DEPLOYMENTS] = Default::default();
+        let live: [AtomicU32; DEPLOYMENTS] = Default::default();
+        together(|thread| {
+            for i in 0..1_000 {
+                let asked = ((i * 7 + thread) % 23) as u64;
+                let Ok(lease) = router.acquire("model", &Request { tokens: asked, wishes: None }) else { continue };
+                let id: usize = lease.deployment().id().parse().unwrap();
+                assert!(live[id].fetch_add(1, Ordering::SeqCst) < PARALLEL);
+                assert!(requests[id].fetch_add(1, Ordering::SeqCst) < RPM);
+                assert!(tokens[id].fetch_add(asked, Ordering::SeqCst) + asked <= TPM);
+                if i % 3 == 0 {
+                    std::thread::yield_now();
+                }
+                live[id].fetch_sub(1, Ordering::SeqCst);
+                assert!(if i % 2 == 0 { lease.release(false) } else { lease.success(None, None) });
+            }
+        });
+        for stats in router.snapshot() {
+            let id: usize = stats.deployment_id.parse().unwrap();
+            assert_eq!(stats.in_flight, 0);
+            assert_eq!(stats.rpm_current, requests[id].load(Ordering::SeqCst));
+            assert_eq!(stats.tpm_current, tokens[id].load(Ordering::SeqCst));
+        }
+        // Exactly as many as fit: the smallest ask is refused only when requests or tokens are spent.
+        assert!(router.snapshot().iter().all(|stats| stats.rpm_current == RPM || stats.tpm_current + 23 > TPM), "{strategy}");
+    }
+}
+
+#[test]
+fn exactly_as_many_as_the_limit_are_admitted() {
+    for strategy in Strategy::ALL {
+        let router =
+            Router::new(Settings { strategy, clock: Clock::Manual(Arc::new(ManualClock::new(0))), ..Settings::default() }).unwrap();
+        for id in 0..10 {
+            drop(router.add(deployment(id).with_rpm_limit(Some(10)).unwrap(), ()).unwrap());
+        }
+        let admitted = AtomicU32::new(0);
+        together(|_| {
+            for _ in 0..50 {
+                admitted.fetch_add(u32::from(router.acquire("model", &Request::default()).is_ok()), Ordering::Relaxed);
+            }
+        });
+        assert_eq!(admitted.into_inner(), 100, "{strategy}");
+    }
+}
+
+#[test]
+fn picks_go_on_while_deployments_change() {
+    for strategy in Strategy::ALL {
+        let router = Router::new(Settings { strategy, ..Settings::default() }).unwrap();
+        for id in 0..20 {
+            drop(router.add(deployment(id), ()).unwrap());
+        }
+        together(|thread| {
+            for i in 0..400 {
+                match thread {
+                    0 => drop(router.remove(&(10 + i % 10).to_string())),
+                    1 => drop(router.add(deployment(10 + i % 10), ()).unwrap()),
+                    // Moves to another model name and back.
+                    2 => {
+                        let away = Deployment::new(&(i % 5).to_string(), "other").unwrap();
+                        drop(router.add(away, ()).unwrap());
+                        drop(router.add(deployment(i % 5), ()).unwrap());
+                    }
+                    3 if i % 20 == 0 => {
+                        drop(router.replace_all((0..20).map(|id| (deployment(id), ())).collect()).unwrap());
+                    }
+                    _ => {
+                        // Deployments 5 to 9 are always there.
+                        let lease = router.acquire("model", &Request::default()).unwrap();
+                        let _ = router.explain("model", &Request::default()).unwrap();
+                        if i % 3 == 0 {
+                            lease.failure(FailureKind::Error, Some(1))
+                        } else {
+                            lease.success(None, None)
+                        };
+                    }
+                }
+            }
+        });
+        assert!(router.snapshot().iter().all(|stats| stats.in_flight == 0));
+        // With nobody disturbing, the index and the walk agree again.
+        for _ in 0..100 {
+            let winner = router.explain("model", &Request::default()).unwrap().winner.unwrap();
+            let lease = router.acquire("model", &Request::default()).unwrap();
+            if !matches!(strategy, Strategy::SimpleShuffle | Strategy::LeastBusy) {
+                assert_eq!(lease.deployment().id(), winner.deployment().id(), "{strategy}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lease_ends_once_whoever_ends_it() {
+    let router = Router::new(Settings::default()).unwrap();
+    drop(router.add(deployment(0), ()).unwrap());
+    for i in 0..500 {
+        let lease = router.acquire("model", &Request::default()).unwrap();
+        let ended = AtomicU32::new(0);
+        together(|thread| {
+            let ends = match (thread + i) % 3 {
+                0 => lease.release(false),
+                1 => lease.success(None, None),
+                _ => lease.failure(FailureKind::BadRequest, None),
+            };
+            ended.fetch_add(u32::from(ends), Ordering::Relaxed);
+        });
+        assert_eq!(ended.into_inner(), 1);
+        assert_eq!(router.stats("0").unwrap().in_flight, 0);
+    }
+}
