@@ -171,7 +171,7 @@ impl ManualClock {
 
 /// Seconds as nanoseconds, rounded; None if negative, not finite, or beyond what a clock can reach.
 #[must_use]
-pub(crate) fn nanos(seconds: f64) -> Option<Nanos> {
+pub fn nanos(seconds: f64) -> Option<Nanos> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // the range was just checked
     (0.0..=MAX_SECONDS).contains(&seconds).then(|| (seconds * 1e9).round() as Nanos)
 }

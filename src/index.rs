@@ -15,10 +15,10 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::{Nanos, Now};
-use crate::registry::Entry;
+use crate::registry::{Entry, Fate};
 use crate::select::{Live, Request, gate, tokens_left};
 use crate::strategy::{
     Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, Position, RateLimitAware, RoundRobin, Rule, Step, Strategy,
@@ -100,7 +100,7 @@ impl AnyTree {
 
     /// Makes a place empty.
     pub(crate) fn clear(&mut self, position: Position) {
-        with_tree!(self, tree => tree.put(position, Leaf::default()));
+        with_tree!(self, tree => tree.put(position, &Leaf::default()));
     }
 
     /// Makes all leaves anew.
@@ -110,7 +110,7 @@ impl AnyTree {
 }
 
 /// The members of a group by their places; a place is empty once its member has left.
-pub(crate) type Members<T> = [Option<std::sync::Arc<Entry<T>>>];
+pub(crate) type Members<T> = [Option<Arc<Entry<T>>>];
 
 /// What a request wants beyond passing the gates.
 pub(crate) struct Filter {
@@ -288,17 +288,17 @@ impl<R: Rule> Tree<R> {
     }
 
     fn renew<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) {
-        self.put(position, leaf::<R, T>(position, member, now));
+        self.put(position, &leaf::<R, T>(position, member, now));
     }
 
     /// Puts a leaf in its place, and what follows from it in the nodes above.
     #[inline]
-    fn put(&mut self, position: Position, leaf: Leaf<R::Summary>) {
+    fn put(&mut self, position: Position, leaf: &Leaf<R::Summary>) {
         let place = position as usize;
         if place >= self.leaves {
             self.grow(place + 1);
         }
-        self.note(position, &leaf);
+        self.note(position, leaf);
         let mut at = self.leaves + place;
         let (mut summary, mut tokens) = (leaf.summary, leaf.tokens);
         while self.set(at, summary, tokens) && at > 1 {
@@ -422,14 +422,19 @@ fn leaf<R: Rule, T>(position: Position, member: &Entry<T>, now: &Now<'_>) -> Lea
 /// Renews the leaf of a member whose counters were changed, wherever it is now.
 #[inline]
 pub(crate) fn renew<T>(member: &Entry<T>, now: &Now<'_>) {
+    let mut heir: Arc<Entry<T>>;
     let mut member = member;
     loop {
         let mut tree = member.home.index.lock();
         // Asked under the lock: whoever replaces or removes the member says so before it touches the tree.
-        match member.successor() {
-            None => return tree.renew(member.home.position(), member, now),
-            Some(Some(successor)) => member = successor,
-            Some(None) => return,
+        match member.fate() {
+            Fate::Registered => return tree.renew(member.home.position(), member, now),
+            Fate::Replaced(by) => {
+                drop(tree);
+                heir = by;
+                member = &heir;
+            }
+            Fate::Removed => return,
         }
     }
 }

@@ -56,6 +56,12 @@ impl<T> Lease<T> {
         self.tokens
     }
 
+    /// What the application attached, if nothing but this lease keeps it alive.
+    #[cfg(feature = "python")]
+    pub(crate) fn own_attachment(&self) -> Option<&T> {
+        (Arc::strong_count(&self.entry) == 1).then(|| self.entry.attachment())
+    }
+
     /// Whether it has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -117,8 +123,8 @@ impl<T> Lease<T> {
 
     /// Renews the leaf that the counters belong to if the deployment was replaced while its old leaf was still in use.
     #[inline]
-    pub(crate) fn renew_successor(&self, now: &Now<'_>) {
-        if self.entry.successor().is_some() {
+    pub(crate) fn renew_moved(&self, now: &Now<'_>) {
+        if !self.entry.is_registered() {
             index::renew(&self.entry, now);
         }
     }

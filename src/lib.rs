@@ -36,7 +36,7 @@ mod select;
 mod state;
 pub mod strategy;
 
-pub use clock::{Clock, ManualClock, Nanos};
+pub use clock::{Clock, ManualClock, Nanos, nanos};
 pub use context::{Candidate, RoutingContext, Usage};
 pub use deployment::Deployment;
 pub use error::{Error, Reasons, TooLarge, Unavailable, UnknownDeployment, UnknownModel};
@@ -44,7 +44,7 @@ pub use explain::{Explanation, Verdict};
 pub use health::{FailureKind, HealthRules, Status};
 pub use lease::Lease;
 pub use registry::{Entry, Removed};
-pub use rng::Rng;
+pub use rng::{Rng, after_fork};
 pub use router::{Router, Settings};
 pub use select::{Refusal, Request, Wishes};
 pub use state::{Metrics, Stats};

@@ -6,8 +6,8 @@
 //! Whatever a change takes out is handed back to the caller ([`Removed`]), who drops it when no lock is held: an attachment may run
 //! anything when it is dropped.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use dashmap::DashMap;
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
@@ -31,9 +31,22 @@ pub struct Entry<T> {
     pub(crate) home: Home,
     /// Registration order over the whole registry.
     order: u64,
-    /// Set when it leaves the registry: to the entry that its counters belong to from then on, or to None.
-    successor: OnceLock<Option<Arc<Entry<T>>>>,
+    /// Whether it has left the registry.
+    left: AtomicBool,
+    /// Who has its counters now; shared by all that had them.
+    heir: Heir<T>,
     attachment: T,
+}
+
+/// The entry that has a deployment's counters.
+type Heir<T> = Arc<Mutex<Weak<Entry<T>>>>;
+
+/// What has become of an entry.
+pub(crate) enum Fate<T> {
+    Registered,
+    /// Its counters belong to this one.
+    Replaced(Arc<Entry<T>>),
+    Removed,
 }
 
 /// Where an entry's leaf is.
@@ -62,16 +75,27 @@ impl<T> Entry<T> {
         &self.attachment
     }
 
-    /// None while it is in the registry; then the entry that its counters belong to, if any.
     #[inline]
-    pub(crate) fn successor(&self) -> Option<Option<&Self>> {
-        self.successor.get().map(|successor| successor.as_deref())
+    pub(crate) fn is_registered(&self) -> bool {
+        // Relaxed: asked and said around the index's lock, which orders it.
+        !self.left.load(Ordering::Relaxed)
     }
 
-    /// Says that it leaves the registry. Comes before the index is changed, so that nobody renews its leaf afterwards.
-    fn succeed(&self, successor: Option<Arc<Self>>) {
-        // It leaves once: changes come one at a time, and what has left is not found again.
-        let _ = self.successor.set(successor);
+    /// Whether it is in the registry, and if not, who has its counters now.
+    #[inline]
+    pub(crate) fn fate(&self) -> Fate<T> {
+        if self.is_registered() {
+            return Fate::Registered;
+        }
+        let heir = self.heir.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        heir.map_or(Fate::Removed, Fate::Replaced)
+    }
+
+    /// Says that it leaves the registry, and to whom its counters go. Comes before the index is changed, so that nobody renews its leaf
+    /// afterwards.
+    fn leave(&self, heir: Option<&Arc<Self>>) {
+        *self.heir.lock().unwrap_or_else(PoisonError::into_inner) = heir.map(Arc::downgrade).unwrap_or_default();
+        self.left.store(true, Ordering::Relaxed);
     }
 }
 
@@ -82,6 +106,8 @@ pub(crate) struct Common {
     pub(crate) rules: HealthRules,
 }
 
+type Places<T> = Vec<Option<Arc<Entry<T>>>>;
+
 /// The deployments of one model name.
 #[derive(Debug)]
 pub(crate) struct Group<T> {
@@ -90,7 +116,7 @@ pub(crate) struct Group<T> {
     pub(crate) turn: AtomicU64,
     pub(crate) index: Arc<Index>,
     /// In registration order; a place is empty once its member has left.
-    places: Vec<Option<Arc<Entry<T>>>>,
+    places: Places<T>,
     /// How many places are not empty.
     len: usize,
 }
@@ -177,6 +203,9 @@ impl<T> Removed<T> {
 
 /// Names are compared for likeness only among so many: a wrong name must not cost more than a pick.
 const MOST_COMPARED: usize = 1000;
+
+/// Nor are longer ones, for the same reason: names come from requests.
+const LONGEST_COMPARED: usize = 100;
 
 #[derive(Debug)]
 pub(crate) struct Registry<T> {
@@ -281,7 +310,7 @@ impl<T> Registry<T> {
         self.must_not_be_alias(&deployment)?;
         let old = self.deployments.get(deployment.id()).map(|entry| Arc::clone(&entry));
         let stays = old.as_ref().filter(|old| old.deployment.model_name() == deployment.model_name()).cloned();
-        let slot = self.slot(old.as_ref())?;
+        let slot = self.slot(old.as_deref())?;
         let model_name = Arc::clone(deployment.shared_model_name());
         // Changes come one at a time, so what this finds still holds when the entry gets its place.
         let (index, next) = match self.groups.get(&model_name) {
@@ -293,7 +322,7 @@ impl<T> Registry<T> {
 
         let mut removed = Removed::default();
         if let Some(old) = &old {
-            old.succeed(Some(Arc::clone(&entry)));
+            old.leave(Some(&entry));
             if stays.is_none() {
                 removed.0.extend(self.leave_group(old));
             }
@@ -309,7 +338,7 @@ impl<T> Registry<T> {
     pub(crate) fn remove(&self, id: &str) -> Result<Removed<T>, Error> {
         let _changes = self.change();
         let Some((_, entry)) = self.deployments.remove(id) else { return Err(self.deployment_not_found(id)) };
-        entry.succeed(None);
+        entry.leave(None);
         let member = self.leave_group(&entry);
         Ok(Removed(std::iter::once(entry).chain(member).collect()))
     }
@@ -326,9 +355,9 @@ impl<T> Registry<T> {
         }
         let old: Vec<_> =
             deployments.iter().map(|(deployment, _)| self.deployments.get(deployment.id()).map(|old| Arc::clone(&old))).collect();
-        let slots = old.iter().map(|old| self.slot(old.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        let slots = old.iter().map(|old| self.slot(old.as_deref())).collect::<Result<Vec<_>, _>>()?;
 
-        let mut groups: FxHashMap<Arc<str>, (Arc<Index>, Vec<Option<Arc<Entry<T>>>>)> = FxHashMap::default();
+        let mut groups: FxHashMap<Arc<str>, (Arc<Index>, Places<T>)> = FxHashMap::default();
         let mut removed = Removed::default();
         for (((deployment, attachment), slot), old) in deployments.into_iter().zip(slots).zip(old) {
             let model_name = deployment.shared_model_name();
@@ -343,7 +372,7 @@ impl<T> Registry<T> {
                 let entry = self.entry(deployment, slot, index, position, changes.next(), attachment);
                 places.push(Some(Arc::clone(&entry)));
                 if let Some(old) = old {
-                    old.succeed(Some(Arc::clone(&entry)));
+                    old.leave(Some(&entry));
                     removed.0.push(old);
                 }
                 removed.0.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
@@ -352,7 +381,7 @@ impl<T> Registry<T> {
         let gone = self.deployments.iter().map(|entry| Arc::clone(entry.key())).filter(|id| !ids.contains(id));
         for id in gone.collect::<Vec<_>>() {
             if let Some((_, entry)) = self.deployments.remove(&id) {
-                entry.succeed(None);
+                entry.leave(None);
                 removed.0.push(entry);
             }
         }
@@ -372,24 +401,33 @@ impl<T> Registry<T> {
     }
 
     /// The counters of the deployment that is replaced, or new ones.
-    fn slot(&self, old: Option<&Arc<Entry<T>>>) -> Result<Slot, Error> {
+    fn slot(&self, old: Option<&Entry<T>>) -> Result<(Slot, Heir<T>), Error> {
         match old {
-            Some(old) => Ok(old.slot.clone()),
-            None => self.table.claim().ok_or_else(too_many),
+            Some(old) => Ok((old.slot.clone(), Arc::clone(&old.heir))),
+            None => Ok((self.table.claim().ok_or_else(too_many)?, Arc::default())),
         }
     }
 
     fn entry(
         &self,
         deployment: Deployment,
-        slot: Slot,
+        (slot, heir): (Slot, Heir<T>),
         index: &Arc<Index>,
         position: Position,
         order: u64,
         attachment: T,
     ) -> Arc<Entry<T>> {
         let home = Home { index: Arc::clone(index), position: AtomicU32::new(position) };
-        Arc::new(Entry { deployment, slot, common: Arc::clone(&self.common), home, order, successor: OnceLock::new(), attachment })
+        Arc::new(Entry {
+            deployment,
+            slot,
+            common: Arc::clone(&self.common),
+            home,
+            order,
+            left: AtomicBool::new(false),
+            heir,
+            attachment,
+        })
     }
 
     fn strategy_of(&self, model_name: &str) -> Strategy {
@@ -449,19 +487,18 @@ impl<T> Registry<T> {
         if self.groups.contains_key(&alias) {
             return Err(Error::Configuration(format!("{alias:?} is a model name: an alias must be a name of its own")));
         }
-        let mut way = vec![Arc::clone(&alias), Arc::clone(&target)];
-        let mut name = Arc::clone(&target);
-        while name != alias {
-            match self.aliases.get(&name) {
-                Some(next) => name = Arc::clone(&next),
-                None => {
-                    self.aliases.insert(alias, target);
-                    return Ok(());
-                }
+        let mut way = vec![Arc::clone(&alias)];
+        let mut next = Some(Arc::clone(&target));
+        while let Some(name) = next {
+            let closes = name == alias;
+            next = self.aliases.get(&name).map(|next| Arc::clone(&next));
+            way.push(name);
+            if closes {
+                return Err(Error::AliasCycle(way));
             }
-            way.push(Arc::clone(&name));
         }
-        Err(Error::AliasCycle(way))
+        self.aliases.insert(alias, target);
+        Ok(())
     }
 
     pub(crate) fn remove_alias(&self, alias: &str) -> Result<Arc<str>, Error> {
@@ -511,8 +548,12 @@ impl<T> Registry<T> {
 fn nearest(name: &str, known: impl Iterator<Item = Arc<str>>) -> Vec<String> {
     const LIKE: f64 = 0.8;
     const MOST: usize = 3;
+    if name.len() > LONGEST_COMPARED {
+        return Vec::new();
+    }
     let mut like: Vec<_> = known
         .take(MOST_COMPARED)
+        .filter(|known| known.len() <= LONGEST_COMPARED)
         .map(|known| (strsim::jaro_winkler(&name.to_lowercase(), &known.to_lowercase()), known))
         .filter(|&(likeness, _)| likeness >= LIKE)
         .collect();

@@ -22,8 +22,8 @@ thread_local! {
     static THREAD: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
 }
 
-/// Tells the generators that are seeded by the system that they run in a new process.
-pub(crate) fn after_fork() {
+/// Tells the generators that are seeded by the system that they run in a new process. Call it in a forked child.
+pub fn after_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 

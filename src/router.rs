@@ -183,8 +183,11 @@ impl<T> Router<T> {
     pub fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&Entry<T>) -> R) -> Result<R, Error> {
         self.registry.with_group(model_name, |model_name, group| {
             let walk = Walk::new(group, request, self.clock(), &self.rng);
+            let mut filter = self.filter(group, request);
             loop {
-                let picked = match self.filter(group, request) {
+                // The index answers first. Where it finds nobody but a walk would, it lags behind a change that another thread is about
+                // to enter in it, and the walk decides.
+                let picked = match filter.take() {
                     Some(filter) => group.index.lock().pick(group.places(), &filter, &walk.now, &walk.chance),
                     None => walk.choose(&mut Unobserved),
                 };
@@ -206,32 +209,32 @@ impl<T> Router<T> {
     pub fn acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
         self.registry.with_group(model_name, |model_name, group| {
             let mut walk = Walk::new(group, request, self.clock(), &self.rng);
+            if let Some(filter) = self.filter(group, request) {
+                let mut tree = group.index.lock();
+                while let Some((position, entry)) = tree
+                    .pick(group.places(), &filter, &walk.now, &walk.chance)
+                    .and_then(|position| Some((position, group.member(position)?)))
+                {
+                    let lease = Lease::reserve(entry, request, &walk.now);
+                    tree.renew(position, entry, &walk.now);
+                    // Refused where the counters have changed and the leaf had not yet: now it has.
+                    let Ok(lease) = lease else { continue };
+                    drop(tree);
+                    lease.renew_moved(&walk.now);
+                    return Ok(lease);
+                }
+            }
+            // A walk, for what the index cannot answer, and for the error. It may still find somebody: see `select`.
             loop {
-                if let Some(filter) = self.filter(group, request) {
-                    let mut tree = group.index.lock();
-                    while let Some((position, entry)) = tree
-                        .pick(group.places(), &filter, &walk.now, &walk.chance)
-                        .and_then(|position| Some((position, group.member(position)?)))
-                    {
-                        let lease = Lease::reserve(entry, request, &walk.now);
-                        tree.renew(position, entry, &walk.now);
-                        // Refused where the counters have changed and the leaf had not yet: now it has.
-                        let Ok(lease) = lease else { continue };
-                        drop(tree);
-                        lease.renew_successor(&walk.now);
-                        return Ok(lease);
-                    }
-                } else {
-                    while let Some((position, entry)) =
-                        walk.choose(&mut Unobserved).and_then(|position| Some((position, group.member(position)?)))
-                    {
-                        match Lease::reserve(entry, request, &walk.now) {
-                            Ok(lease) => {
-                                index::renew(entry, &walk.now);
-                                return Ok(lease);
-                            }
-                            Err(refusal) => walk.lose(position, refusal),
+                while let Some((position, entry)) =
+                    walk.choose(&mut Unobserved).and_then(|position| Some((position, group.member(position)?)))
+                {
+                    match Lease::reserve(entry, request, &walk.now) {
+                        Ok(lease) => {
+                            index::renew(entry, &walk.now);
+                            return Ok(lease);
                         }
+                        Err(refusal) => walk.lose(position, refusal),
                     }
                 }
                 if let Some(error) = walk.refuse(model_name) {

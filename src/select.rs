@@ -182,9 +182,9 @@ pub(crate) fn gate<T>(entry: &Entry<T>, state: &State, request: &Request, now: &
     }
     if let Some(limit) = deployment.tpm_limit() {
         let asked = request.least_tokens();
-        if state.window.tokens_at_most().saturating_add(asked) > limit {
+        if limit.saturating_sub(state.window.tokens_at_most()) < asked {
             let used = state.window.counts(now.get()).tokens;
-            if used.saturating_add(asked) > limit {
+            if limit.saturating_sub(used) < asked {
                 return Err(Refusal::TpmLimit { used, asked, limit, frees_in: minute_ends_in(now) });
             }
         }
@@ -224,7 +224,7 @@ fn available_at<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -> Option
     let now = now.get();
     let counts = state.window.counts(now);
     let spent = deployment.rpm_limit().is_some_and(|limit| counts.requests >= limit)
-        || deployment.tpm_limit().is_some_and(|limit| counts.tokens.saturating_add(asked) > limit);
+        || deployment.tpm_limit().is_some_and(|limit| limit.saturating_sub(counts.tokens) < asked);
     let window_frees = if spent { now.saturating_add(to_next_minute(now)) } else { now };
     Some(window_frees.max(state.health.cooldown_until())).filter(|&at| at > now)
 }

@@ -251,13 +251,12 @@ impl StateTable {
     pub(crate) fn claim(self: &Arc<Self>) -> Option<Slot> {
         let index = {
             let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            match free.returned.pop() {
-                Some(index) => index,
-                None => {
-                    let index = free.next;
-                    free.next = index.checked_add(1).filter(|_| place(index).0 < CHUNKS)?;
-                    index
-                }
+            if let Some(index) = free.returned.pop() {
+                index
+            } else {
+                let index = free.next;
+                free.next = index.checked_add(1).filter(|_| place(index).0 < CHUNKS)?;
+                index
             }
         };
         let slot = Slot { table: Arc::clone(self), index };

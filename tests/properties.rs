@@ -1,5 +1,8 @@
 //! Properties that examples cannot cover, against models simple enough to be seen right.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)] // a failure is meant to stop it
+#![allow(clippy::pedantic)] // written to be read next to the code it checks
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -160,7 +163,7 @@ fn deployment(id: usize, model: usize, (rpm, tpm, parallel): (u8, u8, u8)) -> De
         .unwrap()
         .with_max_parallel_requests(limit(parallel).map(|limit| u32::try_from(limit).unwrap()))
         .unwrap()
-        .with_tags(if id % 2 == 0 { vec!["even"] } else { vec![] })
+        .with_tags(if id.is_multiple_of(2) { vec!["even"] } else { vec![] })
         .unwrap()
 }
 
@@ -266,10 +269,10 @@ fn run(rule: Rule, steps: Vec<Step>) {
 
 /// A deployment that was removed and added again starts anew, so its earlier leases count only up to what it shows.
 fn in_flight_is_what_is_leased(router: &Router<()>, leases: &[Lease<()>]) {
-    let mut leased: HashMap<&str, u32> = HashMap::new();
-    leases.iter().for_each(|lease| *leased.entry(lease.deployment().id()).or_default() += 1);
+    let mut expected: HashMap<&str, u32> = HashMap::new();
+    leases.iter().for_each(|lease| *expected.entry(lease.deployment().id()).or_default() += 1);
     for stats in router.snapshot() {
-        assert!(stats.in_flight <= leased.get(&*stats.deployment_id).copied().unwrap_or(0), "{stats:?}");
+        assert!(stats.in_flight <= expected.get(&*stats.deployment_id).copied().unwrap_or(0), "{stats:?}");
     }
 }
 

@@ -9,6 +9,25 @@ from typing_extensions import Self
 from turnout.enums import FailureKind, Strategy
 from turnout.records import DeploymentStats, Explanation, RouterMetrics
 
+__all__ = [
+    "Deployment",
+    "Lease",
+    "ManualClock",
+    "RoundRobinCounters",
+    "Router",
+    "RoutingContext",
+    "__version__",
+    "_after_fork",
+    "build_routing_contexts",
+    "least_busy",
+    "lowest_latency",
+    "lowest_priority",
+    "lowest_usage",
+    "rate_limit_aware",
+    "round_robin",
+    "weighted_random",
+]
+
 __version__: str
 
 _StrategyName: TypeAlias = Literal[
@@ -142,6 +161,7 @@ class Deployment:
 
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+    def __getnewargs_ex__(self) -> tuple[tuple[str, str], dict[str, Any]]: ...
 
 @final
 class ManualClock:
@@ -693,6 +713,9 @@ class RoundRobinCounters:
     """The turns that :func:`turnout.strategies.round_robin` keeps, one a model name. Safe to share between threads."""
 
     def __new__(cls) -> Self: ...
+
+def _after_fork() -> None:
+    """Seed the random draws anew in a forked child, which would otherwise draw what its parent draws."""
 
 def weighted_random(contexts: Sequence[RoutingContext], /) -> str | None:
     """Pick at random, each candidate with the probability weight / total weight; uniformly if every weight is 0.

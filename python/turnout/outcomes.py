@@ -55,6 +55,8 @@ _BY_NAME = {
     # The client's own pool was full: the request was never sent.
     "PoolTimeout": FailureKind.CANCELLED,
     "TimeoutError": FailureKind.TIMEOUT,
+    "ServerTimeoutError": FailureKind.TIMEOUT,
+    "TooSlowError": FailureKind.TIMEOUT,
     "TimeoutException": FailureKind.TIMEOUT,
     "Timeout": FailureKind.TIMEOUT,
     "APITimeoutError": FailureKind.TIMEOUT,
@@ -76,9 +78,9 @@ _BY_NAME = {
     "UnprocessableEntityError": FailureKind.BAD_REQUEST,
 }
 
-# What providers write into a 400 (OpenAI and Azure as an error code, Anthropic in words).
-_CONTEXT_WINDOW = ("context_length_exceeded", "maximum context length", "context window", "prompt is too long")
-_CONTENT_POLICY = ("content_filter", "content_policy", "content management policy", "responsible_ai_policy")
+# What providers write into a 400 (OpenAI and Azure as an error code, Anthropic and vLLM in words).
+_CONTEXT_WINDOW = ("context_length_exceeded", "maximum context length", "context window", "context limit", "prompt is too long")
+_CONTENT_POLICY = ("content_filter", "content filter", "content_policy", "content management policy", "responsible_ai_policy")
 
 
 def classify_exception(exc: BaseException) -> Failure | None:
@@ -95,6 +97,13 @@ def classify_exception(exc: BaseException) -> Failure | None:
     """
     if isinstance(exc, (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit, RouterError)):
         return None
+    try:
+        return _classify(exc)
+    except Exception:  # an exception of a stranger that does not even let itself be looked at
+        return Failure(FailureKind.ERROR)
+
+
+def _classify(exc: BaseException) -> Failure | None:
     members = _members(exc)
     if members:
         failures = [failure for failure in map(classify_exception, members) if failure is not None]
@@ -115,16 +124,23 @@ def _members(exc: BaseException) -> tuple[BaseException, ...]:
 
 def _kind(exc: BaseException) -> FailureKind:
     status = _status(exc)
-    by_name = next((kind for cls in type(exc).__mro__ if (kind := _BY_NAME.get(cls.__name__)) is not None), None)
+    by_name = _kind_by_name(exc)
     if by_name in (FailureKind.CONTEXT_WINDOW, FailureKind.CONTENT_POLICY):
         return by_name
     if status is None:
-        return by_name or FailureKind.ERROR
+        # openai wraps the exceptions of its HTTP library, a full pool among them, and urllib those of sockets.
+        if type(exc.__cause__).__name__ == "PoolTimeout":
+            return FailureKind.CANCELLED
+        return by_name or _kind_by_name(_attribute(exc, "reason")) or FailureKind.ERROR
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     if 400 <= status < 500:
         return _bad_request(exc)
     return FailureKind.ERROR
+
+
+def _kind_by_name(exc: Any) -> FailureKind | None:
+    return next((kind for cls in type(exc).__mro__ if (kind := _BY_NAME.get(cls.__name__)) is not None), None)
 
 
 def _bad_request(exc: BaseException) -> FailureKind:

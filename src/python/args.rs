@@ -49,7 +49,12 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Tokens {
 /// A length of time in seconds.
 pub(crate) fn length(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
     const ALLOWED: &str = "a finite number of seconds from 0 to 1e9";
-    let seconds = value.extract::<f64>().map_err(|_| wrong_type(name, ALLOWED, value))?;
+    // An int may be too large for a float.
+    let seconds = match value.extract::<f64>() {
+        Ok(seconds) => seconds,
+        Err(_) if value.is_instance_of::<PyInt>() => f64::NAN,
+        Err(_) => return Err(wrong_type(name, ALLOWED, value)),
+    };
     nanos(seconds).ok_or_else(|| out_of_range(name, ALLOWED, value))
 }
 
@@ -59,6 +64,7 @@ pub(crate) fn latency_us(value: &Bound<'_, PyAny>) -> PyResult<u64> {
 }
 
 /// A string.
+#[inline]
 pub(crate) fn text<'a>(name: &str, value: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
     let text = value.cast::<PyString>().map_err(|_| wrong_type(name, "a str", value))?;
     text.to_str().map_err(|_| out_of_range(name, "a str without surrogates", value))
@@ -72,6 +78,11 @@ pub(crate) fn texts<C: FromIterator<String>>(name: &str, value: &Bound<'_, PyAny
     }
     let items = value.try_iter().map_err(|_| wrong_type(name, ALLOWED, value))?;
     items.map(|item| Ok(text(&format!("an item of {name}"), &item?)?.to_owned())).collect()
+}
+
+/// True or False.
+pub(crate) fn flag(name: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    value.extract().map_err(|_| wrong_type(name, "a bool", value))
 }
 
 /// A strategy by its name.

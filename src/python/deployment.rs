@@ -1,5 +1,6 @@
 //! The class `Deployment`.
 
+use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -135,8 +136,8 @@ impl PyDeployment {
         slf.get_type().call((), Some(&facts))
     }
 
-    fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<((&Bound<'py, PyString>, &str), Bound<'py, PyDict>)> {
-        Ok(((self.id.bind(py), self.facts.model_name()), self.keywords(py)?))
+    fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        ((self.id.bind(py), self.facts.model_name()), self.keywords(py)?).into_pyobject(py)
     }
 
     fn __eq__(&self, py: Python<'_>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
@@ -155,7 +156,7 @@ impl PyDeployment {
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let mut repr = format!("Deployment({}, {}", self.id.bind(py).repr()?, PyString::new(py, self.facts.model_name()).repr()?);
         for (name, value) in self.keywords(py)? {
-            repr.push_str(&format!(", {name}={}", value.repr()?));
+            let _ = write!(repr, ", {name}={}", value.repr()?);
         }
         repr.push(')');
         Ok(repr)

@@ -1,10 +1,11 @@
 //! The class `Lease`.
 
-use pyo3::exceptions::{PyResourceWarning, PyStopIteration};
+use pyo3::exceptions::{PyGeneratorExit, PyResourceWarning, PyStopIteration};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::args::{Kind, Tokens, latency_us, length, optional};
+use super::args::{Kind, Tokens, flag, latency_us, length, optional};
 use super::router::Attachment;
 use crate::health::FailureKind;
 use crate::lease::Lease;
@@ -55,9 +56,9 @@ impl PyLease {
     }
 
     /// End the lease without an outcome: the deployment's health does not change.
-    #[pyo3(signature = (*, unused=false))]
-    fn release(&self, unused: bool) -> bool {
-        self.0.release(unused)
+    #[pyo3(signature = (*, unused=None), text_signature = "($self, *, unused=False)")]
+    fn release(&self, unused: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        Ok(self.0.release(unused.map_or(Ok(false), |unused| flag("unused", unused))?))
     }
 
     fn __enter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
@@ -69,6 +70,9 @@ impl PyLease {
         let _ = traceback;
         if exc_type.is_none() {
             self.0.success(None, None);
+        } else if exc.is_instance_of::<PyGeneratorExit>() {
+            // Not left to Python: a generator may be closed by an interpreter that shuts down and runs no more of it.
+            self.0.release(false);
         } else if !self.0.has_ended() {
             match classify(exc) {
                 Ok(Some((kind, retry_after))) => self.0.failure(kind, retry_after),
@@ -97,6 +101,10 @@ impl PyLease {
     ) -> PyResult<Ready> {
         let result = self.__exit__(exc_type, exc, traceback);
         Ok(Ready(result.into_pyobject(py)?.to_owned().into_any().unbind()))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.0.own_attachment().map_or(Ok(()), |attachment| visit.call(&attachment.deployment))
     }
 
     fn __repr__(&self) -> String {
@@ -153,7 +161,7 @@ impl Ready {
         Err(PyStopIteration::new_err(self.0.clone_ref(py)))
     }
 
-    fn __traverse__(&self, visit: pyo3::gc::PyVisit<'_>) -> Result<(), pyo3::gc::PyTraverseError> {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.0)
     }
 }

@@ -1,5 +1,7 @@
 //! The extension module `turnout._core`: conversions and calls, no decisions.
 
+#![allow(clippy::needless_pass_by_value)] // PyO3 hands arguments over
+
 mod args;
 mod clock;
 mod deployment;

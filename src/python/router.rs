@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyMapping, PyString};
 use rustc_hash::FxHashMap;
 
-use super::args::{Kind, Tokens, latency_us, length, optional, request, strategy, text, whole};
+use super::args::{Kind, Tokens, flag, latency_us, length, optional, request, strategy, text, whole};
 use super::clock::PyManualClock;
 use super::deployment::PyDeployment;
 use super::errors::wrong_type;
@@ -19,6 +19,7 @@ use crate::deployment::Deployment;
 use crate::health::{FailureKind, HealthRules};
 use crate::registry::Entry;
 use crate::router::{Router, Settings};
+use crate::strategy::Strategy;
 
 /// What hangs on each deployment: the objects that Python gets back.
 pub(crate) struct Attachment {
@@ -67,7 +68,7 @@ impl PyRouter {
             Ok(Clock::Manual(Arc::clone(&manual.get().0)))
         })?;
         let router = Router::new(Settings {
-            strategy: strategy.map_or(Ok(Default::default()), self::strategy)?,
+            strategy: strategy.map_or(Ok(Strategy::default()), self::strategy)?,
             strategies: optional(strategies, per_model)?.unwrap_or_default(),
             health,
             seed: optional(seed, |seed| whole("seed", 0, u64::MAX, seed))?,
@@ -91,8 +92,8 @@ impl PyRouter {
 
     /// Take a deployment out. Its live leases stay valid and harmless.
     #[pyo3(signature = (deployment_id, /))]
-    fn remove_deployment(&self, py: Python<'_>, deployment_id: &str) -> PyResult<Option<Py<PyDeployment>>> {
-        let removed = self.0.remove(deployment_id)?;
+    fn remove_deployment(&self, py: Python<'_>, deployment_id: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyDeployment>>> {
+        let removed = self.0.remove(text("deployment_id", deployment_id)?)?;
         let deployment = removed.iter().next().map(|entry| entry.attachment().deployment.clone_ref(py));
         Ok(deployment)
     }
@@ -106,15 +107,15 @@ impl PyRouter {
 
     /// Return the deployment with an id.
     #[pyo3(signature = (deployment_id, /))]
-    fn get_deployment(&self, py: Python<'_>, deployment_id: &str) -> PyResult<Py<PyDeployment>> {
-        Ok(self.0.get(deployment_id)?.attachment().deployment.clone_ref(py))
+    fn get_deployment(&self, py: Python<'_>, deployment_id: &Bound<'_, PyAny>) -> PyResult<Py<PyDeployment>> {
+        Ok(self.0.get(text("deployment_id", deployment_id)?)?.attachment().deployment.clone_ref(py))
     }
 
     /// List deployments in registration order.
     #[pyo3(signature = (model_name=None, /))]
-    fn deployments<'py>(&self, py: Python<'py>, model_name: Option<&str>) -> PyResult<Bound<'py, PyList>> {
-        let entries = match model_name {
-            Some(model_name) => self.0.group(model_name)?,
+    fn deployments<'py>(&self, py: Python<'py>, model_name: Option<&Bound<'_, PyAny>>) -> PyResult<Bound<'py, PyList>> {
+        let entries = match optional(model_name, |model_name| Ok(self.0.group(text("model_name", model_name)?)?))? {
+            Some(entries) => entries,
             None => self.0.deployments(),
         };
         PyList::new(py, entries.iter().map(|entry| &entry.attachment().deployment))
@@ -136,20 +137,20 @@ impl PyRouter {
 
     /// Let a name stand for another one, which may be an alias itself and need not exist yet. Replaces an alias of that name.
     #[pyo3(signature = (alias, target, /))]
-    fn add_alias(&self, alias: &str, target: &str) -> PyResult<()> {
-        Ok(self.0.add_alias(alias, target)?)
+    fn add_alias(&self, alias: &Bound<'_, PyAny>, target: &Bound<'_, PyAny>) -> PyResult<()> {
+        Ok(self.0.add_alias(text("alias", alias)?, text("target", target)?)?)
     }
 
     /// Take an alias away.
     #[pyo3(signature = (alias, /))]
-    fn remove_alias(&self, alias: &str) -> PyResult<String> {
-        Ok(self.0.remove_alias(alias)?.to_string())
+    fn remove_alias(&self, alias: &Bound<'_, PyAny>) -> PyResult<String> {
+        Ok(self.0.remove_alias(text("alias", alias)?)?.to_string())
     }
 
     /// Follow aliases to the model name.
     #[pyo3(signature = (name, /))]
-    fn resolve(&self, name: &str) -> PyResult<String> {
-        Ok(self.0.resolve(name)?.to_string())
+    fn resolve(&self, name: &Bound<'_, PyAny>) -> PyResult<String> {
+        Ok(self.0.resolve(text("name", name)?)?.to_string())
     }
 
     fn __len__(&self) -> usize {
@@ -170,17 +171,17 @@ impl PyRouter {
     fn select(
         &self,
         py: Python<'_>,
-        model_name: &str,
+        model_name: &Bound<'_, PyAny>,
         tokens: Tokens,
         tags: Option<&Bound<'_, PyAny>>,
         tags_match: Option<&Bound<'_, PyAny>>,
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyString>> {
         let request = request(&tokens, tags, tags_match, exclude)?;
-        Ok(self.0.select(model_name, &request, |entry| id_of(py, entry))?)
+        Ok(self.0.select(text("model_name", model_name)?, &request, |entry| id_of(py, entry))?)
     }
 
-    /// Pick n times in one call, as n calls of select would: an id may come more than once.
+    /// Pick ``n`` times in one call, as ``n`` calls of :meth:`select` would: an id may come more than once.
     #[pyo3(
         signature = (model_name, n, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None),
         text_signature = "($self, model_name, n, /, *, tokens=0, tags=None, tags_match='all', exclude=None)"
@@ -189,7 +190,7 @@ impl PyRouter {
     fn select_many<'py>(
         &self,
         py: Python<'py>,
-        model_name: &str,
+        model_name: &Bound<'_, PyAny>,
         n: &Bound<'_, PyAny>,
         tokens: Tokens,
         tags: Option<&Bound<'_, PyAny>>,
@@ -198,28 +199,29 @@ impl PyRouter {
     ) -> PyResult<Bound<'py, PyList>> {
         let n = whole("n", 0, MOST_PICKS, n)?;
         let request = request(&tokens, tags, tags_match, exclude)?;
+        let model_name = text("model_name", model_name)?;
         let picks = (0..n).map(|_| self.0.select(model_name, &request, |entry| id_of(py, entry)));
         PyList::new(py, picks.collect::<Result<Vec<_>, _>>()?)
     }
 
-    /// Pick a deployment and reserve, in one step or not at all: one in flight, one request and tokens tokens this minute.
+    /// Pick a deployment and reserve, in one step or not at all: one in flight, one request and ``tokens`` tokens this minute.
     #[pyo3(
         signature = (model_name, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None),
         text_signature = "($self, model_name, /, *, tokens=0, tags=None, tags_match='all', exclude=None)"
     )]
     fn acquire(
         &self,
-        model_name: &str,
+        model_name: &Bound<'_, PyAny>,
         tokens: Tokens,
         tags: Option<&Bound<'_, PyAny>>,
         tags_match: Option<&Bound<'_, PyAny>>,
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PyLease> {
         let request = request(&tokens, tags, tags_match, exclude)?;
-        Ok(PyLease(self.0.acquire(model_name, &request)?))
+        Ok(PyLease(self.0.acquire(text("model_name", model_name)?, &request)?))
     }
 
-    /// Say what select or acquire would do now, and why. It has no side effect.
+    /// Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect.
     #[pyo3(
         signature = (model_name, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None),
         text_signature = "($self, model_name, /, *, tokens=0, tags=None, tags_match='all', exclude=None)"
@@ -227,14 +229,14 @@ impl PyRouter {
     fn explain<'py>(
         &self,
         py: Python<'py>,
-        model_name: &str,
+        model_name: &Bound<'_, PyAny>,
         tokens: Tokens,
         tags: Option<&Bound<'_, PyAny>>,
         tags_match: Option<&Bound<'_, PyAny>>,
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let request = request(&tokens, tags, tags_match, exclude)?;
-        records::explanation(py, &self.0.explain(model_name, &request)?)
+        records::explanation(py, &self.0.explain(text("model_name", model_name)?, &request)?)
     }
 
     // --- outcomes ---
@@ -244,8 +246,8 @@ impl PyRouter {
         signature = (deployment_id, /, *, tokens=Tokens(0), latency=None),
         text_signature = "($self, deployment_id, /, *, tokens=0, latency=None)"
     )]
-    fn record_success(&self, deployment_id: &str, tokens: Tokens, latency: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        Ok(self.0.record_success(deployment_id, tokens.0, optional(latency, latency_us)?)?)
+    fn record_success(&self, deployment_id: &Bound<'_, PyAny>, tokens: Tokens, latency: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        Ok(self.0.record_success(text("deployment_id", deployment_id)?, tokens.0, optional(latency, latency_us)?)?)
     }
 
     /// Report a failure of a request that was sent without a lease: it counts as one request of this minute.
@@ -253,32 +255,32 @@ impl PyRouter {
         signature = (deployment_id, kind=Kind(FailureKind::Error), /, *, retry_after=None),
         text_signature = "($self, deployment_id, kind='error', /, *, retry_after=None)"
     )]
-    fn record_failure(&self, deployment_id: &str, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    fn record_failure(&self, deployment_id: &Bound<'_, PyAny>, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let retry_after = optional(retry_after, |seconds| length("retry_after", seconds))?;
-        Ok(self.0.record_failure(deployment_id, kind.0, retry_after)?)
+        Ok(self.0.record_failure(text("deployment_id", deployment_id)?, kind.0, retry_after)?)
     }
 
     /// Take a deployment out for a while. A cooldown that lasts longer already is not shortened.
     #[pyo3(signature = (deployment_id, seconds, /))]
-    fn cool_down(&self, deployment_id: &str, seconds: &Bound<'_, PyAny>) -> PyResult<()> {
-        Ok(self.0.cool_down(deployment_id, length("seconds", seconds)?)?)
+    fn cool_down(&self, deployment_id: &Bound<'_, PyAny>, seconds: &Bound<'_, PyAny>) -> PyResult<()> {
+        Ok(self.0.cool_down(text("deployment_id", deployment_id)?, length("seconds", seconds)?)?)
     }
 
     /// Report what a health check of your own found.
     #[pyo3(signature = (deployment_id, healthy, /))]
-    fn report_health(&self, deployment_id: &str, healthy: bool) -> PyResult<()> {
-        Ok(self.0.report_health(deployment_id, healthy)?)
+    fn report_health(&self, deployment_id: &Bound<'_, PyAny>, healthy: &Bound<'_, PyAny>) -> PyResult<()> {
+        Ok(self.0.report_health(text("deployment_id", deployment_id)?, flag("healthy", healthy)?)?)
     }
 
     // --- inspection ---
 
     /// Return a deployment's state at this moment.
     #[pyo3(signature = (deployment_id, /))]
-    fn stats<'py>(&self, py: Python<'py>, deployment_id: &str) -> PyResult<Bound<'py, PyAny>> {
-        records::deployment_stats(py, &self.0.stats(deployment_id)?)
+    fn stats<'py>(&self, py: Python<'py>, deployment_id: &Bound<'_, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        records::deployment_stats(py, &self.0.stats(text("deployment_id", deployment_id)?)?)
     }
 
-    /// Return every deployment's state as columns: the fields of DeploymentStats, one value a deployment.
+    /// Return every deployment's state as columns: the fields of :class:`turnout.DeploymentStats`, one value a deployment.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         records::columns(py, &self.0.snapshot())
     }
@@ -306,6 +308,7 @@ impl PyRouter {
         format!("<Router of {} deployments, {} models, {}>", self.0.len(), self.0.models().len(), self.0.strategy())
     }
 
+    #[allow(clippy::unused_self)] // a method to Python
     fn __reduce__(&self) -> PyResult<()> {
         Err(PyTypeError::new_err("a Router holds live counters and can be neither pickled nor copied: make one in each process"))
     }
@@ -331,7 +334,7 @@ fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<(Deployment, Attachment
     items.map(|item| deployment("an item of deployments", &item?)).collect()
 }
 
-fn per_model(value: &Bound<'_, PyAny>) -> PyResult<FxHashMap<Arc<str>, crate::strategy::Strategy>> {
+fn per_model(value: &Bound<'_, PyAny>) -> PyResult<FxHashMap<Arc<str>, Strategy>> {
     let mapping =
         value.cast::<PyMapping>().map_err(|_| wrong_type("strategies", "a mapping of model names to strategies", value))?;
     let items = mapping.items()?;

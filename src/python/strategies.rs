@@ -130,7 +130,7 @@ impl PyRoutingContext {
     }
 }
 
-/// The turns that round_robin keeps, one a model name. Safe to share between threads.
+/// The turns that :func:`turnout.strategies.round_robin` keeps, one a model name. Safe to share between threads.
 #[pyclass(name = "RoundRobinCounters", module = "turnout.strategies", frozen)]
 pub(crate) struct PyRoundRobinCounters(RoundRobinCounters);
 
@@ -207,7 +207,7 @@ pub(crate) fn least_busy(contexts: &Bound<'_, PyAny>) -> PyResult<Option<String>
     Ok(contexts.id(strategy::least_busy(&contexts.0, &Rng::default())))
 }
 
-/// Pick the candidate with the lowest tpm_current * 100 / tpm_limit in whole percent, ties to the first.
+/// Pick the candidate with the lowest ``tpm_current * 100 / tpm_limit`` in whole percent, ties to the first.
 #[pyfunction]
 #[pyo3(signature = (contexts, /))]
 pub(crate) fn lowest_usage(contexts: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
@@ -243,12 +243,12 @@ pub(crate) fn rate_limit_aware(contexts: &Bound<'_, PyAny>) -> PyResult<Option<S
 #[pyfunction]
 #[pyo3(signature = (model_name, contexts, counters, /))]
 pub(crate) fn round_robin(
-    model_name: &str,
+    model_name: &Bound<'_, PyAny>,
     contexts: &Bound<'_, PyAny>,
     counters: &Bound<'_, PyRoundRobinCounters>,
 ) -> PyResult<Option<String>> {
     let contexts = Contexts::new(contexts)?;
-    Ok(contexts.id(strategy::round_robin(model_name, &contexts.0, &counters.get().0)))
+    Ok(contexts.id(strategy::round_robin(text("model_name", model_name)?, &contexts.0, &counters.get().0)))
 }
 
 /// Take a snapshot of some deployments for the functions of this module.

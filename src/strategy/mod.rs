@@ -1,8 +1,8 @@
 //! The rules that pick among candidates.
 //!
-//! A [`Rule`] sums up candidates: the summary of one, and of two neighbours from theirs. A summary is a few words that either name the
+//! A rule sums up candidates: the summary of one, and of two neighbours from theirs. A summary is a few words that either name the
 //! pick or ask for a draw. Because summaries combine, the same rule serves a walk over the candidates, in registration order, and an
-//! index that keeps the summaries of ranges of them ([`crate::index`]); both give the same pick.
+//! index that keeps the summaries of ranges of them; both give the same pick.
 
 mod first_least;
 mod least_busy;

@@ -1,0 +1,44 @@
+"""Every code block of the README and of docs/ runs."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path) -> list[tuple[str, str, int]]:
+    text = page.read_text()
+    return [(match[1], match[2], text[: match.start()].count("\n") + 1) for match in BLOCK.finditer(text)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_blocks_run_from_top_to_bottom(page: Path) -> None:
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for language, code, line in blocks(page):
+        if language == "python":
+            exec(compile("\n" * line + code, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_are_those_that_exist(page: Path) -> None:
+    for language, code, line in blocks(page):
+        assert language in {"python", "sh"}, f"{page.name}:{line}: what is a block of {language!r}, and who runs it?"
+        if language == "sh":
+            for command in code.splitlines():
+                words = command.split("#")[0].split()
+                if words[0] == "make":
+                    subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+                else:
+                    # The checks of a fresh clone build and install the package.
+                    assert words == ["pip", "install", "."], f"{page.name}:{line}: nobody runs {command!r}"
+
+
+def test_the_readme_says_what_it_must() -> None:
+    languages = [language for language, _, _ in blocks(ROOT / "README.md")]
+    assert languages.count("python") >= 2
+    assert "make demo" in (ROOT / "README.md").read_text()

@@ -1,0 +1,990 @@
+"""What exceptions say: those that real client libraries raise, and a table of made-up ones that needs no library.
+
+Each is looked at twice: as `classify_exception` sees it, and by what is left of it after it went through a lease's block.
+"""
+
+import asyncio
+import builtins
+import contextlib
+import http.client
+import http.server
+import json
+import os
+import socket
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from email.message import Message
+from email.utils import format_datetime
+from http import HTTPStatus
+from typing import Any, NoReturn
+
+import pytest
+import trio
+from turnout import (
+    AliasCycle,
+    AllDeploymentsInCooldown,
+    ConfigurationError,
+    Deployment,
+    DeploymentNotFound,
+    Failure,
+    FailureKind,
+    ManualClock,
+    ModelNotFound,
+    NoAvailableDeployment,
+    RateLimitExceeded,
+    RequestTooLarge,
+    Router,
+    RouterError,
+    Status,
+    classify_exception,
+)
+
+K = FailureKind
+
+NEUTRAL = (K.BAD_REQUEST, K.CONTENT_POLICY, K.CONTEXT_WINDOW, K.CANCELLED)
+AT_ONCE = (K.RATE_LIMIT, K.AUTH, K.NOT_FOUND, K.TIMEOUT, K.MANUAL)
+COOLDOWN_TIME = 5.0
+
+BY_STATUS = {
+    400: K.BAD_REQUEST,
+    401: K.AUTH,
+    402: K.AUTH,
+    403: K.AUTH,
+    404: K.NOT_FOUND,
+    408: K.TIMEOUT,
+    409: K.ERROR,
+    413: K.BAD_REQUEST,
+    422: K.BAD_REQUEST,
+    429: K.RATE_LIMIT,
+    499: None,
+    500: K.ERROR,
+    503: K.ERROR,
+    504: K.TIMEOUT,
+    529: K.ERROR,
+}
+
+# Headers, and the seconds they ask for; None where they ask for nothing that makes sense.
+WAITS: list[tuple[dict[str, str], float | None]] = [
+    ({}, None),
+    ({"Retry-After": "7"}, 7.0),
+    ({"Retry-After": "0.05"}, 0.05),
+    ({"retry-after": "0"}, 0.0),
+    ({"retry-after-ms": "70"}, 0.07),
+    ({"Retry-After-Ms": "1500.5"}, 1.5005),
+    ({"retry-after-ms": "70", "Retry-After": "9"}, 0.07),
+    ({"retry-after-ms": "soon", "Retry-After": "3"}, 3.0),
+    ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+    ({"Retry-After": "soon"}, None),
+    ({"Retry-After": ""}, None),
+    ({"Retry-After": "-5"}, None),
+    ({"Retry-After": "nan"}, None),
+    ({"Retry-After": "inf"}, None),
+    ({"Retry-After": "1e400"}, None),
+    ({"Retry-After": "7 seconds"}, None),
+    ({"Retry-After": "99999999999"}, None),
+    ({"Retry-After": "Wed, 99 Oct 2015 07:28:00 GMT"}, None),
+    ({"retry-after-ms": "-1"}, None),
+]
+
+
+def raised(call: Callable[[], object]) -> BaseException:
+    """What a call raises, whatever it is."""
+    try:
+        call()
+    except BaseException as error:
+        return error
+    pytest.fail("nothing was raised")
+
+
+def check_effect(fail: Callable[[], object], expected: Failure | None) -> BaseException:
+    """Lets ``fail`` raise within a lease's block, and compares what is left of it; returns what got through."""
+    router = Router([Deployment("d", "m")], clock=ManualClock(30), cooldown_time=COOLDOWN_TIME)
+
+    def request() -> None:
+        with router.acquire("m", tokens=5):
+            fail()
+
+    error = raised(request)
+    stats = router.stats("d")
+    assert (stats.in_flight, stats.total_requests, stats.total_successes, stats.tpm_current) == (0, 1, 0, 5)
+    if expected is None or expected.kind in NEUTRAL:
+        assert (stats.total_failures, stats.status, stats.cooldown_remaining) == (0, Status.AVAILABLE, 0.0)
+        return error
+    assert (stats.total_failures, stats.fails_this_minute) == (1, 1)
+    length = 0.0
+    if expected.kind in AT_ONCE:
+        length = COOLDOWN_TIME if expected.retry_after is None else expected.retry_after
+    assert stats.cooldown_remaining == length
+    assert stats.status is (Status.COOLING_DOWN if length else Status.DEGRADED)
+    return error
+
+
+def check(error: BaseException, expected: Failure | None) -> None:
+    """Looks at an exception both ways."""
+
+    def fail() -> NoReturn:
+        raise error
+
+    found = classify_exception(error)
+    assert found == expected
+    assert found is None or isinstance(found.kind, FailureKind)
+    assert check_effect(fail, expected) is error
+
+
+# --- made-up exceptions ---
+
+
+class Response:
+    """An answer as client libraries hang it on their exceptions."""
+
+    def __init__(self, headers: object = None, **facts: object) -> None:
+        self.headers = headers
+        self.__dict__.update(facts)
+
+
+class ClientError(Exception):
+    """An exception with whatever attributes a test gives it."""
+
+    def __init__(self, message: str = "failed", **facts: object) -> None:
+        super().__init__(message)
+        self.__dict__.update(facts)
+
+
+def named(name: str, *bases: type[BaseException]) -> type[Any]:
+    """A class that has nothing but its name."""
+    return type(name, bases or (Exception,), {})
+
+
+STATUS_HOLDERS: dict[str, Callable[[int], ClientError]] = {
+    "status_code": lambda status: ClientError(status_code=status),
+    "status": lambda status: ClientError(status=status),
+    "code": lambda status: ClientError(code=status),
+    "response.status_code": lambda status: ClientError(response=Response(status_code=status)),
+    "response.status": lambda status: ClientError(response=Response(status=status)),
+    "beside a code in words": lambda status: ClientError(status_code=status, code="some_code"),
+    "beside a status in words": lambda status: ClientError(code=status, status="UNAVAILABLE"),
+    "as an enumeration": lambda status: ClientError(status_code=HTTPStatus(status) if status in set(HTTPStatus) else status),
+}
+
+
+@pytest.mark.parametrize("holder", STATUS_HOLDERS)
+@pytest.mark.parametrize("status", BY_STATUS)
+def test_statuses(holder: str, status: int) -> None:
+    kind = BY_STATUS[status]
+    check(STATUS_HOLDERS[holder](status), None if kind is None else Failure(kind))
+
+
+@pytest.mark.parametrize("status", [*range(405, 408), 410, 418, 431, 451, 498])
+def test_other_client_errors_are_the_requests_fault(status: int) -> None:
+    check(ClientError(status_code=status), Failure(K.BAD_REQUEST))
+
+
+@pytest.mark.parametrize("status", [425, 302, 501, 502, 505, 520, 599])
+def test_other_statuses_are_the_deployments_fault(status: int) -> None:
+    check(ClientError(status_code=status), Failure(K.ERROR))
+
+
+@pytest.mark.parametrize("status", [True, False, None, "429", 429.0, 0, -429, 99, 600, 10**30, object()])
+def test_what_is_no_status_is_none(status: object) -> None:
+    check(ClientError(status_code=status), Failure(K.ERROR))
+
+
+@pytest.mark.parametrize(("headers", "seconds"), WAITS)
+@pytest.mark.parametrize("on", ["response", "exception"])
+def test_waits(headers: dict[str, str], seconds: float | None, on: str) -> None:
+    facts: dict[str, Any] = {"response": Response(headers)} if on == "response" else {"headers": headers}
+    check(ClientError(status_code=429, **facts), Failure(K.RATE_LIMIT, seconds))
+
+
+class Mixed:
+    """Headers as `http.client` and others keep them: whatever the case, None for what is not there."""
+
+    def __init__(self, headers: Mapping[str, object]) -> None:
+        self.headers = headers
+
+    def __getitem__(self, name: str) -> object:
+        return next((value for known, value in self.headers.items() if known.lower() == name.lower()), None)
+
+
+@pytest.mark.parametrize(
+    ("facts", "seconds"),
+    [
+        ({"headers": Mixed({"RETRY-AFTER": "4"})}, 4.0),
+        ({"headers": {"retry-after": b"4"}}, 4.0),
+        ({"headers": {"retry-after": 4}}, 4.0),
+        ({"response": Response(), "headers": {"retry-after": "4"}}, 4.0),
+        ({"response": Response({"retry-after": "2"}), "headers": {"retry-after": "4"}}, 2.0),
+        ({"response": Response({"retry-after": "soon"}), "headers": {"retry-after": "4"}}, 4.0),
+        ({"retry_after": 4}, 4.0),
+        ({"retry_after": 0.25}, 0.25),
+        ({"retry_after": "4"}, 4.0),
+        ({"retry_after": -4}, None),
+        ({"retry_after": float("nan")}, None),
+        ({"retry_after": object()}, None),
+        ({"headers": [("retry-after", "4")]}, None),
+        ({"headers": "retry-after: 4"}, None),
+        ({"headers": 5}, None),
+        ({"headers": {"retry-after": object()}}, None),
+        ({"headers": {"retry-after": None}}, None),
+    ],
+)
+def test_where_waits_are(facts: dict[str, Any], seconds: float | None) -> None:
+    check(ClientError(status_code=429, **facts), Failure(K.RATE_LIMIT, seconds))
+
+
+@pytest.mark.parametrize("zone", [timezone.utc, timezone(timedelta(hours=5))])
+def test_a_wait_until_a_date(zone: timezone) -> None:
+    moment = (datetime.now(timezone.utc) + timedelta(seconds=1000)).astimezone(zone)
+    failure = classify_exception(ClientError(status_code=429, headers={"retry-after": format_datetime(moment)}))
+    assert failure is not None
+    assert failure.retry_after is not None
+    # A date has no fractions of a second, and the test takes its time.
+    assert 900 < failure.retry_after <= 1000
+
+
+def test_a_wait_is_the_length_of_a_cooldown_that_the_count_starts() -> None:
+    router = Router([Deployment("d", "m")], clock=ManualClock(30), allowed_fails=3, min_requests=3)
+    for _ in range(3):
+        assert router.stats("d").cooldown_remaining == 0.0
+        with contextlib.suppress(ClientError), router.acquire("m"):
+            raise ClientError(status_code=503, headers={"retry-after": "2.5"})
+    assert router.stats("d").cooldown_remaining == 2.5
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("CancelledError", None),
+        ("Cancelled", None),
+        ("PoolTimeout", None),
+        ("TimeoutError", K.TIMEOUT),
+        ("TimeoutException", K.TIMEOUT),
+        ("Timeout", K.TIMEOUT),
+        ("APITimeoutError", K.TIMEOUT),
+        ("APIConnectionError", K.CONNECTION),
+        ("ConnectionError", K.CONNECTION),
+        ("ClientConnectionError", K.CONNECTION),
+        ("ServerDisconnectedError", K.CONNECTION),
+        ("TransportError", K.CONNECTION),
+        ("RateLimitError", K.RATE_LIMIT),
+        ("AuthenticationError", K.AUTH),
+        ("PermissionDeniedError", K.AUTH),
+        ("NotFoundError", K.NOT_FOUND),
+        ("ContextWindowExceededError", K.CONTEXT_WINDOW),
+        ("ContentPolicyViolationError", K.CONTENT_POLICY),
+        ("ContentFilterFinishReasonError", K.CONTENT_POLICY),
+        ("LengthFinishReasonError", K.BAD_REQUEST),
+        ("BadRequestError", K.BAD_REQUEST),
+        ("UnprocessableEntityError", K.BAD_REQUEST),
+        ("Whatever", K.ERROR),
+    ],
+)
+def test_names(name: str, kind: FailureKind | None) -> None:
+    expected = None if kind is None else Failure(kind)
+    check(named(name)(), expected)
+    # A class of the application's own with such a base means the same.
+    check(named("Mine", named(name))(), expected)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TimeoutError(), K.TIMEOUT),
+        (asyncio.TimeoutError(), K.TIMEOUT),
+        (socket.timeout(), K.TIMEOUT),  # noqa: UP041 # the name that older code uses
+        (ConnectionRefusedError(), K.CONNECTION),
+        (ConnectionResetError(), K.CONNECTION),
+        (BrokenPipeError(), K.CONNECTION),
+        (socket.gaierror(-2, "unknown"), K.CONNECTION),
+        (http.client.RemoteDisconnected("closed"), K.CONNECTION),
+        (urllib.error.URLError(ConnectionRefusedError(111, "refused")), K.CONNECTION),
+        (urllib.error.URLError(socket.gaierror(-2, "unknown")), K.CONNECTION),
+        (urllib.error.URLError(TimeoutError("timed out")), K.TIMEOUT),
+        (trio.TooSlowError(), K.TIMEOUT),
+        (OSError(5, "disk"), K.ERROR),
+        (ValueError(), K.ERROR),
+        (json.JSONDecodeError("bad", "{", 0), K.ERROR),
+        (AssertionError(), K.ERROR),
+        (RecursionError(), K.ERROR),
+        (BaseException(), K.ERROR),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_the_standard_library(error: BaseException, kind: FailureKind) -> None:
+    check(error, Failure(kind))
+
+
+def test_a_status_says_more_than_a_name() -> None:
+    timeout, limit = named("Timeout", ClientError), named("RateLimitError", ClientError)
+    check(timeout("failed", status_code=503), Failure(K.ERROR))
+    check(limit("failed", status_code=400), Failure(K.BAD_REQUEST))
+
+
+def test_a_name_says_more_than_a_status_where_a_status_cannot() -> None:
+    for name, kind in (("ContextWindowExceededError", K.CONTEXT_WINDOW), ("ContentPolicyViolationError", K.CONTENT_POLICY)):
+        bad_request = named("BadRequestError", ClientError)
+        check(named(name, bad_request)("failed", status_code=400), Failure(kind))
+
+
+OPENAI_CONTEXT = {
+    "error": {
+        "message": "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens.",
+        "type": "invalid_request_error",
+        "param": "messages",
+        "code": "context_length_exceeded",
+    }
+}
+OPENAI_RESPONSES_CONTEXT = {
+    "error": {
+        "message": "Your input exceeds the context window of this model. Please adjust your input and try again.",
+        "type": "invalid_request_error",
+        "param": "input",
+        "code": "context_length_exceeded",
+    }
+}
+VLLM_CONTEXT = {
+    "object": "error",
+    "message": "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens.",
+    "type": "BadRequestError",
+    "code": 400,
+}
+ANTHROPIC_CONTEXT = {
+    "type": "error",
+    "error": {"type": "invalid_request_error", "message": "prompt is too long: 210000 tokens > 200000 maximum"},
+}
+ANTHROPIC_CONTEXT_WITH_ANSWER = {
+    "type": "error",
+    "error": {
+        "type": "invalid_request_error",
+        "message": "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000",
+    },
+}
+AZURE_FILTER = {
+    "error": {
+        "message": "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
+        "type": None,
+        "param": "prompt",
+        "code": "content_filter",
+        "status": 400,
+        "innererror": {
+            "code": "ResponsibleAIPolicyViolation",
+            "content_filter_result": {"hate": {"filtered": True, "severity": "high"}},
+        },
+    }
+}
+OPENAI_POLICY = {
+    "error": {
+        "message": "Your request was rejected as a result of our safety system.",
+        "type": "image_generation_user_error",
+        "param": None,
+        "code": "content_policy_violation",
+    }
+}
+ANTHROPIC_FILTER = {
+    "type": "error",
+    "error": {"type": "invalid_request_error", "message": "Output blocked by content filtering policy"},
+}
+PLAIN = {"error": {"message": "Unknown parameter: 'temprature'.", "type": "invalid_request_error", "code": "unknown_parameter"}}
+
+REFUSALS: dict[str, tuple[dict[str, Any], FailureKind]] = {
+    "openai context": (OPENAI_CONTEXT, K.CONTEXT_WINDOW),
+    "openai responses context": (OPENAI_RESPONSES_CONTEXT, K.CONTEXT_WINDOW),
+    "vllm context": (VLLM_CONTEXT, K.CONTEXT_WINDOW),
+    "anthropic context": (ANTHROPIC_CONTEXT, K.CONTEXT_WINDOW),
+    "anthropic context with answer": (ANTHROPIC_CONTEXT_WITH_ANSWER, K.CONTEXT_WINDOW),
+    "azure filter": (AZURE_FILTER, K.CONTENT_POLICY),
+    "openai policy": (OPENAI_POLICY, K.CONTENT_POLICY),
+    "anthropic filter": (ANTHROPIC_FILTER, K.CONTENT_POLICY),
+    "plain": (PLAIN, K.BAD_REQUEST),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_bodies(refusal: str) -> None:
+    body, kind = REFUSALS[refusal]
+    check(ClientError(status_code=400, body=body), Failure(kind))
+    check(ClientError(f"Error code: 400 - {body}", status_code=400), Failure(kind))
+    # Only a bad request is refined by what it says.
+    check(ClientError(status_code=429, body=body), Failure(K.RATE_LIMIT))
+    check(ClientError(status_code=500, body=body), Failure(K.ERROR))
+
+
+# --- what has no outcome ---
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncio.CancelledError(),
+        GeneratorExit(),
+        KeyboardInterrupt(),
+        SystemExit(1),
+        RouterError("any"),
+        ConfigurationError("any"),
+        AliasCycle("any"),
+        ModelNotFound("any", "m"),
+        DeploymentNotFound("any", "d"),
+        NoAvailableDeployment("any", "m", 5.0),
+        AllDeploymentsInCooldown("any", "m", 5.0),
+        RateLimitExceeded("any", "m", 5.0),
+        RequestTooLarge("any", "m", 5, 4),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_nothing_to_record(error: BaseException) -> None:
+    check(error, None)
+
+
+def test_the_refusal_of_another_router_is_not_the_deployments_failure() -> None:
+    empty = Router([Deployment("e", "m", rpm_limit=1)], clock=ManualClock(30))
+    empty.acquire("m").release()
+    check_effect(lambda: empty.acquire("m"), None)
+    check_effect(lambda: empty.acquire("n"), None)
+
+
+def test_a_real_cancellation_of_trio() -> None:
+    seen: list[BaseException] = []
+
+    async def main() -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await trio.sleep_forever()
+            except BaseException as error:
+                seen.append(error)
+                raise
+
+    trio.run(main)
+    assert [type(error) for error in seen] == [trio.Cancelled]
+    check(seen[0], None)
+
+
+def test_a_real_timeout_of_trio() -> None:
+    async def main() -> None:
+        with trio.fail_after(0.001):
+            await trio.sleep_forever()
+
+    check_effect(lambda: trio.run(main), Failure(K.TIMEOUT))
+
+
+def test_a_real_timeout_of_asyncio() -> None:
+    async def main() -> None:
+        await asyncio.wait_for(asyncio.Event().wait(), 0.001)
+
+    check_effect(lambda: asyncio.run(main()), Failure(K.TIMEOUT))
+
+
+# --- groups ---
+
+LIMITED = ClientError(status_code=429, headers={"retry-after": "0.05"})
+groups = pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups are new in Python 3.11")
+
+
+def group(*members: BaseException) -> BaseException:
+    made: BaseException = getattr(builtins, "BaseExceptionGroup")("some", members)  # noqa: B009 # not there in Python 3.10
+    return made
+
+
+@groups
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ([LIMITED], Failure(K.RATE_LIMIT, 0.05)),
+        ([asyncio.CancelledError(), LIMITED], Failure(K.RATE_LIMIT, 0.05)),
+        ([LIMITED, TimeoutError()], Failure(K.RATE_LIMIT, 0.05)),
+        ([TimeoutError(), LIMITED], Failure(K.TIMEOUT)),
+        ([asyncio.CancelledError(), GeneratorExit(), RouterError("any")], None),
+        ([ValueError()], Failure(K.ERROR)),
+    ],
+)
+def test_the_first_failure_of_a_group_counts(members: list[BaseException], expected: Failure | None) -> None:
+    check(group(*members), expected)
+    check(group(group(group(*members))), expected)
+    check(group(KeyboardInterrupt(), group(*members)), expected)
+
+
+@groups
+def test_a_deep_group() -> None:
+    error: BaseException = LIMITED
+    for _ in range(100):
+        error = group(error)
+    check(error, Failure(K.RATE_LIMIT, 0.05))
+
+
+def test_a_real_group_of_trio() -> None:
+    """On Python 3.10 trio raises the groups of the package exceptiongroup."""
+
+    async def fail() -> NoReturn:
+        raise ClientError(status_code=429, headers={"retry-after": "0.05"})
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(fail)
+
+    check_effect(lambda: trio.run(main), Failure(K.RATE_LIMIT, 0.05))
+
+
+# --- hostile exceptions ---
+
+
+class Raises:
+    """Raises whatever is done with it."""
+
+    def __getattribute__(self, name: str) -> NoReturn:
+        raise ValueError(name)
+
+    def __getitem__(self, name: str) -> NoReturn:
+        raise ValueError(name)
+
+    def __str__(self) -> str:
+        raise ValueError
+
+    def __float__(self) -> float:
+        raise ValueError
+
+    __repr__ = __str__
+
+
+class RaisesEverywhereError(Exception):
+    """Every attribute that might be looked at is a trap."""
+
+    @property
+    def _trap(self) -> NoReturn:
+        raise ValueError("trap")
+
+    status_code = status = response = code = body = headers = retry_after = _trap
+
+    def __str__(self) -> str:
+        raise ValueError("trap")
+
+    __repr__ = __str__
+
+
+HOSTILE: dict[str, BaseException] = {
+    "properties": RaisesEverywhereError(),
+    "status": ClientError(status_code=Raises(), status=Raises(), code=Raises()),
+    "response": ClientError(response=Raises()),
+    "headers": ClientError(headers=Raises(), response=Response(Raises())),
+    "header": ClientError(headers={"retry-after": Raises(), "retry-after-ms": Raises()}),
+    "retry_after": ClientError(retry_after=Raises()),
+    "number of no end": ClientError(retry_after=10**400, headers={"retry-after": "9" * 5000}),
+    "group of nothing": named("BaseExceptionGroup")(),
+    "group of a lie": named("ExceptionGroup", named("BaseExceptionGroup", ClientError))("a", exceptions=5),
+    "group of strangers": named("BaseExceptionGroup", ClientError)("a", exceptions=[5, None, "x"]),
+    "group that raises": named("BaseExceptionGroup", RaisesEverywhereError)(),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_exceptions_are_errors(name: str) -> None:
+    check(HOSTILE[name], Failure(K.ERROR))
+
+
+def test_a_bad_request_with_a_hostile_body() -> None:
+    check(ClientError(status_code=400, body=Raises(), code=Raises()), Failure(K.BAD_REQUEST))
+
+
+def test_a_hostile_rate_limit() -> None:
+    check(ClientError(status_code=429, headers=Raises(), retry_after=Raises()), Failure(K.RATE_LIMIT))
+
+
+def test_what_stops_the_classification_does_not_stop_the_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FatalError(Exception):
+        @property
+        def status_code(self) -> NoReturn:
+            raise SystemExit
+
+    error = FatalError()
+
+    def fail() -> NoReturn:
+        raise error
+
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: unraisable.append(args.exc_type))
+    assert check_effect(fail, Failure(K.ERROR)) is error
+    assert unraisable == [SystemExit]
+
+
+# --- real clients against a real server ---
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server does with a request."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b"{}"
+    fault: str = ""
+    """``disconnect`` instead of an answer, ``truncate`` it, or ``stall`` until the test is over."""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Gives the server's reply to whatever it is asked."""
+
+    server: "Server"
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:  # the name that http.server looks for
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        reply = self.server.reply
+        if reply.fault == "stall":
+            self.server.over.wait()
+        if reply.fault in ("stall", "disconnect"):
+            self.close_connection = True
+            return
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        if "content-type" not in reply.headers:
+            self.send_header("content-type", "application/json")
+        missing = 1000 if reply.fault == "truncate" else 0
+        self.send_header("content-length", str(len(reply.body) + missing))
+        self.end_headers()
+        self.wfile.write(reply.body)
+        self.close_connection = bool(missing)
+
+    def log_message(self, *args: object, **kwargs: object) -> None:
+        """Says nothing."""
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """One reply for all, on a port of its own."""
+
+    daemon_threads = True
+    reply = Reply()
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.over = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away is what is tested."""
+
+
+@pytest.fixture(scope="module")
+def running_server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def server(running_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    running_server.over = threading.Event()
+    yield running_server
+    running_server.over.set()
+
+
+@pytest.fixture
+def refusing_url(server: Server) -> Iterator[str]:
+    """The address of a port that is taken and does not listen."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+Post = Callable[[str, float], object]
+"""Sends a request to an address, with a timeout."""
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+
+
+def library(name: str) -> Any:
+    return pytest.importorskip(name, reason=f"{name} is not installed: its exceptions are covered by made-up ones")
+
+
+def openai_client() -> Post:
+    openai = library("openai")
+
+    def post(url: str, timeout: float) -> None:
+        with openai.OpenAI(base_url=url, api_key="key", max_retries=0, timeout=timeout) as client:
+            client.chat.completions.create(model="m", messages=MESSAGES)
+
+    return post
+
+
+def openai_async_client() -> Post:
+    openai = library("openai")
+
+    async def request(url: str, timeout: float) -> None:
+        async with openai.AsyncOpenAI(base_url=url, api_key="key", max_retries=0, timeout=timeout) as client:
+            await client.chat.completions.create(model="m", messages=MESSAGES)
+
+    return lambda url, timeout: asyncio.run(request(url, timeout))
+
+
+def openai_stream() -> Post:
+    openai = library("openai")
+
+    def post(url: str, timeout: float) -> None:
+        with (
+            openai.OpenAI(base_url=url, api_key="key", max_retries=0, timeout=timeout) as client,
+            client.chat.completions.create(model="m", messages=MESSAGES, stream=True) as chunks,
+        ):
+            for _ in chunks:
+                pass
+
+    return post
+
+
+def anthropic_client() -> Post:
+    anthropic = library("anthropic")
+
+    def post(url: str, timeout: float) -> None:
+        with anthropic.Anthropic(base_url=url, api_key="key", max_retries=0, timeout=timeout) as client:
+            client.messages.create(model="m", max_tokens=5, messages=MESSAGES)
+
+    return post
+
+
+def anthropic_async_client() -> Post:
+    anthropic = library("anthropic")
+
+    async def request(url: str, timeout: float) -> None:
+        async with anthropic.AsyncAnthropic(base_url=url, api_key="key", max_retries=0, timeout=timeout) as client:
+            await client.messages.create(model="m", max_tokens=5, messages=MESSAGES)
+
+    return lambda url, timeout: asyncio.run(request(url, timeout))
+
+
+def httpx_client() -> Post:
+    httpx = library("httpx")
+
+    def post(url: str, timeout: float) -> None:
+        httpx.post(url, json={}, timeout=timeout).raise_for_status()
+
+    return post
+
+
+def httpx_async_client() -> Post:
+    httpx = library("httpx")
+
+    async def request(url: str, timeout: float) -> None:
+        async with httpx.AsyncClient(timeout=timeout) as client:
+            (await client.post(url, json={})).raise_for_status()
+
+    return lambda url, timeout: asyncio.run(request(url, timeout))
+
+
+def aiohttp_client(kind_of_timeout: str) -> Post:
+    aiohttp = library("aiohttp")
+
+    async def request(url: str, timeout: float) -> None:
+        timeouts = aiohttp.ClientTimeout(**{kind_of_timeout: timeout})
+        async with aiohttp.ClientSession(timeout=timeouts) as session, session.post(url, json={}) as response:
+            response.raise_for_status()
+            await response.read()
+
+    return lambda url, timeout: asyncio.run(request(url, timeout))
+
+
+def requests_client() -> Post:
+    requests = library("requests")
+
+    def post(url: str, timeout: float) -> None:
+        with requests.post(url, json={}, timeout=timeout) as response:
+            response.raise_for_status()
+
+    return post
+
+
+def urllib_client() -> Post:
+    def post(url: str, timeout: float) -> None:
+        try:
+            with urllib.request.urlopen(url, b"{}", timeout) as response:
+                response.read()
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise
+
+    return post
+
+
+def litellm_client() -> Post:
+    # Otherwise it asks the network for prices when it is imported.
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    litellm = library("litellm")
+    litellm.suppress_debug_info = True
+
+    def post(url: str, timeout: float) -> None:
+        litellm.completion(
+            model="openai/gpt-4o", api_base=url, api_key="key", messages=MESSAGES, timeout=timeout, max_retries=0, num_retries=0
+        )
+
+    return post
+
+
+CLIENTS: dict[str, Callable[[], Post]] = {
+    "openai": openai_client,
+    "openai async": openai_async_client,
+    "openai stream": openai_stream,
+    "anthropic": anthropic_client,
+    "anthropic async": anthropic_async_client,
+    "httpx": httpx_client,
+    "httpx async": httpx_async_client,
+    "aiohttp": lambda: aiohttp_client("total"),
+    "aiohttp by socket": lambda: aiohttp_client("sock_read"),
+    "requests": requests_client,
+    "urllib": urllib_client,
+    "litellm": litellm_client,
+}
+
+# litellm turns whatever is wrong with a connection into an answer with status 500.
+CONNECTION_KINDS = {name: K.ERROR if name == "litellm" else K.CONNECTION for name in CLIENTS}
+
+
+@pytest.fixture(params=CLIENTS)
+def client_name(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def post(client_name: str) -> Post:
+    return CLIENTS[client_name]()
+
+
+# litellm's own warnings are its own affair.
+real = pytest.mark.filterwarnings("ignore:::litellm", "ignore:::pydantic")
+
+
+@real
+@pytest.mark.parametrize("status", BY_STATUS)
+def test_real_statuses(server: Server, post: Post, status: int) -> None:
+    server.reply = Reply(status, {"Retry-After": "0.05"}, json.dumps(PLAIN).encode())
+    kind = BY_STATUS[status]
+    expected = None if kind is None else Failure(kind, 0.05)
+    error = check_effect(lambda: post(server.url, 10), expected)
+    assert classify_exception(error) == expected
+
+
+@real
+@pytest.mark.parametrize(("headers", "seconds"), WAITS)
+def test_real_waits(server: Server, post: Post, headers: dict[str, str], seconds: float | None) -> None:
+    server.reply = Reply(429, headers, json.dumps(PLAIN).encode())
+    expected = Failure(K.RATE_LIMIT, seconds)
+    error = check_effect(lambda: post(server.url, 10), expected)
+    assert classify_exception(error) == expected
+
+
+@real
+def test_a_real_wait_until_a_date(server: Server, post: Post) -> None:
+    moment = datetime.now(timezone.utc) + timedelta(seconds=1000)
+    server.reply = Reply(429, {"Retry-After": format_datetime(moment, usegmt=True)}, json.dumps(PLAIN).encode())
+    failure = classify_exception(raised(lambda: post(server.url, 10)))
+    assert failure is not None
+    assert failure.kind is K.RATE_LIMIT
+    assert failure.retry_after is not None
+    assert 900 < failure.retry_after <= 1000
+
+
+@real
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_real_bodies(server: Server, post: Post, client_name: str, refusal: str) -> None:
+    body, kind = REFUSALS[refusal]
+    server.reply = Reply(400, body=json.dumps(body).encode())
+    error = check_effect(lambda: post(server.url, 10), Failure(kind))
+    failure = classify_exception(error)
+    if client_name.startswith(("openai", "anthropic")):
+        assert failure == Failure(kind)
+    else:
+        # The exceptions of plain HTTP clients do not say what the answer was, and litellm knows some of them by heart.
+        assert failure is not None
+        assert failure.kind in {kind, K.BAD_REQUEST}
+
+
+@real
+def test_a_real_refused_connection(server: Server, refusing_url: str, post: Post, client_name: str) -> None:
+    expected = Failure(CONNECTION_KINDS[client_name])
+    error = check_effect(lambda: post(refusing_url, 10), expected)
+    assert classify_exception(error) == expected
+
+
+@real
+def test_a_real_disconnection(server: Server, post: Post, client_name: str) -> None:
+    server.reply = Reply(fault="disconnect")
+    expected = Failure(CONNECTION_KINDS[client_name])
+    error = check_effect(lambda: post(server.url, 10), expected)
+    assert classify_exception(error) == expected
+
+
+@real
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+def test_a_real_disconnection_midway(server: Server, post: Post, content_type: str) -> None:
+    server.reply = Reply(200, {"content-type": content_type}, b'data: {"id": "1", "choices": []}\n\n', "truncate")
+    # Clients do not agree whether half an answer is a fault of the connection; both kinds count alike.
+    error = check_effect(lambda: post(server.url, 10), Failure(K.CONNECTION))
+    failure = classify_exception(error)
+    assert failure in (Failure(K.CONNECTION), Failure(K.ERROR))
+
+
+@real
+def test_a_real_timeout(server: Server, post: Post) -> None:
+    server.reply = Reply(fault="stall")
+    error = check_effect(lambda: post(server.url, 0.2), Failure(K.TIMEOUT))
+    assert classify_exception(error) == Failure(K.TIMEOUT)
+
+
+@real
+def test_a_real_answer_that_is_none(server: Server) -> None:
+    server.reply = Reply(body=b"{not json")
+    post = openai_client()
+    error = check_effect(lambda: post(server.url, 10), Failure(K.ERROR))
+    assert classify_exception(error) == Failure(K.ERROR)
+
+
+def test_a_full_pool_of_httpx_is_not_the_deployments_failure(server: Server) -> None:
+    httpx = library("httpx")
+    server.reply = Reply(fault="truncate")
+    with httpx.Client(limits=httpx.Limits(max_connections=1), timeout=httpx.Timeout(10, pool=0.01)) as client:
+        with client.stream("POST", server.url):
+            error = check_effect(lambda: client.post(server.url), None)
+        assert type(error) is httpx.PoolTimeout
+        assert classify_exception(error) is None
+
+
+def test_a_full_pool_of_openai_is_not_the_deployments_failure(server: Server) -> None:
+    openai = library("openai")
+    # The HTTP library is not the same in all of its versions.
+    http_library = sys.modules[openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]]
+    server.reply = Reply(fault="truncate")
+    pool = openai.DefaultHttpxClient(limits=http_library.Limits(max_connections=1))
+    timeout = http_library.Timeout(10, pool=0.01)
+    with openai.OpenAI(base_url=server.url, api_key="key", max_retries=0, timeout=timeout, http_client=pool) as client:
+        with client.chat.completions.with_streaming_response.create(model="m", messages=MESSAGES):
+            error = check_effect(lambda: client.chat.completions.create(model="m", messages=MESSAGES), None)
+        assert type(error.__cause__).__name__ == "PoolTimeout"
+        assert classify_exception(error) is None
+
+
+def test_the_finish_reasons_of_openai() -> None:
+    openai = library("openai")
+    check(openai.ContentFilterFinishReasonError(), Failure(K.CONTENT_POLICY))
+    usage = Response(usage=None)
+    check(openai.LengthFinishReasonError(completion=usage), Failure(K.BAD_REQUEST))
+
+
+def test_the_error_of_urllib_without_a_network() -> None:
+    for status, kind in BY_STATUS.items():
+        headers = Message()
+        headers["Retry-After"] = "0.05"
+        error = urllib.error.HTTPError("http://localhost", status, "failed", headers, None)
+        check(error, None if kind is None else Failure(kind, 0.05))
+        error.close()
