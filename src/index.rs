@@ -1,8 +1,8 @@
 //! An index of a group, so that a pick costs the same in a large group as in a small one.
 //!
-//! A complete binary tree over the places of the members, in registration order. A leaf holds the strategy's summary of its member, or
-//! that of nobody if a gate stops it; a node holds that of the leaves below it. The root's summary names the pick, or the total to
-//! draw from, which then leads down to a leaf.
+//! A tree over the places of the members, in registration order. A leaf holds the strategy's summary of its member, or that of nobody if
+//! a gate stops it; a node holds that of the leaves below it. The root's summary names the pick, or the total to draw from, which then
+//! leads down to a leaf.
 //!
 //! The index is a cache: a leaf is made by the very gate and rule that a walk over the members uses, for a request without wishes.
 //! Whoever changes a member's counters renews its leaf afterwards, under the index's lock, from the counters as they are then; so the
@@ -14,7 +14,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::{Nanos, Now};
@@ -161,14 +160,73 @@ impl<S: Default> Default for Leaf<S> {
     }
 }
 
-/// Node 1 is the root, the children of node `i` are `2 * i` and `2 * i + 1`, and the leaf of place `p` is `leaves + p`.
+/// How many children a node has: as many as are read as fast as two, since they lie side by side.
+const FANOUT: usize = 8;
+
+/// A node: its level, leaves being at 0, and its place there.
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    level: usize,
+    place: usize,
+}
+
+/// The nodes of all levels, leaves first. The children of the node at place `p` are those at places `p * FANOUT` and on of the level below.
+#[derive(Debug)]
+struct Nodes<N> {
+    nodes: Vec<N>,
+    /// Where each level starts; the last is the root's.
+    starts: Vec<usize>,
+}
+
+impl<N: Copy> Nodes<N> {
+    /// As many leaves as asked for at least, all of them empty.
+    fn new(leaves: usize, empty: N) -> Self {
+        let (mut starts, mut len, mut width) = (Vec::new(), 0, leaves.max(1));
+        loop {
+            starts.push(len);
+            if width == 1 && len > 0 {
+                len += 1;
+                break;
+            }
+            width = width.next_multiple_of(FANOUT);
+            len += width;
+            width /= FANOUT;
+        }
+        Self { nodes: vec![empty; len], starts }
+    }
+
+    #[inline]
+    fn root(&self) -> Node {
+        Node { level: self.starts.len() - 1, place: 0 }
+    }
+
+    #[inline]
+    fn index(&self, node: Node) -> usize {
+        self.starts.get(node.level).map_or(usize::MAX, |start| start + node.place)
+    }
+
+    #[inline]
+    fn get(&self, node: Node) -> Option<N> {
+        self.nodes.get(self.index(node)).copied()
+    }
+
+    /// The children of a node above the leaves.
+    #[inline]
+    fn children(&self, node: Node) -> &[N] {
+        let first = self.index(Node { level: node.level.wrapping_sub(1), place: node.place * FANOUT });
+        self.nodes.get(first..first.saturating_add(FANOUT)).unwrap_or_default()
+    }
+
+    fn leaves(&self) -> usize {
+        self.starts.get(1).copied().unwrap_or_default()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Tree<R: Rule> {
     /// What the strategy needs of each node; apart from the tokens, which most picks do not look at below the root.
-    summaries: Vec<R::Summary>,
-    tokens: Vec<TokensLeft>,
-    /// How many leaves there are, a power of two.
-    leaves: usize,
+    summaries: Nodes<R::Summary>,
+    tokens: Nodes<TokensLeft>,
     /// What was noted of when leaves change; an entry that `changes` does not confirm is out of date.
     wakes: BinaryHeap<Reverse<(Nanos, Position)>>,
     /// When each leaf changes; [`Nanos::MAX`] if time does not change it.
@@ -179,12 +237,17 @@ pub(crate) struct Tree<R: Rule> {
 
 impl<R: Rule> Tree<R> {
     fn new() -> Self {
+        Self::with_leaves(0)
+    }
+
+    fn with_leaves(leaves: usize) -> Self {
+        let summaries = Nodes::new(leaves, R::Summary::default());
+        let changes = vec![Nanos::MAX; summaries.leaves()];
         Self {
-            summaries: vec![R::Summary::default(); 2],
-            tokens: vec![TokensLeft::NOBODY; 2],
-            leaves: 1,
+            summaries,
+            tokens: Nodes::new(leaves, TokensLeft::NOBODY),
             wakes: BinaryHeap::new(),
-            changes: vec![Nanos::MAX],
+            changes,
             refills_at: Nanos::MAX,
         }
     }
@@ -196,11 +259,12 @@ impl<R: Rule> Tree<R> {
         {
             self.wake(members, now);
         }
-        if filter.skips.is_empty() && filter.tokens <= self.tokens(1).least {
-            let root = self.summary(1);
-            return match chance.step(R::outcome(&root)) {
+        let root = self.summaries.root();
+        if filter.skips.is_empty() && filter.tokens <= self.tokens(root).least {
+            let whole = self.summary(root);
+            return match chance.step(R::outcome(&whole)) {
                 Step::Done(picked) => picked,
-                Step::Find { left, .. } => Some(self.find(&root, left)),
+                Step::Find { left, .. } => Some(self.find(&whole, left)),
             };
         }
         self.pick_filtered(members, filter, now, chance)
@@ -208,17 +272,21 @@ impl<R: Rule> Tree<R> {
 
     /// Goes down to the leaf in whose share `left` falls.
     #[inline]
-    fn find(&self, root: &R::Summary, mut left: u64) -> Position {
-        let mut at = 1;
-        while at < self.leaves {
-            at *= 2;
-            let share = R::share(root, &self.summary(at));
-            // Which way a draw leads cannot be foreseen, so no branch: a mask of all ones where it leads to the right.
-            let right = u64::from(left >= share).wrapping_neg();
-            left -= share & right;
-            at += usize::from(right != 0);
+    fn find(&self, whole: &R::Summary, mut left: u64) -> Position {
+        let mut node = self.summaries.root();
+        while node.level > 0 {
+            // Which way a draw leads cannot be foreseen, so no branch: the child is as many to the right as shares end before it.
+            let (mut end, mut before, mut nth) = (0, 0, 0);
+            for child in self.summaries.children(node) {
+                end += R::share(whole, child);
+                let is_right = end <= left;
+                before = if is_right { end } else { before };
+                nth += usize::from(is_right);
+            }
+            left -= before;
+            node = Node { level: node.level - 1, place: node.place * FANOUT + nth.min(FANOUT - 1) };
         }
-        place(at - self.leaves)
+        position(node.place)
     }
 
     /// Picks where the filter takes something away.
@@ -228,63 +296,65 @@ impl<R: Rule> Tree<R> {
         if self.refills_at != Nanos::MAX && self.refills_at <= now.get() {
             self.rebuild(members, now);
         }
-        let root = self.sum_up(filter, 1, 0..self.leaves);
-        match chance.step(R::outcome(&root)) {
+        let whole = self.sum_up(filter, self.summaries.root());
+        match chance.step(R::outcome(&whole)) {
             Step::Done(picked) => picked,
-            Step::Find { left, .. } => Some(self.find_filtered(filter, &root, left)),
+            Step::Find { left, .. } => Some(self.find_filtered(filter, &whole, left)),
         }
     }
 
     /// Goes down to the leaf in whose share of what the filter leaves `left` falls.
-    fn find_filtered(&self, filter: &Filter, root: &R::Summary, mut left: u64) -> Position {
-        let (mut at, mut places) = (1, 0..self.leaves);
-        while at < self.leaves {
-            let middle = places.start + places.len() / 2;
-            let share = R::share(root, &self.sum_up(filter, at * 2, places.start..middle));
-            if left < share {
-                (at, places) = (at * 2, places.start..middle);
-            } else {
+    fn find_filtered(&self, filter: &Filter, whole: &R::Summary, mut left: u64) -> Position {
+        let mut node = self.summaries.root();
+        while node.level > 0 {
+            let mut next = node;
+            for child in children(node) {
+                next = child;
+                let share = R::share(whole, &self.sum_up(filter, child));
+                if left < share {
+                    break;
+                }
                 left -= share;
-                (at, places) = (at * 2 + 1, middle..places.end);
             }
+            node = next;
         }
-        place(places.start)
+        position(node.place)
     }
 
-    /// Sums up what a filter leaves of a node and its places.
-    fn sum_up(&self, filter: &Filter, at: usize, places: Range<usize>) -> R::Summary {
-        match self.cut(filter, at, &places) {
+    /// Sums up what a filter leaves of a node.
+    fn sum_up(&self, filter: &Filter, node: Node) -> R::Summary {
+        match self.cut(filter, node) {
             Cut::Nothing => R::Summary::default(),
-            Cut::Whole => self.summary(at),
+            Cut::Whole => self.summary(node),
             Cut::Part => {
-                let middle = places.start + places.len() / 2;
-                R::join(&self.sum_up(filter, at * 2, places.start..middle), &self.sum_up(filter, at * 2 + 1, middle..places.end))
+                children(node).fold(R::Summary::default(), |summary, child| R::join(&summary, &self.sum_up(filter, child)))
             }
         }
     }
 
-    fn cut(&self, filter: &Filter, at: usize, places: &Range<usize>) -> Cut {
-        let tokens = self.tokens(at);
+    fn cut(&self, filter: &Filter, node: Node) -> Cut {
+        let tokens = self.tokens(node);
         if tokens.most < filter.tokens {
             return Cut::Nothing;
         }
-        let from = filter.skips.partition_point(|&skip| (skip as usize) < places.start);
-        let skips = filter.skips.get(from).is_some_and(|&skip| (skip as usize) < places.end);
+        let width = FANOUT.pow(u32::try_from(node.level).unwrap_or(0));
+        let from = filter.skips.partition_point(|&skip| (skip as usize) < node.place * width);
+        let skips = filter.skips.get(from).is_some_and(|&skip| (skip as usize) < (node.place + 1) * width);
         match (tokens.least >= filter.tokens, skips) {
             (true, false) => Cut::Whole,
-            _ if places.len() > 1 => Cut::Part,
+            _ if node.level > 0 => Cut::Part,
             _ => Cut::Nothing,
         }
     }
 
     #[inline]
-    fn summary(&self, at: usize) -> R::Summary {
-        self.summaries.get(at).copied().unwrap_or_default()
+    fn summary(&self, node: Node) -> R::Summary {
+        self.summaries.get(node).unwrap_or_default()
     }
 
     #[inline]
-    fn tokens(&self, at: usize) -> TokensLeft {
-        self.tokens.get(at).copied().unwrap_or(TokensLeft::NOBODY)
+    fn tokens(&self, node: Node) -> TokensLeft {
+        self.tokens.get(node).unwrap_or(TokensLeft::NOBODY)
     }
 
     fn renew<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) {
@@ -295,28 +365,41 @@ impl<R: Rule> Tree<R> {
     #[inline]
     fn put(&mut self, position: Position, leaf: &Leaf<R::Summary>) {
         let place = position as usize;
-        if place >= self.leaves {
+        if place >= self.summaries.leaves() {
             self.grow(place + 1);
         }
         self.note(position, leaf);
-        let mut at = self.leaves + place;
-        let (mut summary, mut tokens) = (leaf.summary, leaf.tokens);
-        while self.set(at, summary, tokens) && at > 1 {
-            at /= 2;
-            summary = R::join(&self.summary(at * 2), &self.summary(at * 2 + 1));
-            tokens = self.tokens(at * 2).join(self.tokens(at * 2 + 1));
+        let mut node = Node { level: 0, place };
+        let mut changed = self.set(node, leaf.summary, leaf.tokens);
+        while changed && node.level < self.summaries.root().level {
+            node = Node { level: node.level + 1, place: node.place / FANOUT };
+            changed = self.join(node);
         }
     }
 
     /// Sets a node; returns whether that changed it.
     #[inline]
-    fn set(&mut self, at: usize, summary: R::Summary, tokens: TokensLeft) -> bool {
-        let (Some(old_summary), Some(old_tokens)) = (self.summaries.get_mut(at), self.tokens.get_mut(at)) else { return false };
+    fn set(&mut self, node: Node, summary: R::Summary, tokens: TokensLeft) -> bool {
+        let (at_summary, at_tokens) = (self.summaries.index(node), self.tokens.index(node));
+        let (Some(old_summary), Some(old_tokens)) =
+            (self.summaries.nodes.get_mut(at_summary), self.tokens.nodes.get_mut(at_tokens))
+        else {
+            return false;
+        };
         let changes = *old_summary != summary || *old_tokens != tokens;
         if changes {
             (*old_summary, *old_tokens) = (summary, tokens);
         }
         changes
+    }
+
+    /// Makes a node of its children; returns whether that changed it.
+    #[inline]
+    fn join(&mut self, node: Node) -> bool {
+        let summaries = self.summaries.children(node).iter();
+        let summary = summaries.fold(R::Summary::default(), |summary, child| R::join(&summary, child));
+        let tokens = self.tokens.children(node).iter().fold(TokensLeft::NOBODY, |tokens, &child| tokens.join(child));
+        self.set(node, summary, tokens)
     }
 
     /// Notes when a leaf changes.
@@ -340,7 +423,7 @@ impl<R: Rule> Tree<R> {
     #[cold]
     fn wake<T>(&mut self, members: &Members<T>, now: &Now<'_>) {
         // A new minute may change most leaves at once; taking them one by one then costs more than all of them together.
-        if self.wakes.len() > self.leaves / 8 {
+        if self.wakes.len() > self.changes.len() / 8 {
             return self.rebuild(members, now);
         }
         while let Some(&Reverse((at, position))) = self.wakes.peek()
@@ -359,51 +442,51 @@ impl<R: Rule> Tree<R> {
 
     #[cold]
     fn grow(&mut self, places: usize) {
-        let leaves = places.next_power_of_two();
-        let (summaries, tokens) = (self.summaries.split_off(self.leaves), self.tokens.split_off(self.leaves));
-        self.summaries.resize(leaves, R::Summary::default());
-        self.summaries.extend(summaries);
-        self.summaries.resize(leaves * 2, R::Summary::default());
-        self.tokens.resize(leaves, TokensLeft::NOBODY);
-        self.tokens.extend(tokens);
-        self.tokens.resize(leaves * 2, TokensLeft::NOBODY);
-        self.leaves = leaves;
-        self.changes.resize(leaves, Nanos::MAX);
+        let mut grown = Self::with_leaves(places.next_power_of_two());
+        let leaves = self.summaries.leaves();
+        let old = self.summaries.nodes.iter().zip(&self.tokens.nodes).take(leaves);
+        for (place, (&summary, &tokens)) in old.enumerate() {
+            grown.set(Node { level: 0, place }, summary, tokens);
+        }
+        grown.changes.iter_mut().zip(&self.changes).for_each(|(new, &old)| *new = old);
+        grown.wakes = std::mem::take(&mut self.wakes);
+        grown.refills_at = self.refills_at;
+        *self = grown;
         self.join_all();
     }
 
     fn rebuild<T>(&mut self, members: &Members<T>, now: &Now<'_>) {
-        self.leaves = members.len().next_power_of_two();
-        self.summaries.clear();
-        self.summaries.resize(self.leaves * 2, R::Summary::default());
-        self.tokens.clear();
-        self.tokens.resize(self.leaves * 2, TokensLeft::NOBODY);
-        self.changes.clear();
-        self.changes.resize(self.leaves, Nanos::MAX);
-        self.wakes.clear();
-        self.refills_at = Nanos::MAX;
+        *self = Self::with_leaves(members.len());
         for (position, member) in (0..).zip(members) {
             if let Some(member) = member {
                 let leaf = leaf::<R, T>(position, member, now);
                 self.note(position, &leaf);
-                self.set(self.leaves + position as usize, leaf.summary, leaf.tokens);
+                self.set(Node { level: 0, place: position as usize }, leaf.summary, leaf.tokens);
             }
         }
         self.join_all();
     }
 
     fn join_all(&mut self) {
-        for at in (1..self.leaves).rev() {
-            let summary = R::join(&self.summary(at * 2), &self.summary(at * 2 + 1));
-            self.set(at, summary, self.tokens(at * 2).join(self.tokens(at * 2 + 1)));
+        let mut width = self.summaries.leaves();
+        for level in 1..=self.summaries.root().level {
+            width = width.div_ceil(FANOUT);
+            for place in 0..width {
+                self.join(Node { level, place });
+            }
         }
     }
 }
 
+/// The children of a node above the leaves.
+fn children(node: Node) -> impl Iterator<Item = Node> {
+    (0..FANOUT).map(move |nth| Node { level: node.level - 1, place: node.place * FANOUT + nth })
+}
+
 /// A leaf's place as a position: there are no more places than positions.
 #[inline]
-fn place(index: usize) -> Position {
-    Position::try_from(index).unwrap_or(Position::MAX)
+fn position(place: usize) -> Position {
+    Position::try_from(place).unwrap_or(Position::MAX)
 }
 
 #[inline]

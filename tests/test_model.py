@@ -33,34 +33,40 @@ NOWHERE = "nowhere"
 
 few_ids = st.sampled_from([*"abcd"])
 many_ids = st.sampled_from([f"d{i}" for i in range(40)])
-names = st.sampled_from([*MODEL_NAMES * 4, *ALIASES * 2, NOWHERE])
+# Positions among what there is just then, so that most steps meet something.
+positions = st.integers(0, 1000)
+names = st.sampled_from([*"mmmmmmmm", *"nno", *ALIASES, NOWHERE])
 # Whole milliseconds, which are exact in both worlds.
 lengths = st.sampled_from([0.0, 0.001, 0.05, 0.5, 1.0, 5.0, 30.0, 60.0, 90.0, 200.0])
-amounts = st.sampled_from([0, 0, 1, 5, 10, 20, 41, 2**40])
+amounts = st.sampled_from([0, 0, 1, 1, 5, 10, 20, 41, 2**40])
 
 # Most of these are compared exactly; of the two that draw, the model only knows who may be drawn.
 rules_of_choice = st.sampled_from([*Strategy, Strategy.ROUND_ROBIN, Strategy.RATE_LIMIT_AWARE, Strategy.USAGE_BASED])
 
-# Most are in one group, which then is large enough for its members to matter.
-model_names = st.sampled_from(["m", "m", "m", "n", "o"])
 deployments = st.builds(
     Deployment,
     few_ids,
-    model_names,
+    st.sampled_from([*"mmmmno"]),
     weight=st.sampled_from([0, 1, 1, 3, 2**32 - 1]),
     priority=st.sampled_from([0, 0, 1, 7]),
     rpm_limit=st.sampled_from([None, None, 2, 5, 12]),
-    tpm_limit=st.sampled_from([None, None, 1, 10, 40, 1000, 2**40]),
-    max_parallel_requests=st.sampled_from([None, None, 1, 2]),
-    tags=st.sampled_from([(), (), ("eu",), ("eu", "fast"), ("us",)]),
+    tpm_limit=st.sampled_from([None, None, 10, 50, 1000, 2**42]),
+    max_parallel_requests=st.sampled_from([None, None, 2, 4]),
+    tags=st.sampled_from([(), ("eu",), ("eu", "fast"), ("us",)]),
 )
-requests = st.builds(
-    model.Request,
-    tokens=amounts,
-    tags=st.sampled_from([(), (), (), (), ("eu",), ("eu", "fast"), ("eu", "us"), ("mars",)]),
-    tags_match=st.sampled_from(["all", "any"]),
-    exclude=st.one_of(st.just(()), st.just(()), st.lists(few_ids, max_size=3).map(tuple)),
+anything = st.builds(model.Request, tokens=amounts)
+requests = st.one_of(
+    anything,
+    anything,
+    st.builds(
+        model.Request,
+        tokens=amounts,
+        tags=st.sampled_from([(), ("eu",), ("eu", "fast"), ("eu", "us"), ("mars",)]),
+        tags_match=st.sampled_from(["all", "any"]),
+        exclude=st.lists(few_ids, max_size=3).map(tuple),
+    ),
 )
+endings = st.one_of(st.just("success"), st.just("success"), st.just("keep"), st.sampled_from(FailureKind))
 
 
 def keywords(request: model.Request) -> dict[str, Any]:
@@ -92,7 +98,7 @@ class Comparison(RuleBasedStateMachine):
         ),
         seed=st.integers(0, 2**64 - 1),
         start=st.sampled_from([1.0, 59.5, 1e6]),
-        first=st.lists(deployments, max_size=8, unique_by=lambda deployment: deployment.deployment_id),
+        first=st.lists(deployments, min_size=1, max_size=4, unique_by=lambda deployment: deployment.deployment_id),
     )
     def begin(
         self,
@@ -133,18 +139,25 @@ class Comparison(RuleBasedStateMachine):
         for deployment_id in ids:
             self.add(pattern.replace(deployment_id=deployment_id))
 
-    @rule(deployment_id=few_ids)
-    def remove(self, deployment_id: str) -> None:
+    @rule(position=positions)
+    def remove(self, position: int) -> None:
+        self.remove_id(self.id_at(position))
+
+    def remove_id(self, deployment_id: str) -> None:
         self.both(lambda: self.router.remove_deployment(deployment_id), lambda: self.model.remove(deployment_id))
 
-    @precondition(lambda self: any(len(deployment_id) > 1 for deployment_id in self.model.deployments))
+    @precondition(lambda self: len(self.model.deployments) > 10)
     @rule(ids=st.lists(many_ids, min_size=10, max_size=40, unique=True))
     def remove_many(self, ids: list[str]) -> None:
         for deployment_id in ids:
-            self.remove(deployment_id)
+            self.remove_id(deployment_id)
 
-    @rule(replacements=st.lists(deployments, max_size=8))
-    def replace_all(self, replacements: list[Deployment]) -> None:
+    @rule(replacements=st.lists(deployments, min_size=2, max_size=6), keep=st.booleans())
+    def replace_all(self, replacements: list[Deployment], keep: bool) -> None:
+        """Replaces all, or all but some; now and then with an id given twice."""
+        if keep:
+            new = {deployment.deployment_id for deployment in replacements}
+            replacements += [deployment for known, deployment in self.model.deployments.items() if known not in new]
         self.both(lambda: self.router.set_deployments(replacements), lambda: self.model.replace_all(replacements))
 
     @rule(order=st.randoms(use_true_random=False))
@@ -161,6 +174,11 @@ class Comparison(RuleBasedStateMachine):
     @rule(alias=st.sampled_from([*ALIASES, "m"]))
     def remove_alias(self, alias: str) -> None:
         self.both(lambda: self.router.remove_alias(alias), lambda: self.model.remove_alias(alias))
+
+    def id_at(self, position: int) -> str:
+        """An id that there is; once in a while one that there is not."""
+        ids = [*self.model.deployments]
+        return NOWHERE if position == 0 or not ids else ids[position % len(ids)]
 
     # --- picks ---
 
@@ -205,10 +223,20 @@ class Comparison(RuleBasedStateMachine):
             assert leases[0].model_name == held.deployment.model_name
             assert leases[0].tokens == request.tokens
 
-    @rule(name=names, request=requests, number=st.integers(2, 12))
-    def acquire_many(self, name: str, request: model.Request, number: int) -> None:
-        for _ in range(number):
+    @rule(name=names, traffic=st.lists(st.tuples(anything, endings, lengths), min_size=1, max_size=10))
+    def serve(self, name: str, traffic: list[tuple[model.Request, str, float]]) -> None:
+        """What an application does: acquire, and end or go on."""
+        for request, ending, length in traffic:
+            before = len(self.leases)
             self.acquire(name, request)
+            if len(self.leases) > before and ending != "keep":
+                lease, held = self.leases.pop()
+                if isinstance(ending, FailureKind):
+                    assert lease.failure(ending, retry_after=length) == held.failure(ending, length)
+                else:
+                    assert lease.success(latency=length) == held.success(latency=length)
+                if lease.deployment_id in self.model.states:
+                    self.same_state(lease.deployment_id)
 
     @rule(name=names, request=requests)
     def explain(self, name: str, request: model.Request) -> None:
@@ -233,7 +261,7 @@ class Comparison(RuleBasedStateMachine):
 
     @precondition(lambda self: self.leases)
     @rule(
-        position=st.integers(0, 1000),
+        position=positions,
         actual=st.none() | amounts,
         latency=st.none() | lengths,
         forget=st.booleans(),
@@ -243,19 +271,19 @@ class Comparison(RuleBasedStateMachine):
         assert lease.success(tokens=actual, latency=latency) == held.success(actual, latency)
 
     @precondition(lambda self: self.leases)
-    @rule(position=st.integers(0, 1000), kind=st.sampled_from(FailureKind), retry_after=st.none() | lengths, forget=st.booleans())
+    @rule(position=positions, kind=st.sampled_from(FailureKind), retry_after=st.none() | lengths, forget=st.booleans())
     def fail(self, position: int, kind: FailureKind, retry_after: float | None, forget: bool) -> None:
         lease, held = self.take(position, forget)
         assert lease.failure(kind, retry_after=retry_after) == held.failure(kind, retry_after)
 
     @precondition(lambda self: self.leases)
-    @rule(position=st.integers(0, 1000), unused=st.booleans(), forget=st.booleans())
+    @rule(position=positions, unused=st.booleans(), forget=st.booleans())
     def release(self, position: int, unused: bool, forget: bool) -> None:
         lease, held = self.take(position, forget)
         assert lease.release(unused=unused) == held.release(unused)
 
     @precondition(lambda self: self.leases)
-    @rule(position=st.integers(0, 1000), error=st.sampled_from([None, TimeoutError, ValueError, GeneratorExit]))
+    @rule(position=positions, error=st.sampled_from([None, TimeoutError, ValueError, GeneratorExit]))
     def leave_block(self, position: int, error: type[BaseException] | None) -> None:
         lease, held = self.take(position, forget=True)
         assert lease.__exit__(error, error() if error else None, None) is False
@@ -282,8 +310,9 @@ class Comparison(RuleBasedStateMachine):
         position %= len(self.leases)
         return self.leases.pop(position) if forget else self.leases[position]
 
-    @rule(deployment_id=few_ids, tokens=amounts, latency=st.none() | lengths, times=st.integers(1, 6))
-    def record_success(self, deployment_id: str, tokens: int, latency: float | None, times: int) -> None:
+    @rule(position=positions, tokens=amounts, latency=st.none() | lengths, times=st.integers(1, 6))
+    def record_success(self, position: int, tokens: int, latency: float | None, times: int) -> None:
+        deployment_id = self.id_at(position)
         for _ in range(times):
             self.both(
                 lambda: self.router.record_success(deployment_id, tokens=tokens, latency=latency),
@@ -292,12 +321,13 @@ class Comparison(RuleBasedStateMachine):
             self.same_state(deployment_id)
 
     @rule(
-        deployment_id=few_ids,
+        position=positions,
         kind=st.sampled_from(FailureKind),
         retry_after=st.none() | lengths,
         times=st.integers(1, 6),
     )
-    def record_failure(self, deployment_id: str, kind: FailureKind, retry_after: float | None, times: int) -> None:
+    def record_failure(self, position: int, kind: FailureKind, retry_after: float | None, times: int) -> None:
+        deployment_id = self.id_at(position)
         for _ in range(times):
             self.both(
                 lambda: self.router.record_failure(deployment_id, kind, retry_after=retry_after),
@@ -305,15 +335,17 @@ class Comparison(RuleBasedStateMachine):
             )
             self.same_state(deployment_id)
 
-    @rule(deployment_id=few_ids, seconds=lengths)
-    def cool_down(self, deployment_id: str, seconds: float) -> None:
+    @rule(position=positions, seconds=lengths)
+    def cool_down(self, position: int, seconds: float) -> None:
+        deployment_id = self.id_at(position)
         self.both(
             lambda: self.router.cool_down(deployment_id, seconds),
             lambda: self.model.state(deployment_id).cool_down(seconds),
         )
 
-    @rule(deployment_id=few_ids, healthy=st.booleans())
-    def report_health(self, deployment_id: str, healthy: bool) -> None:
+    @rule(position=positions, healthy=st.booleans())
+    def report_health(self, position: int, healthy: bool) -> None:
+        deployment_id = self.id_at(position)
         self.both(
             lambda: self.router.report_health(deployment_id, healthy),
             lambda: self.model.state(deployment_id).checked(healthy),
