@@ -241,8 +241,9 @@ impl Health {
     }
 
     /// Takes in what a health check found.
-    pub(crate) fn checked(&self, _: &Held<'_>, healthy: bool) {
-        if healthy && (self.is_unhealthy() || self.cooldown_until() != 0) {
+    pub(crate) fn checked(&self, _: &Held<'_>, now: Nanos, healthy: bool) {
+        // One that is in service already goes on with its probation: checks come often, and would prolong it for ever.
+        if healthy && (self.is_unhealthy() || now < self.cooldown_until()) {
             self.consecutive_successes.store(0, Ordering::Relaxed);
             self.degraded.store(true, Ordering::Relaxed);
             self.cooldown_until.store(0, Ordering::Relaxed);

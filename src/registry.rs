@@ -290,18 +290,11 @@ impl<T> Registry<T> {
         entries
     }
 
-    /// Calls `visit` for every attachment that nothing but the registry keeps alive, unless a change is being made.
+    /// Calls `visit` for every attachment, unless a change is being made.
     #[cfg(feature = "python")]
     pub(crate) fn try_visit<E>(&self, mut visit: impl FnMut(&T) -> Result<(), E>) -> Result<(), E> {
-        /// The map of ids and the group.
-        const OWN: usize = 2;
         let Ok(_changes) = self.changing.try_lock() else { return Ok(()) };
-        for entry in &self.deployments {
-            if Arc::strong_count(&entry) == OWN {
-                visit(&entry.attachment)?;
-            }
-        }
-        Ok(())
+        self.deployments.iter().try_for_each(|entry| visit(&entry.attachment))
     }
 
     /// Adds a deployment, or replaces the facts of the one with its id.
@@ -437,13 +430,11 @@ impl<T> Registry<T> {
     /// Takes a deployment out of its group, and the group away if it was the last.
     fn leave_group(&self, entry: &Entry<T>) -> Option<Arc<Entry<T>>> {
         let model_name = entry.deployment.model_name();
-        let mut group = self.groups.get_mut(model_name)?;
-        let member = group.take(entry);
-        let is_empty = group.len == 0;
-        drop(group);
-        if is_empty {
-            self.groups.remove(model_name);
-        }
+        let mut member = None;
+        self.groups.remove_if_mut(model_name, |_, group| {
+            member = group.take(entry);
+            group.len == 0
+        });
         member
     }
 

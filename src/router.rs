@@ -322,7 +322,7 @@ impl<T> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn report_health(&self, id: &str, healthy: bool) -> Result<(), Error> {
-        self.change(id, |state, held, _, _| state.health.checked(held, healthy))
+        self.change(id, |state, held, _, now| state.health.checked(held, now, healthy))
     }
 
     /// Changes a deployment's counters under their lock, and then its leaf in the index.

@@ -157,7 +157,7 @@ class State:
         self.cooldown_until = max(self.cooldown_until or 0, self.clock.time + nanos(seconds))
 
     def checked(self, healthy: bool) -> None:
-        if healthy and (self.unhealthy or self.cooldown_until is not None):
+        if healthy and (self.unhealthy or self.cooling_down()):
             self.streak, self.degraded, self.cooldown_until = 0, True, None
         self.unhealthy = not healthy
 

@@ -5,7 +5,7 @@ Each step is done to both; they must give the same answer or the same error, and
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import model
@@ -17,8 +17,6 @@ from turnout import (
     FailureKind,
     Lease,
     ManualClock,
-    NoAvailableDeployment,
-    RequestTooLarge,
     Router,
     RouterError,
     Strategy,
@@ -27,25 +25,23 @@ from turnout import (
 RUNS = int(os.environ.get("TURNOUT_MODEL_RUNS", "300"))
 STEPS = int(os.environ.get("TURNOUT_MODEL_STEPS", "100"))
 
-MODEL_NAMES = ("m", "n", "o")
-ALIASES = ("x", "y", "z")
 NOWHERE = "nowhere"
+ALIASES = ("x", "y", "z")
 
-few_ids = st.sampled_from([*"abcd"])
-many_ids = st.sampled_from([f"d{i}" for i in range(40)])
+ids = st.sampled_from([*"abcd"])
+many_ids = st.lists(st.sampled_from([f"d{i}" for i in range(40)]), min_size=10, max_size=40, unique=True)
 # Positions among what there is just then, so that most steps meet something.
 positions = st.integers(0, 1000)
-names = st.sampled_from([*"mmmmmmmm", *"nno", *ALIASES, NOWHERE])
 # Whole milliseconds, which are exact in both worlds.
 lengths = st.sampled_from([0.0, 0.001, 0.05, 0.5, 1.0, 5.0, 30.0, 60.0, 90.0, 200.0])
 amounts = st.sampled_from([0, 0, 1, 1, 5, 10, 20, 41, 2**40])
+kinds = st.sampled_from(FailureKind)
 
 # Most of these are compared exactly; of the two that draw, the model only knows who may be drawn.
-rules_of_choice = st.sampled_from([*Strategy, Strategy.ROUND_ROBIN, Strategy.RATE_LIMIT_AWARE, Strategy.USAGE_BASED])
-
+choices = st.sampled_from([*Strategy, Strategy.ROUND_ROBIN, Strategy.RATE_LIMIT_AWARE, Strategy.USAGE_BASED])
 deployments = st.builds(
     Deployment,
-    few_ids,
+    ids,
     st.sampled_from([*"mmmmno"]),
     weight=st.sampled_from([0, 1, 1, 3, 2**32 - 1]),
     priority=st.sampled_from([0, 0, 1, 7]),
@@ -54,19 +50,20 @@ deployments = st.builds(
     max_parallel_requests=st.sampled_from([None, None, 2, 4]),
     tags=st.sampled_from([(), ("eu",), ("eu", "fast"), ("us",)]),
 )
-anything = st.builds(model.Request, tokens=amounts)
+plain_requests = st.builds(model.Request, tokens=amounts)
 requests = st.one_of(
-    anything,
-    anything,
+    plain_requests,
+    plain_requests,
     st.builds(
         model.Request,
         tokens=amounts,
-        tags=st.sampled_from([(), ("eu",), ("eu", "fast"), ("eu", "us"), ("mars",)]),
+        tags=st.sampled_from([(), (), ("eu",), ("eu", "fast"), ("eu", "us"), ("mars",)]),
         tags_match=st.sampled_from(["all", "any"]),
-        exclude=st.lists(few_ids, max_size=3).map(tuple),
+        exclude=st.lists(ids, max_size=3).map(tuple),
     ),
 )
-endings = st.one_of(st.just("success"), st.just("success"), st.just("keep"), st.sampled_from(FailureKind))
+# A failure by its kind.
+endings = st.one_of(st.sampled_from(["success", "success", "release", "unused", "block", "failed block"]), kinds)
 
 
 def keywords(request: model.Request) -> dict[str, Any]:
@@ -74,21 +71,20 @@ def keywords(request: model.Request) -> dict[str, Any]:
     return {"tokens": request.tokens, "tags": request.tags, "tags_match": request.tags_match, "exclude": request.exclude}
 
 
-def attempt(call: Callable[[], object]) -> object:
+def attempt(call: Callable[[], Any]) -> Any:
     """What a call returns, or the error it raises with what that says; messages and near names are not compared."""
     try:
         return call()
     except RouterError as error:
-        said = {name: value for name, value in vars(error).items() if name != "near"}
-        return type(error), said
+        return type(error), {name: value for name, value in vars(error).items() if name != "near"}
 
 
 class Comparison(RuleBasedStateMachine):
     """A router and its model, side by side."""
 
     @initialize(
-        strategy=rules_of_choice,
-        strategies=st.dictionaries(st.sampled_from(MODEL_NAMES), rules_of_choice, max_size=3),
+        strategy=choices,
+        strategies=st.dictionaries(st.sampled_from([*"mno"]), choices, max_size=3),
         rules=st.builds(
             model.Rules,
             allowed_fails=st.sampled_from([0, 1, 2, 4, 1000]),
@@ -128,16 +124,22 @@ class Comparison(RuleBasedStateMachine):
     def both(self, real: Callable[[], object], modelled: Callable[[], object]) -> None:
         assert attempt(real) == attempt(modelled)
 
+    def id_at(self, position: int) -> str:
+        """An id that there is; once in a while one that there is not."""
+        known = [*self.model.deployments]
+        return known[position % len(known)] if known and position else NOWHERE
+
+    def name_at(self, position: int) -> str:
+        """A model name or an alias that there is, most often ``m``; once in a while one that there is not."""
+        models = self.model.models()
+        known = models[:1] * 3 + models + [*self.model.aliases]
+        return known[position % len(known)] if known and position else NOWHERE
+
     # --- registry ---
 
     @rule(deployment=deployments)
     def add(self, deployment: Deployment) -> None:
         self.both(lambda: self.router.add_deployment(deployment), lambda: self.model.add(deployment))
-
-    @rule(ids=st.lists(many_ids, min_size=10, max_size=40, unique=True), pattern=deployments)
-    def add_many(self, ids: list[str], pattern: Deployment) -> None:
-        for deployment_id in ids:
-            self.add(pattern.replace(deployment_id=deployment_id))
 
     @rule(position=positions)
     def remove(self, position: int) -> None:
@@ -146,69 +148,70 @@ class Comparison(RuleBasedStateMachine):
     def remove_id(self, deployment_id: str) -> None:
         self.both(lambda: self.router.remove_deployment(deployment_id), lambda: self.model.remove(deployment_id))
 
-    @precondition(lambda self: len(self.model.deployments) > 10)
-    @rule(ids=st.lists(many_ids, min_size=10, max_size=40, unique=True))
-    def remove_many(self, ids: list[str]) -> None:
-        for deployment_id in ids:
-            self.remove_id(deployment_id)
+    @rule(many=many_ids, pattern=deployments, add=st.booleans())
+    def change_many(self, many: list[str], pattern: Deployment, add: bool) -> None:
+        """Makes a group large, or full of holes."""
+        for deployment_id in many:
+            if add:
+                self.add(pattern.replace(deployment_id=deployment_id))
+            else:
+                self.remove_id(deployment_id)
 
-    @rule(replacements=st.lists(deployments, min_size=2, max_size=6), keep=st.booleans())
-    def replace_all(self, replacements: list[Deployment], keep: bool) -> None:
+    @rule(
+        new=st.lists(deployments, min_size=1, max_size=4),
+        keep=st.sampled_from([True, True, True, False]),
+        order=st.randoms(use_true_random=False),
+    )
+    def replace_all(self, new: list[Deployment], keep: bool, order: Any) -> None:
         """Replaces all, or all but some; now and then with an id given twice."""
+        known = {deployment.deployment_id for deployment in new}
         if keep:
-            new = {deployment.deployment_id for deployment in replacements}
-            replacements += [deployment for known, deployment in self.model.deployments.items() if known not in new]
-        self.both(lambda: self.router.set_deployments(replacements), lambda: self.model.replace_all(replacements))
+            new = new + [deployment for deployment_id, deployment in self.model.deployments.items() if deployment_id not in known]
+        order.shuffle(new)
+        self.both(lambda: self.router.set_deployments(new), lambda: self.model.replace_all(new))
 
-    @rule(order=st.randoms(use_true_random=False))
-    def reorder(self, order: Any) -> None:
-        replacements = list(self.model.deployments.values())
-        order.shuffle(replacements)
-        self.router.set_deployments(replacements)
-        self.model.replace_all(replacements)
-
-    @rule(alias=st.sampled_from([*ALIASES * 3, "m"]), name=names)
-    def add_alias(self, alias: str, name: str) -> None:
-        self.both(lambda: self.router.add_alias(alias, name), lambda: self.model.add_alias(alias, name))
-
-    @rule(alias=st.sampled_from([*ALIASES, "m"]))
-    def remove_alias(self, alias: str) -> None:
-        self.both(lambda: self.router.remove_alias(alias), lambda: self.model.remove_alias(alias))
-
-    def id_at(self, position: int) -> str:
-        """An id that there is; once in a while one that there is not."""
-        ids = [*self.model.deployments]
-        return NOWHERE if position == 0 or not ids else ids[position % len(ids)]
+    @rule(alias=st.sampled_from([*ALIASES * 3, "m"]), position=st.none() | positions)
+    def change_alias(self, alias: str, position: int | None) -> None:
+        if position is None:
+            self.both(lambda: self.router.remove_alias(alias), lambda: self.model.remove_alias(alias))
+        else:
+            name = self.name_at(position)
+            self.both(lambda: self.router.add_alias(alias, name), lambda: self.model.add_alias(alias, name))
 
     # --- picks ---
 
     def pick(self, name: str, request: model.Request, real: Callable[[], str]) -> str | None:
         """Picks, and checks that the model may pick likewise; None if neither finds a deployment."""
         allowed = attempt(lambda: self.model.choices(name, request, turn=True))
-        picked = attempt(real)
+        picked: str = attempt(real)
         if isinstance(allowed, set):
             assert picked in allowed
-            assert isinstance(picked, str)
             return picked
         assert picked == allowed
         return None
 
-    @rule(name=names, request=requests)
-    def select(self, name: str, request: model.Request) -> None:
+    @rule(position=positions, request=requests)
+    def select(self, position: int, request: model.Request) -> None:
+        name = self.name_at(position)
         self.pick(name, request, lambda: self.router.select(name, **keywords(request)))
 
-    @rule(name=names, request=requests, number=st.integers(0, 5))
-    def select_many(self, name: str, request: model.Request, number: int) -> None:
+    @rule(position=positions, request=requests, number=st.integers(0, 5))
+    def select_many(self, position: int, request: model.Request, number: int) -> None:
+        name = self.name_at(position)
         picked = attempt(lambda: self.router.select_many(name, number, **keywords(request)))
-        if not isinstance(picked, Sequence) or isinstance(picked, tuple):
-            self.both(lambda: picked, lambda: self.model.choices(name, request))
-            return
-        assert len(picked) == number
-        for deployment_id in picked:
-            assert deployment_id in self.model.choices(name, request, turn=True)
+        if isinstance(picked, list):
+            assert len(picked) == number
+            for deployment_id in picked:
+                assert deployment_id in self.model.choices(name, request, turn=True)
+        else:
+            assert picked == attempt(lambda: self.model.choices(name, request))
 
-    @rule(name=names, request=requests)
-    def acquire(self, name: str, request: model.Request) -> None:
+    @rule(position=positions, request=requests)
+    def acquire(self, position: int, request: model.Request) -> None:
+        self.acquired(self.name_at(position), request)
+
+    def acquired(self, name: str, request: model.Request) -> bool:
+        """Acquires, and says whether there was anything to acquire."""
         leases: list[Lease] = []
 
         def real() -> str:
@@ -216,151 +219,118 @@ class Comparison(RuleBasedStateMachine):
             return leases[0].deployment_id
 
         picked = self.pick(name, request, real)
-        if picked is not None:
-            held = self.model.reserve(picked, request.tokens)
-            self.leases.append((leases[0], held))
-            assert leases[0].deployment is held.deployment
-            assert leases[0].model_name == held.deployment.model_name
-            assert leases[0].tokens == request.tokens
+        if picked is None:
+            return False
+        held = self.model.reserve(picked, request.tokens)
+        self.leases.append((leases[0], held))
+        assert leases[0].deployment is held.deployment
+        assert leases[0].model_name == held.deployment.model_name
+        assert leases[0].tokens == request.tokens
+        return True
 
-    @rule(name=names, traffic=st.lists(st.tuples(anything, endings, lengths), min_size=1, max_size=10))
-    def serve(self, name: str, traffic: list[tuple[model.Request, str, float]]) -> None:
-        """What an application does: acquire, and end or go on."""
-        for request, ending, length in traffic:
-            before = len(self.leases)
-            self.acquire(name, request)
-            if len(self.leases) > before and ending != "keep":
-                lease, held = self.leases.pop()
-                if isinstance(ending, FailureKind):
-                    assert lease.failure(ending, retry_after=length) == held.failure(ending, length)
-                else:
-                    assert lease.success(latency=length) == held.success(latency=length)
-                if lease.deployment_id in self.model.states:
-                    self.same_state(lease.deployment_id)
-
-    @rule(name=names, request=requests)
-    def explain(self, name: str, request: model.Request) -> None:
-        explained = attempt(lambda: self.router.explain(name, **keywords(request)))
-        if isinstance(explained, tuple):
-            self.both(lambda: explained, lambda: self.model.group(name))
+    @rule(position=positions, request=requests)
+    def explain(self, position: int, request: model.Request) -> None:
+        name = self.name_at(position)
+        explanation = attempt(lambda: self.router.explain(name, **keywords(request)))
+        if isinstance(explanation, tuple):
+            assert explanation == attempt(lambda: self.model.group(name))
             return
-        explanation: Any = explained
         group = self.model.group(name)
+        gates = [(deployment.deployment_id, self.model.gate(deployment, request)) for deployment in group]
         assert explanation.model_name == group[0].model_name
-        gates = {deployment.deployment_id: self.model.gate(deployment, request) for deployment in group}
-        assert [(verdict.deployment_id, verdict.gate) for verdict in explanation.verdicts] == list(gates.items())
+        assert [(verdict.deployment_id, verdict.gate) for verdict in explanation.verdicts] == gates
         if explanation.winner is None:
-            assert isinstance(self.model.refusal(name, request), NoAvailableDeployment | RequestTooLarge)
+            assert isinstance(attempt(lambda: self.model.choices(name, request)), tuple)
             assert explanation.retry_after == self.model.retry_after(name, request)
-            assert None not in gates.values()
         else:
             assert explanation.winner in self.model.choices(name, request)
-            assert self.pick(name, request, lambda: self.router.select(name, **keywords(request))) == explanation.winner
+            assert explanation.winner == self.pick(name, request, lambda: self.router.select(name, **keywords(request)))
+
+    @rule(
+        position=positions,
+        traffic=st.lists(st.tuples(plain_requests, st.booleans(), endings, lengths), min_size=2, max_size=12),
+    )
+    def serve(self, position: int, traffic: list[tuple[model.Request, bool, str, float]]) -> None:
+        """What an application does all day: a few requests of one model, some of which go on."""
+        name = self.name_at(position)
+        for request, goes_on, ending, length in traffic:
+            if self.acquired(name, request) and not goes_on:
+                self.end(*self.leases.pop(), ending, request.tokens, length)
 
     # --- outcomes ---
 
-    @precondition(lambda self: self.leases)
-    @rule(
-        position=positions,
-        actual=st.none() | amounts,
-        latency=st.none() | lengths,
-        forget=st.booleans(),
-    )
-    def succeed(self, position: int, actual: int | None, latency: float | None, forget: bool) -> None:
-        lease, held = self.take(position, forget)
-        assert lease.success(tokens=actual, latency=latency) == held.success(actual, latency)
-
-    @precondition(lambda self: self.leases)
-    @rule(position=positions, kind=st.sampled_from(FailureKind), retry_after=st.none() | lengths, forget=st.booleans())
-    def fail(self, position: int, kind: FailureKind, retry_after: float | None, forget: bool) -> None:
-        lease, held = self.take(position, forget)
-        assert lease.failure(kind, retry_after=retry_after) == held.failure(kind, retry_after)
-
-    @precondition(lambda self: self.leases)
-    @rule(position=positions, unused=st.booleans(), forget=st.booleans())
-    def release(self, position: int, unused: bool, forget: bool) -> None:
-        lease, held = self.take(position, forget)
-        assert lease.release(unused=unused) == held.release(unused)
-
-    @precondition(lambda self: self.leases)
-    @rule(position=positions, error=st.sampled_from([None, TimeoutError, ValueError, GeneratorExit]))
-    def leave_block(self, position: int, error: type[BaseException] | None) -> None:
-        lease, held = self.take(position, forget=True)
-        assert lease.__exit__(error, error() if error else None, None) is False
-        if error is None:
+    def end(self, lease: Lease, held: model.Lease, ending: str, actual: int | None, length: float | None) -> None:
+        if isinstance(ending, FailureKind):
+            assert lease.failure(ending, retry_after=length) == held.failure(ending, length)
+        elif ending == "success":
+            assert lease.success(tokens=actual, latency=length) == held.success(actual, length)
+        elif ending in ("release", "unused"):
+            assert lease.release(unused=ending == "unused") == held.release(ending == "unused")
+        elif ending == "block":
+            assert lease.__exit__(None, None, None) is False
             held.success()
-        elif error is GeneratorExit:
-            held.release()
         else:
-            held.failure("timeout" if error is TimeoutError else "error")
+            assert lease.__exit__(TimeoutError, TimeoutError(), None) is False
+            held.failure("timeout")
+        self.same_state(lease.deployment_id)
 
     @precondition(lambda self: self.leases)
-    @rule(number=st.integers(2, 12), kind=st.sampled_from([None, *FailureKind]))
-    def end_many(self, number: int, kind: FailureKind | None) -> None:
+    @rule(position=positions, ending=endings, actual=st.none() | amounts, length=st.none() | lengths, forget=st.booleans())
+    def end_one(self, position: int, ending: str, actual: int | None, length: float | None, forget: bool) -> None:
+        """Ends a lease, which is kept at times to be ended again."""
+        position %= len(self.leases)
+        self.end(*self.leases[position], ending, actual, length)
+        if forget:
+            del self.leases[position]
+
+    @precondition(lambda self: self.leases)
+    @rule(number=st.integers(2, 12), ending=endings)
+    def end_many(self, number: int, ending: str) -> None:
         for lease, held in self.leases[:number]:
-            if kind is None:
-                assert lease.success() == held.success()
-            else:
-                assert lease.failure(kind) == held.failure(kind)
-            self.same_state(lease.deployment_id)
+            self.end(lease, held, ending, None, None)
         del self.leases[:number]
 
-    def take(self, position: int, forget: bool) -> tuple[Lease, model.Lease]:
-        """One of the leases, which are kept at times to be ended again."""
-        position %= len(self.leases)
-        return self.leases.pop(position) if forget else self.leases[position]
-
-    @rule(position=positions, tokens=amounts, latency=st.none() | lengths, times=st.integers(1, 6))
-    def record_success(self, position: int, tokens: int, latency: float | None, times: int) -> None:
-        deployment_id = self.id_at(position)
-        for _ in range(times):
-            self.both(
-                lambda: self.router.record_success(deployment_id, tokens=tokens, latency=latency),
-                lambda: self.model.record_success(deployment_id, tokens, latency),
-            )
-            self.same_state(deployment_id)
-
     @rule(
         position=positions,
-        kind=st.sampled_from(FailureKind),
-        retry_after=st.none() | lengths,
-        times=st.integers(1, 6),
+        outcomes=st.lists(st.tuples(st.none() | kinds, amounts), min_size=1, max_size=8),
+        length=st.none() | lengths,
     )
-    def record_failure(self, position: int, kind: FailureKind, retry_after: float | None, times: int) -> None:
+    def record(self, position: int, outcomes: list[tuple[FailureKind | None, int]], length: float | None) -> None:
         deployment_id = self.id_at(position)
-        for _ in range(times):
-            self.both(
-                lambda: self.router.record_failure(deployment_id, kind, retry_after=retry_after),
-                lambda: self.model.record_failure(deployment_id, kind, retry_after),
-            )
+        for kind, tokens in outcomes:
+            if kind is None:
+                self.both(
+                    lambda tokens=tokens: self.router.record_success(deployment_id, tokens=tokens, latency=length),  # type: ignore[misc]
+                    lambda tokens=tokens: self.model.record_success(deployment_id, tokens, length),  # type: ignore[misc]
+                )
+            else:
+                self.both(
+                    lambda kind=kind: self.router.record_failure(deployment_id, kind, retry_after=length),  # type: ignore[misc]
+                    lambda kind=kind: self.model.record_failure(deployment_id, kind, length),  # type: ignore[misc]
+                )
             self.same_state(deployment_id)
 
-    @rule(position=positions, seconds=lengths)
-    def cool_down(self, position: int, seconds: float) -> None:
+    @rule(position=positions, found=st.one_of(st.booleans(), st.just(True), lengths))
+    def check(self, position: int, found: float) -> None:
+        """What an application finds out by itself: a health, or the length of a cooldown."""
         deployment_id = self.id_at(position)
-        self.both(
-            lambda: self.router.cool_down(deployment_id, seconds),
-            lambda: self.model.state(deployment_id).cool_down(seconds),
-        )
-
-    @rule(position=positions, healthy=st.booleans())
-    def report_health(self, position: int, healthy: bool) -> None:
-        deployment_id = self.id_at(position)
-        self.both(
-            lambda: self.router.report_health(deployment_id, healthy),
-            lambda: self.model.state(deployment_id).checked(healthy),
-        )
+        if isinstance(found, bool):
+            self.both(
+                lambda: self.router.report_health(deployment_id, found),
+                lambda: self.model.state(deployment_id).checked(found),
+            )
+        else:
+            self.both(
+                lambda: self.router.cool_down(deployment_id, found),
+                lambda: self.model.state(deployment_id).cool_down(found),
+            )
 
     # --- time ---
 
-    @rule(seconds=lengths)
+    @rule(seconds=lengths | st.integers(0, 60_000).map(lambda milliseconds: milliseconds / 1000))
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
         self.model.clock.set(self.model.clock.reading + model.nanos(seconds))
-
-    @rule(milliseconds=st.integers(0, 60_000))
-    def advance_anyhow(self, milliseconds: int) -> None:
-        self.advance(milliseconds / 1000)
 
     @rule(back=st.sampled_from([0.001, 1.0, 30.0, 60.0, 60.001, 100.0, 1e5]))
     def set_back(self, back: float) -> None:
@@ -377,10 +347,9 @@ class Comparison(RuleBasedStateMachine):
         assert self.router.models() == self.model.models()
         assert self.router.aliases() == self.model.aliases
         assert len(self.router) == len(self.model.deployments)
-        for model_name in self.model.models():
-            assert self.router.deployments(model_name) == self.model.group(model_name)
-        for alias in self.model.aliases:
-            self.both(lambda alias=alias: self.router.resolve(alias), lambda alias=alias: self.model.resolve(alias))  # type: ignore[misc]
+        for name in ["m", *self.model.aliases]:
+            self.both(lambda name=name: self.router.deployments(name), lambda name=name: self.model.group(name))  # type: ignore[misc]
+            self.both(lambda name=name: self.router.resolve(name), lambda name=name: self.model.resolve(name))  # type: ignore[misc]
 
     def same_state(self, deployment_id: str) -> None:
         self.both(lambda: self.router.stats(deployment_id), lambda: self.model.stats(deployment_id))
@@ -400,11 +369,8 @@ class Comparison(RuleBasedStateMachine):
         assert metrics.deployments == metrics.available + metrics.degraded + metrics.cooling_down + metrics.unhealthy
 
     def teardown(self) -> None:
-        if not hasattr(self, "leases"):
-            return
         for lease, held in self.leases:
-            assert lease.release() == held.release()
-        self.same_states()
+            self.end(lease, held, "release", None, None)
         assert self.router.metrics().in_flight == 0
 
 

@@ -451,7 +451,7 @@ class Router:
         Args:
             model_name: The model name or an alias.
             tokens: The tokens the request is expected to use, prompt and answer, at least 0. Only a deployment with so many left in
-                its minute is picked.
+                its minute is picked; 0 means that the size is not known, and one token must be left.
             tags: Labels the deployment must have.
             tags_match: ``"all"`` for every one of ``tags``, ``"any"`` for at least one.
             exclude: Ids that must not be picked, such as those already tried.
@@ -569,7 +569,7 @@ class Router:
         """
 
     def record_failure(
-        self, deployment_id: str, kind: FailureKind | _FailureKindName = "error", /, *, retry_after: float | None = None
+        self, deployment_id: str, /, kind: FailureKind | _FailureKindName = "error", *, retry_after: float | None = None
     ) -> None:
         """Report a failure of a request that was sent without a lease: it counts as one request of this minute.
 
@@ -602,7 +602,7 @@ class Router:
         Args:
             deployment_id: The deployment.
             healthy: False takes it out until a later check reports True. True brings it back at once, out of a cooldown too, on
-                probation.
+                probation; one that is in service stays as it is.
 
         Raises:
             DeploymentNotFound: There is none with this id.

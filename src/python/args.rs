@@ -1,7 +1,8 @@
 //! From Python's values to the core's, with errors that name the argument, the value and what is allowed.
 
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyFloat, PyInt, PyString};
+use pyo3::types::{PyFloat, PyInt, PyIterator, PyString};
 
 use super::errors::{out_of_range, wrong_type};
 use crate::clock::{Nanos, nanos};
@@ -9,6 +10,18 @@ use crate::error::Error;
 use crate::health::FailureKind;
 use crate::select::{Request, Wishes};
 use crate::strategy::Strategy;
+
+/// Whether an error is about the value, and not one that the value's own code let through, such as an interrupt.
+fn is_about_value(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyTypeError>(py)
+        || error.is_instance_of::<PyValueError>(py)
+        || error.is_instance_of::<PyOverflowError>(py)
+}
+
+/// The items of an iterable.
+pub(crate) fn items<'py>(name: &str, allowed: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyIterator>> {
+    value.try_iter().map_err(|error| if is_about_value(value.py(), &error) { wrong_type(name, allowed, value) } else { error })
+}
 
 /// A whole number from `least` to `N`'s largest.
 pub(crate) fn whole<'py, N>(name: &str, least: N, most: N, value: &Bound<'py, PyAny>) -> PyResult<N>
@@ -20,8 +33,9 @@ where
     if !value.is_instance_of::<PyInt>() && (value.is_instance_of::<PyFloat>() || !value.hasattr("__index__").unwrap_or(false)) {
         return Err(wrong_type(name, &allowed(), value));
     }
-    match value.extract::<N>() {
+    match value.extract::<N>().map_err(Into::<PyErr>::into) {
         Ok(number) if (least..=most).contains(&number) => Ok(number),
+        Err(error) if !is_about_value(value.py(), &error) => Err(error),
         _ => Err(out_of_range(name, &allowed(), value)),
     }
 }
@@ -52,6 +66,7 @@ pub(crate) fn length(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
     // An int may be too large for a float.
     let seconds = match value.extract::<f64>() {
         Ok(seconds) => seconds,
+        Err(error) if !is_about_value(value.py(), &error) => return Err(error),
         Err(_) if value.is_instance_of::<PyInt>() => f64::NAN,
         Err(_) => return Err(wrong_type(name, ALLOWED, value)),
     };
@@ -76,7 +91,7 @@ pub(crate) fn texts<C: FromIterator<String>>(name: &str, value: &Bound<'_, PyAny
     if value.is_instance_of::<PyString>() {
         return Err(wrong_type(name, ALLOWED, value));
     }
-    let items = value.try_iter().map_err(|_| wrong_type(name, ALLOWED, value))?;
+    let items = items(name, ALLOWED, value)?;
     items.map(|item| Ok(text(&format!("an item of {name}"), &item?)?.to_owned())).collect()
 }
 

@@ -69,51 +69,61 @@ impl PyDeployment {
         Ok(Self { facts, id, metadata: optional(metadata, read_only)?.flatten() })
     }
 
+    /// Its unique id.
     #[getter]
     fn deployment_id<'py>(&self, py: Python<'py>) -> &Bound<'py, PyString> {
         self.id.bind(py)
     }
 
+    /// The public name that requests ask for.
     #[getter]
     fn model_name(&self) -> &str {
         self.facts.model_name()
     }
 
+    /// The provider's own model identifier.
     #[getter]
     fn model(&self) -> &str {
         self.facts.model()
     }
 
+    /// Relative share under ``simple_shuffle``.
     #[getter]
     fn weight(&self) -> u32 {
         self.facts.weight()
     }
 
+    /// Rank under ``priority_based``, lower first.
     #[getter]
     fn priority(&self) -> u32 {
         self.facts.priority()
     }
 
+    /// Most requests in one clock minute; None for no limit.
     #[getter]
     fn rpm_limit(&self) -> Option<u64> {
         self.facts.rpm_limit()
     }
 
+    /// Most tokens in one clock minute; None for no limit.
     #[getter]
     fn tpm_limit(&self) -> Option<u64> {
         self.facts.tpm_limit()
     }
 
+    /// Most leases in flight at once; None for no limit.
     #[getter]
     fn max_parallel_requests(&self) -> Option<u32> {
         self.facts.max_parallel_requests()
     }
 
+    /// Labels that requests may ask for.
     #[getter]
     fn tags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, self.facts.tags().iter().map(|tag| &**tag))
     }
 
+    /// A read-only view of what the application attached.
     #[getter]
     fn metadata<'py>(&self, py: Python<'py>) -> Bound<'py, PyMappingProxy> {
         match &self.metadata {

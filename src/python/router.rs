@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyMapping, PyString};
 use rustc_hash::FxHashMap;
 
-use super::args::{Kind, Tokens, flag, latency_us, length, optional, request, strategy, text, whole};
+use super::args::{Kind, Tokens, flag, items, latency_us, length, optional, request, strategy, text, whole};
 use super::clock::PyManualClock;
 use super::deployment::PyDeployment;
 use super::errors::wrong_type;
@@ -211,6 +211,7 @@ impl PyRouter {
     )]
     fn acquire(
         &self,
+        py: Python<'_>,
         model_name: &Bound<'_, PyAny>,
         tokens: Tokens,
         tags: Option<&Bound<'_, PyAny>>,
@@ -218,7 +219,7 @@ impl PyRouter {
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PyLease> {
         let request = request(&tokens, tags, tags_match, exclude)?;
-        Ok(PyLease(self.0.acquire(text("model_name", model_name)?, &request)?))
+        Ok(PyLease::new(py, self.0.acquire(text("model_name", model_name)?, &request)?))
     }
 
     /// Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect.
@@ -252,8 +253,8 @@ impl PyRouter {
 
     /// Report a failure of a request that was sent without a lease: it counts as one request of this minute.
     #[pyo3(
-        signature = (deployment_id, kind=Kind(FailureKind::Error), /, *, retry_after=None),
-        text_signature = "($self, deployment_id, kind='error', /, *, retry_after=None)"
+        signature = (deployment_id, /, kind=Kind(FailureKind::Error), *, retry_after=None),
+        text_signature = "($self, deployment_id, /, kind='error', *, retry_after=None)"
     )]
     fn record_failure(&self, deployment_id: &Bound<'_, PyAny>, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let retry_after = optional(retry_after, |seconds| length("retry_after", seconds))?;
@@ -290,11 +291,13 @@ impl PyRouter {
         records::router_metrics(py, &self.0.metrics())
     }
 
+    /// The rule for every model name that has none of its own.
     #[getter]
     fn strategy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         records::strategy(py, self.0.strategy())
     }
 
+    /// The rules of single model names.
     #[getter]
     fn strategies<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let strategies = PyDict::new(py);
@@ -330,8 +333,7 @@ fn deployment(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Deployment, Att
 }
 
 fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<(Deployment, Attachment)>> {
-    let items = value.try_iter().map_err(|_| wrong_type("deployments", "an iterable of Deployment", value))?;
-    items.map(|item| deployment("an item of deployments", &item?)).collect()
+    items("deployments", "an iterable of Deployment", value)?.map(|item| deployment("an item of deployments", &item?)).collect()
 }
 
 fn per_model(value: &Bound<'_, PyAny>) -> PyResult<FxHashMap<Arc<str>, Strategy>> {

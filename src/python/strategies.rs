@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::args::{optional, text, texts, whole};
+use super::args::{items, optional, text, texts, whole};
 use super::errors::wrong_type;
 use super::router::PyRouter;
 use crate::context::{Candidate, RoutingContext, Usage};
@@ -55,46 +55,55 @@ impl PyRoutingContext {
         }))
     }
 
+    /// The candidate's id.
     #[getter]
     fn deployment_id(&self) -> &str {
         &self.0.deployment_id
     }
 
+    /// Relative share.
     #[getter]
     fn weight(&self) -> u32 {
         self.0.weight
     }
 
+    /// Rank, lower first.
     #[getter]
     fn priority(&self) -> u32 {
         self.0.priority
     }
 
+    /// Requests in flight.
     #[getter]
     fn active_requests(&self) -> u32 {
         self.0.active_requests
     }
 
+    /// Tokens this minute.
     #[getter]
     fn tpm_current(&self) -> u64 {
         self.0.tpm_current
     }
 
+    /// Most tokens in a minute.
     #[getter]
     fn tpm_limit(&self) -> Option<u64> {
         self.0.tpm_limit
     }
 
+    /// Requests this minute.
     #[getter]
     fn rpm_current(&self) -> u64 {
         self.0.rpm_current
     }
 
+    /// Most requests in a minute.
     #[getter]
     fn rpm_limit(&self) -> Option<u64> {
         self.0.rpm_limit
     }
 
+    /// Smoothed latency in microseconds; 0 for unknown.
     #[getter]
     fn avg_latency_us(&self) -> u64 {
         self.0.avg_latency_us
@@ -149,8 +158,7 @@ struct Context<'py>(Bound<'py, PyRoutingContext>);
 
 impl<'py> Contexts<'py> {
     fn new(value: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let items = value.try_iter().map_err(|_| wrong_type("contexts", "an iterable of RoutingContext", value))?;
-        let contexts = items.map(|item| {
+        let contexts = items("contexts", "an iterable of RoutingContext", value)?.map(|item| {
             let item = item?;
             match item.cast_into::<PyRoutingContext>() {
                 Ok(context) => Ok(Context(context)),
