@@ -8,7 +8,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 
-.PHONY: demo test lint bench bench-rust bench-peers format clean
+.PHONY: demo test lint install-check bench bench-rust bench-peers format clean
 
 demo: $(VENV)/.demo $(VENV)/.built
 	$(BIN)/python examples/demo.py
@@ -26,6 +26,15 @@ lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.demo $(VENV)/.built
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest turnout --allowlist tests/stubtest-allowlist.txt
+
+# As a user installs it, in a virtual environment of its own.
+install-check:
+	rm -rf target/install-check
+	$(PYTHON) -m venv target/install-check
+	target/install-check/bin/python -m pip install --quiet .
+	cd target && install-check/bin/python -c "import turnout; from importlib.resources import files; \
+		assert all((files(turnout) / name).is_file() for name in ('py.typed', '_core.pyi')); \
+		print(turnout.Router([turnout.Deployment('a', 'm')]).explain('m'))"
 
 format: $(VENV)/.lint
 	cargo fmt
