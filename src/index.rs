@@ -138,7 +138,7 @@ impl TokensLeft {
     const NOBODY: Self = Self { least: u64::MAX, most: 0 };
 
     #[inline]
-    fn join(self, other: Self) -> Self {
+    fn join(&self, other: &Self) -> Self {
         Self { least: self.least.min(other.least), most: self.most.max(other.most) }
     }
 }
@@ -173,12 +173,14 @@ struct Node {
 /// The nodes of all levels, leaves first. The children of the node at place `p` are those at places `p * FANOUT` and on of the level below.
 #[derive(Debug)]
 struct Nodes<N> {
-    nodes: Vec<N>,
+    values: Vec<N>,
     /// Where each level starts; the last is the root's.
     starts: Vec<usize>,
+    /// What a place without a member holds.
+    empty: N,
 }
 
-impl<N: Copy> Nodes<N> {
+impl<N: Copy + PartialEq> Nodes<N> {
     /// As many leaves as asked for at least, all of them empty.
     fn new(leaves: usize, empty: N) -> Self {
         let (mut starts, mut len, mut width) = (Vec::new(), 0, leaves.max(1));
@@ -192,7 +194,57 @@ impl<N: Copy> Nodes<N> {
             len += width;
             width /= FANOUT;
         }
-        Self { nodes: vec![empty; len], starts }
+        Self { values: vec![empty; len], starts, empty }
+    }
+
+    /// More leaves, the first of them as they are.
+    fn grown(&self, leaves: usize, join: impl Fn(&N, &N) -> N) -> Self {
+        let mut grown = Self::new(leaves, self.empty);
+        grown.values.iter_mut().zip(&self.values).take(self.leaves()).for_each(|(new, &old)| *new = old);
+        grown.join_all(join);
+        grown
+    }
+
+    /// Puts a leaf in its place, and what follows from it in the nodes above.
+    #[inline]
+    fn put(&mut self, place: usize, leaf: N, join: impl Fn(&N, &N) -> N) {
+        let mut node = Node { level: 0, place };
+        let mut changed = self.set(node, leaf);
+        while changed && node.level < self.root().level {
+            node = Node { level: node.level + 1, place: node.place / FANOUT };
+            changed = self.join(node, &join);
+        }
+    }
+
+    /// Makes all nodes of their children.
+    fn join_all(&mut self, join: impl Fn(&N, &N) -> N) {
+        let mut width = self.leaves();
+        for level in 1..=self.root().level {
+            width = width.div_ceil(FANOUT);
+            for place in 0..width {
+                self.join(Node { level, place }, &join);
+            }
+        }
+    }
+
+    /// Makes a node of its children; returns whether that changed it.
+    #[inline]
+    fn join(&mut self, node: Node, join: impl Fn(&N, &N) -> N) -> bool {
+        let joined = self.children(node).iter().fold(self.empty, |joined, child| join(&joined, child));
+        self.set(node, joined)
+    }
+
+    /// Sets a node; returns whether that changed it.
+    #[inline]
+    fn set(&mut self, node: Node, value: N) -> bool {
+        let index = self.index(node);
+        match self.values.get_mut(index) {
+            Some(old) if *old != value => {
+                *old = value;
+                true
+            }
+            _ => false,
+        }
     }
 
     #[inline]
@@ -206,15 +258,15 @@ impl<N: Copy> Nodes<N> {
     }
 
     #[inline]
-    fn get(&self, node: Node) -> Option<N> {
-        self.nodes.get(self.index(node)).copied()
+    fn get(&self, node: Node) -> N {
+        self.values.get(self.index(node)).copied().unwrap_or(self.empty)
     }
 
     /// The children of a node above the leaves.
     #[inline]
     fn children(&self, node: Node) -> &[N] {
         let first = self.index(Node { level: node.level.wrapping_sub(1), place: node.place * FANOUT });
-        self.nodes.get(first..first.saturating_add(FANOUT)).unwrap_or_default()
+        self.values.get(first..first.saturating_add(FANOUT)).unwrap_or_default()
     }
 
     fn leaves(&self) -> usize {
@@ -260,8 +312,8 @@ impl<R: Rule> Tree<R> {
             self.wake(members, now);
         }
         let root = self.summaries.root();
-        if filter.skips.is_empty() && filter.tokens <= self.tokens(root).least {
-            let whole = self.summary(root);
+        if filter.skips.is_empty() && filter.tokens <= self.tokens.get(root).least {
+            let whole = self.summaries.get(root);
             return match chance.step(R::outcome(&whole)) {
                 Step::Done(picked) => picked,
                 Step::Find { left, .. } => Some(self.find(&whole, left)),
@@ -325,7 +377,7 @@ impl<R: Rule> Tree<R> {
     fn sum_up(&self, filter: &Filter, node: Node) -> R::Summary {
         match self.cut(filter, node) {
             Cut::Nothing => R::Summary::default(),
-            Cut::Whole => self.summary(node),
+            Cut::Whole => self.summaries.get(node),
             Cut::Part => {
                 children(node).fold(R::Summary::default(), |summary, child| R::join(&summary, &self.sum_up(filter, child)))
             }
@@ -333,7 +385,7 @@ impl<R: Rule> Tree<R> {
     }
 
     fn cut(&self, filter: &Filter, node: Node) -> Cut {
-        let tokens = self.tokens(node);
+        let tokens = self.tokens.get(node);
         if tokens.most < filter.tokens {
             return Cut::Nothing;
         }
@@ -345,16 +397,6 @@ impl<R: Rule> Tree<R> {
             _ if node.level > 0 => Cut::Part,
             _ => Cut::Nothing,
         }
-    }
-
-    #[inline]
-    fn summary(&self, node: Node) -> R::Summary {
-        self.summaries.get(node).unwrap_or_default()
-    }
-
-    #[inline]
-    fn tokens(&self, node: Node) -> TokensLeft {
-        self.tokens.get(node).unwrap_or(TokensLeft::NOBODY)
     }
 
     fn renew<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) {
@@ -369,37 +411,8 @@ impl<R: Rule> Tree<R> {
             self.grow(place + 1);
         }
         self.note(position, leaf);
-        let mut node = Node { level: 0, place };
-        let mut changed = self.set(node, leaf.summary, leaf.tokens);
-        while changed && node.level < self.summaries.root().level {
-            node = Node { level: node.level + 1, place: node.place / FANOUT };
-            changed = self.join(node);
-        }
-    }
-
-    /// Sets a node; returns whether that changed it.
-    #[inline]
-    fn set(&mut self, node: Node, summary: R::Summary, tokens: TokensLeft) -> bool {
-        let (at_summary, at_tokens) = (self.summaries.index(node), self.tokens.index(node));
-        let (Some(old_summary), Some(old_tokens)) =
-            (self.summaries.nodes.get_mut(at_summary), self.tokens.nodes.get_mut(at_tokens))
-        else {
-            return false;
-        };
-        let changes = *old_summary != summary || *old_tokens != tokens;
-        if changes {
-            (*old_summary, *old_tokens) = (summary, tokens);
-        }
-        changes
-    }
-
-    /// Makes a node of its children; returns whether that changed it.
-    #[inline]
-    fn join(&mut self, node: Node) -> bool {
-        let summaries = self.summaries.children(node).iter();
-        let summary = summaries.fold(R::Summary::default(), |summary, child| R::join(&summary, child));
-        let tokens = self.tokens.children(node).iter().fold(TokensLeft::NOBODY, |tokens, &child| tokens.join(child));
-        self.set(node, summary, tokens)
+        self.summaries.put(place, leaf.summary, R::join);
+        self.tokens.put(place, leaf.tokens, TokensLeft::join);
     }
 
     /// Notes when a leaf changes.
@@ -415,6 +428,11 @@ impl<R: Rule> Tree<R> {
             *noted = changes_at;
             if changes_at != Nanos::MAX {
                 self.wakes.push(Reverse((changes_at, position)));
+            }
+            // A leaf that changes its time again and again leaves an entry each time; none is dropped before it is due.
+            if self.wakes.len() > 2 * self.changes.len() {
+                let confirmed = (0..).zip(&self.changes).filter(|&(_, &at)| at != Nanos::MAX);
+                self.wakes = confirmed.map(|(position, &at)| Reverse((at, position))).collect();
             }
         }
     }
@@ -442,17 +460,10 @@ impl<R: Rule> Tree<R> {
 
     #[cold]
     fn grow(&mut self, places: usize) {
-        let mut grown = Self::with_leaves(places.next_power_of_two());
-        let leaves = self.summaries.leaves();
-        let old = self.summaries.nodes.iter().zip(&self.tokens.nodes).take(leaves);
-        for (place, (&summary, &tokens)) in old.enumerate() {
-            grown.set(Node { level: 0, place }, summary, tokens);
-        }
-        grown.changes.iter_mut().zip(&self.changes).for_each(|(new, &old)| *new = old);
-        grown.wakes = std::mem::take(&mut self.wakes);
-        grown.refills_at = self.refills_at;
-        *self = grown;
-        self.join_all();
+        let leaves = places.next_power_of_two();
+        self.summaries = self.summaries.grown(leaves, R::join);
+        self.tokens = self.tokens.grown(leaves, TokensLeft::join);
+        self.changes.resize(self.summaries.leaves(), Nanos::MAX);
     }
 
     fn rebuild<T>(&mut self, members: &Members<T>, now: &Now<'_>) {
@@ -461,20 +472,13 @@ impl<R: Rule> Tree<R> {
             if let Some(member) = member {
                 let leaf = leaf::<R, T>(position, member, now);
                 self.note(position, &leaf);
-                self.set(Node { level: 0, place: position as usize }, leaf.summary, leaf.tokens);
+                let node = Node { level: 0, place: position as usize };
+                self.summaries.set(node, leaf.summary);
+                self.tokens.set(node, leaf.tokens);
             }
         }
-        self.join_all();
-    }
-
-    fn join_all(&mut self) {
-        let mut width = self.summaries.leaves();
-        for level in 1..=self.summaries.root().level {
-            width = width.div_ceil(FANOUT);
-            for place in 0..width {
-                self.join(Node { level, place });
-            }
-        }
+        self.summaries.join_all(R::join);
+        self.tokens.join_all(TokensLeft::join);
     }
 }
 
@@ -519,5 +523,39 @@ pub(crate) fn renew<T>(member: &Entry<T>, now: &Now<'_>) {
             }
             Fate::Removed => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, ManualClock, SECOND};
+    use crate::deployment::Deployment;
+    use crate::router::{Router, Settings};
+
+    #[test]
+    fn every_level_has_room_for_the_one_below() {
+        for leaves in (0..200).chain([511, 512, 513, 100_000]) {
+            let mut nodes = Nodes::new(leaves, 0_u32);
+            assert!(nodes.leaves() >= leaves);
+            for place in 0..leaves {
+                nodes.put(place, 1, |a, b| a + b);
+            }
+            assert_eq!(nodes.get(nodes.root()) as usize, leaves);
+            let grown = nodes.grown(leaves + 1, |a, b| a + b);
+            assert_eq!(grown.get(grown.root()) as usize, leaves);
+        }
+    }
+
+    #[test]
+    fn what_is_noted_stays_bounded() {
+        let clock = Clock::Manual(Arc::new(ManualClock::new(0)));
+        let router = Router::new(Settings { clock, ..Settings::default() }).unwrap();
+        drop(router.add(Deployment::new("a", "model").unwrap(), ()).unwrap());
+        for length in 1..10_000 {
+            router.cool_down("a", length * SECOND).unwrap();
+        }
+        let noted = router.registry.with_group("model", |_, group| Ok(with_tree!(&*group.index.lock(), tree => tree.wakes.len())));
+        assert!(noted.unwrap() < 50);
     }
 }

@@ -36,7 +36,7 @@ pub struct Settings {
 /// Picks one deployment of a model for every request. `T` is what the application attaches to each deployment.
 #[derive(Debug)]
 pub struct Router<T> {
-    registry: Registry<T>,
+    pub(crate) registry: Registry<T>,
     rng: Rng,
 }
 
