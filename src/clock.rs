@@ -20,8 +20,8 @@ pub(crate) const MINUTE: Nanos = 60 * SECOND;
 /// The longest time that is taken from outside: 31 years, and far from where nanoseconds in 64 bits end.
 const MAX_SECONDS: f64 = 1e9;
 
-/// The largest reading of a manual clock.
-const MAX_READING: Nanos = 1_000_000_000 * SECOND;
+/// The largest reading of a manual clock: the year 2286, and no sum with a length of time overflows.
+const MAX_READING: Nanos = 10_000_000_000 * SECOND;
 
 /// Where a router takes the time from.
 #[derive(Debug, Clone)]
@@ -125,9 +125,10 @@ struct Dial {
 }
 
 impl ManualClock {
-    /// A clock that reads `start`.
+    /// A clock that reads `start`, or the largest reading if that is less.
     #[must_use]
     pub fn new(start: Nanos) -> Self {
+        let start = start.min(MAX_READING);
         Self { dial: Mutex::new(Dial { reading: start, high: start }), time: AtomicU64::new(start) }
     }
 
@@ -137,12 +138,12 @@ impl ManualClock {
         self.dial.lock().unwrap_or_else(PoisonError::into_inner).reading
     }
 
-    /// Sets the reading, forward or back.
+    /// Sets the reading, forward or back; to the largest reading if that is less.
     pub fn set(&self, reading: Nanos) {
-        self.turn(&mut self.dial.lock().unwrap_or_else(PoisonError::into_inner), reading);
+        self.turn(&mut self.dial.lock().unwrap_or_else(PoisonError::into_inner), reading.min(MAX_READING));
     }
 
-    /// Moves the reading forward, unless it would pass 10^9 seconds. Returns whether it has.
+    /// Moves the reading forward, unless it would pass the largest one, 10^10 seconds. Returns whether it has.
     pub fn advance(&self, by: Nanos) -> bool {
         let mut dial = self.dial.lock().unwrap_or_else(PoisonError::into_inner);
         let reading = dial.reading.saturating_add(by);
@@ -169,7 +170,14 @@ impl ManualClock {
     }
 }
 
-/// Seconds as nanoseconds, rounded; None if negative, not finite, or beyond what a clock can reach.
+/// A reading in seconds as nanoseconds, rounded; None if a clock cannot show it.
+#[must_use]
+pub fn reading(seconds: f64) -> Option<Nanos> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // the range was just checked
+    (0.0..=self::seconds(MAX_READING)).contains(&seconds).then(|| (seconds * 1e9).round() as Nanos)
+}
+
+/// A length of time in seconds as nanoseconds, rounded; None if negative, not finite, or beyond what a clock can reach.
 #[must_use]
 pub fn nanos(seconds: f64) -> Option<Nanos> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // the range was just checked

@@ -161,7 +161,7 @@ impl Deployment {
     }
 }
 
-/// A name, if it has a letter.
+/// A name, if it has a character.
 pub(crate) fn not_empty(what: &str, name: &str) -> Result<Arc<str>, Error> {
     if name.is_empty() {
         return Err(Error::Configuration(format!("{what} must be a string with at least one character, not {name:?}")));

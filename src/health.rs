@@ -207,10 +207,13 @@ impl Health {
         if let Some(sample) = latency_us {
             self.avg_latency_us.store(smooth(self.avg_latency_us(), sample), Ordering::Relaxed);
         }
+        // A request that was sent before the cooldown tells nothing about the time after it.
+        if now < self.cooldown_until() {
+            return;
+        }
         let successes = self.consecutive_successes().saturating_add(1);
         self.consecutive_successes.store(successes, Ordering::Relaxed);
-        // A success of before the cooldown does not end it.
-        if successes >= rules.success_threshold && now >= self.cooldown_until() {
+        if successes >= rules.success_threshold {
             self.degraded.store(false, Ordering::Relaxed);
             self.cooldown_until.store(0, Ordering::Relaxed);
         }

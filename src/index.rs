@@ -440,10 +440,7 @@ impl<R: Rule> Tree<R> {
     /// Renews the leaves whose time has come.
     #[cold]
     fn wake<T>(&mut self, members: &Members<T>, now: &Now<'_>) {
-        // A new minute may change most leaves at once; taking them one by one then costs more than all of them together.
-        if self.wakes.len() > self.changes.len() / 8 {
-            return self.rebuild(members, now);
-        }
+        let mut renewed = 0;
         while let Some(&Reverse((at, position))) = self.wakes.peek()
             && at <= now.get()
         {
@@ -453,6 +450,11 @@ impl<R: Rule> Tree<R> {
                 *noted = Nanos::MAX;
                 if let Some(Some(member)) = members.get(position as usize) {
                     self.renew(position, member, now);
+                }
+                // A new minute may change most leaves; all at once costs less than many of them one by one.
+                renewed += 1;
+                if renewed > self.changes.len() / 8 {
+                    return self.rebuild(members, now);
                 }
             }
         }

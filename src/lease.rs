@@ -123,9 +123,9 @@ impl<T> Lease<T> {
 
     /// Renews the leaf that the counters belong to if the deployment was replaced while its old leaf was still in use.
     #[inline]
-    pub(crate) fn renew_moved(&self, now: &Now<'_>) {
+    pub(crate) fn renew_moved(&self) {
         if !self.entry.is_registered() {
-            index::renew(&self.entry, now);
+            index::renew(&self.entry, &Now::at(&self.entry.common.clock, self.acquired_at));
         }
     }
 

@@ -36,7 +36,7 @@ mod select;
 mod state;
 pub mod strategy;
 
-pub use clock::{Clock, ManualClock, Nanos, nanos};
+pub use clock::{Clock, ManualClock, Nanos, nanos, reading};
 pub use context::{Candidate, RoutingContext, Usage};
 pub use deployment::Deployment;
 pub use error::{Error, Reasons, TooLarge, Unavailable, UnknownDeployment, UnknownModel};

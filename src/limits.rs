@@ -133,3 +133,19 @@ impl MinuteWindow {
         self.carried.store(0, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::StateTable;
+
+    #[test]
+    fn who_read_the_clock_before_the_minute_turned_sees_the_newer_minute() {
+        let slot = StateTable::new().claim().unwrap();
+        let window = &slot.window;
+        window.charge(&slot.hold(), 2 * MINUTE, 7);
+        assert_eq!(window.counts(2 * MINUTE - 1), Counts { requests: 1, tokens: 7, ..Counts::default() });
+        assert_eq!(window.charge(&slot.hold(), MINUTE, 1), 2);
+        assert_eq!(window.counts(3 * MINUTE), Counts::default());
+    }
+}

@@ -1,7 +1,7 @@
 //! Which deployments there are: by id, in groups by model name, and the aliases of model names.
 //!
-//! Readers look into one concurrent map, for one entry, and see it before or after a change and never amid it. Changes that touch more
-//! than one entry are made one at a time; what must see all entries at once ([`Registry::all`]) waits for its turn among them.
+//! Readers see an entry of a map before or after a change and never amid it, and a pick looks at one group. Changes that touch more than
+//! one entry are made one at a time; what must see all entries at once ([`Registry::all`]) waits for its turn among them.
 //!
 //! Whatever a change takes out is handed back to the caller ([`Removed`]), who drops it when no lock is held: an attachment may run
 //! anything when it is dropped.
@@ -53,7 +53,7 @@ pub(crate) enum Fate<T> {
 #[derive(Debug)]
 pub(crate) struct Home {
     pub(crate) index: Arc<Index>,
-    /// Read and written under the index's lock, or by whoever changes the group.
+    /// Written under the index's lock.
     position: AtomicU32,
 }
 
@@ -201,6 +201,9 @@ impl<T> Removed<T> {
     }
 }
 
+/// So many aliases may lead from one to the next.
+const LONGEST_CHAIN: usize = 1000;
+
 /// Names are compared for likeness only among so many: a wrong name must not cost more than a pick.
 const MOST_COMPARED: usize = 1000;
 
@@ -279,6 +282,12 @@ impl<T> Registry<T> {
 
     pub(crate) fn get(&self, id: &str) -> Result<Arc<Entry<T>>, Error> {
         self.deployments.get(id).map(|entry| Arc::clone(&entry)).ok_or_else(|| self.deployment_not_found(id))
+    }
+
+    /// The place that a deployment has in a group, if it is there. Amid a change it may be the place of another.
+    pub(crate) fn position_in(&self, group: &Group<T>, id: &str) -> Option<Position> {
+        let entry = self.deployments.get(id)?;
+        Arc::ptr_eq(&entry.home.index, &group.index).then(|| entry.home.position())
     }
 
     /// All deployments at one moment, in registration order.
@@ -377,6 +386,11 @@ impl<T> Registry<T> {
                 entry.leave(None);
                 removed.0.push(entry);
             }
+        }
+        // Whoever changed counters of an old entry without knowing that it has left is through when its index has been locked once
+        // more; what is made of the counters from here on is up to date.
+        for group in &self.groups {
+            drop(group.index.lock());
         }
         let models: FxHashSet<Arc<str>> = groups.keys().cloned().collect();
         for (model_name, (index, places)) in groups {
@@ -487,6 +501,9 @@ impl<T> Registry<T> {
             if closes {
                 return Err(Error::AliasCycle(way));
             }
+            if way.len() > LONGEST_CHAIN {
+                return Err(Error::Configuration(format!("{alias:?} would make a chain of more than {LONGEST_CHAIN} aliases")));
+            }
         }
         self.aliases.insert(alias, target);
         Ok(())
@@ -501,7 +518,7 @@ impl<T> Registry<T> {
     fn follow(&self, name: &str) -> Option<Arc<str>> {
         let mut name = Arc::clone(&*self.aliases.get(name)?);
         // There is no cycle, but aliases that change on the way could keep the walk from ending.
-        for _ in 0..self.aliases.len() {
+        for _ in 0..LONGEST_CHAIN {
             let Some(next) = self.aliases.get(&name).map(|next| Arc::clone(&next)) else { break };
             name = next;
         }

@@ -185,13 +185,15 @@ impl<T> Router<T> {
             let walk = Walk::new(group, request, self.clock(), &self.rng);
             let mut filter = self.filter(group, request);
             loop {
-                // The index answers first. Where it finds nobody but a walk would, it lags behind a change that another thread is about
-                // to enter in it, and the walk decides.
+                // The index answers first. Where it finds nobody but a walk would, or somebody whom the request rules out, it was asked
+                // amid a change that another thread is making, and the walk decides.
                 let picked = match filter.take() {
                     Some(filter) => group.index.lock().pick(group.places(), &filter, &walk.now, &walk.chance),
                     None => walk.choose(&mut Unobserved),
                 };
-                if let Some(entry) = picked.and_then(|position| group.member(position)) {
+                if let Some(entry) = picked.and_then(|position| group.member(position))
+                    && request.rules_in(entry).is_ok()
+                {
                     return Ok(found(entry));
                 }
                 if let Some(error) = walk.refuse(model_name) {
@@ -207,31 +209,27 @@ impl<T> Router<T> {
     /// If no deployment serves the model, or none passes every gate.
     #[inline]
     pub fn acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
-        self.registry.with_group(model_name, |model_name, group| {
+        let lease = self.registry.with_group(model_name, |model_name, group| {
             let mut walk = Walk::new(group, request, self.clock(), &self.rng);
             if let Some(filter) = self.filter(group, request) {
                 let mut tree = group.index.lock();
-                while let Some((position, entry)) = tree
-                    .pick(group.places(), &filter, &walk.now, &walk.chance)
-                    .and_then(|position| Some((position, group.member(position)?)))
-                {
+                let picked = tree.pick(group.places(), &filter, &walk.now, &walk.chance);
+                if let Some((position, entry)) = picked.and_then(|position| Some((position, group.member(position)?))) {
                     let lease = Lease::reserve(entry, request, &walk.now);
                     tree.renew(position, entry, &walk.now);
-                    // Refused where the counters have changed and the leaf had not yet: now it has.
-                    let Ok(lease) = lease else { continue };
-                    drop(tree);
-                    lease.renew_moved(&walk.now);
-                    return Ok(lease);
+                    if let Ok(lease) = lease {
+                        return Ok(lease);
+                    }
                 }
             }
-            // A walk, for what the index cannot answer, and for the error. It may still find somebody: see `select`.
+            // A walk, for what the index cannot answer, for the error, and where the index was asked amid a change: see `select`.
             loop {
                 while let Some((position, entry)) =
                     walk.choose(&mut Unobserved).and_then(|position| Some((position, group.member(position)?)))
                 {
                     match Lease::reserve(entry, request, &walk.now) {
                         Ok(lease) => {
-                            index::renew(entry, &walk.now);
+                            group.index.lock().renew(position, entry, &walk.now);
                             return Ok(lease);
                         }
                         Err(refusal) => walk.lose(position, refusal),
@@ -241,7 +239,9 @@ impl<T> Router<T> {
                     return Err(error);
                 }
             }
-        })
+        })?;
+        lease.renew_moved();
+        Ok(lease)
     }
 
     /// What the index is asked for; None if it cannot answer the request.
@@ -252,9 +252,7 @@ impl<T> Router<T> {
             if !wishes.tags.is_empty() {
                 return None;
             }
-            let excluded = wishes.exclude.iter().filter_map(|id| self.registry.get(id).ok());
-            let here = excluded.filter(|entry| Arc::ptr_eq(&entry.home.index, &group.index));
-            skips.extend(here.map(|entry| entry.home.position()));
+            skips.extend(wishes.exclude.iter().filter_map(|id| self.registry.position_in(group, id)));
             skips.sort_unstable();
         }
         Some(Filter { tokens: request.least_tokens(), skips })

@@ -55,7 +55,7 @@ impl Request {
 
     /// Whether the request itself leaves a deployment in.
     #[inline]
-    fn rules_in<T>(&self, entry: &Entry<T>) -> Result<(), Refusal> {
+    pub(crate) fn rules_in<T>(&self, entry: &Entry<T>) -> Result<(), Refusal> {
         let Some(wishes) = &self.wishes else { return Ok(()) };
         if !wishes.accepts_tags(entry.deployment().tags()) {
             return Err(Refusal::Tags);

@@ -185,7 +185,7 @@ pub struct Stats {
     pub total_successes: u64,
     /// Failures since it was added, neutral ones left out.
     pub total_failures: u64,
-    /// Tokens that successes reported since it was added.
+    /// Tokens of successes since it was added: those reported, or those estimated where none were.
     pub total_tokens: u64,
 }
 

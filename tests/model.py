@@ -132,8 +132,10 @@ class State:
         self.minute().carried += counted_in != self.clock.minute
         if latency_us is not None:
             self.latency_us = (self.latency_us * 4 + latency_us) // 5 if self.latency_us else latency_us
+        if self.cooling_down():
+            return
         self.streak += 1
-        if self.streak >= self.rules.success_threshold and not self.cooling_down():
+        if self.streak >= self.rules.success_threshold:
             self.degraded, self.cooldown_until = False, None
 
     def failure(self, counted_in: int, kind: str, retry_after: float | None) -> None:

@@ -188,14 +188,16 @@ fn nobody(router: &Router<()>, model: &str, request: &Request) -> bool {
     router.explain(model, request).unwrap().verdicts.iter().all(|(_, verdict)| matches!(verdict, Verdict::Stopped(_)))
 }
 
-fn run(rule: Rule, steps: Vec<Step>) {
+/// `crowd` more deployments stand in each group, so that its index has as many levels as that takes.
+fn run(rule: Rule, crowd: usize, steps: Vec<Step>) {
     let clock = Arc::new(ManualClock::new(30 * SECOND));
     let health = HealthRules { allowed_fails: 2, min_requests: 3, cooldown_time: 7 * SECOND, success_threshold: 2 };
     let settings =
         Settings { strategy: rule, health, seed: Some(5), clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() };
     let router = Router::new(settings).unwrap();
-    for id in 0..IDS {
-        drop(router.add(deployment(id, id % 2, (0, 0, 0)), ()).unwrap());
+    let member = |id: usize| if id < IDS { deployment(id, id % 2, (0, 0, 0)) } else { deployment(id, id % 2, (1, 60, 1)) };
+    for id in 0..IDS + 2 * crowd {
+        drop(router.add(member(id), ()).unwrap());
     }
     let mut leases: Vec<Lease<()>> = Vec::new();
     for step in steps {
@@ -212,6 +214,22 @@ fn run(rule: Rule, steps: Vec<Step>) {
                         Err(error) => {
                             assert_eq!(expected, None, "{error}");
                             assert!(nobody(&router, model, &request));
+                            let Error::NoAvailableDeployment(refused) = error else { continue };
+                            if let Some(seconds) = refused.retry_after {
+                                // Not a nanosecond before, and then unless a place in flight is wanting too.
+                                let wait = turnout::nanos(seconds).unwrap();
+                                assert!(clock.advance(wait - 1));
+                                assert!(router.select(model, &request, |_| ()).is_err());
+                                assert!(clock.advance(1));
+                                if router
+                                    .group(model)
+                                    .unwrap()
+                                    .iter()
+                                    .all(|member| member.deployment().max_parallel_requests().is_none())
+                                {
+                                    assert!(router.select(model, &request, |_| ()).is_ok(), "after {seconds} s");
+                                }
+                            }
                         }
                     }
                 }
@@ -253,11 +271,9 @@ fn run(rule: Rule, steps: Vec<Step>) {
                 ids.sort_unstable();
                 ids.dedup_by_key(|(id, _)| *id);
                 ids.reverse();
-                drop(
-                    router
-                        .replace_all(ids.into_iter().map(|(id, model)| (deployment(id, model, (3, 90, 2)), ())).collect())
-                        .unwrap(),
-                );
+                let some = ids.into_iter().map(|(id, model)| (deployment(id, model, (3, 90, 2)), ()));
+                let crowd = (IDS..IDS + 2 * crowd).map(|id| (member(id), ()));
+                drop(router.replace_all(some.chain(crowd).collect()).unwrap());
             }
             Step::Advance { tenths } => assert!(clock.advance(tenths * SECOND / 10)),
         }
@@ -282,7 +298,7 @@ proptest! {
     #[test]
     fn the_index_picks_what_a_walk_picks(steps in prop::collection::vec(step(), 1..120)) {
         for rule in Rule::ALL {
-            run(rule, steps.clone());
+            run(rule, 0, steps.clone());
         }
     }
 
@@ -360,9 +376,11 @@ proptest! {
             match FailureKind::ALL.get(outcome) {
                 None => {
                     router.record_success("d", 0, None).unwrap();
-                    streak += 1;
-                    if streak >= rules.success_threshold && now >= until {
-                        (degraded, until) = (false, 0);
+                    if now >= until {
+                        streak += 1;
+                        if streak >= rules.success_threshold {
+                            (degraded, until) = (false, 0);
+                        }
                     }
                 }
                 Some(&kind) => {
@@ -385,6 +403,107 @@ proptest! {
             let stats = router.stats("d").unwrap();
             prop_assert_eq!((stats.status, stats.fails_this_minute, stats.consecutive_successes), (status, fails, streak));
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_large_index_picks_what_a_walk_picks(
+        crowd in prop_oneof![Just(70_usize), Just(520)], rule in 0..7_usize, steps in prop::collection::vec(step(), 1..80),
+    ) {
+        run(Rule::ALL[rule], crowd, steps);
+    }
+}
+
+// === what histories seldom meet ===
+
+fn at(seconds: u64) -> (Arc<ManualClock>, Router<()>) {
+    let clock = Arc::new(ManualClock::new(seconds * SECOND));
+    let router = Router::new(Settings { clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
+    drop(router.add(Deployment::new("d", "model").unwrap(), ()).unwrap());
+    (clock, router)
+}
+
+#[test]
+fn what_a_minute_took_changes_in_that_minute_only() {
+    let (clock, router) = at(59);
+    let request = Request { tokens: 30, wishes: None };
+    let (settled, unused) = (router.acquire("model", &request).unwrap(), router.acquire("model", &request).unwrap());
+    clock.advance(SECOND);
+    let _late = router.acquire("model", &request).unwrap();
+    settled.success(Some(1), None);
+    unused.release(true);
+    let stats = router.stats("d").unwrap();
+    assert_eq!((stats.rpm_current, stats.tpm_current), (1, 30));
+}
+
+#[test]
+fn requests_of_the_minute_before_count_when_they_fail_in_this_one() {
+    let (clock, router) = at(59);
+    let leases: Vec<_> = (0..10).map(|_| router.acquire("model", &Request::default()).unwrap()).collect();
+    clock.advance(SECOND);
+    for (i, lease) in leases.into_iter().enumerate() {
+        assert_ne!(router.stats("d").unwrap().status, Status::CoolingDown, "after {i}");
+        lease.failure(FailureKind::Error, None);
+    }
+    assert_eq!(router.stats("d").unwrap().status, Status::CoolingDown);
+}
+
+#[test]
+fn half_of_the_requests_is_not_the_majority() {
+    let settings = || Settings { health: HealthRules { allowed_fails: 1000, ..HealthRules::default() }, ..Settings::default() };
+    for (successes, cools) in [(6, false), (5, true)] {
+        let router = Router::new(Settings { clock: Clock::Manual(Arc::new(ManualClock::new(0))), ..settings() }).unwrap();
+        drop(router.add(Deployment::new("d", "model").unwrap(), ()).unwrap());
+        for _ in 0..successes {
+            router.record_success("d", 0, None).unwrap();
+        }
+        for _ in 0..6 {
+            router.record_failure("d", FailureKind::Error, None).unwrap();
+        }
+        assert_eq!(router.stats("d").unwrap().status == Status::CoolingDown, cools);
+    }
+}
+
+#[test]
+fn a_cooldown_is_over_at_its_end() {
+    for rule in Rule::ALL {
+        let clock = Arc::new(ManualClock::new(0));
+        let router =
+            Router::new(Settings { strategy: rule, clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
+        drop(router.add(Deployment::new("d", "model").unwrap(), ()).unwrap());
+        router.cool_down("d", 3 * SECOND).unwrap();
+        clock.advance(3 * SECOND - 1);
+        assert!(router.acquire("model", &Request::default()).is_err());
+        clock.advance(1);
+        assert!(router.acquire("model", &Request::default()).is_ok());
+    }
+}
+
+#[test]
+fn places_close_up_when_most_members_have_left() {
+    for rule in Rule::ALL {
+        let router = Router::new(Settings { strategy: rule, seed: Some(1), ..Settings::default() }).unwrap();
+        for id in 0..200 {
+            drop(router.add(deployment(id, 0, (0, 0, 1)), ()).unwrap());
+        }
+        let leases: Vec<_> = (0..200).map(|_| router.acquire(MODELS[0], &Request::default()).unwrap()).collect();
+        for id in (0..200).filter(|id| id % 10 != 3) {
+            drop(router.remove(&format!("d{id}")).unwrap());
+        }
+        assert!(router.acquire(MODELS[0], &Request::default()).is_err());
+        for lease in leases {
+            lease.release(false);
+        }
+        let mut again = Vec::new();
+        for _ in 0..20 {
+            let expected = foretold(&router, MODELS[0], &Request::default());
+            again.push(router.acquire(MODELS[0], &Request::default()).unwrap());
+            assert_eq!(again.last().map(|lease| lease.deployment().id()), expected.as_deref());
+        }
+        assert!(router.acquire(MODELS[0], &Request::default()).is_err());
     }
 }
 

@@ -736,9 +736,9 @@ def test_it_outlives_its_deployment(router: Router) -> None:
     assert all(lease.deployment is deployment for lease in leases)
 
 
-def test_it_counts_for_a_deployment_that_is_replaced() -> None:
+def test_it_counts_for_a_deployment_that_is_replaced(clock: ManualClock) -> None:
     old = Deployment("d", "m", max_parallel_requests=1)
-    router = Router([old])
+    router = Router([old], clock=clock)
     lease = router.acquire("m", tokens=5)
     new = Deployment("d", "n", max_parallel_requests=1)
     router.add_deployment(new)

@@ -29,7 +29,7 @@ STEPS = int(os.environ.get("TURNOUT_MODEL_STEPS", "100"))
 NOWHERE = "nowhere"
 ALIASES = ("x", "y", "z")
 IDS = "abcd"
-MANY_IDS = [f"d{i}" for i in range(40)]
+MANY_IDS = [f"d{i}" for i in range(70)]
 # Whole milliseconds, which are exact in both worlds.
 LENGTHS = [0.0, 0.001, 0.05, 0.5, 1.0, 2.0, 5.0, 30.0, 60.0, 90.0]
 AMOUNTS = [0, 0, 1, 1, 5, 10, 20, 41, 2**40]
@@ -171,7 +171,7 @@ class Comparison(RuleBasedStateMachine):
         self.both(lambda: self.router.remove_deployment(deployment_id), lambda: self.model.remove(deployment_id))
 
     @rule(
-        many=made(lambda chance: chance.sample(MANY_IDS, chance.randint(10, 40))),
+        many=made(lambda chance: chance.sample(MANY_IDS, chance.randint(10, 70))),
         pattern=made(deployment),
         add=st.booleans(),
     )

@@ -220,6 +220,8 @@ class Mixed:
         ({"response": Response(), "headers": {"retry-after": "4"}}, 4.0),
         ({"response": Response({"retry-after": "2"}), "headers": {"retry-after": "4"}}, 2.0),
         ({"response": Response({"retry-after": "soon"}), "headers": {"retry-after": "4"}}, 4.0),
+        # litellm puts an answer without headers on its exceptions, and those of the provider beside it.
+        ({"litellm_response_headers": {"retry-after": "4"}, "response": Response({})}, 4.0),
         ({"retry_after": 4}, 4.0),
         ({"retry_after": 0.25}, 0.25),
         ({"retry_after": "4"}, 4.0),

@@ -136,8 +136,8 @@ def test_max_parallel_requests_is_inclusive(limit: int) -> None:
 def test_a_limit_of_the_largest_number_is_a_limit(already: int, more: int) -> None:
     # In a process of its own: gates that disagree about a sum beyond 64 bits would keep a pick from ever ending.
     code = f"""
-from turnout import Deployment, RateLimitExceeded, Router
-router = Router([Deployment("d", "m", tpm_limit={LARGEST})])
+from turnout import Deployment, ManualClock, RateLimitExceeded, Router
+router = Router([Deployment("d", "m", tpm_limit={LARGEST})], clock=ManualClock())
 router.record_success("d", tokens={already})
 router.acquire("m", tokens={LARGEST - already}).release()
 try:

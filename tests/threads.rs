@@ -153,3 +153,32 @@ fn a_lease_ends_once_whoever_ends_it() {
         assert_eq!(router.stats("0").unwrap().in_flight, 0);
     }
 }
+
+#[test]
+fn what_is_excluded_is_never_picked_while_deployments_change() {
+    for strategy in [Strategy::PriorityBased, Strategy::LeastBusy] {
+        let router = Router::new(Settings { strategy, ..Settings::default() }).unwrap();
+        let all = |shift: usize| (0..12).map(|id| (deployment((id + shift) % 12), ())).collect::<Vec<_>>();
+        drop(router.replace_all(all(0)).unwrap());
+        let request = Request {
+            tokens: 0,
+            wishes: Some(Box::new(turnout::Wishes {
+                exclude: ["3".to_owned(), "7".to_owned()].into_iter().collect(),
+                ..Default::default()
+            })),
+        };
+        together(|thread| {
+            for i in 0..300 {
+                if thread == 0 {
+                    drop(router.replace_all(all(i)).unwrap());
+                } else {
+                    let picked = router.select("model", &request, |entry| entry.deployment().id().to_owned()).unwrap();
+                    assert!(picked != "3" && picked != "7");
+                    let lease = router.acquire("model", &request).unwrap();
+                    assert!(!["3", "7"].contains(&lease.deployment().id()));
+                }
+            }
+        });
+        assert!(router.snapshot().iter().all(|stats| stats.in_flight == 0));
+    }
+}

@@ -175,7 +175,7 @@ class ManualClock:
         start: The first reading in seconds, finite and at least 0. Clock minutes begin at multiples of 60.
 
     Raises:
-        ConfigurationError: ``start`` is negative, not finite, or over 1e9.
+        ConfigurationError: ``start`` is negative, not finite, or over 1e10.
 
     Example:
         >>> from turnout import ManualClock
@@ -193,17 +193,17 @@ class ManualClock:
             seconds: How far, finite and at least 0.
 
         Raises:
-            ConfigurationError: ``seconds`` is negative or not finite, or the reading would pass 1e9.
+            ConfigurationError: ``seconds`` is negative or not finite, or the reading would pass 1e10.
         """
 
     def set(self, seconds: float, /) -> None:
         """Set the reading, forward or back.
 
         Args:
-            seconds: The new reading, finite, 0 to 1e9.
+            seconds: The new reading, finite, 0 to 1e10.
 
         Raises:
-            ConfigurationError: ``seconds`` is negative, not finite, or over 1e9.
+            ConfigurationError: ``seconds`` is negative, not finite, or over 1e10.
         """
 
     def now(self) -> float:
@@ -241,7 +241,7 @@ class Lease:
     def released(self) -> bool:
         """Whether the lease has ended."""
 
-    def success(self, *, tokens: int | None = None, latency: float | None = None) -> bool:
+    def success(self, tokens: int | None = None, latency: float | None = None) -> bool:
         """End the lease with a success.
 
         Args:
@@ -256,7 +256,7 @@ class Lease:
             ConfigurationError: ``tokens`` is negative or too large, or ``latency`` negative or not finite. The lease goes on.
         """
 
-    def failure(self, kind: FailureKind | _FailureKindName = "error", *, retry_after: float | None = None) -> bool:
+    def failure(self, kind: FailureKind | _FailureKindName = "error", retry_after: float | None = None) -> bool:
         """End the lease with a failure. What it reserved stays in the window, since the provider may have counted it.
 
         Args:
@@ -271,7 +271,7 @@ class Lease:
             ConfigurationError: ``kind`` is unknown, or ``retry_after`` negative or not finite. The lease goes on.
         """
 
-    def release(self, *, unused: bool = False) -> bool:
+    def release(self, unused: bool = False) -> bool:
         """End the lease without an outcome: the deployment's health does not change.
 
         Args:

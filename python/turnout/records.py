@@ -29,7 +29,7 @@ class DeploymentStats:
         total_requests: Requests counted since it was added.
         total_successes: Successes since it was added.
         total_failures: Failures since it was added, those that say nothing about its health left out.
-        total_tokens: Tokens that successes reported since it was added.
+        total_tokens: Tokens of successes since it was added: those reported, or those estimated where none were.
     """
 
     deployment_id: str
@@ -66,7 +66,7 @@ class RouterMetrics:
         total_requests: Requests counted.
         total_successes: Successes.
         total_failures: Failures, those that say nothing about a deployment's health left out.
-        total_tokens: Tokens that successes reported.
+        total_tokens: Tokens of successes.
     """
 
     models: int

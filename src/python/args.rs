@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyIterator, PyString};
 
 use super::errors::{out_of_range, wrong_type};
-use crate::clock::{Nanos, nanos};
+use crate::clock::{self, Nanos, nanos};
 use crate::error::Error;
 use crate::health::FailureKind;
 use crate::select::{Request, Wishes};
@@ -40,7 +40,7 @@ where
     }
 }
 
-/// A whole number, or None.
+/// A value, or None.
 pub(crate) fn optional<'py, T>(
     value: Option<&Bound<'py, PyAny>>,
     convert: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<T>,
@@ -62,15 +62,23 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Tokens {
 
 /// A length of time in seconds.
 pub(crate) fn length(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
-    const ALLOWED: &str = "a finite number of seconds from 0 to 1e9";
+    time(name, "a finite number of seconds from 0 to 1e9", nanos, value)
+}
+
+/// A reading of a clock in seconds.
+pub(crate) fn reading(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
+    time(name, "a finite number of seconds from 0 to 1e10", clock::reading, value)
+}
+
+fn time(name: &str, allowed: &str, convert: impl Fn(f64) -> Option<Nanos>, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
     // An int may be too large for a float.
     let seconds = match value.extract::<f64>() {
         Ok(seconds) => seconds,
         Err(error) if !is_about_value(value.py(), &error) => return Err(error),
         Err(_) if value.is_instance_of::<PyInt>() => f64::NAN,
-        Err(_) => return Err(wrong_type(name, ALLOWED, value)),
+        Err(_) => return Err(wrong_type(name, allowed, value)),
     };
-    nanos(seconds).ok_or_else(|| out_of_range(name, ALLOWED, value))
+    convert(seconds).ok_or_else(|| out_of_range(name, allowed, value))
 }
 
 /// A latency in seconds, as whole microseconds.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use super::args::length;
+use super::args::{length, reading};
 use super::errors::out_of_range;
 use crate::clock::{ManualClock, seconds};
 
-const ALLOWED_READING: &str = "a step that keeps the reading at 1e9 seconds or less";
+const ALLOWED_READING: &str = "a step that keeps the reading at 1e10 seconds or less";
 
 /// A clock that moves only when told to, for tests and simulations.
 #[pyclass(name = "ManualClock", module = "turnout", frozen)]
@@ -19,7 +19,7 @@ impl PyManualClock {
     #[new]
     #[pyo3(signature = (start=None), text_signature = "(start=0.0)")]
     fn new(start: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        let start = start.map_or(Ok(0), |start| length("start", start))?;
+        let start = start.map_or(Ok(0), |start| reading("start", start))?;
         Ok(Self(Arc::new(ManualClock::new(start))))
     }
 
@@ -33,7 +33,7 @@ impl PyManualClock {
     /// Set the reading, forward or back.
     #[pyo3(signature = (seconds, /))]
     fn set(&self, seconds: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.0.set(length("seconds", seconds)?);
+        self.0.set(reading("seconds", seconds)?);
         Ok(())
     }
 

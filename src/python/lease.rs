@@ -58,21 +58,21 @@ impl PyLease {
     }
 
     /// End the lease with a success.
-    #[pyo3(signature = (*, tokens=None, latency=None))]
+    #[pyo3(signature = (tokens=None, latency=None))]
     fn success(&self, tokens: Option<Tokens>, latency: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let latency_us = optional(latency, latency_us)?;
         Ok(self.lease.success(tokens.map(|tokens| tokens.0), latency_us))
     }
 
     /// End the lease with a failure. What it reserved stays in the window, since the provider may have counted it.
-    #[pyo3(signature = (kind=Kind(FailureKind::Error), *, retry_after=None), text_signature = "($self, kind='error', *, retry_after=None)")]
+    #[pyo3(signature = (kind=Kind(FailureKind::Error), retry_after=None), text_signature = "($self, kind='error', retry_after=None)")]
     fn failure(&self, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let retry_after = optional(retry_after, |seconds| length("retry_after", seconds))?;
         Ok(self.lease.failure(kind.0, retry_after))
     }
 
     /// End the lease without an outcome: the deployment's health does not change.
-    #[pyo3(signature = (*, unused=None), text_signature = "($self, *, unused=False)")]
+    #[pyo3(signature = (unused=None), text_signature = "($self, unused=False)")]
     fn release(&self, unused: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         Ok(self.lease.release(unused.map_or(Ok(false), |unused| flag("unused", unused))?))
     }
