@@ -205,9 +205,9 @@ MESSAGES: list[tuple[type[Exception], Callable[[Router], object], list[str]]] = 
     (ConfigurationError, lambda router: router.record_failure("cool", retry_after=1e10), ["retry_after", "1e9"]),
     (TypeError, lambda router: router.record_failure("cool", 429), ["kind", "str", "429 (int)"]),  # type: ignore[arg-type]
     (TypeError, lambda router: router.report_health("cool", "yes"), ["healthy", "bool", "'yes'"]),  # type: ignore[arg-type]
-    (ConfigurationError, lambda router: ManualClock(-1), ["start", "0 to 1e9", "-1"]),
+    (ConfigurationError, lambda router: ManualClock(-1), ["start", "0 to 1e10", "-1"]),
     (ConfigurationError, lambda router: ManualClock().advance(-1), ["seconds", "0 to 1e9", "-1"]),
-    (ConfigurationError, lambda router: ManualClock(1e9).advance(1), ["seconds", "1e9", "1"]),
+    (ConfigurationError, lambda router: ManualClock(1e10).advance(1), ["seconds", "1e10", "1"]),
     (ConfigurationError, lambda router: ManualClock().set(float("nan")), ["seconds", "finite", "nan"]),
     (TypeError, lambda router: router.select(5), ["model_name", "str", "5 (int)"]),  # type: ignore[arg-type]
     (TypeError, lambda router: router.stats(None), ["deployment_id", "str", "None"]),  # type: ignore[arg-type]

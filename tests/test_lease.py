@@ -309,6 +309,14 @@ def test_failure_takes_every_kind(router: Router, kind: FailureKind) -> None:
     assert stats.status is (Status.COOLING_DOWN if at_once else Status.AVAILABLE if neutral else Status.DEGRADED)
 
 
+def test_arguments_may_be_given_by_position(router: Router) -> None:
+    assert router.acquire("m", tokens=9).success(40, 0.25)
+    assert router.acquire("m", tokens=9).release(True)
+    assert router.acquire("m", tokens=9).failure("rate_limit", 0.5)
+    stats = router.stats("d")
+    assert (stats.tpm_current, stats.avg_latency, stats.cooldown_remaining) == (49, 0.25, 0.5)
+
+
 def test_failure_is_an_error_unless_told_otherwise(router: Router) -> None:
     router.acquire("m").failure()
     assert outcomes(router) == FAILURE
@@ -323,7 +331,7 @@ WRONG: list[tuple[str, Callable[[Any], object], type[Exception]]] = [
     ("endless latency", lambda lease: lease.success(latency=float("inf")), ConfigurationError),
     ("latency that is no number", lambda lease: lease.success(latency=float("nan")), ConfigurationError),
     ("latency of another type", lambda lease: lease.success(latency="1"), TypeError),
-    ("positional tokens", lambda lease: lease.success(5), TypeError),
+    ("too many arguments", lambda lease: lease.success(5, 0.1, 2), TypeError),
     ("unknown kind", lambda lease: lease.failure("5xx"), ConfigurationError),
     ("kind of another type", lambda lease: lease.failure(500), TypeError),
     ("negative wait", lambda lease: lease.failure("rate_limit", retry_after=-1), ConfigurationError),

@@ -162,7 +162,9 @@ def _status(exc: BaseException) -> int | None:
 
 
 def _retry_after(exc: BaseException) -> float | None:
-    for headers in (_attribute(_attribute(exc, "response"), "headers"), _attribute(exc, "headers")):
+    # litellm keeps the provider's headers in a place of their own.
+    response = _attribute(exc, "response")
+    for headers in (_attribute(response, "headers"), _attribute(exc, "headers"), _attribute(exc, "litellm_response_headers")):
         milliseconds = _number(_header(headers, "retry-after-ms"))
         if milliseconds is not None:
             return milliseconds / 1000
