@@ -33,7 +33,7 @@ FAILURE_KINDS: dict[str, bool | None] = {
 }
 
 
-class NoAvailableDeployment(Exception):  # noqa: N818 - what turnout calls it
+class NoAvailableDeployment(Exception):
     """Every deployment of the group was stopped by a gate; ``reasons`` counts them by gate."""
 
     def __init__(self, model_name: str, reasons: Mapping[str, int]) -> None:

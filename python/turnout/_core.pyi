@@ -213,10 +213,11 @@ class ManualClock:
 class Lease:
     """One acquired place on a deployment: a request in flight, counted in its minute's window together with its estimated tokens.
 
-    Made by :meth:`Router.acquire`. It ends once: by :meth:`success`, :meth:`failure`, :meth:`release`, or at the end of its ``with``
-    (or ``async with``) block, whichever comes first; whatever comes later does nothing. A block left without an exception is a
-    success with the measured latency; with an exception, a failure of the kind :func:`turnout.classify_exception` gives it; by
-    cancellation, a release. A lease that is lost without any of these releases itself and warns with ``ResourceWarning``.
+    Made by :meth:`Router.acquire`. It ends once: by :meth:`success`, :meth:`failure`, :meth:`release`, or at the end of its
+    ``with`` (or ``async with``) block, whichever comes first; whatever comes later does nothing. A block left without an
+    exception is a success with the measured latency; with an exception, a failure of the kind
+    :func:`turnout.classify_exception` gives it; by cancellation, a release. A lease that is lost without any of these
+    releases itself and warns with ``ResourceWarning``.
 
     It may be ended from any thread, and after its deployment or its router is gone.
     """
@@ -315,7 +316,8 @@ class Router:
 
     Example:
         >>> from turnout import Deployment, Router
-        >>> router = Router([Deployment("azure-eu", "gpt-4o"), Deployment("openai", "gpt-4o", priority=1)], strategy="priority_based")
+        >>> deployments = [Deployment("azure-eu", "gpt-4o"), Deployment("openai", "gpt-4o", priority=1)]
+        >>> router = Router(deployments, strategy="priority_based")
         >>> router.select("gpt-4o")
         'azure-eu'
     """

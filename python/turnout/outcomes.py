@@ -1,8 +1,8 @@
 """What an exception says about the deployment that raised it.
 
-Client libraries are understood by what their exceptions carry, not by importing them: an HTTP status (``status_code``, ``status`` or
-``code``, on the exception or on its ``response``), response headers, and the names of the exception's classes. That covers openai,
-anthropic, httpx, aiohttp, requests, urllib and litellm.
+Client libraries are understood by what their exceptions carry, not by importing them: an HTTP status (``status_code``,
+``status`` or ``code``, on the exception or on its ``response``), response headers, and the names of the exception's classes.
+That covers openai, anthropic, httpx, aiohttp, requests, urllib and litellm.
 """
 
 import asyncio
