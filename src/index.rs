@@ -190,9 +190,12 @@ impl<N: Copy + PartialEq> Nodes<N> {
                 len += 1;
                 break;
             }
-            width = width.next_multiple_of(FANOUT);
+            // The children of one node lie together, and the root has no more than there are.
+            if width > FANOUT {
+                width = width.next_multiple_of(FANOUT);
+            }
             len += width;
-            width /= FANOUT;
+            width = width.div_ceil(FANOUT);
         }
         Self { values: vec![empty; len], starts, empty }
     }
@@ -257,16 +260,24 @@ impl<N: Copy + PartialEq> Nodes<N> {
         self.starts.get(node.level).map_or(usize::MAX, |start| start + node.place)
     }
 
+    /// Where a level ends.
+    #[inline]
+    fn end(&self, level: usize) -> usize {
+        self.starts.get(level.wrapping_add(1)).copied().unwrap_or(self.values.len())
+    }
+
     #[inline]
     fn get(&self, node: Node) -> N {
-        self.values.get(self.index(node)).copied().unwrap_or(self.empty)
+        let index = self.index(node);
+        self.values.get(index).copied().filter(|_| index < self.end(node.level)).unwrap_or(self.empty)
     }
 
     /// The children of a node above the leaves.
     #[inline]
     fn children(&self, node: Node) -> &[N] {
-        let first = self.index(Node { level: node.level.wrapping_sub(1), place: node.place * FANOUT });
-        self.values.get(first..first.saturating_add(FANOUT)).unwrap_or_default()
+        let below = node.level.wrapping_sub(1);
+        let first = self.index(Node { level: below, place: node.place * FANOUT });
+        self.values.get(first..first.saturating_add(FANOUT).min(self.end(below))).unwrap_or_default()
     }
 
     fn leaves(&self) -> usize {

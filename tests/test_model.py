@@ -74,7 +74,7 @@ def request(chance: Random) -> model.Request:
 
 def ending(chance: Random) -> str:
     """How a lease ends; a failure by its kind."""
-    endings: list[str] = [*FAILURES, *["success"] * 40, "release", "unused", "block", "failed block"]
+    endings: list[str] = [*FAILURES, *["success"] * 30, *["unused", "release", "block"] * 3, "failed block"]
     return chance.choice(endings)
 
 
@@ -317,7 +317,9 @@ class Comparison(RuleBasedStateMachine):
 
     @precondition(lambda self: self.leases)
     @rule(
-        wait=st.sampled_from(LENGTHS), number=st.integers(1, 12), ending=made(lambda chance: chance.choice(["success", *FAILURES]))
+        wait=st.sampled_from(LENGTHS),
+        number=st.integers(1, 12),
+        ending=made(lambda chance: chance.choice(["success", *["unused"] * 3, *FAILURES])),
     )
     def end_many(self, wait: float, number: int, ending: str) -> None:
         """After a while many answers come in, or fail to."""
