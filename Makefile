@@ -51,7 +51,7 @@ bench-rust:
 
 # Installs the peers that `make bench` compares with.
 bench-peers: $(VENV)/.built
-	$(BIN)/python -m pip install --quiet ".[bench]"
+	$(BIN)/maturin develop --release --quiet --extras bench
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
