@@ -1,7 +1,8 @@
 //! The only source of time, so that a test can replace it.
 //!
 //! Time is nanoseconds since the Unix epoch, so that minute windows are the clock's minutes. A router's time never runs backwards:
-//! the system clock is read once and then carried on by a monotonic one, and [`ManualClock`] absorbs steps back.
+//! the system clock is read once and then carried on by a monotonic one (which may
+//! stand still while the machine sleeps), and [`ManualClock`] absorbs steps back.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};

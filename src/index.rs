@@ -506,6 +506,7 @@ fn position(place: usize) -> Position {
     Position::try_from(place).unwrap_or(Position::MAX)
 }
 
+/// Makes a leaf of what a pick without wishes sees of a member now.
 #[inline]
 fn leaf<R: Rule, T>(position: Position, member: &Entry<T>, now: &Now<'_>) -> Leaf<R::Summary> {
     let state = &*member.slot;

@@ -94,8 +94,7 @@ impl PyRouter {
     #[pyo3(signature = (deployment_id, /))]
     fn remove_deployment(&self, py: Python<'_>, deployment_id: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyDeployment>>> {
         let removed = self.0.remove(text("deployment_id", deployment_id)?)?;
-        let deployment = removed.iter().next().map(|entry| entry.attachment().deployment.clone_ref(py));
-        Ok(deployment)
+        Ok(removed.iter().next().map(|entry| entry.attachment().deployment.clone_ref(py)))
     }
 
     /// Replace all deployments. Ids that stay keep their state; live leases of ids that go stay valid and harmless.
