@@ -5,9 +5,11 @@
 //! stand still while the machine sleeps), and [`ManualClock`] absorbs steps back.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A moment or a length of time in nanoseconds.
 pub type Nanos = u64;

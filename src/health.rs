@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::clock::{Nanos, SECOND};
 use crate::error::Error;
 use crate::limits::Counts;
 use crate::state::Held;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// When a deployment cools down and comes back. Counts of a minute are those of the clock minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

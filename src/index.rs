@@ -14,7 +14,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::clock::{Nanos, Now};
 use crate::registry::{Entry, Fate};
@@ -23,6 +23,7 @@ use crate::strategy::{
     Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, Position, RateLimitAware, RoundRobin, Rule, Step, Strategy,
     WeightedRandom,
 };
+use crate::sync::{Mutex, MutexGuard};
 
 /// The index of one group. Locked after the group's shard of the registry and before a member's counters.
 #[derive(Debug)]

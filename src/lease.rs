@@ -1,7 +1,6 @@
 //! A reservation that ends exactly once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::{Nanos, Now};
 use crate::deployment::Deployment;
@@ -10,6 +9,7 @@ use crate::index;
 use crate::limits::Minute;
 use crate::registry::Entry;
 use crate::select::{Refusal, Request, gate};
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// One place in flight on a deployment, counted in its minute together with its estimated tokens.
 ///

@@ -35,6 +35,7 @@ mod router;
 mod select;
 mod state;
 pub mod strategy;
+mod sync;
 
 pub use clock::{Clock, ManualClock, Nanos, nanos, reading};
 pub use context::{Candidate, RoutingContext, Usage};

@@ -6,10 +6,9 @@
 //! Readers take no lock. Writers hold the lock of the [`State`](crate::state::State) that the window is part of, which is what makes a
 //! check and the reservation after it one step.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use crate::clock::{MINUTE, Nanos};
 use crate::state::Held;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A clock minute, counted from the epoch.
 pub(crate) type Minute = u64;

@@ -6,11 +6,9 @@
 //! Whatever a change takes out is handed back to the caller ([`Removed`]), who drops it when no lock is held: an attachment may run
 //! anything when it is dropped.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
-use dashmap::DashMap;
-use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::clock::{Clock, Now};
 use crate::deployment::{Deployment, not_empty};
@@ -19,8 +17,10 @@ use crate::health::HealthRules;
 use crate::index::{Index, Members};
 use crate::state::{Slot, StateTable};
 use crate::strategy::{Position, Strategy};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{self, Mutex, MutexGuard};
 
-type Map<V> = DashMap<Arc<str>, V, FxBuildHasher>;
+type Map<V> = sync::Map<Arc<str>, V>;
 
 /// A registered deployment: its facts, its counters, and what the application attached.
 #[derive(Debug)]

@@ -6,10 +6,11 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::rngs::SysRng;
 use rand::{RngExt, TryRng};
+
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 

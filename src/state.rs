@@ -8,13 +8,14 @@
 //! them counts that nobody has.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use crate::clock::{Nanos, seconds};
 use crate::deployment::Deployment;
 use crate::health::{FailureKind, Health, HealthRules, Status};
 use crate::limits::{Minute, MinuteWindow};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Proof that the caller holds a block's lock.
 pub(crate) struct Held<'a>(#[allow(dead_code, reason = "held, not read")] MutexGuard<'a, ()>);

@@ -15,11 +15,11 @@ mod weighted_random;
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::context::Candidate;
 use crate::error::Error;
 use crate::rng::Rng;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use least_busy::LeastBusy;
 pub use least_busy::least_busy;

@@ -6,13 +6,11 @@
 //!
 //! **When not.** While candidates come and go: the modulo then jumps and some get more than their share.
 
-use std::sync::atomic::AtomicU64;
-
-use dashmap::DashMap;
-
 use super::{Chance, Outcome, Position, Rule, pick};
 use crate::context::Candidate;
 use crate::rng::Rng;
+use crate::sync::Map;
+use crate::sync::atomic::AtomicU64;
 
 /// See the module.
 #[derive(Debug)]
@@ -60,7 +58,7 @@ impl Rule for RoundRobin {
 
 /// The turns of round robin, one a model name.
 #[derive(Debug, Default)]
-pub struct RoundRobinCounters(DashMap<String, AtomicU64>);
+pub struct RoundRobinCounters(Map<String, AtomicU64>);
 
 impl RoundRobinCounters {
     /// Nobody has had a turn.
