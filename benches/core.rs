@@ -32,7 +32,7 @@ fn picks(c: &mut Criterion) {
             let router = router(strategy, &["model"], n);
             let request = Request::default();
             group.bench_function(BenchmarkId::new("select", n), |b| {
-                b.iter(|| router.select(black_box("model"), &request, |entry| entry.deployment().weight()));
+                b.iter(|| router.select(black_box("model"), &request, |id| id.len()));
             });
             group.bench_function(BenchmarkId::new("acquire+release", n), |b| {
                 b.iter(|| router.acquire(black_box("model"), &request).unwrap().release(false));

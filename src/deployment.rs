@@ -1,21 +1,23 @@
 //! The facts of a deployment, validated.
 
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
 use crate::error::Error;
 
 /// One concrete target that can serve a model. Immutable; cloning shares its strings.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[repr(C)] // what every pick reads comes first and lies together
 pub struct Deployment {
+    weight: u32,
+    priority: u32,
+    rpm_limit: Option<NonZeroU64>,
+    tpm_limit: Option<NonZeroU64>,
+    max_parallel_requests: Option<NonZeroU32>,
     id: Arc<str>,
     model_name: Arc<str>,
     model: Arc<str>,
     tags: Arc<[Arc<str>]>,
-    weight: u32,
-    priority: u32,
-    max_parallel_requests: Option<u32>,
-    rpm_limit: Option<u64>,
-    tpm_limit: Option<u64>,
 }
 
 impl Deployment {
@@ -64,7 +66,7 @@ impl Deployment {
     /// # Errors
     /// If it is 0.
     pub fn with_rpm_limit(self, rpm_limit: Option<u64>) -> Result<Self, Error> {
-        Ok(Self { rpm_limit: not_zero("rpm_limit", rpm_limit)?, ..self })
+        Ok(Self { rpm_limit: not_zero("rpm_limit", rpm_limit, NonZeroU64::new)?, ..self })
     }
 
     /// With the most tokens in a minute.
@@ -72,7 +74,7 @@ impl Deployment {
     /// # Errors
     /// If it is 0.
     pub fn with_tpm_limit(self, tpm_limit: Option<u64>) -> Result<Self, Error> {
-        Ok(Self { tpm_limit: not_zero("tpm_limit", tpm_limit)?, ..self })
+        Ok(Self { tpm_limit: not_zero("tpm_limit", tpm_limit, NonZeroU64::new)?, ..self })
     }
 
     /// With the most leases in flight at once.
@@ -80,7 +82,7 @@ impl Deployment {
     /// # Errors
     /// If it is 0.
     pub fn with_max_parallel_requests(self, limit: Option<u32>) -> Result<Self, Error> {
-        Ok(Self { max_parallel_requests: not_zero("max_parallel_requests", limit)?, ..self })
+        Ok(Self { max_parallel_requests: not_zero("max_parallel_requests", limit, NonZeroU32::new)?, ..self })
     }
 
     /// With labels; the order is kept, repetitions are dropped.
@@ -145,19 +147,19 @@ impl Deployment {
     /// Most leases in flight at once.
     #[must_use]
     pub fn max_parallel_requests(&self) -> Option<u32> {
-        self.max_parallel_requests
+        self.max_parallel_requests.map(NonZeroU32::get)
     }
 
     /// Most requests in a minute.
     #[must_use]
     pub fn rpm_limit(&self) -> Option<u64> {
-        self.rpm_limit
+        self.rpm_limit.map(NonZeroU64::get)
     }
 
     /// Most tokens in a minute.
     #[must_use]
     pub fn tpm_limit(&self) -> Option<u64> {
-        self.tpm_limit
+        self.tpm_limit.map(NonZeroU64::get)
     }
 }
 
@@ -169,9 +171,7 @@ pub(crate) fn not_empty(what: &str, name: &str) -> Result<Arc<str>, Error> {
     Ok(name.into())
 }
 
-fn not_zero<N: PartialEq + From<u8>>(what: &str, limit: Option<N>) -> Result<Option<N>, Error> {
-    if limit == Some(N::from(0)) {
-        return Err(Error::Configuration(format!("{what} must be at least 1, or None for no limit, not 0")));
-    }
-    Ok(limit)
+fn not_zero<N, Z>(what: &str, limit: Option<N>, not_zero: impl FnOnce(N) -> Option<Z>) -> Result<Option<Z>, Error> {
+    let refused = || Error::Configuration(format!("{what} must be at least 1, or None for no limit, not 0"));
+    limit.map(|limit| not_zero(limit).ok_or_else(refused)).transpose()
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::registry::{Entry, Group};
+use crate::registry::{Attachment, Entry, Group};
 use crate::select::{Observer, Refusal};
 use crate::strategy::{Position, Strategy};
 
@@ -45,7 +45,7 @@ pub(crate) struct Notes {
 }
 
 impl Notes {
-    pub(crate) fn new<T>(group: &Group<T>) -> Self {
+    pub(crate) fn new<T: Attachment>(group: &Group<T>) -> Self {
         Self { score_name: "", verdicts: Vec::with_capacity(group.len()) }
     }
 }

@@ -159,6 +159,7 @@ impl Status {
 
 /// A deployment's health. Read without a lock, written under that of its state.
 #[derive(Debug, Default)]
+#[repr(C)] // its place in a cache line counts: see `State`
 pub(crate) struct Health {
     /// When the last cooldown ends or ended; 0 if there is none to think of.
     cooldown_until: AtomicU64,

@@ -1,5 +1,6 @@
 //! A reservation that ends exactly once.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use crate::clock::{Nanos, Now};
@@ -9,6 +10,7 @@ use crate::index;
 use crate::limits::Minute;
 use crate::registry::Entry;
 use crate::select::{Refusal, Request, gate};
+use crate::state::State;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// One place in flight on a deployment, counted in its minute together with its estimated tokens.
@@ -25,12 +27,14 @@ pub struct Lease<T> {
 }
 
 impl<T> Lease<T> {
-    /// Reserves if every gate still lets the request pass: the check and the reservation are one step.
+    /// Reserves if every gate still lets the request pass: the check and the reservation are one step. `state` has the entry's counters.
     ///
     /// The caller renews the deployment's leaf in the index.
     #[inline]
-    pub(crate) fn reserve(entry: &Arc<Entry<T>>, request: &Request, now: &Now<'_>) -> Result<Self, Refusal> {
-        let state = &*entry.slot;
+    pub(crate) fn reserve(entry: &Arc<Entry<T>>, state: &State, request: &Request, now: &Now<'_>) -> Result<Self, Refusal> {
+        // Taking the lock waits for what was read before and holds up what is read after. Among very many deployments neither the limits
+        // nor the counters are in the cache, and so both are fetched at once.
+        black_box(entry.deployment().tpm_limit());
         let held = state.hold();
         gate(entry, state, request, now)?;
         let minute = state.reserve(&held, now.get(), request.tokens);
@@ -114,7 +118,7 @@ impl<T> Lease<T> {
         let held = state.hold();
         state.leave(&held);
         if unused {
-            state.uncount_request(&held, self.minute, self.tokens);
+            state.window.refund(&held, self.minute, self.tokens);
         }
         drop(held);
         index::renew(&self.entry, &Now::new(&self.entry.common.clock));

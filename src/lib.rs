@@ -44,7 +44,7 @@ pub use error::{Error, Reasons, TooLarge, Unavailable, UnknownDeployment, Unknow
 pub use explain::{Explanation, Verdict};
 pub use health::{FailureKind, HealthRules, Status};
 pub use lease::Lease;
-pub use registry::{Entry, Removed};
+pub use registry::{Attachment, Entry, Removed};
 pub use rng::{Rng, after_fork};
 pub use router::{Router, Settings};
 pub use select::{Refusal, Request, Wishes};

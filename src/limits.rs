@@ -11,7 +11,7 @@ use crate::state::Held;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A clock minute, counted from the epoch.
-pub(crate) type Minute = u64;
+pub(crate) type Minute = u32;
 
 /// What was counted in a minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,16 +26,20 @@ pub(crate) struct Counts {
 
 /// The counters of one minute.
 #[derive(Debug, Default)]
+#[repr(C)] // its place in a cache line counts: see `State`
 pub(crate) struct MinuteWindow {
-    minute: AtomicU64,
     requests: AtomicU64,
     tokens: AtomicU64,
+    minute: AtomicU32,
     fails: AtomicU32,
     carried: AtomicU32,
+    /// Requests of all minutes before.
+    earlier: AtomicU64,
 }
 
 pub(crate) fn minute_of(now: Nanos) -> Minute {
-    now / MINUTE
+    // Fits: 64 bits of nanoseconds are 3 * 10^8 minutes.
+    Minute::try_from(now / MINUTE).unwrap_or(Minute::MAX)
 }
 
 /// Nanoseconds to the next minute.
@@ -44,6 +48,10 @@ pub(crate) fn to_next_minute(now: Nanos) -> Nanos {
 }
 
 impl MinuteWindow {
+    /// So many bytes are touched by a reservation.
+    #[cfg(test)]
+    pub(crate) const RESERVED: usize = std::mem::offset_of!(Self, carried);
+
     /// Requests and tokens of whichever minute was counted last: never less than those of the current minute, and no clock needed.
     #[inline]
     pub(crate) fn requests_at_most(&self) -> u64 {
@@ -54,6 +62,11 @@ impl MinuteWindow {
     #[inline]
     pub(crate) fn tokens_at_most(&self) -> u64 {
         self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// Requests of all minutes.
+    pub(crate) fn total_requests(&self, _: &Held<'_>) -> u64 {
+        self.earlier.load(Ordering::Relaxed).saturating_add(self.requests_at_most())
     }
 
     /// What was counted in the minute of `now`.
@@ -87,12 +100,11 @@ impl MinuteWindow {
         }
     }
 
-    /// Gives back a request and its tokens, if the minute that took them is still the window's.
+    /// Takes back a request that was never sent, and its tokens if the minute that took them is still the window's.
     pub(crate) fn refund(&self, held: &Held<'_>, minute: Minute, tokens: u64) {
-        if self.minute.load(Ordering::Relaxed) == minute {
-            self.requests.store(self.requests.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
-            self.settle(held, minute, tokens, 0);
-        }
+        let requests = if self.minute.load(Ordering::Relaxed) == minute { &self.requests } else { &self.earlier };
+        requests.store(requests.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        self.settle(held, minute, tokens, 0);
     }
 
     /// Counts an outcome of a request that `counted_in` counted.
@@ -114,6 +126,7 @@ impl MinuteWindow {
         if minute <= current {
             return current;
         }
+        self.earlier.store(self.earlier.load(Ordering::Relaxed).saturating_add(self.requests_at_most()), Ordering::Relaxed);
         self.requests.store(0, Ordering::Relaxed);
         self.tokens.store(0, Ordering::Relaxed);
         self.fails.store(0, Ordering::Relaxed);
@@ -125,11 +138,12 @@ impl MinuteWindow {
 
     /// Forgets everything.
     pub(crate) fn clear(&self) {
-        for counter in [&self.minute, &self.requests, &self.tokens] {
+        for counter in [&self.requests, &self.tokens, &self.earlier] {
             counter.store(0, Ordering::Relaxed);
         }
-        self.fails.store(0, Ordering::Relaxed);
-        self.carried.store(0, Ordering::Relaxed);
+        for counter in [&self.minute, &self.fails, &self.carried] {
+            counter.store(0, Ordering::Relaxed);
+        }
     }
 }
 

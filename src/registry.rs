@@ -6,6 +6,7 @@
 //! Whatever a change takes out is handed back to the caller ([`Removed`]), who drops it when no lock is held: an attachment may run
 //! anything when it is dropped.
 
+use std::fmt;
 use std::sync::{Arc, PoisonError, Weak};
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -14,28 +15,46 @@ use crate::clock::{Clock, Now};
 use crate::deployment::{Deployment, not_empty};
 use crate::error::{Error, UnknownDeployment, UnknownModel};
 use crate::health::HealthRules;
-use crate::index::{Index, Members};
-use crate::state::{Slot, StateTable};
+use crate::index::{self, Home, Index, Members};
+use crate::state::{Slot, State, StateTable};
 use crate::strategy::{Position, Strategy};
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{self, Mutex, MutexGuard};
 
 type Map<V> = sync::Map<Arc<str>, V>;
 
+/// What an application attaches to each deployment.
+pub trait Attachment {
+    /// The id as [`Router::select`](crate::Router::select) hands it out. It lies where a pick finds it without looking at the deployment.
+    type Id: fmt::Debug;
+
+    /// The id of a deployment.
+    fn id(&self, deployment: &Deployment) -> Self::Id;
+}
+
+impl Attachment for () {
+    type Id = Arc<str>;
+
+    fn id(&self, deployment: &Deployment) -> Arc<str> {
+        Arc::clone(deployment.shared_id())
+    }
+}
+
 /// A registered deployment: its facts, its counters, and what the application attached.
 #[derive(Debug)]
+#[repr(C)] // what an acquire reads comes first and lies together
 pub struct Entry<T> {
-    deployment: Deployment,
     pub(crate) slot: Slot,
-    pub(crate) common: Arc<Common>,
     pub(crate) home: Home,
-    /// Registration order over the whole registry.
-    order: u64,
+    attachment: T,
+    pub(crate) common: Arc<Common>,
     /// Whether it has left the registry.
     left: AtomicBool,
+    deployment: Deployment,
+    /// Registration order over the whole registry.
+    order: u64,
     /// Who has its counters now; shared by all that had them.
     heir: Heir<T>,
-    attachment: T,
 }
 
 /// The entry that has a deployment's counters.
@@ -47,21 +66,6 @@ pub(crate) enum Fate<T> {
     /// Its counters belong to this one.
     Replaced(Arc<Entry<T>>),
     Removed,
-}
-
-/// Where an entry's leaf is.
-#[derive(Debug)]
-pub(crate) struct Home {
-    pub(crate) index: Arc<Index>,
-    /// Written under the index's lock.
-    position: AtomicU32,
-}
-
-impl Home {
-    #[inline]
-    pub(crate) fn position(&self) -> Position {
-        self.position.load(Ordering::Relaxed)
-    }
 }
 
 impl<T> Entry<T> {
@@ -106,24 +110,82 @@ pub(crate) struct Common {
     pub(crate) rules: HealthRules,
 }
 
-type Places<T> = Vec<Option<Arc<Entry<T>>>>;
+/// The members of a group by their places, in registration order; a place is empty once its member has left.
+#[derive(Debug)]
+struct Places<T: Attachment> {
+    members: Vec<Option<Arc<Entry<T>>>>,
+    /// What a select hands out and where an acquire counts, without a look at the entry: among very many deployments no entry is in the
+    /// cache.
+    ids: Vec<Option<T::Id>>,
+    slots: Vec<u32>,
+}
+
+impl<T: Attachment> Places<T> {
+    fn new() -> Self {
+        Self { members: Vec::new(), ids: Vec::new(), slots: Vec::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    fn push(&mut self, entry: &Arc<Entry<T>>) {
+        self.members.push(Some(Arc::clone(entry)));
+        self.ids.push(Some(entry.attachment.id(&entry.deployment)));
+        self.slots.push(entry.slot.index());
+    }
+
+    /// Puts an entry into the place it was made for; returns the one that was there.
+    fn put(&mut self, entry: &Arc<Entry<T>>) -> Option<Arc<Entry<T>>> {
+        let place = entry.home.position() as usize;
+        if place == self.len() {
+            self.push(entry);
+            return None;
+        }
+        if let (Some(id), Some(slot)) = (self.ids.get_mut(place), self.slots.get_mut(place)) {
+            *id = Some(entry.attachment.id(&entry.deployment));
+            *slot = entry.slot.index();
+        }
+        self.members.get_mut(place)?.replace(Arc::clone(entry))
+    }
+
+    /// Empties a place; returns who was there.
+    fn take(&mut self, position: Position) -> Option<Arc<Entry<T>>> {
+        self.ids.get_mut(position as usize)?.take();
+        self.members.get_mut(position as usize)?.take()
+    }
+
+    /// Drops the places that are empty.
+    fn close_up(&mut self) {
+        self.members.retain(Option::is_some);
+        self.ids.retain(Option::is_some);
+        self.slots.clear();
+        for (position, member) in index::members(&self.members) {
+            member.home.move_to(position);
+            self.slots.push(member.slot.index());
+        }
+    }
+
+    fn into_members(self) -> impl Iterator<Item = Arc<Entry<T>>> {
+        self.members.into_iter().flatten()
+    }
+}
 
 /// The deployments of one model name.
 #[derive(Debug)]
-pub(crate) struct Group<T> {
+pub(crate) struct Group<T: Attachment> {
     pub(crate) strategy: Strategy,
     /// The counter of round robin.
     pub(crate) turn: AtomicU64,
     pub(crate) index: Arc<Index>,
-    /// In registration order; a place is empty once its member has left.
     places: Places<T>,
     /// How many places are not empty.
     len: usize,
 }
 
-impl<T> Group<T> {
+impl<T: Attachment> Group<T> {
     fn new(strategy: Strategy, index: Arc<Index>) -> Self {
-        Self { strategy, turn: AtomicU64::new(0), index, places: Vec::new(), len: 0 }
+        Self { strategy, turn: AtomicU64::new(0), index, places: Places::new(), len: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -137,47 +199,56 @@ impl<T> Group<T> {
 
     /// All places, as the index knows them.
     pub(crate) fn places(&self) -> &Members<T> {
-        &self.places
+        &self.places.members
     }
 
     #[inline]
     pub(crate) fn member(&self, position: Position) -> Option<&Arc<Entry<T>>> {
-        self.places.get(position as usize)?.as_ref()
+        self.places.members.get(position as usize)?.as_ref()
+    }
+
+    /// A member and its counters.
+    #[inline]
+    pub(crate) fn member_and_state<'a>(
+        &'a self,
+        position: Position,
+        table: &'a StateTable,
+    ) -> Option<(&'a Arc<Entry<T>>, &'a State)> {
+        let slot = *self.places.slots.get(position as usize)?;
+        Some((self.member(position)?, table.get(slot)))
+    }
+
+    /// The id of a member, as a select hands it out.
+    #[inline]
+    pub(crate) fn id(&self, position: Position) -> Option<&T::Id> {
+        self.places.ids.get(position as usize)?.as_ref()
     }
 
     /// The members and their places, in registration order.
     #[inline]
     pub(crate) fn members(&self) -> impl Iterator<Item = (Position, &Arc<Entry<T>>)> {
-        (0..).zip(&self.places).filter_map(|(position, place)| Some((position, place.as_ref()?)))
+        index::members(&self.places.members)
     }
 
     /// Gives an entry the place it was made for; returns the one that was there.
     fn put(&mut self, entry: &Arc<Entry<T>>) -> Option<Arc<Entry<T>>> {
-        let position = entry.home.position();
-        let place = position as usize;
-        if place >= self.places.len() {
-            self.places.resize_with(place + 1, || None);
-        }
-        let old = self.places.get_mut(place).and_then(|place| place.replace(Arc::clone(entry)));
+        let old = self.places.put(entry);
         self.len += usize::from(old.is_none());
-        self.index.lock().renew(position, entry, &Now::new(&entry.common.clock));
+        self.index.lock().enter(entry.home.position(), entry, &Now::new(&entry.common.clock));
         old
     }
 
     /// Empties the place of an entry; returns what was there.
     fn take(&mut self, entry: &Entry<T>) -> Option<Arc<Entry<T>>> {
         let position = entry.home.position();
-        let old = self.places.get_mut(position as usize).and_then(Option::take);
+        let old = self.places.take(position);
         self.len -= usize::from(old.is_some());
-        let mut tree = self.index.lock();
-        tree.clear(position);
+        let mut forest = self.index.lock();
+        forest.clear(position);
         // Empty places cost a walk something, so they may not outnumber the members.
         if self.places.len() > 2 * self.len + 16 {
-            self.places.retain(Option::is_some);
-            for (position, member) in self.members() {
-                member.home.position.store(position, Ordering::Relaxed);
-            }
-            tree.rebuild(&self.places, &Now::new(&entry.common.clock));
+            self.places.close_up();
+            forest.rebuild(&self.places.members, &Now::new(&entry.common.clock));
         }
         old
     }
@@ -211,13 +282,13 @@ const MOST_COMPARED: usize = 1000;
 const LONGEST_COMPARED: usize = 100;
 
 #[derive(Debug)]
-pub(crate) struct Registry<T> {
+pub(crate) struct Registry<T: Attachment> {
     deployments: Map<Arc<Entry<T>>>,
     groups: Map<Group<T>>,
     aliases: Map<Arc<str>>,
     /// Held for the length of a change.
     changing: Mutex<Changes>,
-    table: Arc<StateTable>,
+    pub(crate) table: Arc<StateTable>,
     common: Arc<Common>,
     default_strategy: Strategy,
     strategies: FxHashMap<Arc<str>, Strategy>,
@@ -240,7 +311,7 @@ fn too_many() -> Error {
     Error::Configuration("a router holds at most 2^32 deployments".to_owned())
 }
 
-impl<T> Registry<T> {
+impl<T: Attachment> Registry<T> {
     pub(crate) fn new(common: Common, default_strategy: Strategy, strategies: FxHashMap<Arc<str>, Strategy>) -> Self {
         Self {
             deployments: Map::default(),
@@ -366,13 +437,13 @@ impl<T> Registry<T> {
             if !groups.contains_key(model_name) {
                 let index = self.groups.get(model_name).map(|group| Arc::clone(&group.index));
                 let index = index.unwrap_or_else(|| Arc::new(Index::new(self.strategy_of(model_name))));
-                groups.insert(Arc::clone(model_name), (index, Vec::new()));
+                groups.insert(Arc::clone(model_name), (index, Places::new()));
             }
             if let Some((index, places)) = groups.get_mut(model_name) {
                 // There are no more places than slots, and slots are numbered by 32 bits.
                 let position = Position::try_from(places.len()).unwrap_or(Position::MAX);
                 let entry = self.entry(deployment, slot, index, position, changes.next(), attachment);
-                places.push(Some(Arc::clone(&entry)));
+                places.push(&entry);
                 if let Some(old) = old {
                     old.leave(Some(&entry));
                     removed.0.push(old);
@@ -397,12 +468,12 @@ impl<T> Registry<T> {
             let strategy = self.strategy_of(&model_name);
             let mut group = self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index));
             group.len = places.len();
-            removed.0.extend(std::mem::replace(&mut group.places, places).into_iter().flatten());
-            group.index.lock().rebuild(&group.places, &Now::new(&self.common.clock));
+            removed.0.extend(std::mem::replace(&mut group.places, places).into_members());
+            group.index.lock().rebuild(&group.places.members, &Now::new(&self.common.clock));
         }
         let gone = self.groups.iter().map(|group| Arc::clone(group.key())).filter(|name| !models.contains(name));
         for name in gone.collect::<Vec<_>>() {
-            removed.0.extend(self.groups.remove(&name).into_iter().flat_map(|(_, group)| group.places.into_iter().flatten()));
+            removed.0.extend(self.groups.remove(&name).into_iter().flat_map(|(_, group)| group.places.into_members()));
         }
         Ok(removed)
     }
@@ -424,16 +495,15 @@ impl<T> Registry<T> {
         order: u64,
         attachment: T,
     ) -> Arc<Entry<T>> {
-        let home = Home { index: Arc::clone(index), position: AtomicU32::new(position) };
         Arc::new(Entry {
-            deployment,
             slot,
-            common: Arc::clone(&self.common),
-            home,
-            order,
-            left: AtomicBool::new(false),
-            heir,
+            home: Home::new(index, position),
             attachment,
+            common: Arc::clone(&self.common),
+            left: AtomicBool::new(false),
+            deployment,
+            order,
+            heir,
         })
     }
 

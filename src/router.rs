@@ -12,7 +12,7 @@ use crate::explain::{Explanation, Notes};
 use crate::health::{FailureKind, HealthRules};
 use crate::index::{self, Filter};
 use crate::lease::Lease;
-use crate::registry::{Common, Entry, Group, Registry, Removed};
+use crate::registry::{Attachment, Common, Entry, Group, Registry, Removed};
 use crate::rng::Rng;
 use crate::select::{Request, Unobserved, Walk};
 use crate::state::{Held, Metrics, State, Stats};
@@ -35,12 +35,12 @@ pub struct Settings {
 
 /// Picks one deployment of a model for every request. `T` is what the application attaches to each deployment.
 #[derive(Debug)]
-pub struct Router<T> {
+pub struct Router<T: Attachment> {
     pub(crate) registry: Registry<T>,
     rng: Rng,
 }
 
-impl<T> Router<T> {
+impl<T: Attachment> Router<T> {
     /// A router without deployments.
     ///
     /// # Errors
@@ -174,27 +174,31 @@ impl<T> Router<T> {
 
     // --- picks ---
 
-    /// Picks a deployment, reserves nothing, and returns what `found` makes of it. `found` runs under a lock: it must be short and must
-    /// not use the router.
+    /// Picks a deployment, reserves nothing, and returns what `found` makes of its id. `found` runs under a lock: it must be short and
+    /// must not use the router.
     ///
     /// # Errors
     /// If no deployment serves the model, or none passes every gate.
     #[inline]
-    pub fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&Entry<T>) -> R) -> Result<R, Error> {
+    pub fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&T::Id) -> R) -> Result<R, Error> {
         self.registry.with_group(model_name, |model_name, group| {
             let walk = Walk::new(group, request, self.clock(), &self.rng);
-            let mut filter = self.filter(group, request);
+            let mut filter = Some(self.filter(group, request));
             loop {
-                // The index answers first. Where it finds nobody but a walk would, or somebody whom the request rules out, it was asked
-                // amid a change that another thread is making, and the walk decides.
+                // The index answers first. Where it finds nobody but a walk would, it cannot tell or was asked amid a change that
+                // another thread is making; where it finds somebody whom the request rules out, it was too. The walk decides then.
                 let picked = match filter.take() {
                     Some(filter) => group.index.lock().pick(group.places(), &filter, &walk.now, &walk.chance),
                     None => walk.choose(&mut Unobserved),
                 };
-                if let Some(entry) = picked.and_then(|position| group.member(position))
-                    && request.rules_in(entry).is_ok()
+                if let Some(position) = picked
+                    && request
+                        .wishes
+                        .as_ref()
+                        .is_none_or(|_| group.member(position).is_some_and(|entry| request.rules_in(entry).is_ok()))
+                    && let Some(id) = group.id(position)
                 {
-                    return Ok(found(entry));
+                    return Ok(found(id));
                 }
                 if let Some(error) = walk.refuse(model_name) {
                     return Err(error);
@@ -211,23 +215,24 @@ impl<T> Router<T> {
     pub fn acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
         let lease = self.registry.with_group(model_name, |model_name, group| {
             let mut walk = Walk::new(group, request, self.clock(), &self.rng);
-            if let Some(filter) = self.filter(group, request) {
-                let mut tree = group.index.lock();
-                let picked = tree.pick(group.places(), &filter, &walk.now, &walk.chance);
-                if let Some((position, entry)) = picked.and_then(|position| Some((position, group.member(position)?))) {
-                    let lease = Lease::reserve(entry, request, &walk.now);
-                    tree.renew(position, entry, &walk.now);
-                    if let Ok(lease) = lease {
-                        return Ok(lease);
-                    }
+            let filter = self.filter(group, request);
+            let mut forest = group.index.lock();
+            let picked = forest.pick(group.places(), &filter, &walk.now, &walk.chance);
+            let found = picked.and_then(|position| Some((position, group.member_and_state(position, &self.registry.table)?)));
+            if let Some((position, (entry, state))) = found {
+                let lease = Lease::reserve(entry, state, request, &walk.now);
+                forest.renew(position, entry, &walk.now);
+                if let Ok(lease) = lease {
+                    return Ok(lease);
                 }
             }
+            drop(forest);
             // A walk, for what the index cannot answer, for the error, and where the index was asked amid a change: see `select`.
             loop {
                 while let Some((position, entry)) =
                     walk.choose(&mut Unobserved).and_then(|position| Some((position, group.member(position)?)))
                 {
-                    match Lease::reserve(entry, request, &walk.now) {
+                    match Lease::reserve(entry, &entry.slot, request, &walk.now) {
                         Ok(lease) => {
                             group.index.lock().renew(position, entry, &walk.now);
                             return Ok(lease);
@@ -244,18 +249,16 @@ impl<T> Router<T> {
         Ok(lease)
     }
 
-    /// What the index is asked for; None if it cannot answer the request.
+    /// What the index is asked for.
     #[inline]
-    fn filter(&self, group: &Group<T>, request: &Request) -> Option<Filter> {
-        let mut skips = Vec::new();
+    fn filter<'a>(&self, group: &Group<T>, request: &'a Request) -> Filter<'a> {
+        let mut filter = Filter { tokens: request.least_tokens(), skips: Vec::new(), tags: None };
         if let Some(wishes) = &request.wishes {
-            if !wishes.tags.is_empty() {
-                return None;
-            }
-            skips.extend(wishes.exclude.iter().filter_map(|id| self.registry.position_in(group, id)));
-            skips.sort_unstable();
+            filter.skips.extend(wishes.exclude.iter().filter_map(|id| self.registry.position_in(group, id)));
+            filter.skips.sort_unstable();
+            filter.tags = Some(&**wishes).filter(|wishes| !wishes.tags.is_empty());
         }
-        Some(Filter { tokens: request.least_tokens(), skips })
+        filter
     }
 
     /// Says what a pick would do now, and why; it has no side effect.
@@ -291,7 +294,7 @@ impl<T> Router<T> {
     /// If there is no deployment with this id.
     pub fn record_success(&self, id: &str, tokens: u64, latency_us: Option<u64>) -> Result<(), Error> {
         self.change(id, |state, held, rules, now| {
-            let minute = state.count_request(held, now, tokens);
+            let minute = state.window.charge(held, now, tokens);
             state.success(held, rules, now, minute, tokens, latency_us);
         })
     }
@@ -302,7 +305,7 @@ impl<T> Router<T> {
     /// If there is no deployment with this id.
     pub fn record_failure(&self, id: &str, kind: FailureKind, retry_after: Option<Nanos>) -> Result<(), Error> {
         self.change(id, |state, held, rules, now| {
-            let minute = state.count_request(held, now, 0);
+            let minute = state.window.charge(held, now, 0);
             state.failure(held, rules, now, minute, kind, retry_after);
         })
     }

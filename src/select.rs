@@ -12,7 +12,7 @@ use crate::clock::{Clock, Nanos, Now, seconds};
 use crate::context::{Candidate, Usage};
 use crate::error::{Error, Reasons, TooLarge, Unavailable};
 use crate::limits::to_next_minute;
-use crate::registry::{Entry, Group};
+use crate::registry::{Attachment, Entry, Group};
 use crate::rng::Rng;
 use crate::state::State;
 use crate::strategy::{
@@ -41,7 +41,7 @@ pub struct Wishes {
 }
 
 impl Wishes {
-    fn accepts_tags(&self, tags: &[Arc<str>]) -> bool {
+    pub(crate) fn accept_tags(&self, tags: &[Arc<str>]) -> bool {
         let has = |wanted: &String| tags.iter().any(|tag| **tag == **wanted);
         self.tags.is_empty() || if self.any_tag { self.tags.iter().any(has) } else { self.tags.iter().all(has) }
     }
@@ -57,7 +57,7 @@ impl Request {
     #[inline]
     pub(crate) fn rules_in<T>(&self, entry: &Entry<T>) -> Result<(), Refusal> {
         let Some(wishes) = &self.wishes else { return Ok(()) };
-        if !wishes.accepts_tags(entry.deployment().tags()) {
+        if !wishes.accept_tags(entry.deployment().tags()) {
             return Err(Refusal::Tags);
         }
         if wishes.exclude.contains(entry.deployment().id()) {
@@ -229,6 +229,11 @@ fn available_at<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -> Option
     Some(window_frees.max(state.health.cooldown_until())).filter(|&at| at > now)
 }
 
+/// The earlier of two times that may not be known.
+fn earlier(one: Option<Nanos>, other: Option<Nanos>) -> Option<Nanos> {
+    one.into_iter().chain(other).min()
+}
+
 /// A candidate's live counters, as a strategy sees them.
 pub(crate) struct Live<'a, 'c, T> {
     pub(crate) entry: &'a Entry<T>,
@@ -307,7 +312,7 @@ impl Observer for Unobserved {
 }
 
 /// One pick from one group.
-pub(crate) struct Walk<'a, T> {
+pub(crate) struct Walk<'a, T: Attachment> {
     pub(crate) group: &'a Group<T>,
     pub(crate) request: &'a Request,
     pub(crate) now: Now<'a>,
@@ -316,7 +321,7 @@ pub(crate) struct Walk<'a, T> {
     lost: Vec<(Position, Refusal)>,
 }
 
-impl<'a, T> Walk<'a, T> {
+impl<'a, T: Attachment> Walk<'a, T> {
     #[inline]
     pub(crate) fn new(group: &'a Group<T>, request: &'a Request, clock: &'a Clock, rng: &'a Rng) -> Self {
         let chance = Chance { rng, turn: &group.turn, peek: false };
@@ -383,12 +388,17 @@ impl<'a, T> Walk<'a, T> {
     #[cold]
     pub(crate) fn refuse(&self, model_name: &Arc<str>) -> Option<Error> {
         let mut reasons = Reasons::default();
+        // Of those that the request does not rule out.
+        let (mut earliest, mut largest_limit) = (None, None);
         for (position, entry) in self.group.members() {
-            reasons.count(&self.gate(position, entry).err()?);
+            let refusal = self.gate(position, entry).err()?;
+            reasons.count(&refusal);
+            if !matches!(refusal, Refusal::Tags | Refusal::Excluded) {
+                largest_limit = largest_limit.max(Some(entry.deployment().tpm_limit().unwrap_or(u64::MAX)));
+                earliest = earlier(earliest, available_at(entry, self.request, &self.now));
+            }
         }
-        let usable = self.group.members().map(|(_, entry)| entry).filter(|entry| self.request.rules_in(entry).is_ok());
-        let limits: Option<Vec<u64>> = usable.map(|entry| entry.deployment().tpm_limit()).collect();
-        if let Some(largest_limit) = limits.and_then(|limits| limits.into_iter().max())
+        if let Some(largest_limit) = largest_limit
             && self.request.tokens > largest_limit
         {
             return Some(Error::RequestTooLarge(Box::new(TooLarge {
@@ -399,14 +409,18 @@ impl<'a, T> Walk<'a, T> {
         }
         Some(Error::NoAvailableDeployment(Box::new(Unavailable {
             model_name: Arc::clone(model_name),
-            retry_after: self.retry_after(),
+            retry_after: earliest.map(|at| self.seconds_to(at)),
             reasons,
         })))
     }
 
     /// Seconds until the earliest time at which some member may be available.
     pub(crate) fn retry_after(&self) -> Option<f64> {
-        let earliest = self.group.members().filter_map(|(_, entry)| available_at(entry, self.request, &self.now)).min()?;
-        Some(seconds(earliest.saturating_sub(self.now.get())))
+        let times = self.group.members().map(|(_, entry)| available_at(entry, self.request, &self.now));
+        times.fold(None, earlier).map(|at| self.seconds_to(at))
+    }
+
+    fn seconds_to(&self, at: Nanos) -> f64 {
+        seconds(at.saturating_sub(self.now.get()))
     }
 }

@@ -22,13 +22,12 @@ pub(crate) struct Held<'a>(#[allow(dead_code, reason = "held, not read")] MutexG
 
 /// The counters of one deployment.
 #[derive(Debug, Default)]
-#[repr(C, align(64))] // what a scan reads is one cache line, and no two deployments share one
+#[repr(C, align(64))] // no two deployments share a cache line; a pick and a reservation need the first one alone
 pub(crate) struct State {
-    in_flight: AtomicU32,
-    pub(crate) window: MinuteWindow,
-    pub(crate) health: Health,
     lock: Mutex<()>,
-    total_requests: AtomicU64,
+    in_flight: AtomicU32,
+    pub(crate) health: Health,
+    pub(crate) window: MinuteWindow,
     total_successes: AtomicU64,
     total_failures: AtomicU64,
     total_tokens: AtomicU64,
@@ -53,26 +52,13 @@ impl State {
     #[inline]
     pub(crate) fn reserve(&self, held: &Held<'_>, now: Nanos, tokens: u64) -> Minute {
         self.in_flight.store(self.in_flight().saturating_add(1), Ordering::Relaxed);
-        self.count_request(held, now, tokens)
+        self.window.charge(held, now, tokens)
     }
 
     /// Gives back a place in flight.
     #[inline]
     pub(crate) fn leave(&self, _: &Held<'_>) {
         self.in_flight.store(self.in_flight().saturating_sub(1), Ordering::Relaxed);
-    }
-
-    /// Counts a request and its tokens.
-    #[inline]
-    pub(crate) fn count_request(&self, held: &Held<'_>, now: Nanos, tokens: u64) -> Minute {
-        add(&self.total_requests, 1);
-        self.window.charge(held, now, tokens)
-    }
-
-    /// Takes back a request that was never sent.
-    pub(crate) fn uncount_request(&self, held: &Held<'_>, minute: Minute, tokens: u64) {
-        self.total_requests.store(self.total_requests.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
-        self.window.refund(held, minute, tokens);
     }
 
     /// Takes in the success of a request that `counted_in` counted.
@@ -112,7 +98,7 @@ impl State {
 
     /// What there is to tell.
     pub(crate) fn stats(&self, deployment: &Deployment, now: Nanos) -> Stats {
-        let _held = self.hold();
+        let held = self.hold();
         let minute = self.window.counts(now);
         Stats {
             deployment_id: Arc::clone(deployment.shared_id()),
@@ -128,7 +114,7 @@ impl State {
             cooldown_remaining: seconds(self.health.cooldown_until().saturating_sub(now)),
             avg_latency_us: self.health.avg_latency_us(),
             consecutive_successes: self.health.consecutive_successes(),
-            total_requests: self.total_requests.load(Ordering::Relaxed),
+            total_requests: self.window.total_requests(&held),
             total_successes: self.total_successes.load(Ordering::Relaxed),
             total_failures: self.total_failures.load(Ordering::Relaxed),
             total_tokens: self.total_tokens.load(Ordering::Relaxed),
@@ -139,7 +125,7 @@ impl State {
         self.in_flight.store(0, Ordering::Relaxed);
         self.window.clear();
         self.health.clear();
-        for total in [&self.total_requests, &self.total_successes, &self.total_failures, &self.total_tokens] {
+        for total in [&self.total_successes, &self.total_failures, &self.total_tokens] {
             total.store(0, Ordering::Relaxed);
         }
     }
@@ -266,9 +252,10 @@ impl StateTable {
         Some(slot)
     }
 
+    /// The block of a slot with this index.
     #[inline]
     #[allow(clippy::indexing_slicing)] // `claim` hands out no index beyond them
-    fn get(&self, index: u32) -> &State {
+    pub(crate) fn get(&self, index: u32) -> &State {
         let (chunk, offset) = place(index);
         let states = self.chunks[chunk].get_or_init(|| {
             let size = 1_usize << (u32::try_from(chunk).unwrap_or(0) + FIRST_CHUNK_BITS);
@@ -292,6 +279,12 @@ fn place(index: u32) -> (usize, usize) {
 pub(crate) struct Slot {
     table: Arc<StateTable>,
     index: u32,
+}
+
+impl Slot {
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
 }
 
 impl Deref for Slot {
@@ -324,8 +317,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scan_reads_one_cache_line() {
-        assert_eq!(std::mem::offset_of!(State, lock), 64);
+    fn a_reservation_needs_one_cache_line() {
+        assert!(std::mem::offset_of!(State, window) + MinuteWindow::RESERVED <= 64);
         assert_eq!(std::mem::size_of::<State>(), 128);
     }
 

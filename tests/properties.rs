@@ -238,7 +238,7 @@ fn run(rule: Rule, crowd: usize, steps: Vec<Step>) {
                 for model in MODELS.iter().filter(|model| router.resolve(model).is_ok()) {
                     let request = request(tokens, tag, &exclude);
                     let expected = foretold(&router, model, &request);
-                    let picked = router.select(model, &request, |entry| entry.deployment().id().to_owned());
+                    let picked = router.select(model, &request, |id| id.to_string());
                     assert_eq!(picked.clone().ok(), expected, "{picked:?}");
                 }
             }
@@ -532,7 +532,7 @@ fn the_index_draws_in_proportion() {
         let (total, n) = (f64::from(shares.iter().sum::<u32>()), 100_000);
         let mut counts = [0_u32; 5];
         for _ in 0..n {
-            let i: usize = router.select("model", &Request::default(), |entry| entry.deployment().id().parse().unwrap()).unwrap();
+            let i: usize = router.select("model", &Request::default(), |id| id.parse().unwrap()).unwrap();
             counts[i] += 1;
         }
         for (count, share) in counts.into_iter().zip(shares) {

@@ -172,7 +172,7 @@ fn what_is_excluded_is_never_picked_while_deployments_change() {
                 if thread == 0 {
                     drop(router.replace_all(all(i)).unwrap());
                 } else {
-                    let picked = router.select("model", &request, |entry| entry.deployment().id().to_owned()).unwrap();
+                    let picked = router.select("model", &request, |id| id.to_string()).unwrap();
                     assert!(picked != "3" && picked != "7");
                     let lease = router.acquire("model", &request).unwrap();
                     assert!(!["3", "7"].contains(&lease.deployment().id()));

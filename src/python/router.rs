@@ -17,14 +17,17 @@ use super::records;
 use crate::clock::Clock;
 use crate::deployment::Deployment;
 use crate::health::{FailureKind, HealthRules};
-use crate::registry::Entry;
+use crate::registry::Attachment;
 use crate::router::{Router, Settings};
 use crate::strategy::Strategy;
 
-/// What hangs on each deployment: the objects that Python gets back.
-pub(crate) struct Attachment {
-    pub(crate) id: Py<PyString>,
-    pub(crate) deployment: Py<PyDeployment>,
+/// The object that Python gave and gets back hangs on each deployment, and a select returns the id that it holds.
+impl Attachment for Py<PyDeployment> {
+    type Id = Py<PyString>;
+
+    fn id(&self, _: &Deployment) -> Py<PyString> {
+        Python::attach(|py| self.get().id.clone_ref(py))
+    }
 }
 
 /// The most picks in one call of `select_many`: a bound on the memory that a wrong number can ask for.
@@ -32,7 +35,7 @@ const MOST_PICKS: usize = 10_000_000;
 
 /// Picks one deployment of a model for every request.
 #[pyclass(name = "Router", module = "turnout", frozen)]
-pub(crate) struct PyRouter(pub(crate) Router<Attachment>);
+pub(crate) struct PyRouter(pub(crate) Router<Py<PyDeployment>>);
 
 #[pymethods]
 impl PyRouter {
@@ -94,7 +97,7 @@ impl PyRouter {
     #[pyo3(signature = (deployment_id, /))]
     fn remove_deployment(&self, py: Python<'_>, deployment_id: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyDeployment>>> {
         let removed = self.0.remove(text("deployment_id", deployment_id)?)?;
-        Ok(removed.iter().next().map(|entry| entry.attachment().deployment.clone_ref(py)))
+        Ok(removed.iter().next().map(|entry| entry.attachment().clone_ref(py)))
     }
 
     /// Replace all deployments. Ids that stay keep their state; live leases of ids that go stay valid and harmless.
@@ -107,7 +110,7 @@ impl PyRouter {
     /// Return the deployment with an id.
     #[pyo3(signature = (deployment_id, /))]
     fn get_deployment(&self, py: Python<'_>, deployment_id: &Bound<'_, PyAny>) -> PyResult<Py<PyDeployment>> {
-        Ok(self.0.get(text("deployment_id", deployment_id)?)?.attachment().deployment.clone_ref(py))
+        Ok(self.0.get(text("deployment_id", deployment_id)?)?.attachment().clone_ref(py))
     }
 
     /// List deployments in registration order.
@@ -117,7 +120,7 @@ impl PyRouter {
             Some(entries) => entries,
             None => self.0.deployments(),
         };
-        PyList::new(py, entries.iter().map(|entry| &entry.attachment().deployment))
+        PyList::new(py, entries.iter().map(|entry| entry.attachment()))
     }
 
     /// List the model names that have a deployment, sorted. Aliases are not among them.
@@ -177,7 +180,7 @@ impl PyRouter {
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyString>> {
         let request = request(&tokens, tags, tags_match, exclude)?;
-        Ok(self.0.select(text("model_name", model_name)?, &request, |entry| id_of(py, entry))?)
+        Ok(self.0.select(text("model_name", model_name)?, &request, |id| id.clone_ref(py))?)
     }
 
     /// Pick ``n`` times in one call, as ``n`` calls of :meth:`select` would: an id may come more than once.
@@ -199,7 +202,7 @@ impl PyRouter {
         let n = whole("n", 0, MOST_PICKS, n)?;
         let request = request(&tokens, tags, tags_match, exclude)?;
         let model_name = text("model_name", model_name)?;
-        let picks = (0..n).map(|_| self.0.select(model_name, &request, |entry| id_of(py, entry)));
+        let picks = (0..n).map(|_| self.0.select(model_name, &request, |id| id.clone_ref(py)));
         PyList::new(py, picks.collect::<Result<Vec<_>, _>>()?)
     }
 
@@ -210,7 +213,6 @@ impl PyRouter {
     )]
     fn acquire(
         &self,
-        py: Python<'_>,
         model_name: &Bound<'_, PyAny>,
         tokens: Tokens,
         tags: Option<&Bound<'_, PyAny>>,
@@ -218,7 +220,7 @@ impl PyRouter {
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PyLease> {
         let request = request(&tokens, tags, tags_match, exclude)?;
-        Ok(PyLease::new(py, self.0.acquire(text("model_name", model_name)?, &request)?))
+        Ok(PyLease(self.0.acquire(text("model_name", model_name)?, &request)?))
     }
 
     /// Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect.
@@ -316,22 +318,16 @@ impl PyRouter {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.0.try_visit(|attachment| visit.call(&attachment.deployment))
+        self.0.try_visit(|deployment| visit.call(deployment))
     }
 }
 
-fn id_of(py: Python<'_>, entry: &Entry<Attachment>) -> Py<PyString> {
-    entry.attachment().id.clone_ref(py)
-}
-
-fn deployment(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Deployment, Attachment)> {
+fn deployment(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Deployment, Py<PyDeployment>)> {
     let deployment = value.cast::<PyDeployment>().map_err(|_| wrong_type(name, "a Deployment", value))?;
-    let facts = deployment.get();
-    let attachment = Attachment { id: facts.id.clone_ref(value.py()), deployment: deployment.clone().unbind() };
-    Ok((facts.facts.clone(), attachment))
+    Ok((deployment.get().facts.clone(), deployment.clone().unbind()))
 }
 
-fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<(Deployment, Attachment)>> {
+fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<(Deployment, Py<PyDeployment>)>> {
     items("deployments", "an iterable of Deployment", value)?.map(|item| deployment("an item of deployments", &item?)).collect()
 }
 

@@ -19,7 +19,6 @@ pub(crate) struct Summary {
     fewest: u32,
     /// How many have that few; 0 without candidates.
     ties: u32,
-    first: Position,
 }
 
 impl Rule for LeastBusy {
@@ -28,8 +27,8 @@ impl Rule for LeastBusy {
     const SCORE: &'static str = "active requests";
 
     #[inline]
-    fn sum_up(position: Position, candidate: &impl Candidate) -> Summary {
-        Summary { fewest: candidate.active_requests(), ties: 1, first: position }
+    fn sum_up(_: Position, candidate: &impl Candidate) -> Summary {
+        Summary { fewest: candidate.active_requests(), ties: 1 }
     }
 
     #[inline]
@@ -47,14 +46,19 @@ impl Rule for LeastBusy {
     fn outcome(summary: &Summary) -> Outcome {
         match *summary {
             Summary { ties: 0, .. } => Outcome::Nobody,
-            Summary { ties: 1, first, .. } => Outcome::At(first),
-            Summary { ties, first, .. } => Outcome::Draw { total: u64::from(ties), else_at: first },
+            Summary { ties: 1, .. } => Outcome::Only,
+            Summary { ties, .. } => Outcome::Draw { total: u64::from(ties) },
         }
     }
 
     #[inline]
     fn share(whole: &Summary, part: &Summary) -> u64 {
         if part.fewest == whole.fewest { u64::from(part.ties) } else { 0 }
+    }
+
+    #[inline]
+    fn equal_share(whole: &Summary, part: &Summary, count: usize) -> Option<u64> {
+        (Self::share(whole, part) == count as u64).then_some(1)
     }
 
     fn score(_: &Summary, candidate: &impl Candidate) -> f64 {

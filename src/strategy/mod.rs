@@ -123,14 +123,16 @@ pub(crate) enum Outcome {
     Nobody,
     /// This one.
     At(Position),
-    /// At random, each candidate with the probability of its share of the total. Where the shares have changed meanwhile and the
-    /// draw falls off the end, `else_at`.
-    Draw { total: u64, else_at: Position },
+    /// The only one that has a share.
+    Only,
+    /// At random, each candidate with the probability of its share of the total.
+    Draw { total: u64 },
     /// The candidate whose turn it is among `count`.
-    Turn { count: u64, else_at: Position },
+    Turn { count: u64 },
 }
 
-/// How a strategy picks. Its summaries are a monoid: `Default` is that of no candidate, and `join` is associative.
+/// How a strategy picks. Its summaries are a monoid: `Default` is that of no candidate, and `join` is associative. A range that leaves a
+/// summary as it is when it joins from the right has no part that would not: an index need not look into it.
 pub(crate) trait Rule {
     /// What is kept of a range of candidates.
     type Summary: std::fmt::Debug + Copy + Default + PartialEq + Send;
@@ -147,9 +149,15 @@ pub(crate) trait Rule {
     /// What the candidates come to.
     fn outcome(summary: &Self::Summary) -> Outcome;
 
-    /// The part that a range has of the total in [`Outcome::Draw`] or the count in [`Outcome::Turn`] of `whole`.
+    /// The part that a range has of the total in [`Outcome::Draw`], the count in [`Outcome::Turn`] or the one of [`Outcome::Only`].
     fn share(_whole: &Self::Summary, _part: &Self::Summary) -> u64 {
         0
+    }
+
+    /// The share that each of `count` candidates has in `part` if all of them have the same in `whole`; None if they do not, or if that is
+    /// not known. An index then need not look at them.
+    fn equal_share(_whole: &Self::Summary, _part: &Self::Summary, _count: usize) -> Option<u64> {
+        None
     }
 
     /// What the rule compares, for people to read.
@@ -159,8 +167,10 @@ pub(crate) trait Rule {
     #[allow(clippy::cast_precision_loss)] // for people to read
     fn probability(whole: &Self::Summary, picked: Option<Position>, position: Position, candidate: &impl Candidate) -> f64 {
         match Self::outcome(whole) {
-            Outcome::Draw { total, .. } => Self::share(whole, &Self::sum_up(position, candidate)) as f64 / total as f64,
-            Outcome::Nobody | Outcome::At(_) | Outcome::Turn { .. } => f64::from(u8::from(picked == Some(position))),
+            Outcome::Draw { total } => Self::share(whole, &Self::sum_up(position, candidate)) as f64 / total as f64,
+            Outcome::Nobody | Outcome::At(_) | Outcome::Only | Outcome::Turn { .. } => {
+                f64::from(u8::from(picked == Some(position)))
+            }
         }
     }
 }
@@ -189,8 +199,8 @@ impl Chance<'_> {
 pub(crate) enum Step {
     /// Nothing: the pick.
     Done(Option<Position>),
-    /// Find the candidate in whose share `left` falls, counted from the first; `else_at` if there is none any more.
-    Find { left: u64, else_at: Position },
+    /// Find the candidate in whose share this falls, counted from the first.
+    Find(u64),
 }
 
 impl Chance<'_> {
@@ -200,8 +210,9 @@ impl Chance<'_> {
         match outcome {
             Outcome::Nobody => Step::Done(None),
             Outcome::At(position) => Step::Done(Some(position)),
-            Outcome::Draw { total, else_at } => Step::Find { left: self.draw(total), else_at },
-            Outcome::Turn { count, else_at } => Step::Find { left: self.turn(count), else_at },
+            Outcome::Only => Step::Find(0),
+            Outcome::Draw { total } => Step::Find(self.draw(total)),
+            Outcome::Turn { count } => Step::Find(self.turn(count)),
         }
     }
 }
@@ -219,18 +230,21 @@ pub(crate) fn settle_on<R: Rule, C: Candidate>(
     candidates: impl Iterator<Item = (Position, C)>,
     chance: &Chance<'_>,
 ) -> Option<Position> {
-    let (mut left, else_at) = match chance.step(R::outcome(summary)) {
+    let mut left = match chance.step(R::outcome(summary)) {
         Step::Done(picked) => return picked,
-        Step::Find { left, else_at } => (left, else_at),
+        Step::Find(left) => left,
     };
+    let mut last = None;
     for (position, candidate) in candidates {
         let share = R::share(summary, &R::sum_up(position, &candidate));
         if left < share {
             return Some(position);
         }
         left -= share;
+        last = Some(position);
     }
-    Some(else_at)
+    // The shares have changed meanwhile, and the draw fell off the end.
+    last
 }
 
 /// Picks from a slice of snapshots.

@@ -19,7 +19,6 @@ pub(crate) struct RoundRobin;
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Summary {
     count: u32,
-    last: Position,
 }
 
 impl Rule for RoundRobin {
@@ -28,27 +27,32 @@ impl Rule for RoundRobin {
     const SCORE: &'static str = "share of turns";
 
     #[inline]
-    fn sum_up(position: Position, _: &impl Candidate) -> Summary {
-        Summary { count: 1, last: position }
+    fn sum_up(_: Position, _: &impl Candidate) -> Summary {
+        Summary { count: 1 }
     }
 
     #[inline]
     fn join(left: &Summary, right: &Summary) -> Summary {
-        Summary { count: left.count.saturating_add(right.count), last: left.last.max(right.last) }
+        Summary { count: left.count.saturating_add(right.count) }
     }
 
     #[inline]
     fn outcome(summary: &Summary) -> Outcome {
-        match *summary {
-            Summary { count: 0, .. } => Outcome::Nobody,
-            Summary { count: 1, last } => Outcome::At(last),
-            Summary { count, last } => Outcome::Turn { count: u64::from(count), else_at: last },
+        match summary.count {
+            0 => Outcome::Nobody,
+            1 => Outcome::Only,
+            count => Outcome::Turn { count: u64::from(count) },
         }
     }
 
     #[inline]
     fn share(_: &Summary, part: &Summary) -> u64 {
         u64::from(part.count)
+    }
+
+    #[inline]
+    fn equal_share(whole: &Summary, part: &Summary, count: usize) -> Option<u64> {
+        (Self::share(whole, part) == count as u64).then_some(1)
     }
 
     fn score(whole: &Summary, _: &impl Candidate) -> f64 {

@@ -19,7 +19,8 @@ pub(crate) struct Summary {
     /// Fits: 2^32 candidates of weight 2^32 - 1 do.
     total: u64,
     count: u32,
-    last: Position,
+    /// The weight of each if all have the same, and 0 if not.
+    each: u32,
 }
 
 impl Rule for WeightedRandom {
@@ -28,32 +29,39 @@ impl Rule for WeightedRandom {
     const SCORE: &'static str = "weight";
 
     #[inline]
-    fn sum_up(position: Position, candidate: &impl Candidate) -> Summary {
-        Summary { total: u64::from(candidate.weight()), count: 1, last: position }
+    fn sum_up(_: Position, candidate: &impl Candidate) -> Summary {
+        Summary { total: u64::from(candidate.weight()), count: 1, each: candidate.weight() }
     }
 
     #[inline]
     fn join(left: &Summary, right: &Summary) -> Summary {
-        Summary {
-            total: left.total.saturating_add(right.total),
-            count: left.count.saturating_add(right.count),
-            last: left.last.max(right.last),
-        }
+        let each = match (left.count, right.count) {
+            (_, 0) => left.each,
+            (0, _) => right.each,
+            _ if left.each == right.each => left.each,
+            _ => 0,
+        };
+        Summary { total: left.total.saturating_add(right.total), count: left.count.saturating_add(right.count), each }
     }
 
     #[inline]
     fn outcome(summary: &Summary) -> Outcome {
         match *summary {
             Summary { count: 0, .. } => Outcome::Nobody,
-            Summary { count: 1, last, .. } => Outcome::At(last),
-            Summary { total: 0, count, last } => Outcome::Draw { total: u64::from(count), else_at: last },
-            Summary { total, last, .. } => Outcome::Draw { total, else_at: last },
+            Summary { count: 1, .. } => Outcome::Only,
+            Summary { total: 0, count, .. } => Outcome::Draw { total: u64::from(count) },
+            Summary { total, .. } => Outcome::Draw { total },
         }
     }
 
     #[inline]
     fn share(whole: &Summary, part: &Summary) -> u64 {
         if whole.total == 0 { u64::from(part.count) } else { part.total }
+    }
+
+    #[inline]
+    fn equal_share(_: &Summary, part: &Summary, count: usize) -> Option<u64> {
+        (part.count as usize == count && part.each > 0).then_some(u64::from(part.each))
     }
 
     fn score(_: &Summary, candidate: &impl Candidate) -> f64 {

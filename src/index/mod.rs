@@ -1,0 +1,407 @@
+//! An index of a group, so that a pick costs the same in a large group as in a small one.
+//!
+//! The index is a cache: a leaf of its trees is made by the very gate and rule that a walk over the members uses, for a request without
+//! wishes. Whoever changes a member's counters renews its leaf afterwards, under the index's lock, from the counters as they are then;
+//! so the last to come leaves the latest. What time alone changes is renewed by the next pick at or after that time: each leaf notes
+//! until when it holds, and with nothing noted a pick does not read the clock.
+//!
+//! A request's own wishes narrow what a pick takes from a tree: its size and excluded members by a [`Filter`], its tags by a tree over
+//! the members that have them ([`Views`]), once such tags were asked for before.
+
+mod nodes;
+mod tree;
+mod views;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::{Arc, PoisonError};
+
+pub(crate) use tree::Filter;
+use tree::{Leaf, Tree};
+use views::Views;
+
+use crate::clock::{Nanos, Now};
+use crate::registry::{Entry, Fate};
+use crate::select::{Live, Request, gate, tokens_left};
+use crate::strategy::{
+    Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, Position, RateLimitAware, RoundRobin, Rule, Strategy,
+    WeightedRandom,
+};
+use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
+
+/// The index of one group. Locked after the group's shard of the registry and before a member's counters.
+#[derive(Debug)]
+#[repr(align(128))] // so that the locks of two groups do not share a cache line or its neighbour
+pub(crate) struct Index(Mutex<AnyForest>);
+
+impl Index {
+    pub(crate) fn new(strategy: Strategy) -> Self {
+        Self(Mutex::new(AnyForest::new(strategy)))
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> MutexGuard<'_, AnyForest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a member's leaf is, and what its index has noted of it, so that a renewal which changes none of that touches no more memory.
+/// Written under the index's lock.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) index: Arc<Index>,
+    /// The tokens in its leaf, and when time changes that.
+    tokens: AtomicU64,
+    changes_at: AtomicU64,
+    position: AtomicU32,
+    /// The views it is in, one bit each.
+    views: AtomicU8,
+}
+
+impl Home {
+    pub(crate) fn new(index: &Arc<Index>, position: Position) -> Self {
+        Self {
+            index: Arc::clone(index),
+            tokens: AtomicU64::new(0),
+            changes_at: AtomicU64::new(Nanos::MAX),
+            position: AtomicU32::new(position),
+            views: AtomicU8::new(0),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn position(&self) -> Position {
+        self.position.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn move_to(&self, position: Position) {
+        self.position.store(position, Ordering::Relaxed);
+    }
+
+    /// Its leaf is an empty one, in these views too.
+    fn enter(&self, views: u8) {
+        self.tokens.store(0, Ordering::Relaxed);
+        self.changes_at.store(Nanos::MAX, Ordering::Relaxed);
+        self.views.store(views, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn views(&self) -> u8 {
+        self.views.load(Ordering::Relaxed)
+    }
+
+    fn set_view(&self, nth: usize, is_in: bool) {
+        let others = self.views() & !(1 << nth);
+        self.views.store(others | u8::from(is_in) << nth, Ordering::Relaxed);
+    }
+
+    /// Notes the tokens in its leaf; returns whether they were noted before.
+    #[inline]
+    fn note_tokens(&self, tokens: u64) -> bool {
+        note(&self.tokens, tokens)
+    }
+
+    /// Notes when time changes its leaf; returns whether that was noted before.
+    #[inline]
+    fn note_change(&self, at: Nanos) -> bool {
+        note(&self.changes_at, at)
+    }
+}
+
+#[inline]
+fn note(noted: &AtomicU64, value: u64) -> bool {
+    let is_noted = noted.load(Ordering::Relaxed) == value;
+    if !is_noted {
+        noted.store(value, Ordering::Relaxed);
+    }
+    is_noted
+}
+
+/// A forest for whichever strategy.
+#[derive(Debug)]
+pub(crate) enum AnyForest {
+    SimpleShuffle(Forest<WeightedRandom>),
+    LeastBusy(Forest<LeastBusy>),
+    UsageBased(Forest<LowestUsage>),
+    LatencyBased(Forest<LowestLatency>),
+    PriorityBased(Forest<LowestPriority>),
+    RateLimitAware(Forest<RateLimitAware>),
+    RoundRobin(Forest<RoundRobin>),
+}
+
+macro_rules! with_forest {
+    ($any:expr, $forest:ident => $do:expr) => {
+        match $any {
+            AnyForest::SimpleShuffle($forest) => $do,
+            AnyForest::LeastBusy($forest) => $do,
+            AnyForest::UsageBased($forest) => $do,
+            AnyForest::LatencyBased($forest) => $do,
+            AnyForest::PriorityBased($forest) => $do,
+            AnyForest::RateLimitAware($forest) => $do,
+            AnyForest::RoundRobin($forest) => $do,
+        }
+    };
+}
+
+impl AnyForest {
+    fn new(strategy: Strategy) -> Self {
+        match strategy {
+            Strategy::SimpleShuffle => Self::SimpleShuffle(Forest::new(0)),
+            Strategy::LeastBusy => Self::LeastBusy(Forest::new(0)),
+            Strategy::UsageBased => Self::UsageBased(Forest::new(0)),
+            Strategy::LatencyBased => Self::LatencyBased(Forest::new(0)),
+            Strategy::PriorityBased => Self::PriorityBased(Forest::new(0)),
+            Strategy::RateLimitAware => Self::RateLimitAware(Forest::new(0)),
+            Strategy::RoundRobin => Self::RoundRobin(Forest::new(0)),
+        }
+    }
+
+    /// Picks a member that passes every gate; None if none does, or if only a walk can tell.
+    #[inline]
+    pub(crate) fn pick<T>(
+        &mut self,
+        members: &Members<T>,
+        filter: &Filter<'_>,
+        now: &Now<'_>,
+        chance: &Chance<'_>,
+    ) -> Option<Position> {
+        with_forest!(self, forest => forest.pick(members, filter, now, chance))
+    }
+
+    /// Makes the leaf of a member anew.
+    #[inline]
+    pub(crate) fn renew<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) {
+        with_forest!(self, forest => forest.renew(position, member, now));
+    }
+
+    /// Gives a member the leaf of its place, whosever that was.
+    pub(crate) fn enter<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) {
+        with_forest!(self, forest => forest.enter(position, member, now));
+    }
+
+    /// Makes a place empty.
+    pub(crate) fn clear(&mut self, position: Position) {
+        with_forest!(self, forest => forest.clear(position));
+    }
+
+    /// Makes all leaves anew.
+    pub(crate) fn rebuild<T>(&mut self, members: &Members<T>, now: &Now<'_>) {
+        with_forest!(self, forest => forest.rebuild(members, now));
+    }
+}
+
+/// The members of a group by their places; a place is empty once its member has left.
+pub(crate) type Members<T> = [Option<Arc<Entry<T>>>];
+
+/// The members that are there, and their places.
+#[inline]
+pub(crate) fn members<T>(members: &Members<T>) -> impl Iterator<Item = (Position, &Arc<Entry<T>>)> {
+    (0..).zip(members).filter_map(|(position, place)| Some((position, place.as_ref()?)))
+}
+
+/// A tree over all members, trees over those with some tags, and when their leaves change by themselves.
+#[derive(Debug)]
+pub(crate) struct Forest<R: Rule> {
+    all: Tree<R>,
+    views: Views<R>,
+    /// What was noted of when leaves change; an entry that `changes` does not confirm is out of date.
+    wakes: BinaryHeap<Reverse<(Nanos, Position)>>,
+    /// When each leaf changes; [`Nanos::MAX`] if time does not change it.
+    changes: Vec<Nanos>,
+    /// The earliest time at which some member may have more tokens left than its leaf says.
+    refills_at: Nanos,
+}
+
+impl<R: Rule> Forest<R> {
+    fn new(leaves: usize) -> Self {
+        let all = Tree::new(leaves);
+        let changes = vec![Nanos::MAX; all.leaves()];
+        Self { all, views: Views::default(), wakes: BinaryHeap::new(), changes, refills_at: Nanos::MAX }
+    }
+
+    #[inline]
+    fn pick<T>(&mut self, members: &Members<T>, filter: &Filter<'_>, now: &Now<'_>, chance: &Chance<'_>) -> Option<Position> {
+        if let Some(&Reverse((at, _))) = self.wakes.peek()
+            && at <= now.get()
+        {
+            self.wake(members, now);
+        }
+        if filter.tags.is_none() && self.all.passes_whole(filter) {
+            return self.all.pick(chance);
+        }
+        self.pick_filtered(members, filter, now, chance)
+    }
+
+    /// Picks where the request takes something away.
+    #[cold]
+    fn pick_filtered<T>(
+        &mut self,
+        members: &Members<T>,
+        filter: &Filter<'_>,
+        now: &Now<'_>,
+        chance: &Chance<'_>,
+    ) -> Option<Position> {
+        // A new minute may have made good what tokens are missing.
+        if self.refills_at != Nanos::MAX && self.refills_at <= now.get() {
+            self.rebuild(members, now);
+        }
+        let tree = match filter.tags {
+            Some(wishes) => self.views.get(wishes, members, &self.all)?,
+            None => &self.all,
+        };
+        if tree.passes_whole(filter) { tree.pick(chance) } else { tree.pick_filtered(filter, chance) }
+    }
+
+    #[inline]
+    fn renew<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) {
+        if position as usize >= self.all.leaves() {
+            self.grow(position as usize + 1);
+        }
+        let leaf = leaf::<R, T>(position, member, now);
+        self.note(position, member, &leaf);
+        // The tokens seldom change, and where they lie nothing else is read.
+        let (views, same_tokens) = (member.home.views(), member.home.note_tokens(leaf.tokens));
+        for tree in std::iter::once(&mut self.all).chain(self.views.trees(views)) {
+            if same_tokens { tree.put_summary(position, leaf.summary) } else { tree.put(position, &leaf) }
+        }
+    }
+
+    fn enter<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) {
+        self.clear(position);
+        member.home.enter(self.views.of_tags(member.deployment().tags()));
+        self.renew(position, member, now);
+    }
+
+    fn clear(&mut self, position: Position) {
+        if let Some(noted) = self.changes.get_mut(position as usize) {
+            *noted = Nanos::MAX;
+            std::iter::once(&mut self.all).chain(self.views.all()).for_each(|tree| tree.put(position, &Leaf::default()));
+        }
+    }
+
+    /// Notes when a leaf changes.
+    #[inline]
+    fn note<T>(&mut self, position: Position, member: &Entry<T>, leaf: &Leaf<R::Summary>) {
+        if let Some(at) = leaf.refills_at {
+            self.refills_at = self.refills_at.min(at);
+        }
+        let changes_at = leaf.changes_at.unwrap_or(Nanos::MAX);
+        if member.home.note_change(changes_at) {
+            return;
+        }
+        if let Some(noted) = self.changes.get_mut(position as usize) {
+            *noted = changes_at;
+        }
+        if changes_at != Nanos::MAX {
+            self.wakes.push(Reverse((changes_at, position)));
+        }
+        // A leaf that changes its time again and again leaves an entry each time; none is dropped before it is due.
+        if self.wakes.len() > 2 * self.changes.len() {
+            let confirmed = (0..).zip(&self.changes).filter(|&(_, &at)| at != Nanos::MAX);
+            self.wakes = confirmed.map(|(position, &at)| Reverse((at, position))).collect();
+        }
+    }
+
+    /// Renews the leaves whose time has come.
+    #[cold]
+    fn wake<T>(&mut self, members: &Members<T>, now: &Now<'_>) {
+        let mut renewed = 0;
+        while let Some(&Reverse((at, position))) = self.wakes.peek()
+            && at <= now.get()
+        {
+            self.wakes.pop();
+            let noted = self.changes.get_mut(position as usize);
+            if let Some(noted) = noted.filter(|noted| **noted == at) {
+                *noted = Nanos::MAX;
+                if let Some(Some(entry)) = members.get(position as usize) {
+                    entry.home.note_change(Nanos::MAX);
+                    self.renew(position, entry, now);
+                }
+                // A new minute may change most leaves; all at once costs less than many of them one by one.
+                renewed += 1;
+                if renewed > self.changes.len() / 8 {
+                    return self.rebuild(members, now);
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self, places: usize) {
+        let leaves = places.next_power_of_two();
+        std::iter::once(&mut self.all).chain(self.views.all()).for_each(|tree| tree.grow(leaves));
+        self.changes.resize(self.all.leaves(), Nanos::MAX);
+    }
+
+    fn rebuild<T>(&mut self, members: &Members<T>, now: &Now<'_>) {
+        let Self { all, changes, .. } = Self::new(members.len());
+        (self.all, self.changes, self.refills_at) = (all, changes, Nanos::MAX);
+        self.wakes.clear();
+        self.views.all().for_each(|tree| *tree = Tree::new(members.len()));
+        for (position, member) in self::members(members) {
+            member.home.enter(self.views.of_tags(member.deployment().tags()));
+            let leaf = leaf::<R, T>(position, member, now);
+            self.note(position, member, &leaf);
+            member.home.note_tokens(leaf.tokens);
+            let trees = self.views.trees(member.home.views());
+            std::iter::once(&mut self.all).chain(trees).for_each(|tree| tree.set(position, &leaf));
+        }
+        std::iter::once(&mut self.all).chain(self.views.all()).for_each(Tree::join_all);
+    }
+}
+
+/// Makes a leaf of what a pick without wishes sees of a member now.
+#[inline]
+fn leaf<R: Rule, T>(position: Position, member: &Entry<T>, now: &Now<'_>) -> Leaf<R::Summary> {
+    let state = &*member.slot;
+    now.take_change();
+    if gate(member, state, &Request::default(), now).is_err() {
+        return Leaf { changes_at: now.take_change(), ..Leaf::default() };
+    }
+    let summary = R::sum_up(position, &Live { entry: member, state, now });
+    let changes_at = now.take_change();
+    let (tokens, refills_at) = tokens_left(member, state, now);
+    Leaf { summary, tokens, changes_at, refills_at }
+}
+
+/// Renews the leaf of a member whose counters were changed, wherever it is now.
+#[inline]
+pub(crate) fn renew<T>(member: &Entry<T>, now: &Now<'_>) {
+    let mut heir: Arc<Entry<T>>;
+    let mut member = member;
+    loop {
+        let mut tree = member.home.index.lock();
+        // Asked under the lock: whoever replaces or removes the member says so before it touches the tree.
+        match member.fate() {
+            Fate::Registered => return tree.renew(member.home.position(), member, now),
+            Fate::Replaced(by) => {
+                drop(tree);
+                heir = by;
+                member = &heir;
+            }
+            Fate::Removed => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, ManualClock, SECOND};
+    use crate::deployment::Deployment;
+    use crate::router::{Router, Settings};
+
+    #[test]
+    fn what_is_noted_stays_bounded() {
+        let clock = Clock::Manual(Arc::new(ManualClock::new(0)));
+        let router = Router::new(Settings { clock, ..Settings::default() }).unwrap();
+        drop(router.add(Deployment::new("a", "model").unwrap(), ()).unwrap());
+        for length in 1..10_000 {
+            router.cool_down("a", length * SECOND).unwrap();
+        }
+        let noted =
+            router.registry.with_group("model", |_, group| Ok(with_forest!(&*group.index.lock(), forest => forest.wakes.len())));
+        assert!(noted.unwrap() < 50);
+    }
+}
