@@ -1,5 +1,6 @@
 //! The one public door.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -188,7 +189,10 @@ impl<T: Attachment> Router<T> {
                 // The index answers first. Where it finds nobody but a walk would, it cannot tell or was asked amid a change that
                 // another thread is making; where it finds somebody whom the request rules out, it was too. The walk decides then.
                 let picked = match filter.take() {
-                    Some(filter) => group.index.lock().pick(group.places(), &filter, &walk.now, &walk.chance),
+                    Some(filter) => {
+                        let near = |position| _ = black_box(group.id(position).is_some());
+                        group.index.lock().pick(group.places(), &filter, &walk.now, &walk.chance, near)
+                    }
                     None => walk.choose(&mut Unobserved),
                 };
                 if let Some(position) = picked
@@ -217,7 +221,8 @@ impl<T: Attachment> Router<T> {
             let mut walk = Walk::new(group, request, self.clock(), &self.rng);
             let filter = self.filter(group, request);
             let mut forest = group.index.lock();
-            let picked = forest.pick(group.places(), &filter, &walk.now, &walk.chance);
+            let near = |position| _ = black_box(group.member(position).is_some());
+            let picked = forest.pick(group.places(), &filter, &walk.now, &walk.chance, near);
             let found = picked.and_then(|position| Some((position, group.member_and_state(position, &self.registry.table)?)));
             if let Some((position, (entry, state))) = found {
                 let lease = Lease::reserve(entry, state, request, &walk.now);

@@ -157,7 +157,7 @@ impl AnyForest {
         }
     }
 
-    /// Picks a member that passes every gate; None if none does, or if only a walk can tell.
+    /// Picks a member that passes every gate; None if none does, or if only a walk can tell. For `near` see [`Tree::pick`].
     #[inline]
     pub(crate) fn pick<T>(
         &mut self,
@@ -165,8 +165,9 @@ impl AnyForest {
         filter: &Filter<'_>,
         now: &Now<'_>,
         chance: &Chance<'_>,
+        near: impl Fn(Position),
     ) -> Option<Position> {
-        with_forest!(self, forest => forest.pick(members, filter, now, chance))
+        with_forest!(self, forest => forest.pick(members, filter, now, chance, near))
     }
 
     /// Makes the leaf of a member anew.
@@ -221,14 +222,21 @@ impl<R: Rule> Forest<R> {
     }
 
     #[inline]
-    fn pick<T>(&mut self, members: &Members<T>, filter: &Filter<'_>, now: &Now<'_>, chance: &Chance<'_>) -> Option<Position> {
+    fn pick<T>(
+        &mut self,
+        members: &Members<T>,
+        filter: &Filter<'_>,
+        now: &Now<'_>,
+        chance: &Chance<'_>,
+        near: impl Fn(Position),
+    ) -> Option<Position> {
         if let Some(&Reverse((at, _))) = self.wakes.peek()
             && at <= now.get()
         {
             self.wake(members, now);
         }
         if filter.tags.is_none() && self.all.passes_whole(filter) {
-            return self.all.pick(chance);
+            return self.all.pick(chance, near);
         }
         self.pick_filtered(members, filter, now, chance)
     }
@@ -250,7 +258,7 @@ impl<R: Rule> Forest<R> {
             Some(wishes) => self.views.get(wishes, members, &self.all)?,
             None => &self.all,
         };
-        if tree.passes_whole(filter) { tree.pick(chance) } else { tree.pick_filtered(filter, chance) }
+        if tree.passes_whole(filter) { tree.pick(chance, |_| ()) } else { tree.pick_filtered(filter, chance) }
     }
 
     #[inline]
@@ -258,12 +266,12 @@ impl<R: Rule> Forest<R> {
         if position as usize >= self.all.leaves() {
             self.grow(position as usize + 1);
         }
-        let leaf = leaf::<R, T>(position, member, now);
+        let leaf = leaf::<R, T>(member, now);
         self.note(position, member, &leaf);
         // The tokens seldom change, and where they lie nothing else is read.
         let (views, same_tokens) = (member.home.views(), member.home.note_tokens(leaf.tokens));
         for tree in std::iter::once(&mut self.all).chain(self.views.trees(views)) {
-            if same_tokens { tree.put_summary(position, leaf.summary) } else { tree.put(position, &leaf) }
+            if same_tokens { tree.put_candidate(position, leaf.candidate) } else { tree.put(position, &leaf) }
         }
     }
 
@@ -276,13 +284,13 @@ impl<R: Rule> Forest<R> {
     fn clear(&mut self, position: Position) {
         if let Some(noted) = self.changes.get_mut(position as usize) {
             *noted = Nanos::MAX;
-            std::iter::once(&mut self.all).chain(self.views.all()).for_each(|tree| tree.put(position, &Leaf::default()));
+            std::iter::once(&mut self.all).chain(self.views.all()).for_each(|tree| tree.put(position, &Leaf::stopped(None)));
         }
     }
 
     /// Notes when a leaf changes.
     #[inline]
-    fn note<T>(&mut self, position: Position, member: &Entry<T>, leaf: &Leaf<R::Summary>) {
+    fn note<T>(&mut self, position: Position, member: &Entry<T>, leaf: &Leaf<R::Leaf>) {
         if let Some(at) = leaf.refills_at {
             self.refills_at = self.refills_at.min(at);
         }
@@ -341,7 +349,7 @@ impl<R: Rule> Forest<R> {
         self.views.all().for_each(|tree| *tree = Tree::new(members.len()));
         for (position, member) in self::members(members) {
             member.home.enter(self.views.of_tags(member.deployment().tags()));
-            let leaf = leaf::<R, T>(position, member, now);
+            let leaf = leaf::<R, T>(member, now);
             self.note(position, member, &leaf);
             member.home.note_tokens(leaf.tokens);
             let trees = self.views.trees(member.home.views());
@@ -353,16 +361,16 @@ impl<R: Rule> Forest<R> {
 
 /// Makes a leaf of what a pick without wishes sees of a member now.
 #[inline]
-fn leaf<R: Rule, T>(position: Position, member: &Entry<T>, now: &Now<'_>) -> Leaf<R::Summary> {
+fn leaf<R: Rule, T>(member: &Entry<T>, now: &Now<'_>) -> Leaf<R::Leaf> {
     let state = &*member.slot;
     now.take_change();
     if gate(member, state, &Request::default(), now).is_err() {
-        return Leaf { changes_at: now.take_change(), ..Leaf::default() };
+        return Leaf::stopped(now.take_change());
     }
-    let summary = R::sum_up(position, &Live { entry: member, state, now });
+    let candidate = Some(R::leaf(&Live { entry: member, state, now }));
     let changes_at = now.take_change();
     let (tokens, refills_at) = tokens_left(member, state, now);
-    Leaf { summary, tokens, changes_at, refills_at }
+    Leaf { candidate, tokens, changes_at, refills_at }
 }
 
 /// Renews the leaf of a member whose counters were changed, wherever it is now.

@@ -1,5 +1,7 @@
 //! A tree of values over places, each node made of the ones below it.
 
+use std::fmt;
+
 /// How many children a node has: as many as are read as fast as two, since they lie side by side.
 pub(super) const FANOUT: usize = 8;
 
@@ -32,110 +34,165 @@ impl Node {
     }
 }
 
+/// What a tree keeps: of each leaf, and of each node above.
+pub(super) trait Keep {
+    type Leaf: Copy + PartialEq;
+    type Sum: Copy + PartialEq;
+
+    /// What a place without a member holds.
+    const NOBODY: Self::Leaf;
+
+    /// Nothing summed up.
+    fn nothing() -> Self::Sum;
+
+    /// Sums up the leaf of a place.
+    fn sum_up(place: usize, leaf: Self::Leaf) -> Self::Sum;
+
+    /// Sums up two ranges, `left` being the earlier.
+    fn join(left: &Self::Sum, right: &Self::Sum) -> Self::Sum;
+}
+
 /// The children of a node. They start with a cache line, so as to lie in as few as they fit.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 struct Children<N>([N; FANOUT]);
 
-/// The nodes of all levels, leaves first. The children of the node at place `p` are the `p`th of the level below.
-#[derive(Debug)]
-pub(super) struct Nodes<N> {
-    children: Vec<Children<N>>,
-    /// Where each level starts; the last is the root's.
-    starts: Vec<usize>,
-    /// What a place without a member holds.
-    empty: N,
+/// A place among the children of some node.
+struct At {
+    block: usize,
+    nth: usize,
 }
 
-impl<N: Copy + PartialEq> Nodes<N> {
+/// The nodes of all levels. The children of the node at place `p` are the `p`th of the level below.
+pub(super) struct Nodes<K: Keep> {
+    leaves: Vec<Children<K::Leaf>>,
+    /// The levels above the leaves, lowest first.
+    sums: Vec<Children<K::Sum>>,
+    /// Where each of these levels starts; the last is the root's.
+    starts: Vec<usize>,
+}
+
+impl<K: Keep> fmt::Debug for Nodes<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nodes").field("leaves", &self.leaves()).finish_non_exhaustive()
+    }
+}
+
+impl<K: Keep> Nodes<K> {
     /// As many leaves as asked for at least, all of them empty.
-    pub(super) fn new(leaves: usize, empty: N) -> Self {
-        let (mut starts, mut len, mut width) = (vec![0], 0, leaves.max(1));
-        while starts.len() == 1 || width > 1 {
+    pub(super) fn new(leaves: usize) -> Self {
+        let blocks = leaves.div_ceil(FANOUT).max(1);
+        let (mut starts, mut len, mut width) = (vec![0], 0, blocks);
+        while width > 1 {
             width = width.div_ceil(FANOUT);
             len += width;
             starts.push(len);
         }
-        Self { children: vec![Children([empty; FANOUT]); len + 1], starts, empty }
+        let sums = vec![Children([K::nothing(); FANOUT]); len + 1];
+        Self { leaves: vec![Children([K::NOBODY; FANOUT]); blocks], sums, starts }
     }
 
-    /// More leaves, the first of them as they are.
-    pub(super) fn grown(&self, leaves: usize, join: impl Fn(&N, &N) -> N) -> Self {
-        let mut grown = Self::new(leaves, self.empty);
-        let level = self.children.iter().take(self.starts.get(1).copied().unwrap_or_default());
-        grown.children.iter_mut().zip(level).for_each(|(new, &old)| *new = old);
-        grown.join_all(join);
-        grown
+    pub(super) fn leaves(&self) -> usize {
+        self.leaves.len() * FANOUT
     }
+
+    /// Makes room for more leaves.
+    pub(super) fn grow(&mut self, leaves: usize) {
+        let mut grown = Self::new(leaves);
+        grown.leaves.iter_mut().zip(&self.leaves).for_each(|(new, &old)| *new = old);
+        grown.join_all();
+        *self = grown;
+    }
+
+    // --- changes ---
 
     /// Puts a leaf in its place, and what follows from it in the nodes above.
     #[inline]
-    pub(super) fn put(&mut self, place: usize, leaf: N, join: impl Fn(&N, &N) -> N) {
+    pub(super) fn put(&mut self, place: usize, leaf: K::Leaf) {
+        let mut changed = self.set(place, leaf);
         let mut node = Node::leaf(place);
-        let mut changed = self.set(node, leaf);
         while changed && node.level < self.root().level {
             node = Node { level: node.level + 1, place: node.place / FANOUT };
-            changed = self.join(node, &join);
+            changed = self.join(node);
         }
     }
 
+    /// Puts a leaf in its place and leaves the nodes above for [`Nodes::join_all`]. Returns whether that changed it.
+    #[inline]
+    pub(super) fn set(&mut self, place: usize, leaf: K::Leaf) -> bool {
+        let block = self.leaves.get_mut(place / FANOUT);
+        replace(block.and_then(|block| block.0.get_mut(place % FANOUT)), leaf)
+    }
+
     /// Makes all nodes of their children.
-    pub(super) fn join_all(&mut self, join: impl Fn(&N, &N) -> N) {
+    pub(super) fn join_all(&mut self) {
         let mut width = self.leaves();
         for level in 1..=self.root().level {
             width = width.div_ceil(FANOUT);
             for place in 0..width {
-                self.join(Node { level, place }, &join);
+                self.join(Node { level, place });
             }
         }
     }
 
     /// Makes a node of its children; returns whether that changed it.
     #[inline]
-    fn join(&mut self, node: Node, join: impl Fn(&N, &N) -> N) -> bool {
-        let joined = self.children(node).iter().fold(self.empty, |joined, child| join(&joined, child));
-        self.set(node, joined)
+    fn join(&mut self, node: Node) -> bool {
+        let joined = self.fold(node, K::nothing(), |joined, child| K::join(&joined, child));
+        let at = self.at(node);
+        replace(self.sums.get_mut(at.block).and_then(|block| block.0.get_mut(at.nth)), joined)
     }
 
-    /// Sets a node; returns whether that changed it.
-    #[inline]
-    pub(super) fn set(&mut self, node: Node, value: N) -> bool {
-        let (index, nth) = self.index(node);
-        match self.children.get_mut(index).and_then(|children| children.0.get_mut(nth)) {
-            Some(old) if *old != value => {
-                *old = value;
-                true
-            }
-            _ => false,
-        }
-    }
+    // --- reading ---
 
     #[inline]
     pub(super) fn root(&self) -> Node {
-        Node { level: self.starts.len() - 1, place: 0 }
+        Node { level: self.starts.len(), place: 0 }
     }
 
-    /// Among whose children a node is, and which of them.
+    /// Where a node above the leaves is.
     #[inline]
-    fn index(&self, node: Node) -> (usize, usize) {
-        (self.starts.get(node.level).map_or(usize::MAX, |start| start + node.place / FANOUT), node.place % FANOUT)
+    fn at(&self, node: Node) -> At {
+        let start = self.starts.get(node.level.wrapping_sub(1)).copied().unwrap_or(usize::MAX / 2);
+        At { block: start + node.place / FANOUT, nth: node.place % FANOUT }
     }
 
     #[inline]
-    pub(super) fn get(&self, node: Node) -> N {
-        let (index, nth) = self.index(node);
-        self.children.get(index).and_then(|children| children.0.get(nth)).copied().unwrap_or(self.empty)
+    pub(super) fn leaf(&self, place: usize) -> K::Leaf {
+        self.leaves.get(place / FANOUT).and_then(|block| block.0.get(place % FANOUT)).copied().unwrap_or(K::NOBODY)
     }
 
-    /// The values of the children of a node above the leaves.
     #[inline]
-    pub(super) fn children(&self, node: Node) -> &[N] {
-        let (index, _) = self.index(node.child(0));
-        self.children.get(index).map_or(&[], |children| &children.0)
+    pub(super) fn get(&self, node: Node) -> K::Sum {
+        if node.level == 0 {
+            return K::sum_up(node.place, self.leaf(node.place));
+        }
+        let at = self.at(node);
+        self.sums.get(at.block).and_then(|block| block.0.get(at.nth)).copied().unwrap_or_else(K::nothing)
     }
 
-    pub(super) fn leaves(&self) -> usize {
-        self.starts.get(1).map_or(0, |level| level * FANOUT)
+    /// Folds the children of a node above the leaves, in order.
+    #[inline]
+    pub(super) fn fold<A>(&self, node: Node, init: A, mut with: impl FnMut(A, &K::Sum) -> A) -> A {
+        let child = node.child(0);
+        if child.level == 0 {
+            let leaves = self.leaves.get(node.place).map_or(&[][..], |block| &block.0);
+            leaves.iter().zip(child.place..).fold(init, |folded, (&leaf, place)| with(folded, &K::sum_up(place, leaf)))
+        } else {
+            self.sums.get(self.at(child).block).map_or(&[][..], |block| &block.0).iter().fold(init, with)
+        }
+    }
+}
+
+/// Replaces a value; returns whether that changed it.
+#[inline]
+fn replace<N: PartialEq>(place: Option<&mut N>, value: N) -> bool {
+    match place {
+        Some(old) if *old != value => {
+            *old = value;
+            true
+        }
+        _ => false,
     }
 }
 
@@ -143,17 +200,39 @@ impl<N: Copy + PartialEq> Nodes<N> {
 mod tests {
     use super::*;
 
+    /// Counts.
+    struct Count;
+
+    impl Keep for Count {
+        type Leaf = bool;
+        type Sum = usize;
+
+        const NOBODY: bool = false;
+
+        fn nothing() -> usize {
+            0
+        }
+
+        fn sum_up(_: usize, leaf: bool) -> usize {
+            usize::from(leaf)
+        }
+
+        fn join(left: &usize, right: &usize) -> usize {
+            left + right
+        }
+    }
+
     #[test]
     fn every_level_has_room_for_the_one_below() {
         for leaves in (0..200).chain([511, 512, 513, 100_000]) {
-            let mut nodes = Nodes::new(leaves, 0_u32);
+            let mut nodes = Nodes::<Count>::new(leaves);
             assert!(nodes.leaves() >= leaves);
             for place in 0..leaves {
-                nodes.put(place, 1, |a, b| a + b);
+                nodes.put(place, true);
             }
-            assert_eq!(nodes.get(nodes.root()) as usize, leaves);
-            let grown = nodes.grown(leaves + 1, |a, b| a + b);
-            assert_eq!(grown.get(grown.root()) as usize, leaves);
+            assert_eq!(nodes.get(nodes.root()), leaves);
+            nodes.grow(leaves + 1);
+            assert_eq!(nodes.get(nodes.root()), leaves);
         }
     }
 }

@@ -1,12 +1,14 @@
 //! A tree of summaries over the members of a group, or over some of them.
 //!
-//! A leaf holds the strategy's summary of its member, or that of nobody; a node holds that of the leaves below it. The root's summary
+//! A leaf holds what the strategy looks at of its member, or nobody; a node holds the summary of the leaves below it. The root's summary
 //! names the pick, or the total to draw from, which then leads down to a leaf.
 //!
 //! Besides, every node knows the fewest and the most tokens that its members have left, so that a request of some size takes or leaves
 //! whole ranges and looks into those only where some have enough and some have not.
 
-use super::nodes::{FANOUT, Node, Nodes};
+use std::marker::PhantomData;
+
+use super::nodes::{FANOUT, Keep, Node, Nodes};
 use crate::clock::Nanos;
 use crate::select::Wishes;
 use crate::strategy::{Chance, Position, Rule, Step};
@@ -28,57 +30,95 @@ enum Cut {
     Part,
 }
 
-/// The fewest and the most tokens that a member of a range has left.
+/// Keeps the summaries of a rule; nobody where a gate stops the member.
+#[derive(Debug)]
+struct Summaries<R>(PhantomData<R>);
+
+impl<R: Rule> Keep for Summaries<R> {
+    type Leaf = Option<R::Leaf>;
+    type Sum = R::Summary;
+
+    const NOBODY: Self::Leaf = None;
+
+    #[inline]
+    fn nothing() -> R::Summary {
+        R::Summary::default()
+    }
+
+    #[inline]
+    fn sum_up(place: usize, leaf: Self::Leaf) -> R::Summary {
+        leaf.map_or_else(R::Summary::default, |leaf| R::sum_up(position(place), leaf))
+    }
+
+    #[inline]
+    fn join(left: &R::Summary, right: &R::Summary) -> R::Summary {
+        R::join(left, right)
+    }
+}
+
+/// Keeps the fewest and the most tokens that a member of a range has left. One that has none is as good as nobody.
+#[derive(Debug)]
+struct Tokens;
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct TokensLeft {
     least: u64,
     most: u64,
 }
 
-impl TokensLeft {
-    /// Of nobody: any request is too large for it.
-    const NOBODY: Self = Self { least: u64::MAX, most: 0 };
+impl Keep for Tokens {
+    type Leaf = u64;
+    type Sum = TokensLeft;
+
+    const NOBODY: u64 = 0;
+
+    /// Any request is too large for nobody.
+    #[inline]
+    fn nothing() -> TokensLeft {
+        TokensLeft { least: u64::MAX, most: 0 }
+    }
 
     #[inline]
-    fn join(&self, other: &Self) -> Self {
-        Self { least: self.least.min(other.least), most: self.most.max(other.most) }
+    fn sum_up(_: usize, tokens: u64) -> TokensLeft {
+        if tokens == 0 { Self::nothing() } else { TokensLeft { least: tokens, most: tokens } }
+    }
+
+    #[inline]
+    fn join(left: &TokensLeft, right: &TokensLeft) -> TokensLeft {
+        TokensLeft { least: left.least.min(right.least), most: left.most.max(right.most) }
     }
 }
 
 /// What a pick without wishes makes of a member, and how long that holds.
 #[derive(Debug)]
-pub(super) struct Leaf<S> {
-    pub(super) summary: S,
+pub(super) struct Leaf<L> {
+    /// None if a gate stops it.
+    pub(super) candidate: Option<L>,
     /// The tokens it has left; 0 if a gate stops it.
     pub(super) tokens: u64,
-    /// When time alone changes the summary; None if it does not.
+    /// When time alone changes the candidate; None if it does not.
     pub(super) changes_at: Option<Nanos>,
     /// When time alone changes the tokens that are left; None if it does not.
     pub(super) refills_at: Option<Nanos>,
 }
 
-impl<S: Default> Default for Leaf<S> {
-    fn default() -> Self {
-        Self { summary: S::default(), tokens: 0, changes_at: None, refills_at: None }
-    }
-}
-
-impl<S> Leaf<S> {
-    fn tokens_left(&self) -> TokensLeft {
-        if self.tokens == 0 { TokensLeft::NOBODY } else { TokensLeft { least: self.tokens, most: self.tokens } }
+impl<L> Leaf<L> {
+    /// Of a member that a gate stops, until some time.
+    pub(super) fn stopped(until: Option<Nanos>) -> Self {
+        Self { candidate: None, tokens: 0, changes_at: until, refills_at: None }
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Tree<R: Rule> {
     /// What the strategy needs of each node; apart from the tokens, which most picks do not look at below the root.
-    summaries: Nodes<R::Summary>,
-    tokens: Nodes<TokensLeft>,
+    summaries: Nodes<Summaries<R>>,
+    tokens: Nodes<Tokens>,
 }
 
 impl<R: Rule> Tree<R> {
     pub(super) fn new(leaves: usize) -> Self {
-        Self { summaries: Nodes::new(leaves, R::Summary::default()), tokens: Nodes::new(leaves, TokensLeft::NOBODY) }
+        Self { summaries: Nodes::new(leaves), tokens: Nodes::new(leaves) }
     }
 
     pub(super) fn leaves(&self) -> usize {
@@ -87,42 +127,41 @@ impl<R: Rule> Tree<R> {
 
     /// Makes room for more leaves.
     pub(super) fn grow(&mut self, leaves: usize) {
-        self.summaries = self.summaries.grown(leaves, R::join);
-        self.tokens = self.tokens.grown(leaves, TokensLeft::join);
+        self.summaries.grow(leaves);
+        self.tokens.grow(leaves);
     }
 
     // --- leaves ---
 
     /// Puts a leaf in its place, and what follows from it in the nodes above.
     #[inline]
-    pub(super) fn put(&mut self, position: Position, leaf: &Leaf<R::Summary>) {
-        self.summaries.put(position as usize, leaf.summary, R::join);
-        self.tokens.put(position as usize, leaf.tokens_left(), TokensLeft::join);
+    pub(super) fn put(&mut self, position: Position, leaf: &Leaf<R::Leaf>) {
+        self.summaries.put(position as usize, leaf.candidate);
+        self.tokens.put(position as usize, leaf.tokens);
     }
 
     /// As `put`, for a leaf whose tokens are those that are there.
     #[inline]
-    pub(super) fn put_summary(&mut self, position: Position, summary: R::Summary) {
-        self.summaries.put(position as usize, summary, R::join);
+    pub(super) fn put_candidate(&mut self, position: Position, candidate: Option<R::Leaf>) {
+        self.summaries.put(position as usize, candidate);
     }
 
     /// Puts a leaf in its place and leaves the nodes above for [`Tree::join_all`].
-    pub(super) fn set(&mut self, position: Position, leaf: &Leaf<R::Summary>) {
-        let node = Node::leaf(position as usize);
-        self.summaries.set(node, leaf.summary);
-        self.tokens.set(node, leaf.tokens_left());
+    pub(super) fn set(&mut self, position: Position, leaf: &Leaf<R::Leaf>) {
+        self.summaries.set(position as usize, leaf.candidate);
+        self.tokens.set(position as usize, leaf.tokens);
     }
 
     /// Takes over a leaf of another tree and leaves the nodes above for [`Tree::join_all`].
     pub(super) fn copy(&mut self, position: Position, other: &Self) {
-        let node = Node::leaf(position as usize);
-        self.summaries.set(node, other.summaries.get(node));
-        self.tokens.set(node, other.tokens.get(node));
+        let place = position as usize;
+        self.summaries.set(place, other.summaries.leaf(place));
+        self.tokens.set(place, other.tokens.leaf(place));
     }
 
     pub(super) fn join_all(&mut self) {
-        self.summaries.join_all(R::join);
-        self.tokens.join_all(TokensLeft::join);
+        self.summaries.join_all();
+        self.tokens.join_all();
     }
 
     // --- picks ---
@@ -133,38 +172,42 @@ impl<R: Rule> Tree<R> {
         filter.skips.is_empty() && filter.tokens <= self.tokens.get(self.tokens.root()).least
     }
 
-    /// Picks where the filter takes nothing away; None if there is nobody.
+    /// Picks where the filter takes nothing away; None if there is nobody. Calls `near` with a place close to the one it picks before it
+    /// knows which that is: what the caller reads there comes into the cache while the leaves do.
     #[inline]
-    pub(super) fn pick(&self, chance: &Chance<'_>) -> Option<Position> {
+    pub(super) fn pick(&self, chance: &Chance<'_>, near: impl Fn(Position)) -> Option<Position> {
         let whole = self.summaries.get(self.summaries.root());
         match chance.step(R::outcome(&whole)) {
             Step::Done(picked) => picked,
-            Step::Find(left) => Some(self.find(&whole, left)),
+            Step::Find(left) => Some(self.find(&whole, left, near)),
         }
     }
 
     /// Goes down to the leaf in whose share `left` falls.
     #[inline]
-    fn find(&self, whole: &R::Summary, mut left: u64) -> Position {
+    fn find(&self, whole: &R::Summary, mut left: u64, near: impl Fn(Position)) -> Position {
         let mut node = self.summaries.root();
-        while node.level > 0 {
-            // Which way a draw leads cannot be foreseen, so no branch: the child is as many to the right as shares end before it.
-            let (mut end, mut before, mut nth) = (0, 0, 0);
-            for child in self.summaries.children(node) {
-                end += R::share(whole, child);
-                let is_right = end <= left;
-                before = if is_right { end } else { before };
-                nth += usize::from(is_right);
+        loop {
+            if node.level == 1 {
+                near(position(node.child(0).place));
             }
+            // Which way a draw leads cannot be foreseen, so no branch: the child is as many to the right as shares end before it.
+            let (_, before, nth) = self.summaries.fold(node, (0, 0, 0), |(end, before, nth), child| {
+                let end = end + R::share(whole, child);
+                let is_right = end <= left;
+                (end, if is_right { end } else { before }, nth + usize::from(is_right))
+            });
             left -= before;
             node = node.child(nth.min(FANOUT - 1));
+            if node.level == 0 {
+                return position(node.place);
+            }
             // Where all have the same share, the leaf is known without a look at what lies between, which may not be in the cache.
             let range = node.range();
             if let Some(each) = R::equal_share(whole, &self.summaries.get(node), range.len()) {
                 return position(range.start + usize::try_from(left / each).unwrap_or(0));
             }
         }
-        position(node.place)
     }
 
     /// Picks from what a filter leaves; None if that is nobody.

@@ -23,6 +23,10 @@ pub(crate) struct PyDeployment {
 
 #[pymethods]
 impl PyDeployment {
+    pub(crate) fn has_metadata(&self) -> bool {
+        self.metadata.is_some()
+    }
+
     #[new]
     #[pyo3(
         signature = (deployment_id, model_name, *, model=None, weight=None, priority=None, rpm_limit=None, tpm_limit=None,

@@ -7,63 +7,76 @@ use pyo3::types::PyString;
 
 use super::args::{Kind, Tokens, flag, latency_us, length, optional};
 use super::deployment::PyDeployment;
+use super::router::Attached;
 use crate::health::FailureKind;
 use crate::lease::Lease;
 
 /// One acquired place on a deployment: a request in flight, counted in its minute's window together with its estimated tokens.
 #[pyclass(name = "Lease", module = "turnout", frozen)]
-pub(crate) struct PyLease(pub(crate) Lease<Py<PyDeployment>>);
+pub(crate) struct PyLease {
+    lease: Lease<Attached>,
+    /// A reference of its own, so that the garbage collector sees who holds what: the one in the attachment is the router's. A deployment
+    /// without metadata is in no cycle and needs none.
+    own: Option<Py<PyDeployment>>,
+}
+
+impl PyLease {
+    pub(crate) fn new(py: Python<'_>, lease: Lease<Attached>) -> Self {
+        let attached = lease.attachment();
+        Self { own: attached.has_metadata.then(|| attached.deployment.clone_ref(py)), lease }
+    }
+}
 
 #[pymethods]
 impl PyLease {
     /// The chosen deployment, the very object that was given to the router.
     #[getter]
     fn deployment<'py>(&self, py: Python<'py>) -> &Bound<'py, PyDeployment> {
-        self.0.attachment().bind(py)
+        self.lease.attachment().deployment.bind(py)
     }
 
     /// The id of the chosen deployment.
     #[getter]
     fn deployment_id<'py>(&self, py: Python<'py>) -> &Bound<'py, PyString> {
-        self.0.attachment().get().id.bind(py)
+        self.lease.attachment().deployment.get().id.bind(py)
     }
 
     /// The model name whose group was asked (an alias is resolved).
     #[getter]
     fn model_name(&self) -> &str {
-        self.0.deployment().model_name()
+        self.lease.deployment().model_name()
     }
 
     /// The tokens reserved at acquire.
     #[getter]
     fn tokens(&self) -> u64 {
-        self.0.tokens()
+        self.lease.tokens()
     }
 
     /// Whether the lease has ended.
     #[getter]
     fn released(&self) -> bool {
-        self.0.has_ended()
+        self.lease.has_ended()
     }
 
     /// End the lease with a success.
     #[pyo3(signature = (tokens=None, latency=None))]
     fn success(&self, tokens: Option<Tokens>, latency: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let latency_us = optional(latency, latency_us)?;
-        Ok(self.0.success(tokens.map(|tokens| tokens.0), latency_us))
+        Ok(self.lease.success(tokens.map(|tokens| tokens.0), latency_us))
     }
 
     /// End the lease with a failure. What it reserved stays in the window, since the provider may have counted it.
     #[pyo3(signature = (kind=Kind(FailureKind::Error), retry_after=None), text_signature = "($self, kind='error', retry_after=None)")]
     fn failure(&self, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let retry_after = optional(retry_after, |seconds| length("retry_after", seconds))?;
-        Ok(self.0.failure(kind.0, retry_after))
+        Ok(self.lease.failure(kind.0, retry_after))
     }
 
     /// End the lease without an outcome: the deployment's health does not change.
     #[pyo3(signature = (unused=None), text_signature = "($self, unused=False)")]
     fn release(&self, unused: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-        Ok(self.0.release(unused.map_or(Ok(false), |unused| flag("unused", unused))?))
+        Ok(self.lease.release(unused.map_or(Ok(false), |unused| flag("unused", unused))?))
     }
 
     fn __enter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
@@ -74,18 +87,18 @@ impl PyLease {
     fn __exit__(&self, exc_type: &Bound<'_, PyAny>, exc: &Bound<'_, PyAny>, traceback: &Bound<'_, PyAny>) -> bool {
         let _ = traceback;
         if exc_type.is_none() {
-            self.0.success(None, None);
+            self.lease.success(None, None);
         } else if exc.is_instance_of::<PyGeneratorExit>() {
             // Not left to Python: a generator may be closed by an interpreter that shuts down and runs no more of it.
-            self.0.release(false);
-        } else if !self.0.has_ended() {
+            self.lease.release(false);
+        } else if !self.lease.has_ended() {
             match classify(exc) {
-                Ok(Some((kind, retry_after))) => self.0.failure(kind, retry_after),
-                Ok(None) => self.0.release(false),
+                Ok(Some((kind, retry_after))) => self.lease.failure(kind, retry_after),
+                Ok(None) => self.lease.release(false),
                 Err(error) => {
                     // The caller's exception must get through, whatever is wrong with it.
                     error.write_unraisable(exc.py(), Some(exc));
-                    self.0.failure(FailureKind::Error, None)
+                    self.lease.failure(FailureKind::Error, None)
                 }
             };
         }
@@ -109,25 +122,26 @@ impl PyLease {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        // While the router has the deployment too, the reference to it is the router's.
-        self.0.own_attachment().map_or(Ok(()), |deployment| visit.call(deployment))
+        visit.call(&self.own)?;
+        // And the router's, if the router has let go of it.
+        self.lease.own_attachment().map_or(Ok(()), |attached| visit.call(&attached.deployment))
     }
 
     fn __repr__(&self) -> String {
-        let deployment = self.0.deployment();
-        let state = if self.0.has_ended() { "ended" } else { "in flight" };
-        format!("<Lease on {:?} of {:?}, {} tokens, {state}>", deployment.id(), deployment.model_name(), self.0.tokens())
+        let deployment = self.lease.deployment();
+        let state = if self.lease.has_ended() { "ended" } else { "in flight" };
+        format!("<Lease on {:?} of {:?}, {} tokens, {state}>", deployment.id(), deployment.model_name(), self.lease.tokens())
     }
 }
 
 impl Drop for PyLease {
     fn drop(&mut self) {
-        if self.0.release(false) {
+        if self.lease.release(false) {
             // None while the interpreter shuts down: there is nobody left to warn.
             Python::try_attach(|py| {
                 // Whoever drops the lease may be on the way out with an exception of their own.
                 let pending = PyErr::take(py);
-                let message = format!("{:?} was lost without release: use it as a context manager", self.0.deployment().id());
+                let message = format!("{:?} was lost without release: use it as a context manager", self.lease.deployment().id());
                 let warned = std::ffi::CString::new(format!("a lease on {message}"))
                     .map_err(PyErr::from)
                     .and_then(|message| PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &message, 1));

@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::deployment::PyDeployment;
+use super::router::Attached;
 use crate::explain::{Explanation, Verdict};
 use crate::health::Status;
 use crate::state::{Metrics, Stats};
@@ -105,17 +105,17 @@ pub(crate) fn router_metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResul
 }
 
 /// A `turnout.Explanation`.
-pub(crate) fn explanation<'py>(py: Python<'py>, explanation: &Explanation<Py<PyDeployment>>) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn explanation<'py>(py: Python<'py>, explanation: &Explanation<Attached>) -> PyResult<Bound<'py, PyAny>> {
     let class_of_verdict = class(py, "turnout.records", "Verdict")?;
     let verdicts = explanation.verdicts.iter().map(|(entry, verdict)| {
-        let id = &entry.attachment().get().id;
+        let id = &entry.attachment().deployment.get().id;
         match verdict {
             Verdict::Stopped(refusal) => class_of_verdict.call1((id, refusal.gate(), refusal.to_string(), py.None(), 0.0)),
             Verdict::Candidate { score, probability } => class_of_verdict.call1((id, py.None(), py.None(), score, probability)),
         }
     });
     let verdicts = verdicts.collect::<PyResult<Vec<_>>>()?;
-    let winner = explanation.winner.as_ref().map(|entry| &entry.attachment().get().id);
+    let winner = explanation.winner.as_ref().map(|entry| &entry.attachment().deployment.get().id);
     class(py, "turnout.records", "Explanation")?.call1((
         &*explanation.model_name,
         strategy(py, explanation.strategy)?,

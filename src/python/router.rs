@@ -21,12 +21,19 @@ use crate::registry::Attachment;
 use crate::router::{Router, Settings};
 use crate::strategy::Strategy;
 
-/// The object that Python gave and gets back hangs on each deployment, and a select returns the id that it holds.
-impl Attachment for Py<PyDeployment> {
+/// What hangs on each deployment.
+pub(crate) struct Attached {
+    /// The object that Python gave and gets back.
+    pub(crate) deployment: Py<PyDeployment>,
+    /// Whether it leads to other objects, and so perhaps back to itself.
+    pub(crate) has_metadata: bool,
+}
+
+impl Attachment for Attached {
     type Id = Py<PyString>;
 
     fn id(&self, _: &Deployment) -> Py<PyString> {
-        Python::attach(|py| self.get().id.clone_ref(py))
+        Python::attach(|py| self.deployment.get().id.clone_ref(py))
     }
 }
 
@@ -35,7 +42,7 @@ const MOST_PICKS: usize = 10_000_000;
 
 /// Picks one deployment of a model for every request.
 #[pyclass(name = "Router", module = "turnout", frozen)]
-pub(crate) struct PyRouter(pub(crate) Router<Py<PyDeployment>>);
+pub(crate) struct PyRouter(pub(crate) Router<Attached>);
 
 #[pymethods]
 impl PyRouter {
@@ -97,7 +104,7 @@ impl PyRouter {
     #[pyo3(signature = (deployment_id, /))]
     fn remove_deployment(&self, py: Python<'_>, deployment_id: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyDeployment>>> {
         let removed = self.0.remove(text("deployment_id", deployment_id)?)?;
-        Ok(removed.iter().next().map(|entry| entry.attachment().clone_ref(py)))
+        Ok(removed.iter().next().map(|entry| entry.attachment().deployment.clone_ref(py)))
     }
 
     /// Replace all deployments. Ids that stay keep their state; live leases of ids that go stay valid and harmless.
@@ -110,7 +117,7 @@ impl PyRouter {
     /// Return the deployment with an id.
     #[pyo3(signature = (deployment_id, /))]
     fn get_deployment(&self, py: Python<'_>, deployment_id: &Bound<'_, PyAny>) -> PyResult<Py<PyDeployment>> {
-        Ok(self.0.get(text("deployment_id", deployment_id)?)?.attachment().clone_ref(py))
+        Ok(self.0.get(text("deployment_id", deployment_id)?)?.attachment().deployment.clone_ref(py))
     }
 
     /// List deployments in registration order.
@@ -120,7 +127,7 @@ impl PyRouter {
             Some(entries) => entries,
             None => self.0.deployments(),
         };
-        PyList::new(py, entries.iter().map(|entry| entry.attachment()))
+        PyList::new(py, entries.iter().map(|entry| &entry.attachment().deployment))
     }
 
     /// List the model names that have a deployment, sorted. Aliases are not among them.
@@ -213,6 +220,7 @@ impl PyRouter {
     )]
     fn acquire(
         &self,
+        py: Python<'_>,
         model_name: &Bound<'_, PyAny>,
         tokens: Tokens,
         tags: Option<&Bound<'_, PyAny>>,
@@ -220,7 +228,7 @@ impl PyRouter {
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PyLease> {
         let request = request(&tokens, tags, tags_match, exclude)?;
-        Ok(PyLease(self.0.acquire(text("model_name", model_name)?, &request)?))
+        Ok(PyLease::new(py, self.0.acquire(text("model_name", model_name)?, &request)?))
     }
 
     /// Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect.
@@ -318,16 +326,17 @@ impl PyRouter {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.0.try_visit(|deployment| visit.call(deployment))
+        self.0.try_visit(|attached| visit.call(&attached.deployment))
     }
 }
 
-fn deployment(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Deployment, Py<PyDeployment>)> {
+fn deployment(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Deployment, Attached)> {
     let deployment = value.cast::<PyDeployment>().map_err(|_| wrong_type(name, "a Deployment", value))?;
-    Ok((deployment.get().facts.clone(), deployment.clone().unbind()))
+    let facts = deployment.get().facts.clone();
+    Ok((facts, Attached { deployment: deployment.clone().unbind(), has_metadata: deployment.get().has_metadata() }))
 }
 
-fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<(Deployment, Py<PyDeployment>)>> {
+fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<(Deployment, Attached)>> {
     items("deployments", "an iterable of Deployment", value)?.map(|item| deployment("an item of deployments", &item?)).collect()
 }
 

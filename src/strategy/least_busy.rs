@@ -22,13 +22,19 @@ pub(crate) struct Summary {
 }
 
 impl Rule for LeastBusy {
+    type Leaf = u32;
     type Summary = Summary;
 
     const SCORE: &'static str = "active requests";
 
     #[inline]
-    fn sum_up(_: Position, candidate: &impl Candidate) -> Summary {
-        Summary { fewest: candidate.active_requests(), ties: 1 }
+    fn leaf(candidate: &impl Candidate) -> u32 {
+        candidate.active_requests()
+    }
+
+    #[inline]
+    fn sum_up(_: Position, active_requests: u32) -> Summary {
+        Summary { fewest: active_requests, ties: 1 }
     }
 
     #[inline]

@@ -33,13 +33,19 @@ impl Summary {
 }
 
 impl Rule for LowestLatency {
+    type Leaf = u64;
     type Summary = Summary;
 
     const SCORE: &'static str = "average latency in µs";
 
     #[inline]
-    fn sum_up(position: Position, candidate: &impl Candidate) -> Summary {
-        match candidate.avg_latency_us() {
+    fn leaf(candidate: &impl Candidate) -> u64 {
+        candidate.avg_latency_us()
+    }
+
+    #[inline]
+    fn sum_up(position: Position, latency: u64) -> Summary {
+        match latency {
             0 => Summary { first_unknown: Some(position), ..Summary::default() },
             latency => {
                 Summary { known: FirstLeast::of(position, latency), first_unknown: None, count: 1, sum: u128::from(latency) }

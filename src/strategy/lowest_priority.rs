@@ -15,13 +15,19 @@ use crate::context::Candidate;
 pub(crate) struct LowestPriority;
 
 impl Rule for LowestPriority {
+    type Leaf = u32;
     type Summary = FirstLeast<u32>;
 
     const SCORE: &'static str = "priority";
 
     #[inline]
-    fn sum_up(position: Position, candidate: &impl Candidate) -> Self::Summary {
-        FirstLeast::of(position, candidate.priority())
+    fn leaf(candidate: &impl Candidate) -> u32 {
+        candidate.priority()
+    }
+
+    #[inline]
+    fn sum_up(position: Position, priority: u32) -> Self::Summary {
+        FirstLeast::of(position, priority)
     }
 
     #[inline]

@@ -30,13 +30,19 @@ impl LowestUsage {
 }
 
 impl Rule for LowestUsage {
+    type Leaf = u128;
     type Summary = FirstLeast<u128>;
 
     const SCORE: &'static str = "percent of tokens used";
 
     #[inline]
-    fn sum_up(position: Position, candidate: &impl Candidate) -> Self::Summary {
-        FirstLeast::of(position, Self::percent(candidate.tpm()))
+    fn leaf(candidate: &impl Candidate) -> u128 {
+        Self::percent(candidate.tpm())
+    }
+
+    #[inline]
+    fn sum_up(position: Position, percent: u128) -> Self::Summary {
+        FirstLeast::of(position, percent)
     }
 
     #[inline]

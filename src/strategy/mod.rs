@@ -134,14 +134,20 @@ pub(crate) enum Outcome {
 /// How a strategy picks. Its summaries are a monoid: `Default` is that of no candidate, and `join` is associative. A range that leaves a
 /// summary as it is when it joins from the right has no part that would not: an index need not look into it.
 pub(crate) trait Rule {
+    /// What is kept of a candidate: no more than the rule looks at, since there may be very many.
+    type Leaf: std::fmt::Debug + Copy + PartialEq + Send;
+
     /// What is kept of a range of candidates.
     type Summary: std::fmt::Debug + Copy + Default + PartialEq + Send;
 
     /// What [`Rule::score`] is, in words.
     const SCORE: &'static str;
 
+    /// Looks at a candidate.
+    fn leaf(candidate: &impl Candidate) -> Self::Leaf;
+
     /// Sums up one candidate.
-    fn sum_up(position: Position, candidate: &impl Candidate) -> Self::Summary;
+    fn sum_up(position: Position, leaf: Self::Leaf) -> Self::Summary;
 
     /// Sums up two ranges, `left` being the earlier.
     fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary;
@@ -167,7 +173,7 @@ pub(crate) trait Rule {
     #[allow(clippy::cast_precision_loss)] // for people to read
     fn probability(whole: &Self::Summary, picked: Option<Position>, position: Position, candidate: &impl Candidate) -> f64 {
         match Self::outcome(whole) {
-            Outcome::Draw { total } => Self::share(whole, &Self::sum_up(position, candidate)) as f64 / total as f64,
+            Outcome::Draw { total } => Self::share(whole, &Self::sum_up(position, Self::leaf(candidate))) as f64 / total as f64,
             Outcome::Nobody | Outcome::At(_) | Outcome::Only | Outcome::Turn { .. } => {
                 f64::from(u8::from(picked == Some(position)))
             }
@@ -220,7 +226,8 @@ impl Chance<'_> {
 /// Sums up all candidates, in registration order.
 #[inline]
 pub(crate) fn sum_up_all<R: Rule, C: Candidate>(candidates: impl Iterator<Item = (Position, C)>) -> R::Summary {
-    candidates.fold(R::Summary::default(), |summary, (position, candidate)| R::join(&summary, &R::sum_up(position, &candidate)))
+    candidates
+        .fold(R::Summary::default(), |summary, (position, candidate)| R::join(&summary, &R::sum_up(position, R::leaf(&candidate))))
 }
 
 /// Picks one of the candidates that were summed up, by a second walk where the outcome is a draw.
@@ -236,7 +243,7 @@ pub(crate) fn settle_on<R: Rule, C: Candidate>(
     };
     let mut last = None;
     for (position, candidate) in candidates {
-        let share = R::share(summary, &R::sum_up(position, &candidate));
+        let share = R::share(summary, &R::sum_up(position, R::leaf(&candidate)));
         if left < share {
             return Some(position);
         }

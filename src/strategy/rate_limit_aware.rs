@@ -32,13 +32,19 @@ impl RateLimitAware {
 }
 
 impl Rule for RateLimitAware {
+    type Leaf = f64;
     type Summary = FirstLeast<f64>;
 
     const SCORE: &'static str = "remaining share";
 
     #[inline]
-    fn sum_up(position: Position, candidate: &impl Candidate) -> Self::Summary {
-        FirstLeast::of(position, -Self::distance(candidate))
+    fn leaf(candidate: &impl Candidate) -> f64 {
+        Self::distance(candidate)
+    }
+
+    #[inline]
+    fn sum_up(position: Position, distance: f64) -> Self::Summary {
+        FirstLeast::of(position, -distance)
     }
 
     #[inline]

@@ -22,12 +22,16 @@ pub(crate) struct Summary {
 }
 
 impl Rule for RoundRobin {
+    type Leaf = ();
     type Summary = Summary;
 
     const SCORE: &'static str = "share of turns";
 
     #[inline]
-    fn sum_up(_: Position, _: &impl Candidate) -> Summary {
+    fn leaf(_: &impl Candidate) {}
+
+    #[inline]
+    fn sum_up(_: Position, (): ()) -> Summary {
         Summary { count: 1 }
     }
 

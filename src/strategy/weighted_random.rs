@@ -24,13 +24,19 @@ pub(crate) struct Summary {
 }
 
 impl Rule for WeightedRandom {
+    type Leaf = u32;
     type Summary = Summary;
 
     const SCORE: &'static str = "weight";
 
     #[inline]
-    fn sum_up(_: Position, candidate: &impl Candidate) -> Summary {
-        Summary { total: u64::from(candidate.weight()), count: 1, each: candidate.weight() }
+    fn leaf(candidate: &impl Candidate) -> u32 {
+        candidate.weight()
+    }
+
+    #[inline]
+    fn sum_up(_: Position, weight: u32) -> Summary {
+        Summary { total: u64::from(weight), count: 1, each: weight }
     }
 
     #[inline]
