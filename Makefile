@@ -7,6 +7,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+FLOOR := benches/floor/Cargo.toml
+FLOOR_SOURCES := $(FLOOR) benches/floor/Cargo.lock $(wildcard benches/floor/src/*.rs)
 
 .PHONY: demo test lint install-check bench bench-rust bench-peers format clean
 
@@ -19,8 +21,10 @@ test: $(VENV)/.test $(VENV)/.built
 
 lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.demo $(VENV)/.built
 	cargo fmt --check
+	cargo fmt --check --manifest-path $(FLOOR)
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --all-targets --no-default-features -- -D warnings
+	cargo clippy --manifest-path $(FLOOR) --target-dir target -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,11 +42,13 @@ install-check:
 
 format: $(VENV)/.lint
 	cargo fmt
+	cargo fmt --manifest-path $(FLOOR)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Through Python, beside a pure-Python twin and whichever peers are installed.
-bench: $(VENV)/.built
+# Through Python, beside an empty native call, a pure-Python twin and whichever peers are installed, and against the budgets.
+# Takes up to ten minutes with the peers, less than four without.
+bench: $(VENV)/.built $(VENV)/.floor
 	$(BIN)/python benches/compare.py
 
 # The core alone.
@@ -61,6 +67,10 @@ $(VENV)/.venv:
 # Editable: the Python half is used from where it is, the native half is built when its sources change.
 $(VENV)/.built: $(VENV)/.venv pyproject.toml $(RUST_SOURCES)
 	$(BIN)/maturin develop --release --quiet
+	touch $@
+
+$(VENV)/.floor: $(VENV)/.venv $(FLOOR_SOURCES)
+	$(BIN)/maturin develop --release --quiet --manifest-path $(FLOOR) --target-dir target
 	touch $@
 
 $(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.venv pyproject.toml
