@@ -10,7 +10,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 FLOOR := benches/floor/Cargo.toml
 FLOOR_SOURCES := $(FLOOR) benches/floor/Cargo.lock $(wildcard benches/floor/src/*.rs)
 
-.PHONY: demo test lint install-check bench bench-rust bench-peers format clean
+.PHONY: demo test lint install-check bench bench-plot bench-rust bench-peers format clean
 
 demo: $(VENV)/.demo $(VENV)/.built
 	$(BIN)/python examples/demo.py
@@ -51,6 +51,10 @@ format: $(VENV)/.lint
 bench: $(VENV)/.built $(VENV)/.floor
 	$(BIN)/python benches/compare.py
 
+# Draws docs/cost.svg from what `make bench` measured last.
+bench-plot: $(VENV)/.plot
+	$(BIN)/python benches/plot.py
+
 # The core alone.
 bench-rust:
 	cargo bench --no-default-features
@@ -73,7 +77,7 @@ $(VENV)/.floor: $(VENV)/.venv $(FLOOR_SOURCES)
 	$(BIN)/maturin develop --release --quiet --manifest-path $(FLOOR) --target-dir target
 	touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.venv pyproject.toml
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.plot: $(VENV)/.%: $(VENV)/.venv pyproject.toml
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@
 
