@@ -7,8 +7,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+FLOOR := benches/floor/Cargo.toml
+FLOOR_SOURCES := $(FLOOR) benches/floor/Cargo.lock $(wildcard benches/floor/src/*.rs)
 
-.PHONY: demo test lint install-check bench bench-rust bench-peers format clean
+.PHONY: demo test lint install-check bench bench-plot bench-rust bench-peers format clean
 
 demo: $(VENV)/.demo $(VENV)/.built
 	$(BIN)/python examples/demo.py
@@ -19,8 +21,10 @@ test: $(VENV)/.test $(VENV)/.built
 
 lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.demo $(VENV)/.built
 	cargo fmt --check
+	cargo fmt --check --manifest-path $(FLOOR)
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --all-targets --no-default-features -- -D warnings
+	cargo clippy --manifest-path $(FLOOR) --target-dir target -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,12 +42,18 @@ install-check:
 
 format: $(VENV)/.lint
 	cargo fmt
+	cargo fmt --manifest-path $(FLOOR)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Through Python, beside a pure-Python twin and whichever peers are installed.
-bench: $(VENV)/.built
+# Through Python, beside an empty native call, a pure-Python twin and whichever peers are installed, and against the budgets.
+# Takes up to ten minutes with the peers, less than four without.
+bench: $(VENV)/.built $(VENV)/.floor
 	$(BIN)/python benches/compare.py
+
+# Draws docs/cost.svg from what `make bench` measured last.
+bench-plot: $(VENV)/.plot
+	$(BIN)/python benches/plot.py
 
 # The core alone.
 bench-rust:
@@ -63,7 +73,11 @@ $(VENV)/.built: $(VENV)/.venv pyproject.toml $(RUST_SOURCES)
 	$(BIN)/maturin develop --release --quiet
 	touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.venv pyproject.toml
+$(VENV)/.floor: $(VENV)/.venv $(FLOOR_SOURCES)
+	$(BIN)/maturin develop --release --quiet --manifest-path $(FLOOR) --target-dir target
+	touch $@
+
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.plot: $(VENV)/.%: $(VENV)/.venv pyproject.toml
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@
 

@@ -81,6 +81,7 @@ fn threads(_: &mut Criterion) {
             rate
         };
         let (one, different, same) = (rate(&["one"]), rate(&["one", "two"]), rate(&["one", "one"]));
+        // budgets.py reads this line.
         println!(
             "threads/{strategy}: one thread {one:.2} M/s; two on different groups {different:.2} M/s ({:.2} x), on one group {same:.2} M/s ({:.2} x)",
             different / one,

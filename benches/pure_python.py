@@ -115,9 +115,12 @@ class State:
         fails, requests = self.fails, self.requests + self.carried
         too_many = (fails >= ALLOWED_FAILS and requests >= MIN_REQUESTS) or (requests >= MAJORITY_OF and 2 * fails > requests)
         if at_once or too_many:
-            seconds = COOLDOWN_TIME if retry_after is None else retry_after
-            # To the nanosecond, so that it ends at a time the clock can show. A longer cooldown is not shortened.
-            self.cooldown_until = max(self.cooldown_until, round(now + seconds, 9))
+            self.cool_down(COOLDOWN_TIME if retry_after is None else retry_after, now)
+
+    def cool_down(self, seconds: float, now: float) -> None:
+        """Be out for so long, and on probation after it. A longer cooldown is not shortened."""
+        self.consecutive_successes, self.degraded = 0, True
+        self.cooldown_until = max(self.cooldown_until, round(now + seconds, 9))  # to the nanosecond, as the clock can show it
 
 
 @dataclass(slots=True)
@@ -354,6 +357,11 @@ class PurePythonRouter:
             state.requests += 1
             state.tokens += tokens
             state.succeed(latency, now)
+
+    def cool_down(self, deployment_id: str, seconds: float) -> None:
+        """Take a deployment out for so long."""
+        with self.lock:
+            self.states[deployment_id].cool_down(seconds, self.clock())
 
     def report_health(self, deployment_id: str, healthy: bool) -> None:
         """Take a deployment out until it is reported healthy, which ends a cooldown too and starts its probation."""
