@@ -23,10 +23,6 @@ pub(crate) struct PyDeployment {
 
 #[pymethods]
 impl PyDeployment {
-    pub(crate) fn has_metadata(&self) -> bool {
-        self.metadata.is_some()
-    }
-
     #[new]
     #[pyo3(
         signature = (deployment_id, model_name, *, model=None, weight=None, priority=None, rpm_limit=None, tpm_limit=None,
@@ -182,6 +178,10 @@ impl PyDeployment {
 }
 
 impl PyDeployment {
+    pub(crate) fn has_metadata(&self) -> bool {
+        self.metadata.is_some()
+    }
+
     /// The keywords that the constructor needs to make an equal one.
     fn keywords<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let facts = &self.facts;
