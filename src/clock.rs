@@ -20,6 +20,10 @@ pub(crate) const SECOND: Nanos = 1_000_000_000;
 /// Nanoseconds in a clock minute.
 pub(crate) const MINUTE: Nanos = 60 * SECOND;
 
+/// The coarse clock is behind by less than this.
+#[cfg(target_os = "linux")]
+const COARSE_LAG: Nanos = SECOND / 20;
+
 /// The longest time that is taken from outside: 31 years, and far from where nanoseconds in 64 bits end.
 const MAX_SECONDS: f64 = 1e9;
 
@@ -30,35 +34,80 @@ const MAX_READING: Nanos = 10_000_000_000 * SECOND;
 #[derive(Debug, Clone)]
 pub enum Clock {
     /// The system's monotonic clock, started at the wall clock's time.
-    System {
-        /// The reading it started at.
-        origin: Instant,
-        /// The wall clock's time at that reading.
-        epoch: Nanos,
-    },
+    System(SystemClock),
     /// A clock that is moved by hand.
     Manual(Arc<ManualClock>),
+}
+
+/// The system's monotonic clock, started at the wall clock's time.
+#[derive(Debug, Clone)]
+pub struct SystemClock {
+    /// The reading it started at.
+    origin: Instant,
+    /// The wall clock's time at that reading.
+    epoch: Nanos,
+    /// The same reading of the clock that is advanced by the kernel's timer alone.
+    #[cfg(target_os = "linux")]
+    coarse_origin: coarsetime::Instant,
+}
+
+impl SystemClock {
+    #[allow(clippy::disallowed_methods)] // this is where time comes from
+    fn start() -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            origin: Instant::now(),
+            epoch: saturating_nanos(since_epoch.as_nanos()),
+            #[cfg(target_os = "linux")]
+            coarse_origin: coarsetime::Instant::now_without_cache_update(),
+        }
+    }
+
+    #[inline]
+    #[allow(clippy::disallowed_methods)] // this is where time comes from
+    fn now(&self) -> Nanos {
+        let elapsed = Instant::now().saturating_duration_since(self.origin);
+        self.epoch.wrapping_add(elapsed.as_secs().wrapping_mul(SECOND).wrapping_add(u64::from(elapsed.subsec_nanos())))
+    }
+
+    /// Whether it is well before a time, by a clock that takes a fifth of the time to read. That one is behind by a tick of the kernel's
+    /// timer, 1 to 10 ms; where a tick is late, so may be the end of this.
+    #[cfg(target_os = "linux")]
+    #[inline]
+    fn is_well_before(&self, at: Nanos) -> bool {
+        let elapsed = coarsetime::Instant::now_without_cache_update().duration_since(self.coarse_origin);
+        self.epoch.saturating_add(elapsed.as_nanos()).saturating_add(COARSE_LAG) < at
+    }
+
+    /// Elsewhere the coarse clock may run at another rate.
+    #[cfg(not(target_os = "linux"))]
+    fn is_well_before(&self, _: Nanos) -> bool {
+        false
+    }
 }
 
 impl Clock {
     /// The system's clock.
     #[must_use]
-    #[allow(clippy::disallowed_methods)] // this is where time comes from
     pub fn system() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self::System { origin: Instant::now(), epoch: saturating_nanos(since_epoch.as_nanos()) }
+        Self::System(SystemClock::start())
     }
 
     /// The time now.
     #[inline]
-    #[allow(clippy::disallowed_methods)] // this is where time comes from
     pub(crate) fn now(&self) -> Nanos {
         match self {
-            Self::System { origin, epoch } => {
-                let elapsed = Instant::now().saturating_duration_since(*origin);
-                epoch.wrapping_add(elapsed.as_secs().wrapping_mul(SECOND).wrapping_add(u64::from(elapsed.subsec_nanos())))
-            }
+            Self::System(clock) => clock.now(),
             Self::Manual(clock) => clock.time(),
+        }
+    }
+
+    /// Whether it is well before a time, as far as that can be told for less than reading the time takes.
+    #[inline]
+    fn is_well_before(&self, at: Nanos) -> bool {
+        match self {
+            Self::System(clock) => clock.is_well_before(at),
+            Self::Manual(_) => false,
         }
     }
 }
@@ -94,6 +143,12 @@ impl<'a> Now<'a> {
             self.read.set(Some(now));
             now
         })
+    }
+
+    /// Whether a time has come. Where it is far off, this may cost less than reading the time.
+    #[inline]
+    pub(crate) fn has_come(&self, at: Nanos) -> bool {
+        (self.read.get().is_some() || !self.clock.is_well_before(at)) && at <= self.get()
     }
 
     /// Notes that what was read so far may be different from `at` on.
@@ -233,6 +288,17 @@ mod tests {
             assert!(now >= last);
             last = now;
         }
+    }
+
+    #[test]
+    fn a_time_comes_when_the_clock_says_so() {
+        let clock = Clock::system();
+        for ahead in [SECOND / 1000, SECOND / 10] {
+            let at = clock.now() + ahead;
+            while !Now::new(&clock).has_come(at) {}
+            assert!(clock.now() >= at);
+        }
+        assert!(!Now::new(&clock).has_come(clock.now() + 60 * SECOND));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::index;
 use crate::limits::Minute;
 use crate::registry::Entry;
 use crate::select::{Refusal, Request, gate};
-use crate::state::State;
+use crate::state::{Held, State};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// One place in flight on a deployment, counted in its minute together with its estimated tokens.
@@ -75,16 +75,12 @@ impl<T> Lease<T> {
     /// Ends it with a success: the actual tokens replace the estimate (None keeps it), the latency in microseconds goes into the
     /// average (None takes the time since acquire). Returns whether this call ended it.
     pub fn success(&self, tokens: Option<u64>, latency_us: Option<u64>) -> bool {
-        if !self.end() {
-            return false;
-        }
         let common = &self.entry.common;
         let now = common.clock.now();
+        let Some(held) = self.end() else { return false };
         let tokens = tokens.unwrap_or(self.tokens);
         let latency_us = latency_us.unwrap_or(now.saturating_sub(self.acquired_at) / 1000);
         let state = &*self.entry.slot;
-        let held = state.hold();
-        state.leave(&held);
         state.window.settle(&held, self.minute, self.tokens, tokens);
         state.success(&held, &common.rules, now, self.minute, tokens, Some(latency_us));
         drop(held);
@@ -95,15 +91,10 @@ impl<T> Lease<T> {
     /// Ends it with a failure. What it reserved stays in the window, since the provider may have counted it. Returns whether this call
     /// ended it.
     pub fn failure(&self, kind: FailureKind, retry_after: Option<Nanos>) -> bool {
-        if !self.end() {
-            return false;
-        }
         let common = &self.entry.common;
         let now = common.clock.now();
-        let state = &*self.entry.slot;
-        let held = state.hold();
-        state.leave(&held);
-        state.failure(&held, &common.rules, now, self.minute, kind, retry_after);
+        let Some(held) = self.end() else { return false };
+        self.entry.slot.failure(&held, &common.rules, now, self.minute, kind, retry_after);
         drop(held);
         index::renew(&self.entry, &Now::at(&common.clock, now));
         true
@@ -111,14 +102,9 @@ impl<T> Lease<T> {
 
     /// Ends it without an outcome. `unused` gives back what it reserved in the window too. Returns whether this call ended it.
     pub fn release(&self, unused: bool) -> bool {
-        if !self.end() {
-            return false;
-        }
-        let state = &*self.entry.slot;
-        let held = state.hold();
-        state.leave(&held);
+        let Some(held) = self.end() else { return false };
         if unused {
-            state.window.refund(&held, self.minute, self.tokens);
+            self.entry.slot.window.refund(&held, self.minute, self.tokens);
         }
         drop(held);
         index::renew(&self.entry, &Now::new(&self.entry.common.clock));
@@ -133,9 +119,20 @@ impl<T> Lease<T> {
         }
     }
 
-    fn end(&self) -> bool {
-        // Relaxed: the swap alone decides who ends it, and the counters have a lock of their own.
-        !self.ended.swap(true, Ordering::Relaxed)
+    /// Gives back its place in flight, unless it has ended before. Whoever gets the lock ended it, and nobody else will.
+    #[inline]
+    fn end(&self) -> Option<Held<'_>> {
+        if self.has_ended() {
+            return None;
+        }
+        let state = &*self.entry.slot;
+        let held = state.hold();
+        if self.has_ended() {
+            return None;
+        }
+        self.ended.store(true, Ordering::Relaxed);
+        state.leave(&held);
+        Some(held)
     }
 }
 

@@ -37,7 +37,7 @@ mod state;
 pub mod strategy;
 mod sync;
 
-pub use clock::{Clock, ManualClock, Nanos, nanos, reading};
+pub use clock::{Clock, ManualClock, Nanos, SystemClock, nanos, reading};
 pub use context::{Candidate, RoutingContext, Usage};
 pub use deployment::Deployment;
 pub use error::{Error, Reasons, TooLarge, Unavailable, UnknownDeployment, UnknownModel};

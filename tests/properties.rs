@@ -114,8 +114,8 @@ fn the_largest_weights_share_evenly() {
 /// One step of a random history.
 #[derive(Debug, Clone)]
 enum Step {
-    Acquire { tokens: u64, tag: bool, exclude: Vec<usize> },
-    Select { tokens: u64, tag: bool, exclude: Vec<usize> },
+    Acquire { tokens: u64, tags: Tags, exclude: Vec<usize> },
+    Select { tokens: u64, tags: Tags, exclude: Vec<usize> },
     Succeed { lease: usize, tokens: Option<u64> },
     Fail { lease: usize, kind: usize, retry_after: Option<u64> },
     Release { lease: usize, unused: bool },
@@ -128,16 +128,26 @@ enum Step {
     Advance { tenths: u64 },
 }
 
+/// The tags that a request asks for, and whether one of them is enough.
+type Tags = (Vec<usize>, bool);
+
 const IDS: usize = 9;
 const MODELS: [&str; 2] = ["one", "two"];
+const TAGS: [&str; 4] = ["a", "b", "c", "d"];
 
 fn step() -> impl Strategy<Value = Step> {
     let id = 0..IDS;
     let tokens = prop_oneof![Just(0_u64), 1..60_u64];
     let exclude = prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(0..IDS, 0..4)];
+    // Some sets again and again, so that they get trees of their own, and others now and then, so that there are more sets than trees.
+    let tags = prop_oneof![
+        4 => Just((vec![], false)),
+        2 => (0..3_usize).prop_map(|tag| (vec![tag], false)),
+        1 => (prop::collection::vec(0..TAGS.len(), 1..4), any::<bool>()),
+    ];
     prop_oneof![
-        8 => (tokens.clone(), prop::bool::weighted(0.2), exclude.clone()).prop_map(|(tokens, tag, exclude)| Step::Acquire { tokens, tag, exclude }),
-        6 => (tokens, prop::bool::weighted(0.2), exclude).prop_map(|(tokens, tag, exclude)| Step::Select { tokens, tag, exclude }),
+        8 => (tokens.clone(), tags.clone(), exclude.clone()).prop_map(|(tokens, tags, exclude)| Step::Acquire { tokens, tags, exclude }),
+        6 => (tokens, tags, exclude).prop_map(|(tokens, tags, exclude)| Step::Select { tokens, tags, exclude }),
         3 => (any::<usize>(), prop::option::of(0..90_u64)).prop_map(|(lease, tokens)| Step::Succeed { lease, tokens }),
         2 => (any::<usize>(), 0..FailureKind::ALL.len(), prop::option::of(0..90_u64)).prop_map(|(lease, kind, retry_after)| Step::Fail { lease, kind, retry_after }),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(lease, unused)| Step::Release { lease, unused }),
@@ -153,6 +163,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn deployment(id: usize, model: usize, (rpm, tpm, parallel): (u8, u8, u8)) -> Deployment {
     let limit = |limit: u8| Some(u64::from(limit)).filter(|&limit| limit > 0);
+    // So that facts which replace others may have other tags.
+    let limits_odd = tpm % 2 == 1;
     Deployment::new(&format!("d{id}"), MODELS[model])
         .unwrap()
         .with_weight(u32::try_from(id % 4).unwrap())
@@ -163,15 +175,15 @@ fn deployment(id: usize, model: usize, (rpm, tpm, parallel): (u8, u8, u8)) -> De
         .unwrap()
         .with_max_parallel_requests(limit(parallel).map(|limit| u32::try_from(limit).unwrap()))
         .unwrap()
-        .with_tags(if id.is_multiple_of(2) { vec!["even"] } else { vec![] })
+        .with_tags((0..TAGS.len()).filter(|tag| (id >> tag) & 1 == 0 || (limits_odd && *tag == 0)).map(|tag| TAGS[tag]))
         .unwrap()
 }
 
-fn request(tokens: u64, tag: bool, exclude: &[usize]) -> Request {
-    let wishes = (tag || !exclude.is_empty()).then(|| {
+fn request(tokens: u64, (tags, any_tag): &Tags, exclude: &[usize]) -> Request {
+    let wishes = (!tags.is_empty() || !exclude.is_empty()).then(|| {
         Box::new(Wishes {
-            tags: if tag { vec!["even".to_owned()] } else { vec![] },
-            any_tag: false,
+            tags: tags.iter().map(|&tag| TAGS[tag].to_owned()).collect(),
+            any_tag: *any_tag,
             exclude: exclude.iter().map(|id| format!("d{id}")).collect(),
         })
     });
@@ -202,9 +214,9 @@ fn run(rule: Rule, crowd: usize, steps: Vec<Step>) {
     let mut leases: Vec<Lease<()>> = Vec::new();
     for step in steps {
         match step {
-            Step::Acquire { tokens, tag, exclude } => {
+            Step::Acquire { tokens, tags, exclude } => {
                 for model in MODELS.iter().filter(|model| router.resolve(model).is_ok()) {
-                    let request = request(tokens, tag, &exclude);
+                    let request = request(tokens, &tags, &exclude);
                     let expected = foretold(&router, model, &request);
                     match router.acquire(model, &request) {
                         Ok(lease) => {
@@ -234,9 +246,9 @@ fn run(rule: Rule, crowd: usize, steps: Vec<Step>) {
                     }
                 }
             }
-            Step::Select { tokens, tag, exclude } => {
+            Step::Select { tokens, tags, exclude } => {
                 for model in MODELS.iter().filter(|model| router.resolve(model).is_ok()) {
-                    let request = request(tokens, tag, &exclude);
+                    let request = request(tokens, &tags, &exclude);
                     let expected = foretold(&router, model, &request);
                     let picked = router.select(model, &request, |id| id.to_string());
                     assert_eq!(picked.clone().ok(), expected, "{picked:?}");

@@ -231,7 +231,7 @@ impl<R: Rule> Forest<R> {
         near: impl Fn(Position),
     ) -> Option<Position> {
         if let Some(&Reverse((at, _))) = self.wakes.peek()
-            && at <= now.get()
+            && now.has_come(at)
         {
             self.wake(members, now);
         }
@@ -251,7 +251,7 @@ impl<R: Rule> Forest<R> {
         chance: &Chance<'_>,
     ) -> Option<Position> {
         // A new minute may have made good what tokens are missing.
-        if self.refills_at != Nanos::MAX && self.refills_at <= now.get() {
+        if self.refills_at != Nanos::MAX && now.has_come(self.refills_at) {
             self.rebuild(members, now);
         }
         let tree = match filter.tags {
@@ -399,17 +399,51 @@ mod tests {
     use crate::clock::{Clock, ManualClock, SECOND};
     use crate::deployment::Deployment;
     use crate::router::{Router, Settings};
+    use crate::select::Wishes;
+
+    fn router() -> Router<()> {
+        let clock = Clock::Manual(Arc::new(ManualClock::new(0)));
+        Router::new(Settings { clock, ..Settings::default() }).unwrap()
+    }
+
+    fn with_index<R>(router: &Router<()>, with: impl FnOnce(&mut AnyForest) -> R) -> R {
+        router.registry.with_group("model", |_, group| Ok(with(&mut group.index.lock()))).unwrap()
+    }
 
     #[test]
     fn what_is_noted_stays_bounded() {
-        let clock = Clock::Manual(Arc::new(ManualClock::new(0)));
-        let router = Router::new(Settings { clock, ..Settings::default() }).unwrap();
+        let router = router();
         drop(router.add(Deployment::new("a", "model").unwrap(), ()).unwrap());
         for length in 1..10_000 {
             router.cool_down("a", length * SECOND).unwrap();
         }
-        let noted =
-            router.registry.with_group("model", |_, group| Ok(with_forest!(&*group.index.lock(), forest => forest.wakes.len())));
-        assert!(noted.unwrap() < 50);
+        assert!(with_index(&router, |index| with_forest!(index, forest => forest.wakes.len())) < 50);
+    }
+
+    #[test]
+    fn tag_sets_in_use_have_trees_and_no_others() {
+        let router = router();
+        let tag = |i: usize| format!("tag {i}");
+        for i in 0..40 {
+            drop(router.add(Deployment::new(&i.to_string(), "model").unwrap().with_tags([tag(i)]).unwrap(), ()).unwrap());
+        }
+        let has_tree = |i| with_index(&router, |index| with_forest!(index, forest => forest.views.has(&[tag(i)])));
+        let trees = || (0..40).filter(|&i| has_tree(i)).collect::<Vec<_>>();
+        let ask = |i: usize| {
+            let wishes = Wishes { tags: vec![tag(i)], ..Wishes::default() };
+            let picked = router.select("model", &Request { tokens: 0, wishes: Some(Box::new(wishes)) }, |id| id.to_string());
+            assert_eq!(picked.unwrap(), i.to_string());
+        };
+        // The first time may be the last.
+        (0..40).for_each(ask);
+        assert_eq!(trees(), []);
+        (0..8).chain(0..8).for_each(ask);
+        assert_eq!(trees(), (0..8).collect::<Vec<_>>());
+        // More sets in turn than there are trees: those that have one keep it.
+        (0..20).for_each(|_| (0..12).for_each(ask));
+        assert_eq!(trees(), (0..8).collect::<Vec<_>>());
+        // One that is asked for while another is not takes its place.
+        (0..20).for_each(|_| (1..9).for_each(ask));
+        assert_eq!(trees(), (1..9).collect::<Vec<_>>());
     }
 }

@@ -50,6 +50,11 @@ pub(super) trait Keep {
 
     /// Sums up two ranges, `left` being the earlier.
     fn join(left: &Self::Sum, right: &Self::Sum) -> Self::Sum;
+
+    /// The sum of a range in which the part `old` has become `new`, where that follows from these alone.
+    fn replaced(_whole: &Self::Sum, _old: &Self::Sum, _new: &Self::Sum) -> Option<Self::Sum> {
+        None
+    }
 }
 
 /// The children of a node. They start with a cache line, so as to lie in as few as they fit.
@@ -109,19 +114,26 @@ impl<K: Keep> Nodes<K> {
     /// Puts a leaf in its place, and what follows from it in the nodes above.
     #[inline]
     pub(super) fn put(&mut self, place: usize, leaf: K::Leaf) {
-        let mut changed = self.set(place, leaf);
+        let Some(old) = self.set(place, leaf) else { return };
+        let (mut old, mut new) = (K::sum_up(place, old), K::sum_up(place, leaf));
         let mut node = Node::leaf(place);
-        while changed && node.level < self.root().level {
+        while node.level < self.root().level {
             node = Node { level: node.level + 1, place: node.place / FANOUT };
-            changed = self.join(node);
+            let whole = self.get(node);
+            let replaced = K::replaced(&whole, &old, &new).unwrap_or_else(|| self.joined(node));
+            if replaced == whole {
+                return;
+            }
+            self.set_sum(node, replaced);
+            (old, new) = (whole, replaced);
         }
     }
 
-    /// Puts a leaf in its place and leaves the nodes above for [`Nodes::join_all`]. Returns whether that changed it.
+    /// Puts a leaf in its place and leaves the nodes above for [`Nodes::join_all`]. Returns the one that was there, if it is another.
     #[inline]
-    pub(super) fn set(&mut self, place: usize, leaf: K::Leaf) -> bool {
-        let block = self.leaves.get_mut(place / FANOUT);
-        replace(block.and_then(|block| block.0.get_mut(place % FANOUT)), leaf)
+    pub(super) fn set(&mut self, place: usize, leaf: K::Leaf) -> Option<K::Leaf> {
+        let old = self.leaves.get_mut(place / FANOUT)?.0.get_mut(place % FANOUT)?;
+        (*old != leaf).then(|| std::mem::replace(old, leaf))
     }
 
     /// Makes all nodes of their children.
@@ -130,17 +142,24 @@ impl<K: Keep> Nodes<K> {
         for level in 1..=self.root().level {
             width = width.div_ceil(FANOUT);
             for place in 0..width {
-                self.join(Node { level, place });
+                let node = Node { level, place };
+                self.set_sum(node, self.joined(node));
             }
         }
     }
 
-    /// Makes a node of its children; returns whether that changed it.
     #[inline]
-    fn join(&mut self, node: Node) -> bool {
-        let joined = self.fold(node, K::nothing(), |joined, child| K::join(&joined, child));
+    fn set_sum(&mut self, node: Node, sum: K::Sum) {
         let at = self.at(node);
-        replace(self.sums.get_mut(at.block).and_then(|block| block.0.get_mut(at.nth)), joined)
+        if let Some(old) = self.sums.get_mut(at.block).and_then(|block| block.0.get_mut(at.nth)) {
+            *old = sum;
+        }
+    }
+
+    /// The sum of a node's children.
+    #[inline]
+    fn joined(&self, node: Node) -> K::Sum {
+        self.fold(node, K::nothing(), |joined, child| K::join(&joined, child))
     }
 
     // --- reading ---
@@ -181,18 +200,6 @@ impl<K: Keep> Nodes<K> {
         } else {
             self.sums.get(self.at(child).block).map_or(&[][..], |block| &block.0).iter().fold(init, with)
         }
-    }
-}
-
-/// Replaces a value; returns whether that changed it.
-#[inline]
-fn replace<N: PartialEq>(place: Option<&mut N>, value: N) -> bool {
-    match place {
-        Some(old) if *old != value => {
-            *old = value;
-            true
-        }
-        _ => false,
     }
 }
 

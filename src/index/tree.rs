@@ -54,6 +54,11 @@ impl<R: Rule> Keep for Summaries<R> {
     fn join(left: &R::Summary, right: &R::Summary) -> R::Summary {
         R::join(left, right)
     }
+
+    #[inline]
+    fn replaced(whole: &R::Summary, old: &R::Summary, new: &R::Summary) -> Option<R::Summary> {
+        R::replaced(whole, old, new)
+    }
 }
 
 /// Keeps the fewest and the most tokens that a member of a range has left. One that has none is as good as nobody.

@@ -20,8 +20,8 @@ const MOST: usize = 8;
 /// So many tag sets that have no tree are remembered.
 const MOST_SEEN: usize = 16;
 
-/// A tag set takes another one's tree when it was asked for so often since anybody asked for that one. A tree costs about as much as
-/// this many walks.
+/// A tag set takes another one's tree when it was asked for so often since anybody asked for that one. A tree costs about as much as a
+/// few walks.
 const WORTH: u32 = 8;
 
 /// The tags of a request.
@@ -60,9 +60,9 @@ struct View<R: Rule> {
 #[derive(Debug)]
 struct Seen {
     tags: TagSet,
-    /// When it was first asked for, and how often since.
-    at: u64,
+    /// How often it was asked for since a time after which nobody asked for some set that has a tree.
     times: u32,
+    since: u64,
 }
 
 #[derive(Debug)]
@@ -101,20 +101,22 @@ impl<R: Rule> Views<R> {
                 self.seen.remove(0);
             }
             let wishes = Wishes { tags: wishes.tags.clone(), any_tag: wishes.any_tag, ..Wishes::default() };
-            self.seen.push(Seen { tags: TagSet { wishes, hash }, at: self.asked, times: 1 });
+            self.seen.push(Seen { tags: TagSet { wishes, hash }, times: 1, since: self.asked });
             return None;
         };
         let seen = self.seen.get_mut(nth)?;
-        seen.times = seen.times.saturating_add(1);
-        let place = if self.kept.len() < MOST {
-            self.kept.len()
-        } else {
-            let (nth, stalest) = self.kept.iter().enumerate().min_by_key(|(_, view)| view.used_at)?;
-            if seen.times < WORTH || stalest.used_at > seen.at {
+        let mut place = self.kept.len();
+        if place == MOST {
+            let (stalest, view) = self.kept.iter().enumerate().min_by_key(|(_, view)| view.used_at)?;
+            if view.used_at > seen.since {
+                (seen.since, seen.times) = (self.asked, 0);
+            }
+            seen.times += 1;
+            if seen.times < WORTH {
                 return None;
             }
-            nth
-        };
+            place = stalest;
+        }
         let mut view = View { tags: self.seen.remove(nth).tags, tree: Tree::new(all.leaves()), used_at: self.asked };
         for (position, member) in super::members(members) {
             let matches = view.tags.wishes.accept_tags(member.deployment().tags());
@@ -135,6 +137,12 @@ impl<R: Rule> Views<R> {
     pub(super) fn of_tags(&self, tags: &[Arc<str>]) -> u8 {
         let bits = self.kept.iter().enumerate().map(|(nth, view)| u8::from(view.tags.wishes.accept_tags(tags)) << nth);
         bits.fold(0, |views, bit| views | bit)
+    }
+
+    /// Whether these tags have a tree.
+    #[cfg(test)]
+    pub(super) fn has(&self, tags: &[String]) -> bool {
+        self.kept.iter().any(|view| view.tags.wishes.tags == tags)
     }
 
     /// The trees that a member is in.

@@ -14,11 +14,26 @@ use crate::rng::Rng;
 #[derive(Debug)]
 pub(crate) struct LeastBusy;
 
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Summary {
+    /// The most there can be without candidates.
     fewest: u32,
     /// How many have that few; 0 without candidates.
     ties: u32,
+}
+
+impl Default for Summary {
+    fn default() -> Self {
+        Self { fewest: u32::MAX, ties: 0 }
+    }
+}
+
+impl LeastBusy {
+    /// How many of a part are among the fewest of the whole.
+    #[inline]
+    fn ties(whole: Summary, part: Summary) -> u32 {
+        if part.fewest == whole.fewest { part.ties } else { 0 }
+    }
 }
 
 impl Rule for LeastBusy {
@@ -39,13 +54,20 @@ impl Rule for LeastBusy {
 
     #[inline]
     fn join(left: &Summary, right: &Summary) -> Summary {
-        if right.ties == 0 || (left.ties != 0 && left.fewest < right.fewest) {
-            *left
-        } else if left.ties == 0 || right.fewest < left.fewest {
-            *right
-        } else {
-            Summary { ties: left.ties.saturating_add(right.ties), ..*left }
+        // Which side has fewer cannot be foreseen, so no branch.
+        let fewest = left.fewest.min(right.fewest);
+        let whole = Summary { fewest, ties: 0 };
+        Summary { ties: Self::ties(whole, *left).saturating_add(Self::ties(whole, *right)), ..whole }
+    }
+
+    #[inline]
+    fn replaced(whole: &Summary, old: &Summary, new: &Summary) -> Option<Summary> {
+        if new.fewest < whole.fewest {
+            return Some(*new);
         }
+        let ties = whole.ties.checked_sub(Self::ties(*whole, *old))?.saturating_add(Self::ties(*whole, *new));
+        // With none left, the fewest are others.
+        (ties > 0).then_some(Summary { fewest: whole.fewest, ties })
     }
 
     #[inline]
@@ -59,7 +81,7 @@ impl Rule for LeastBusy {
 
     #[inline]
     fn share(whole: &Summary, part: &Summary) -> u64 {
-        if part.fewest == whole.fewest { u64::from(part.ties) } else { 0 }
+        u64::from(Self::ties(*whole, *part))
     }
 
     #[inline]

@@ -152,6 +152,11 @@ pub(crate) trait Rule {
     /// Sums up two ranges, `left` being the earlier.
     fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary;
 
+    /// The summary of a range in which the part `old` has become `new`, where that follows from these alone.
+    fn replaced(_whole: &Self::Summary, _old: &Self::Summary, _new: &Self::Summary) -> Option<Self::Summary> {
+        None
+    }
+
     /// What the candidates come to.
     fn outcome(summary: &Self::Summary) -> Outcome;
 
