@@ -431,7 +431,7 @@ mod tests {
         let trees = || (0..40).filter(|&i| has_tree(i)).collect::<Vec<_>>();
         let ask = |i: usize| {
             let wishes = Wishes { tags: vec![tag(i)], ..Wishes::default() };
-            let picked = router.select("model", &Request { tokens: 0, wishes: Some(Box::new(wishes)) }, |id| id.to_string());
+            let picked = router.select("model", &Request { tokens: 0, wishes: Some(Box::new(wishes)) }, ToString::to_string);
             assert_eq!(picked.unwrap(), i.to_string());
         };
         // The first time may be the last.

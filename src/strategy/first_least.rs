@@ -2,36 +2,49 @@
 
 use super::{Outcome, Position};
 
-/// The least key and where it is first.
+/// The least key and where it is first: one number whose high bits are the key and whose low bits are the place, so that the least number
+/// is the first least, found without a branch.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct FirstLeast<K>(Option<(K, Position)>);
+pub(crate) struct FirstLeast(u128);
 
-impl<K> Default for FirstLeast<K> {
+impl Default for FirstLeast {
+    /// Of nobody.
     fn default() -> Self {
-        Self(None)
+        Self(u128::MAX)
     }
 }
 
-impl<K: PartialOrd + Copy> FirstLeast<K> {
+impl FirstLeast {
+    /// The key must be below 2^96 - 1.
     #[inline]
-    pub(crate) fn of(position: Position, key: K) -> Self {
-        Self(Some((key, position)))
+    pub(crate) fn of(position: Position, key: u128) -> Self {
+        Self(key << Position::BITS | u128::from(position))
     }
 
     #[inline]
-    pub(crate) fn join(self, right: Self) -> Self {
-        match (self.0, right.0) {
-            (Some((left, _)), Some((key, _))) if key < left => right,
-            (None, _) => right,
-            _ => self,
+    pub(crate) fn join(self, other: Self) -> Self {
+        Self(self.0.min(other.0))
+    }
+
+    /// See [`Rule::replaced`](super::Rule::replaced).
+    #[inline]
+    pub(crate) fn replaced(self, old: Self, new: Self) -> Option<Self> {
+        if new.0 <= self.0 {
+            Some(new)
+        } else if old == self {
+            None
+        } else {
+            Some(self)
         }
     }
 
-    pub(crate) fn get(&self) -> Option<(K, Position)> {
-        self.0
+    pub(crate) fn get(self) -> Option<(u128, Position)> {
+        // The low bits are the place.
+        #[allow(clippy::cast_possible_truncation)]
+        (self.0 != u128::MAX).then_some((self.0 >> Position::BITS, self.0 as Position))
     }
 
-    pub(crate) fn outcome(&self) -> Outcome {
-        self.0.map_or(Outcome::Nobody, |(_, position)| Outcome::At(position))
+    pub(crate) fn outcome(self) -> Outcome {
+        self.get().map_or(Outcome::Nobody, |(_, position)| Outcome::At(position))
     }
 }

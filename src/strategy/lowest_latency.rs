@@ -17,7 +17,7 @@ pub(crate) struct LowestLatency;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Summary {
-    known: FirstLeast<u64>,
+    known: FirstLeast,
     first_unknown: Option<Position>,
     /// How many are known, and the sum of their latencies.
     count: u32,
@@ -47,9 +47,12 @@ impl Rule for LowestLatency {
     fn sum_up(position: Position, latency: u64) -> Summary {
         match latency {
             0 => Summary { first_unknown: Some(position), ..Summary::default() },
-            latency => {
-                Summary { known: FirstLeast::of(position, latency), first_unknown: None, count: 1, sum: u128::from(latency) }
-            }
+            latency => Summary {
+                known: FirstLeast::of(position, u128::from(latency)),
+                first_unknown: None,
+                count: 1,
+                sum: u128::from(latency),
+            },
         }
     }
 
@@ -71,7 +74,7 @@ impl Rule for LowestLatency {
             (Some((_, known)), None) => Outcome::At(known),
             (Some((latency, known)), Some(unknown)) => {
                 // The mean is never below the least, so an unknown one wins only by an earlier place among equals.
-                Outcome::At(if summary.mean() == latency { known.min(unknown) } else { known })
+                Outcome::At(if u128::from(summary.mean()) == latency { known.min(unknown) } else { known })
             }
         }
     }

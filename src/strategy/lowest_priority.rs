@@ -16,7 +16,7 @@ pub(crate) struct LowestPriority;
 
 impl Rule for LowestPriority {
     type Leaf = u32;
-    type Summary = FirstLeast<u32>;
+    type Summary = FirstLeast;
 
     const SCORE: &'static str = "priority";
 
@@ -27,12 +27,17 @@ impl Rule for LowestPriority {
 
     #[inline]
     fn sum_up(position: Position, priority: u32) -> Self::Summary {
-        FirstLeast::of(position, priority)
+        FirstLeast::of(position, u128::from(priority))
     }
 
     #[inline]
     fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary {
         left.join(*right)
+    }
+
+    #[inline]
+    fn replaced(whole: &Self::Summary, old: &Self::Summary, new: &Self::Summary) -> Option<Self::Summary> {
+        whole.replaced(*old, *new)
     }
 
     fn outcome(summary: &Self::Summary) -> Outcome {

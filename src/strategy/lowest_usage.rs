@@ -16,7 +16,7 @@ use crate::context::{Candidate, Usage};
 pub(crate) struct LowestUsage;
 
 impl LowestUsage {
-    /// Used share in whole percent; wide enough for any count and any limit.
+    /// Used share in whole percent; at most 100 * 2^64.
     #[inline]
     fn percent(usage: Usage) -> u128 {
         match usage.limit {
@@ -31,7 +31,7 @@ impl LowestUsage {
 
 impl Rule for LowestUsage {
     type Leaf = u128;
-    type Summary = FirstLeast<u128>;
+    type Summary = FirstLeast;
 
     const SCORE: &'static str = "percent of tokens used";
 
@@ -48,6 +48,11 @@ impl Rule for LowestUsage {
     #[inline]
     fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary {
         left.join(*right)
+    }
+
+    #[inline]
+    fn replaced(whole: &Self::Summary, old: &Self::Summary, new: &Self::Summary) -> Option<Self::Summary> {
+        whole.replaced(*old, *new)
     }
 
     fn outcome(summary: &Self::Summary) -> Outcome {

@@ -33,7 +33,7 @@ impl RateLimitAware {
 
 impl Rule for RateLimitAware {
     type Leaf = f64;
-    type Summary = FirstLeast<f64>;
+    type Summary = FirstLeast;
 
     const SCORE: &'static str = "remaining share";
 
@@ -44,12 +44,18 @@ impl Rule for RateLimitAware {
 
     #[inline]
     fn sum_up(position: Position, distance: f64) -> Self::Summary {
-        FirstLeast::of(position, -distance)
+        // The bits of numbers that are not negative are in their order; all of them inverted, the largest distance is the least.
+        FirstLeast::of(position, u128::from(!distance.to_bits()))
     }
 
     #[inline]
     fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary {
         left.join(*right)
+    }
+
+    #[inline]
+    fn replaced(whole: &Self::Summary, old: &Self::Summary, new: &Self::Summary) -> Option<Self::Summary> {
+        whole.replaced(*old, *new)
     }
 
     fn outcome(summary: &Self::Summary) -> Outcome {
