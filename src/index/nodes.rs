@@ -193,13 +193,33 @@ impl<K: Keep> Nodes<K> {
     /// Folds the children of a node above the leaves, in order.
     #[inline]
     pub(super) fn fold<A>(&self, node: Node, init: A, mut with: impl FnMut(A, &K::Sum) -> A) -> A {
-        let child = node.child(0);
-        if child.level == 0 {
-            let leaves = self.leaves.get(node.place).map_or(&[][..], |block| &block.0);
-            leaves.iter().zip(child.place..).fold(init, |folded, (&leaf, place)| with(folded, &K::sum_up(place, leaf)))
+        if node.level == 1 {
+            self.leaf_children(node).fold(init, |folded, sum| with(folded, &sum))
         } else {
-            self.sums.get(self.at(child).block).map_or(&[][..], |block| &block.0).iter().fold(init, with)
+            self.sum_children(node).iter().fold(init, with)
         }
+    }
+
+    /// Finds the first child of a node above the leaves that is the one; as many as there can be if none is.
+    #[inline]
+    pub(super) fn position(&self, node: Node, mut is_it: impl FnMut(&K::Sum) -> bool) -> usize {
+        let found = if node.level == 1 {
+            self.leaf_children(node).position(|sum| is_it(&sum))
+        } else {
+            self.sum_children(node).iter().position(is_it)
+        };
+        found.unwrap_or(FANOUT)
+    }
+
+    #[inline]
+    fn leaf_children(&self, node: Node) -> impl Iterator<Item = K::Sum> {
+        let leaves = self.leaves.get(node.place).map_or(&[][..], |block| &block.0);
+        leaves.iter().zip(node.child(0).place..).map(|(&leaf, place)| K::sum_up(place, leaf))
+    }
+
+    #[inline]
+    fn sum_children(&self, node: Node) -> &[K::Sum] {
+        self.sums.get(self.at(node.child(0)).block).map_or(&[], |block| &block.0)
     }
 }
 

@@ -196,13 +196,23 @@ impl<R: Rule> Tree<R> {
             if node.level == 1 {
                 near(position(node.child(0).place));
             }
-            // Which way a draw leads cannot be foreseen, so no branch: the child is as many to the right as shares end before it.
-            let (_, before, nth) = self.summaries.fold(node, (0, 0, 0), |(end, before, nth), child| {
-                let end = end + R::share(whole, child);
-                let is_right = end <= left;
-                (end, if is_right { end } else { before }, nth + usize::from(is_right))
-            });
-            left -= before;
+            let nth = if R::SHARES_VARY {
+                // Without a branch, since none could be foreseen: the child is as many to the right as shares end before it.
+                let (_, before, nth) = self.summaries.fold(node, (0, 0, 0), |(end, before, nth), child| {
+                    let end = end + R::share(whole, child);
+                    let is_right = end <= left;
+                    (end, if is_right { end } else { before }, nth + usize::from(is_right))
+                });
+                left -= before;
+                nth
+            } else {
+                self.summaries.position(node, |child| {
+                    let share = R::share(whole, child);
+                    let is_here = left < share;
+                    left -= if is_here { 0 } else { share };
+                    is_here
+                })
+            };
             node = node.child(nth.min(FANOUT - 1));
             if node.level == 0 {
                 return position(node.place);

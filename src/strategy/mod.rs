@@ -143,6 +143,9 @@ pub(crate) trait Rule {
     /// What [`Rule::score`] is, in words.
     const SCORE: &'static str;
 
+    /// Whether candidates have shares of many sizes. How an index looks for the one that was drawn is a matter of speed alone.
+    const SHARES_VARY: bool = false;
+
     /// Looks at a candidate.
     fn leaf(candidate: &impl Candidate) -> Self::Leaf;
 

@@ -28,6 +28,7 @@ impl Rule for WeightedRandom {
     type Summary = Summary;
 
     const SCORE: &'static str = "weight";
+    const SHARES_VARY: bool = true;
 
     #[inline]
     fn leaf(candidate: &impl Candidate) -> u32 {
