@@ -13,6 +13,9 @@ use crate::clock::Nanos;
 use crate::select::Wishes;
 use crate::strategy::{Chance, Position, Rule, Step};
 
+/// In a tree of so many levels, a search that stops at the child it is after is faster than one that looks at all of them without a branch.
+const FEW_LEVELS: usize = 2;
+
 /// What a request wants beyond passing the gates.
 pub(crate) struct Filter<'a> {
     /// Tokens that must be left, at least 1.
@@ -190,30 +193,50 @@ impl<R: Rule> Tree<R> {
 
     /// Goes down to the leaf in whose share `left` falls.
     #[inline]
-    fn find(&self, whole: &R::Summary, mut left: u64, near: impl Fn(Position)) -> Position {
+    fn find(&self, whole: &R::Summary, left: u64, near: impl Fn(Position)) -> Position {
+        if R::SHARES_VARY && self.summaries.root().level > FEW_LEVELS {
+            return self.find_deep(whole, left, near);
+        }
+        self.descend(whole, left, near, |node, left| {
+            self.summaries.position(node, |child| {
+                let share = R::share(whole, child);
+                let is_here = *left < share;
+                *left -= if is_here { 0 } else { share };
+                is_here
+            })
+        })
+    }
+
+    /// As `find`, without a branch at each child, where none could be foreseen.
+    #[inline(never)]
+    fn find_deep(&self, whole: &R::Summary, left: u64, near: impl Fn(Position)) -> Position {
+        self.descend(whole, left, near, |node, left| {
+            // The child is as many to the right as shares end before it.
+            let (_, before, nth) = self.summaries.fold(node, (0, 0, 0), |(end, before, nth), child| {
+                let end = end + R::share(whole, child);
+                let is_right = end <= *left;
+                (end, if is_right { end } else { before }, nth + usize::from(is_right))
+            });
+            *left -= before;
+            nth
+        })
+    }
+
+    /// Goes down to a leaf. `child` says which child of a node `left` falls to, and takes from it what is before.
+    #[inline]
+    fn descend(
+        &self,
+        whole: &R::Summary,
+        mut left: u64,
+        near: impl Fn(Position),
+        child: impl Fn(Node, &mut u64) -> usize,
+    ) -> Position {
         let mut node = self.summaries.root();
         loop {
             if node.level == 1 {
                 near(position(node.child(0).place));
             }
-            let nth = if R::SHARES_VARY {
-                // Without a branch, since none could be foreseen: the child is as many to the right as shares end before it.
-                let (_, before, nth) = self.summaries.fold(node, (0, 0, 0), |(end, before, nth), child| {
-                    let end = end + R::share(whole, child);
-                    let is_right = end <= left;
-                    (end, if is_right { end } else { before }, nth + usize::from(is_right))
-                });
-                left -= before;
-                nth
-            } else {
-                self.summaries.position(node, |child| {
-                    let share = R::share(whole, child);
-                    let is_here = left < share;
-                    left -= if is_here { 0 } else { share };
-                    is_here
-                })
-            };
-            node = node.child(nth.min(FANOUT - 1));
+            node = node.child(child(node, &mut left).min(FANOUT - 1));
             if node.level == 0 {
                 return position(node.place);
             }
