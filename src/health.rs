@@ -270,8 +270,11 @@ fn smooth(average: u64, sample: u64) -> u64 {
     if average == 0 {
         return sample;
     }
-    // A mean of 64-bit numbers is one.
-    u64::try_from((u128::from(average) * 4 + u128::from(sample)) / 5).unwrap_or(u64::MAX)
+    match average.checked_mul(4).and_then(|fourfold| fourfold.checked_add(sample)) {
+        Some(fivefold) => fivefold / 5,
+        // A mean of 64-bit numbers is one, though its sum is not.
+        None => u64::try_from((u128::from(average) * 4 + u128::from(sample)) / 5).unwrap_or(u64::MAX),
+    }
 }
 
 #[cfg(test)]

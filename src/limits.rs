@@ -108,14 +108,18 @@ impl MinuteWindow {
     }
 
     /// Counts an outcome of a request that `counted_in` counted.
-    pub(crate) fn outcome(&self, held: &Held<'_>, now: Nanos, counted_in: Minute, failed: bool) -> Counts {
+    #[inline]
+    pub(crate) fn outcome(&self, held: &Held<'_>, now: Nanos, counted_in: Minute) {
         let minute = self.roll(held, now);
         if counted_in != minute {
             self.carried.store(self.carried.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
         }
-        if failed {
-            self.fails.store(self.fails.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
-        }
+    }
+
+    /// Counts an outcome that is a failure, and returns what its minute has counted.
+    pub(crate) fn failure(&self, held: &Held<'_>, now: Nanos, counted_in: Minute) -> Counts {
+        self.outcome(held, now, counted_in);
+        self.fails.store(self.fails.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
         self.counts(now)
     }
 

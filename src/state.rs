@@ -74,7 +74,7 @@ impl State {
     ) {
         add(&self.total_successes, 1);
         add(&self.total_tokens, tokens);
-        self.window.outcome(held, now, counted_in, false);
+        self.window.outcome(held, now, counted_in);
         self.health.success(held, rules, now, latency_us);
     }
 
@@ -92,7 +92,7 @@ impl State {
             return;
         }
         add(&self.total_failures, 1);
-        let minute = self.window.outcome(held, now, counted_in, true);
+        let minute = self.window.failure(held, now, counted_in);
         self.health.failure(held, rules, now, kind, minute, retry_after);
     }
 
