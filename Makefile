@@ -8,19 +8,28 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 
-.PHONY: demo test lint install-check bench bench-rust bench-peers format clean
+# Other flags and so a directory of their own, lest each build throw the other's away.
+SCHEDULES := RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/schedules
+
+.PHONY: demo test test-schedules lint install-check bench bench-rust bench-peers format clean
 
 demo: $(VENV)/.demo $(VENV)/.built
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.test $(VENV)/.built
 	cargo test --no-default-features
+	$(MAKE) test-schedules
 	$(BIN)/python -m pytest
+
+# The core under schedules that a scheduler chooses: see tests/schedules.rs.
+test-schedules:
+	$(SCHEDULES) cargo test --profile schedules --no-default-features --test schedules
 
 lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.demo $(VENV)/.built
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --all-targets --no-default-features -- -D warnings
+	$(SCHEDULES) cargo clippy --profile schedules --no-default-features --test schedules -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
