@@ -17,7 +17,7 @@ use std::collections::BinaryHeap;
 use std::sync::{Arc, PoisonError};
 
 use crate::clock::{Nanos, Now};
-use crate::registry::{Entry, Fate};
+use crate::registry::{Entry, Fate, NOWHERE};
 use crate::select::{Live, Request, gate, tokens_left};
 use crate::strategy::{
     Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, Position, RateLimitAware, RoundRobin, Rule, Step, Strategy,
@@ -530,7 +530,13 @@ pub(crate) fn renew<T>(member: &Entry<T>, now: &Now<'_>) {
         let mut tree = member.home.index.lock();
         // Asked under the lock: whoever replaces or removes the member says so before it touches the tree.
         match member.fate() {
-            Fate::Registered => return tree.renew(member.home.position(), member, now),
+            Fate::Registered => {
+                // Without a place of its own it waits for the rebuild, which takes the counters as they are then.
+                if member.home.position() != NOWHERE {
+                    tree.renew(member.home.position(), member, now);
+                }
+                return;
+            }
             Fate::Replaced(by) => {
                 drop(tree);
                 heir = by;

@@ -14,7 +14,7 @@ use crate::clock::{Clock, Now};
 use crate::deployment::{Deployment, not_empty};
 use crate::error::{Error, UnknownDeployment, UnknownModel};
 use crate::health::HealthRules;
-use crate::index::{Index, Members};
+use crate::index::{AnyTree, Index, Members};
 use crate::state::{Slot, StateTable};
 use crate::strategy::{Position, Strategy};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -49,11 +49,14 @@ pub(crate) enum Fate<T> {
     Removed,
 }
 
+/// The position of an entry whose place is still another's: it has no leaf before its group has been replaced.
+pub(crate) const NOWHERE: Position = Position::MAX;
+
 /// Where an entry's leaf is.
 #[derive(Debug)]
 pub(crate) struct Home {
     pub(crate) index: Arc<Index>,
-    /// Written under the index's lock.
+    /// [`NOWHERE`], or written under the index's lock.
     position: AtomicU32,
 }
 
@@ -174,12 +177,17 @@ impl<T> Group<T> {
         // Empty places cost a walk something, so they may not outnumber the members.
         if self.places.len() > 2 * self.len + 16 {
             self.places.retain(Option::is_some);
-            for (position, member) in self.members() {
-                member.home.position.store(position, Ordering::Relaxed);
-            }
-            tree.rebuild(&self.places, &Now::new(&entry.common.clock));
+            self.rebuild(&mut tree, &entry.common.clock);
         }
         old
+    }
+
+    /// Tells the members their places and makes the index anew.
+    fn rebuild(&self, tree: &mut AnyTree, clock: &Clock) {
+        for (position, member) in self.members() {
+            member.home.position.store(position, Ordering::Relaxed);
+        }
+        tree.rebuild(&self.places, &Now::new(clock));
     }
 }
 
@@ -369,9 +377,7 @@ impl<T> Registry<T> {
                 groups.insert(Arc::clone(model_name), (index, Vec::new()));
             }
             if let Some((index, places)) = groups.get_mut(model_name) {
-                // There are no more places than slots, and slots are numbered by 32 bits.
-                let position = Position::try_from(places.len()).unwrap_or(Position::MAX);
-                let entry = self.entry(deployment, slot, index, position, changes.next(), attachment);
+                let entry = self.entry(deployment, slot, index, NOWHERE, changes.next(), attachment);
                 places.push(Some(Arc::clone(&entry)));
                 if let Some(old) = old {
                     old.leave(Some(&entry));
@@ -398,7 +404,7 @@ impl<T> Registry<T> {
             let mut group = self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index));
             group.len = places.len();
             removed.0.extend(std::mem::replace(&mut group.places, places).into_iter().flatten());
-            group.index.lock().rebuild(&group.places, &Now::new(&self.common.clock));
+            group.rebuild(&mut group.index.lock(), &self.common.clock);
         }
         let gone = self.groups.iter().map(|group| Arc::clone(group.key())).filter(|name| !models.contains(name));
         for name in gone.collect::<Vec<_>>() {

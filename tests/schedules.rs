@@ -478,6 +478,29 @@ fn picks_go_on_amid_changes() {
     });
 }
 
+#[test]
+fn whoever_is_out_of_service_is_not_picked_amid_changes() {
+    explore_strategies(1_000, |strategy| {
+        let (_, router) = router(strategy);
+        drop(router.replace_all(turned(0)).unwrap());
+        router.report_health("b", false).unwrap();
+        router.cool_down("c", MINUTE).unwrap();
+        let lease = router.acquire("model", &request(1)).unwrap();
+        let pick = || {
+            let picked = select(&router, "model", &request(0)).unwrap();
+            assert!(picked == "a" || picked == "d", "{picked}");
+            let lease = router.acquire("model", &request(0)).unwrap();
+            assert!(["a", "d"].contains(&lease.deployment().id()));
+        };
+        let change = || drop(router.replace_all(turned(1 + random(3))).unwrap());
+        let end = || {
+            lease.success(None, None);
+        };
+        together(&[&pick, &change, &end]);
+        assert_settled(&router);
+    });
+}
+
 // === anything ===
 
 /// One call drawn from all there are.
