@@ -10,14 +10,22 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 FLOOR := benches/floor/Cargo.toml
 FLOOR_SOURCES := $(FLOOR) benches/floor/Cargo.lock $(wildcard benches/floor/src/*.rs)
 
-.PHONY: demo test lint install-check bench bench-plot bench-rust bench-peers format clean
+# Other flags and so a directory of their own, lest each build throw the other's away.
+SCHEDULES := RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/schedules
+
+.PHONY: demo test test-schedules lint install-check bench bench-plot bench-rust bench-peers format clean
 
 demo: $(VENV)/.demo $(VENV)/.built
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.test $(VENV)/.built
 	cargo test --no-default-features
+	$(MAKE) test-schedules
 	$(BIN)/python -m pytest
+
+# The core under schedules that a scheduler chooses: see tests/schedules.rs.
+test-schedules:
+	$(SCHEDULES) cargo test --profile schedules --no-default-features --test schedules
 
 lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.demo $(VENV)/.built
 	cargo fmt --check
@@ -25,6 +33,7 @@ lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.demo $(VENV)/.built
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --all-targets --no-default-features -- -D warnings
 	cargo clippy --manifest-path $(FLOOR) --target-dir target -- -D warnings
+	$(SCHEDULES) cargo clippy --profile schedules --no-default-features --test schedules -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

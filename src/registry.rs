@@ -15,7 +15,7 @@ use crate::clock::{Clock, Now};
 use crate::deployment::{Deployment, not_empty};
 use crate::error::{Error, UnknownDeployment, UnknownModel};
 use crate::health::HealthRules;
-use crate::index::{self, Home, Index, Members};
+use crate::index::{self, Home, Index, Members, NOWHERE};
 use crate::state::{Slot, State, StateTable};
 use crate::strategy::{Position, Strategy};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -155,15 +155,12 @@ impl<T: Attachment> Places<T> {
         self.members.get_mut(position as usize)?.take()
     }
 
-    /// Drops the places that are empty.
+    /// Drops the places that are empty. The members learn their new ones when the index is rebuilt.
     fn close_up(&mut self) {
         self.members.retain(Option::is_some);
         self.ids.retain(Option::is_some);
         self.slots.clear();
-        for (position, member) in index::members(&self.members) {
-            member.home.move_to(position);
-            self.slots.push(member.slot.index());
-        }
+        self.slots.extend(self.members.iter().flatten().map(|member| member.slot.index()));
     }
 
     fn into_members(self) -> impl Iterator<Item = Arc<Entry<T>>> {
@@ -440,9 +437,7 @@ impl<T: Attachment> Registry<T> {
                 groups.insert(Arc::clone(model_name), (index, Places::new()));
             }
             if let Some((index, places)) = groups.get_mut(model_name) {
-                // There are no more places than slots, and slots are numbered by 32 bits.
-                let position = Position::try_from(places.len()).unwrap_or(Position::MAX);
-                let entry = self.entry(deployment, slot, index, position, changes.next(), attachment);
+                let entry = self.entry(deployment, slot, index, NOWHERE, changes.next(), attachment);
                 places.push(&entry);
                 if let Some(old) = old {
                     old.leave(Some(&entry));

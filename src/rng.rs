@@ -16,7 +16,7 @@ const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// How many times this process or one it descends from was forked. A forked child inherits its parent's generators, and workers that
 /// draw alike would herd, so a generator seeded by the system is seeded anew when this has changed.
-static FORKS: AtomicU64 = AtomicU64::new(0);
+static FORKS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
 
 thread_local! {
     /// The state of this thread's generator and the value of [`FORKS`] it was seeded at.

@@ -46,6 +46,9 @@ impl Index {
     }
 }
 
+/// The position of an entry whose place is still another's: it has no leaf before its group's index is rebuilt.
+pub(crate) const NOWHERE: Position = Position::MAX;
+
 /// Where a member's leaf is, and what its index has noted of it, so that a renewal which changes none of that touches no more memory.
 /// Written under the index's lock.
 #[derive(Debug)]
@@ -75,12 +78,9 @@ impl Home {
         self.position.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn move_to(&self, position: Position) {
+    /// Its leaf is an empty one at this place, in these views too.
+    fn enter(&self, position: Position, views: u8) {
         self.position.store(position, Ordering::Relaxed);
-    }
-
-    /// Its leaf is an empty one, in these views too.
-    fn enter(&self, views: u8) {
         self.tokens.store(0, Ordering::Relaxed);
         self.changes_at.store(Nanos::MAX, Ordering::Relaxed);
         self.views.store(views, Ordering::Relaxed);
@@ -186,7 +186,7 @@ impl AnyForest {
         with_forest!(self, forest => forest.clear(position));
     }
 
-    /// Makes all leaves anew.
+    /// Tells the members their places and makes all leaves anew.
     pub(crate) fn rebuild<T>(&mut self, members: &Members<T>, now: &Now<'_>) {
         with_forest!(self, forest => forest.rebuild(members, now));
     }
@@ -277,7 +277,7 @@ impl<R: Rule> Forest<R> {
 
     fn enter<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) {
         self.clear(position);
-        member.home.enter(self.views.of_tags(member.deployment().tags()));
+        member.home.enter(position, self.views.of_tags(member.deployment().tags()));
         self.renew(position, member, now);
     }
 
@@ -348,7 +348,7 @@ impl<R: Rule> Forest<R> {
         self.wakes.clear();
         self.views.all().for_each(|tree| *tree = Tree::new(members.len()));
         for (position, member) in self::members(members) {
-            member.home.enter(self.views.of_tags(member.deployment().tags()));
+            member.home.enter(position, self.views.of_tags(member.deployment().tags()));
             let leaf = leaf::<R, T>(member, now);
             self.note(position, member, &leaf);
             member.home.note_tokens(leaf.tokens);
@@ -382,7 +382,13 @@ pub(crate) fn renew<T>(member: &Entry<T>, now: &Now<'_>) {
         let mut tree = member.home.index.lock();
         // Asked under the lock: whoever replaces or removes the member says so before it touches the tree.
         match member.fate() {
-            Fate::Registered => return tree.renew(member.home.position(), member, now),
+            Fate::Registered => {
+                // Without a place of its own it waits for the rebuild, which takes the counters as they are then.
+                if member.home.position() != NOWHERE {
+                    tree.renew(member.home.position(), member, now);
+                }
+                return;
+            }
             Fate::Replaced(by) => {
                 drop(tree);
                 heir = by;
