@@ -18,7 +18,7 @@ use crate::health::HealthRules;
 use crate::index::{self, Home, Index, Members, NOWHERE};
 use crate::state::{Slot, State, StateTable};
 use crate::strategy::{Position, Strategy};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{self, Mutex, MutexGuard};
 
 type Map<V> = sync::Map<Arc<str>, V>;
@@ -172,8 +172,6 @@ impl<T: Attachment> Places<T> {
 #[derive(Debug)]
 pub(crate) struct Group<T: Attachment> {
     pub(crate) strategy: Strategy,
-    /// The counter of round robin.
-    pub(crate) turn: AtomicU64,
     pub(crate) index: Arc<Index>,
     places: Places<T>,
     /// How many places are not empty.
@@ -182,7 +180,7 @@ pub(crate) struct Group<T: Attachment> {
 
 impl<T: Attachment> Group<T> {
     fn new(strategy: Strategy, index: Arc<Index>) -> Self {
-        Self { strategy, turn: AtomicU64::new(0), index, places: Places::new(), len: 0 }
+        Self { strategy, index, places: Places::new(), len: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -324,7 +324,7 @@ pub(crate) struct Walk<'a, T: Attachment> {
 impl<'a, T: Attachment> Walk<'a, T> {
     #[inline]
     pub(crate) fn new(group: &'a Group<T>, request: &'a Request, clock: &'a Clock, rng: &'a Rng) -> Self {
-        let chance = Chance { rng, turn: &group.turn, peek: false };
+        let chance = Chance { rng, turn: &group.index.turn, peek: false };
         Self { group, request, now: Now::new(clock), chance, lost: Vec::new() }
     }
 

@@ -22,7 +22,7 @@ pub(crate) struct Held<'a>(#[allow(dead_code, reason = "held, not read")] MutexG
 
 /// The counters of one deployment.
 #[derive(Debug, Default)]
-#[repr(C, align(64))] // no two deployments share a cache line; a pick and a reservation need the first one alone
+#[repr(C, align(128))] // no two deployments share a cache line or its neighbour; a pick and a reservation need the first one alone
 pub(crate) struct State {
     lock: Mutex<()>,
     in_flight: AtomicU32,

@@ -32,17 +32,21 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// The index of one group. Locked after the group's shard of the registry and before a member's counters.
 #[derive(Debug)]
-#[repr(align(128))] // so that the locks of two groups do not share a cache line or its neighbour
-pub(crate) struct Index(Mutex<AnyForest>);
+#[repr(align(128))] // so that what picks from two groups write does not share a cache line or its neighbour
+pub(crate) struct Index {
+    forest: Mutex<AnyForest>,
+    /// The counter of round robin; here, since it is written at every turn.
+    pub(crate) turn: AtomicU64,
+}
 
 impl Index {
     pub(crate) fn new(strategy: Strategy) -> Self {
-        Self(Mutex::new(AnyForest::new(strategy)))
+        Self { forest: Mutex::new(AnyForest::new(strategy)), turn: AtomicU64::new(0) }
     }
 
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, AnyForest> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.forest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
