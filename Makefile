@@ -13,7 +13,7 @@ FLOOR_SOURCES := $(FLOOR) benches/floor/Cargo.lock $(wildcard benches/floor/src/
 # Other flags and so a directory of their own, lest each build throw the other's away.
 SCHEDULES := RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/schedules
 
-.PHONY: demo test test-schedules lint install-check bench bench-plot bench-rust bench-peers format clean
+.PHONY: demo test test-schedules test-miri lint install-check bench bench-plot bench-rust bench-peers format clean
 
 demo: $(VENV)/.demo $(VENV)/.built
 	$(BIN)/python examples/demo.py
@@ -26,6 +26,10 @@ test: $(VENV)/.test $(VENV)/.built
 # The core under schedules that a scheduler chooses: see tests/schedules.rs.
 test-schedules:
 	$(SCHEDULES) cargo test --profile schedules --no-default-features --test schedules
+
+# The memory orders, which schedules leave out: see docs/decisions/0004-schedules-and-miri.md. Needs a nightly toolchain with miri.
+test-miri:
+	MIRIFLAGS=-Zmiri-many-seeds=0..4 cargo +nightly miri test --no-default-features --lib limits
 
 lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.demo $(VENV)/.built
 	cargo fmt --check

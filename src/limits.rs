@@ -165,4 +165,22 @@ mod tests {
         assert_eq!(window.charge(&slot.hold(), MINUTE, 1), 2);
         assert_eq!(window.counts(3 * MINUTE), Counts::default());
     }
+
+    /// Hardware that reorders little would pass it anyway; under miri, which gives a reader any value that the orders allow, it fails
+    /// without the acquire or the release.
+    #[test]
+    fn a_new_minute_is_never_seen_with_the_counts_of_the_last() {
+        for _ in 0..50 {
+            let slot = StateTable::new().claim().unwrap();
+            slot.window.charge(&slot.hold(), 0, 7);
+            std::thread::scope(|scope| {
+                scope.spawn(|| slot.window.charge(&slot.hold(), MINUTE, 1));
+                for _ in 0..50 {
+                    let counts = slot.window.counts(MINUTE);
+                    assert!(counts.tokens <= 1, "{counts:?}");
+                    std::thread::yield_now();
+                }
+            });
+        }
+    }
 }
