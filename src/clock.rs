@@ -1,8 +1,8 @@
 //! The only source of time, so that a test can replace it.
 //!
 //! Time is nanoseconds since the Unix epoch, so that minute windows are the clock's minutes. A router's time never runs backwards:
-//! the system clock is read once and then carried on by a monotonic one (which may
-//! stand still while the machine sleeps), and [`ManualClock`] absorbs steps back.
+//! the system clock is read once and then carried on by a monotonic one (which may stand still while the machine sleeps), and
+//! [`ManualClock`] absorbs steps back.
 
 use std::cell::Cell;
 use std::sync::{Arc, PoisonError};
@@ -20,7 +20,7 @@ pub(crate) const SECOND: Nanos = 1_000_000_000;
 /// Nanoseconds in a clock minute.
 pub(crate) const MINUTE: Nanos = 60 * SECOND;
 
-/// The coarse clock is behind by less than this.
+/// The coarse clock is behind by less than this, as long as the kernel's timer ticks in time.
 #[cfg(target_os = "linux")]
 const COARSE_LAG: Nanos = SECOND / 20;
 
@@ -74,6 +74,7 @@ impl SystemClock {
     /// timer, 1 to 10 ms; where a tick is late, so may be the end of this.
     #[cfg(target_os = "linux")]
     #[inline]
+    #[allow(clippy::disallowed_methods)] // this is where time comes from
     fn is_well_before(&self, at: Nanos) -> bool {
         let elapsed = coarsetime::Instant::now_without_cache_update().duration_since(self.coarse_origin);
         self.epoch.saturating_add(elapsed.as_nanos()).saturating_add(COARSE_LAG) < at
@@ -81,6 +82,7 @@ impl SystemClock {
 
     /// Elsewhere the coarse clock may run at another rate.
     #[cfg(not(target_os = "linux"))]
+    #[allow(clippy::unused_self)] // as on Linux
     fn is_well_before(&self, _: Nanos) -> bool {
         false
     }

@@ -28,7 +28,7 @@ pub trait Attachment {
     /// The id as [`Router::select`](crate::Router::select) hands it out. It lies where a pick finds it without looking at the deployment.
     type Id: fmt::Debug;
 
-    /// The id of a deployment.
+    /// The id of a deployment. Called under locks: it must be short and must not use the router.
     fn id(&self, deployment: &Deployment) -> Self::Id;
 }
 
@@ -135,24 +135,31 @@ impl<T: Attachment> Places<T> {
         self.slots.push(entry.slot.index());
     }
 
-    /// Puts an entry into the place it was made for; returns the one that was there.
-    fn put(&mut self, entry: &Arc<Entry<T>>) -> Option<Arc<Entry<T>>> {
+    /// Puts an entry into the place it was made for; returns whether that was empty.
+    fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) -> bool {
         let place = entry.home.position() as usize;
         if place == self.len() {
             self.push(entry);
-            return None;
+            return true;
         }
-        if let (Some(id), Some(slot)) = (self.ids.get_mut(place), self.slots.get_mut(place)) {
+        let was_empty = self.take(entry.home.position(), removed);
+        if let (Some(member), Some(id), Some(slot)) =
+            (self.members.get_mut(place), self.ids.get_mut(place), self.slots.get_mut(place))
+        {
+            *member = Some(Arc::clone(entry));
             *id = Some(entry.attachment.id(&entry.deployment));
             *slot = entry.slot.index();
         }
-        self.members.get_mut(place)?.replace(Arc::clone(entry))
+        was_empty
     }
 
-    /// Empties a place; returns who was there.
-    fn take(&mut self, position: Position) -> Option<Arc<Entry<T>>> {
-        self.ids.get_mut(position as usize)?.take();
-        self.members.get_mut(position as usize)?.take()
+    /// Empties a place; returns whether it was empty.
+    fn take(&mut self, position: Position, removed: &mut Removed<T>) -> bool {
+        removed.ids.extend(self.ids.get_mut(position as usize).and_then(Option::take));
+        let member = self.members.get_mut(position as usize).and_then(Option::take);
+        let was_empty = member.is_none();
+        removed.entries.extend(member);
+        was_empty
     }
 
     /// Drops the places that are empty. The members learn their new ones when the index is rebuilt.
@@ -163,8 +170,10 @@ impl<T: Attachment> Places<T> {
         self.slots.extend(self.members.iter().flatten().map(|member| member.slot.index()));
     }
 
-    fn into_members(self) -> impl Iterator<Item = Arc<Entry<T>>> {
-        self.members.into_iter().flatten()
+    /// Empties all places.
+    fn take_all(self, removed: &mut Removed<T>) {
+        removed.entries.extend(self.members.into_iter().flatten());
+        removed.ids.extend(self.ids.into_iter().flatten());
     }
 }
 
@@ -225,19 +234,16 @@ impl<T: Attachment> Group<T> {
         index::members(&self.places.members)
     }
 
-    /// Gives an entry the place it was made for; returns the one that was there.
-    fn put(&mut self, entry: &Arc<Entry<T>>) -> Option<Arc<Entry<T>>> {
-        let old = self.places.put(entry);
-        self.len += usize::from(old.is_none());
+    /// Gives an entry the place it was made for.
+    fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) {
+        self.len += usize::from(self.places.put(entry, removed));
         self.index.lock().enter(entry.home.position(), entry, &Now::new(&entry.common.clock));
-        old
     }
 
-    /// Empties the place of an entry; returns what was there.
-    fn take(&mut self, entry: &Entry<T>) -> Option<Arc<Entry<T>>> {
+    /// Empties the place of an entry.
+    fn take(&mut self, entry: &Entry<T>, removed: &mut Removed<T>) {
         let position = entry.home.position();
-        let old = self.places.take(position);
-        self.len -= usize::from(old.is_some());
+        self.len -= usize::from(!self.places.take(position, removed));
         let mut forest = self.index.lock();
         forest.clear(position);
         // Empty places cost a walk something, so they may not outnumber the members.
@@ -245,25 +251,27 @@ impl<T: Attachment> Group<T> {
             self.places.close_up();
             forest.rebuild(&self.places.members, &Now::new(&entry.common.clock));
         }
-        old
     }
 }
 
 /// What a change took out of the registry. Drop it where it is harmless.
 #[derive(Debug)]
 #[must_use]
-pub struct Removed<T>(Vec<Arc<Entry<T>>>);
+pub struct Removed<T: Attachment> {
+    entries: Vec<Arc<Entry<T>>>,
+    ids: Vec<T::Id>,
+}
 
-impl<T> Default for Removed<T> {
+impl<T: Attachment> Default for Removed<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self { entries: Vec::new(), ids: Vec::new() }
     }
 }
 
-impl<T> Removed<T> {
+impl<T: Attachment> Removed<T> {
     /// The deployments.
     pub fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
-        self.0.iter().map(|entry| &**entry)
+        self.entries.iter().map(|entry| &**entry)
     }
 }
 
@@ -392,13 +400,13 @@ impl<T: Attachment> Registry<T> {
         if let Some(old) = &old {
             old.leave(Some(&entry));
             if stays.is_none() {
-                removed.0.extend(self.leave_group(old));
+                self.leave_group(old, &mut removed);
             }
         }
         let strategy = self.strategy_of(&model_name);
-        removed.0.extend(self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index)).put(&entry));
-        removed.0.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
-        removed.0.extend(old.into_iter().chain(stays));
+        self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index)).put(&entry, &mut removed);
+        removed.entries.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
+        removed.entries.extend(old.into_iter().chain(stays));
         Ok(removed)
     }
 
@@ -407,8 +415,10 @@ impl<T: Attachment> Registry<T> {
         let _changes = self.change();
         let Some((_, entry)) = self.deployments.remove(id) else { return Err(self.deployment_not_found(id)) };
         entry.leave(None);
-        let member = self.leave_group(&entry);
-        Ok(Removed(std::iter::once(entry).chain(member).collect()))
+        let mut removed = Removed::default();
+        self.leave_group(&entry, &mut removed);
+        removed.entries.push(entry);
+        Ok(removed)
     }
 
     /// Replaces all deployments.
@@ -439,16 +449,16 @@ impl<T: Attachment> Registry<T> {
                 places.push(&entry);
                 if let Some(old) = old {
                     old.leave(Some(&entry));
-                    removed.0.push(old);
+                    removed.entries.push(old);
                 }
-                removed.0.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
+                removed.entries.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
             }
         }
         let gone = self.deployments.iter().map(|entry| Arc::clone(entry.key())).filter(|id| !ids.contains(id));
         for id in gone.collect::<Vec<_>>() {
             if let Some((_, entry)) = self.deployments.remove(&id) {
                 entry.leave(None);
-                removed.0.push(entry);
+                removed.entries.push(entry);
             }
         }
         // Whoever changed counters of an old entry without knowing that it has left is through when its index has been locked once
@@ -461,12 +471,14 @@ impl<T: Attachment> Registry<T> {
             let strategy = self.strategy_of(&model_name);
             let mut group = self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index));
             group.len = places.len();
-            removed.0.extend(std::mem::replace(&mut group.places, places).into_members());
+            std::mem::replace(&mut group.places, places).take_all(&mut removed);
             group.index.lock().rebuild(&group.places.members, &Now::new(&self.common.clock));
         }
         let gone = self.groups.iter().map(|group| Arc::clone(group.key())).filter(|name| !models.contains(name));
         for name in gone.collect::<Vec<_>>() {
-            removed.0.extend(self.groups.remove(&name).into_iter().flat_map(|(_, group)| group.places.into_members()));
+            if let Some((_, group)) = self.groups.remove(&name) {
+                group.places.take_all(&mut removed);
+            }
         }
         Ok(removed)
     }
@@ -505,14 +517,11 @@ impl<T: Attachment> Registry<T> {
     }
 
     /// Takes a deployment out of its group, and the group away if it was the last.
-    fn leave_group(&self, entry: &Entry<T>) -> Option<Arc<Entry<T>>> {
-        let model_name = entry.deployment.model_name();
-        let mut member = None;
-        self.groups.remove_if_mut(model_name, |_, group| {
-            member = group.take(entry);
+    fn leave_group(&self, entry: &Entry<T>, removed: &mut Removed<T>) {
+        self.groups.remove_if_mut(entry.deployment.model_name(), |_, group| {
+            group.take(entry, removed);
             group.len == 0
         });
-        member
     }
 
     // --- model names and aliases ---

@@ -186,8 +186,9 @@ impl<T: Attachment> Router<T> {
             let walk = Walk::new(group, request, self.clock(), &self.rng);
             let mut filter = Some(self.filter(group, request));
             loop {
-                // The index answers first. Where it finds nobody but a walk would, it cannot tell or was asked amid a change that
-                // another thread is making; where it finds somebody whom the request rules out, it was too. The walk decides then.
+                // The index answers first. Where it finds nobody but a walk would, it cannot tell, was asked amid a change that another
+                // thread is making, or by a coarse clock took a time for one to come; where it finds somebody whom the request rules
+                // out, it was asked amid a change. The walk decides then.
                 let picked = match filter.take() {
                     Some(filter) => {
                         let near = |position| _ = black_box(group.id(position).is_some());

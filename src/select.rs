@@ -32,7 +32,7 @@ pub struct Request {
 /// Which deployments a request can use.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
-    /// Labels the deployment must have.
+    /// Labels the deployment must have. An index takes the same ones in another order for others.
     pub tags: Vec<String>,
     /// One of the labels is enough.
     pub any_tag: bool,
@@ -200,7 +200,7 @@ fn minute_ends_in(now: &Now<'_>) -> Nanos {
     left
 }
 
-/// The tokens that a deployment has left, and when that may be more; never less than it has while no clock is read.
+/// The tokens that a deployment has left, and when a new minute makes them more, if one does.
 #[inline]
 pub(crate) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> (u64, Option<Nanos>) {
     let Some(limit) = entry.deployment().tpm_limit() else { return (u64::MAX, None) };

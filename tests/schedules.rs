@@ -77,7 +77,7 @@ fn request(tokens: u64) -> Request {
     Request { tokens, wishes: None }
 }
 
-/// Picked by a walk: the index cannot answer it.
+/// Picked by a walk at first, and then from a tree of its own.
 fn tagged(tokens: u64) -> Request {
     Request { tokens, wishes: Some(Box::new(Wishes { tags: vec!["tag".to_owned()], ..Wishes::default() })) }
 }
@@ -95,7 +95,7 @@ fn select(router: &Router<()>, model_name: &str, request: &Request) -> Result<St
 fn assert_index_is_walk(router: &Router<()>) {
     for model_name in router.models() {
         let ids: Vec<_> = router.group(&model_name).unwrap().iter().map(|entry| entry.deployment().id().to_owned()).collect();
-        let mut requests = vec![request(0), request(4)];
+        let mut requests = vec![request(0), request(4), tagged(0), tagged(4)];
         requests.extend(ids.iter().map(|id| without([&**id])));
         let mut leases = Vec::new();
         for _ in 0..=2 * ids.len() {
@@ -510,6 +510,7 @@ fn act(router: &Router<()>, clock: &ManualClock, leases: &mut Vec<Lease<()>>) {
     let model_name = MODELS[random(2)];
     let limits = |id: &str, model_name: &str| {
         let deployment = deployment(id, model_name).with_max_parallel_requests([None, Some(1), Some(2)][random(3)]).unwrap();
+        let deployment = deployment.with_tags(["tag"].into_iter().take(random(2))).unwrap();
         deployment.with_tpm_limit([None, Some(9)][random(2)]).unwrap().with_rpm_limit([None, Some(3)][random(2)]).unwrap()
     };
     match random(13) {

@@ -4,9 +4,9 @@
 #![allow(clippy::pedantic)] // written to be read next to the code it checks
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, OnceLock, Weak};
 
-use turnout::{Clock, Deployment, FailureKind, ManualClock, Request, Router, Settings, Strategy};
+use turnout::{Attachment, Clock, Deployment, FailureKind, ManualClock, Request, Router, Settings, Strategy};
 
 const THREADS: usize = 8;
 
@@ -181,4 +181,46 @@ fn what_is_excluded_is_never_picked_while_deployments_change() {
         });
         assert!(router.snapshot().iter().all(|stats| stats.in_flight == 0));
     }
+}
+
+/// An id that uses the router when it is dropped.
+#[derive(Debug)]
+struct Nosy(Arc<OnceLock<Weak<Router<Attached>>>>);
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        if let Some(router) = self.0.get().and_then(Weak::upgrade) {
+            let _ = router.models();
+            drop(router.remove("nobody"));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Attached(Arc<OnceLock<Weak<Router<Self>>>>);
+
+impl Attachment for Attached {
+    type Id = Nosy;
+
+    fn id(&self, _: &Deployment) -> Nosy {
+        Nosy(Arc::clone(&self.0))
+    }
+}
+
+#[test]
+fn what_a_change_takes_out_is_dropped_when_no_lock_is_held() {
+    let handle = Arc::default();
+    let attached = || Attached(Arc::clone(&handle));
+    let router = Arc::new(Router::new(Settings::default()).unwrap());
+    assert!(handle.set(Arc::downgrade(&router)).is_ok());
+    for id in 0..60 {
+        drop(router.add(deployment(id), attached()).unwrap());
+    }
+    drop(router.add(deployment(3), attached()).unwrap());
+    drop(router.add(Deployment::new("4", "other").unwrap(), attached()).unwrap());
+    drop(router.replace_all((0..50).map(|id| (deployment(id), attached())).collect()).unwrap());
+    for id in 0..50 {
+        drop(router.remove(&id.to_string()).unwrap());
+    }
+    assert!(router.is_empty());
 }

@@ -274,9 +274,11 @@ impl<R: Rule> Forest<R> {
         self.note(position, member, &leaf);
         // The tokens seldom change, and where they lie nothing else is read.
         let (views, same_tokens) = (member.home.views(), member.home.note_tokens(leaf.tokens));
-        for tree in std::iter::once(&mut self.all).chain(self.views.trees(views)) {
+        let put = |tree: &mut Tree<R>| {
             if same_tokens { tree.put_candidate(position, leaf.candidate) } else { tree.put(position, &leaf) }
-        }
+        };
+        put(&mut self.all);
+        self.views.renew(views, put);
     }
 
     fn enter<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) {
@@ -288,7 +290,7 @@ impl<R: Rule> Forest<R> {
     fn clear(&mut self, position: Position) {
         if let Some(noted) = self.changes.get_mut(position as usize) {
             *noted = Nanos::MAX;
-            std::iter::once(&mut self.all).chain(self.views.all()).for_each(|tree| tree.put(position, &Leaf::stopped(None)));
+            self.trees().for_each(|tree| tree.put(position, &Leaf::stopped(None)));
         }
     }
 
@@ -342,7 +344,7 @@ impl<R: Rule> Forest<R> {
     #[cold]
     fn grow(&mut self, places: usize) {
         let leaves = places.next_power_of_two();
-        std::iter::once(&mut self.all).chain(self.views.all()).for_each(|tree| tree.grow(leaves));
+        self.trees().for_each(|tree| tree.grow(leaves));
         self.changes.resize(self.all.leaves(), Nanos::MAX);
     }
 
@@ -350,16 +352,21 @@ impl<R: Rule> Forest<R> {
         let Self { all, changes, .. } = Self::new(members.len());
         (self.all, self.changes, self.refills_at) = (all, changes, Nanos::MAX);
         self.wakes.clear();
-        self.views.all().for_each(|tree| *tree = Tree::new(members.len()));
+        self.views.trees().for_each(|(_, tree)| *tree = Tree::new(members.len()));
         for (position, member) in self::members(members) {
             member.home.enter(position, self.views.of_tags(member.deployment().tags()));
             let leaf = leaf::<R, T>(member, now);
             self.note(position, member, &leaf);
             member.home.note_tokens(leaf.tokens);
-            let trees = self.views.trees(member.home.views());
-            std::iter::once(&mut self.all).chain(trees).for_each(|tree| tree.set(position, &leaf));
+            let views = member.home.views();
+            self.all.set(position, &leaf);
+            self.views.trees().filter(|(bit, _)| views & bit != 0).for_each(|(_, tree)| tree.set(position, &leaf));
         }
-        std::iter::once(&mut self.all).chain(self.views.all()).for_each(Tree::join_all);
+        self.trees().for_each(Tree::join_all);
+    }
+
+    fn trees(&mut self) -> impl Iterator<Item = &mut Tree<R>> {
+        std::iter::once(&mut self.all).chain(self.views.trees().map(|(_, tree)| tree))
     }
 }
 
@@ -455,5 +462,21 @@ mod tests {
         // One that is asked for while another is not takes its place.
         (0..20).for_each(|_| (1..9).for_each(ask));
         assert_eq!(trees(), (1..9).collect::<Vec<_>>());
+        // Nobody asks any more, and keeping the trees up to date costs something.
+        (0..10_000).for_each(|_| drop(router.acquire("model", &Request::default()).unwrap()));
+        assert!(trees().is_empty());
+        (0..2).for_each(|_| (3..5).for_each(ask));
+        assert_eq!(trees(), [3, 4]);
+    }
+
+    #[test]
+    fn a_tag_set_that_is_very_long_is_not_kept() {
+        let router = router();
+        let tags: Vec<_> = (0..100).map(|i| format!("tag {i}")).collect();
+        drop(router.add(Deployment::new("a", "model").unwrap().with_tags(&tags).unwrap(), ()).unwrap());
+        let wishes = Wishes { tags: tags.clone(), ..Wishes::default() };
+        let request = Request { tokens: 0, wishes: Some(Box::new(wishes)) };
+        (0..3).for_each(|_| drop(router.select("model", &request, ToString::to_string).unwrap()));
+        assert!(!with_index(&router, |index| with_forest!(index, forest => forest.views.has(&tags))));
     }
 }

@@ -26,6 +26,16 @@ pub(crate) struct Filter<'a> {
     pub(crate) tags: Option<&'a Wishes>,
 }
 
+impl Filter<'_> {
+    /// The excluded places below a node.
+    fn skips_in(&self, node: Node) -> &[Position] {
+        let range = node.range();
+        let from = self.skips.partition_point(|&skip| (skip as usize) < range.start);
+        let skips = self.skips.get(from..).unwrap_or_default();
+        skips.get(..skips.partition_point(|&skip| (skip as usize) < range.end)).unwrap_or_default()
+    }
+}
+
 /// What a filter makes of a range.
 enum Cut {
     Nothing,
@@ -280,18 +290,24 @@ impl<R: Rule> Tree<R> {
 
     /// Adds what a filter leaves of a node to the sum of what is before it.
     fn add_up(&self, filter: &Filter<'_>, node: Node, sum: &mut R::Summary) {
-        let cut = self.cut(filter, node);
-        if matches!(cut, Cut::Nothing) {
-            return;
-        }
-        // What all of a range does not change, no part of it does: see `Rule::join`.
-        let joined = R::join(sum, &self.summaries.get(node));
-        if joined == *sum {
-            return;
-        }
-        match cut {
+        match self.cut(filter, node) {
+            Cut::Nothing => {}
+            Cut::Whole => *sum = R::join(sum, &self.summaries.get(node)),
+            // What all of a range does not change, no part of it does: see `Rule`.
+            Cut::Part if R::ABSORBS && R::join(sum, &self.summaries.get(node)) == *sum => {}
+            Cut::Part if node.level == 1 => self.add_up_leaves(filter, node, sum),
             Cut::Part => node.children().for_each(|child| self.add_up(filter, child, sum)),
-            _ => *sum = joined,
+        }
+    }
+
+    /// As `add_up`, for a node whose children are leaves.
+    fn add_up_leaves(&self, filter: &Filter<'_>, node: Node, sum: &mut R::Summary) {
+        let mut skips = filter.skips_in(node).iter().map(|&skip| skip as usize).peekable();
+        for place in node.range() {
+            while skips.next_if(|&skip| skip < place).is_some() {}
+            if skips.peek() != Some(&place) && self.tokens.leaf(place) >= filter.tokens {
+                *sum = R::join(sum, &Summaries::<R>::sum_up(place, self.summaries.leaf(place)));
+            }
         }
     }
 
@@ -300,11 +316,8 @@ impl<R: Rule> Tree<R> {
         if tokens.most < filter.tokens {
             return Cut::Nothing;
         }
-        let range = node.range();
-        let from = filter.skips.partition_point(|&skip| (skip as usize) < range.start);
-        let skips = filter.skips.get(from).is_some_and(|&skip| (skip as usize) < range.end);
-        match (tokens.least >= filter.tokens, skips) {
-            (true, false) => Cut::Whole,
+        match (tokens.least >= filter.tokens, filter.skips_in(node).is_empty()) {
+            (true, true) => Cut::Whole,
             _ if node.level > 0 => Cut::Part,
             _ => Cut::Nothing,
         }

@@ -2,19 +2,20 @@
 //!
 //! A tag set that is asked for a second time gets a tree of its own, whose leaves are those of the group's tree where a member has the
 //! tags. There are at most [`MOST`]; a further set takes the place of one that nobody has asked for in a long while, and is otherwise
-//! left to a walk, so that more sets than trees do not make trees all the time.
+//! left to a walk, so that more sets than trees do not make trees all the time. A tree goes when keeping it up to date has cost more, since
+//! it was last asked for, than making it anew would.
 
-use std::hash::BuildHasher;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use rustc_hash::FxBuildHasher;
+use rustc_hash::FxHasher;
 
 use super::Members;
 use super::tree::Tree;
 use crate::select::Wishes;
 use crate::strategy::Rule;
 
-/// One bit of [`Home::views`](crate::registry::Home) each.
+/// One bit of [`Home::views`](super::Home) each.
 const MOST: usize = 8;
 
 /// So many tag sets that have no tree are remembered.
@@ -24,42 +25,26 @@ const MOST_SEEN: usize = 16;
 /// few walks.
 const WORTH: u32 = 8;
 
-/// The tags of a request.
-#[derive(Debug)]
-struct TagSet {
-    wishes: Wishes,
-    hash: u64,
-}
-
-impl TagSet {
-    /// The order of the tags does not matter.
-    fn hash(wishes: &Wishes) -> u64 {
-        let tags = wishes.tags.iter().map(|tag| FxBuildHasher.hash_one(tag));
-        tags.fold(u64::from(wishes.any_tag), u64::wrapping_add)
-    }
-
-    fn is(&self, wishes: &Wishes, hash: u64) -> bool {
-        let has = |tag: &String| self.wishes.tags.contains(tag);
-        self.hash == hash
-            && self.wishes.any_tag == wishes.any_tag
-            && self.wishes.tags.len() == wishes.tags.len()
-            && wishes.tags.iter().all(has)
-    }
-}
+/// Longer tag sets, in bytes and a few for each tag, are left to a walk: they come from requests, and are compared and kept under a lock.
+const LONGEST: usize = 256;
 
 /// A tag set with a tree.
 #[derive(Debug)]
 struct View<R: Rule> {
-    tags: TagSet,
+    /// Has the tags.
+    wishes: Wishes,
+    hash: u64,
     tree: Tree<R>,
-    /// When it was last asked for, in requests with tags.
+    /// When it was last asked for, in requests with tags, and how many leaves were renewed since.
     used_at: u64,
+    renewals: usize,
 }
 
-/// A tag set without a tree.
+/// A tag set without a tree, known by its hash alone: should two have the same, one gets its tree sooner.
 #[derive(Debug)]
 struct Seen {
-    tags: TagSet,
+    hash: u64,
+    asked_at: u64,
     /// How often it was asked for since a time after which nobody asked for some set that has a tree.
     times: u32,
     since: u64,
@@ -67,7 +52,7 @@ struct Seen {
 
 #[derive(Debug)]
 pub(super) struct Views<R: Rule> {
-    kept: Vec<View<R>>,
+    kept: Vec<Option<View<R>>>,
     seen: Vec<Seen>,
     /// How many requests with tags there were.
     asked: u64,
@@ -82,78 +67,107 @@ impl<R: Rule> Default for Views<R> {
 impl<R: Rule> Views<R> {
     /// The tree for the tags of a request; None if a walk has to do.
     pub(super) fn get<T>(&mut self, wishes: &Wishes, members: &Members<T>, all: &Tree<R>) -> Option<&Tree<R>> {
+        let mut length = 0;
+        if !wishes.tags.iter().all(|tag| {
+            length += tag.len() + 8;
+            length <= LONGEST
+        }) {
+            return None;
+        }
         self.asked += 1;
-        let hash = TagSet::hash(wishes);
-        let nth = match self.kept.iter().position(|view| view.tags.is(wishes, hash)) {
+        let mut hasher = FxHasher::default();
+        (&wishes.tags, wishes.any_tag).hash(&mut hasher);
+        let hash = hasher.finish();
+        let is_it = |view: &View<R>| view.hash == hash && view.wishes.any_tag == wishes.any_tag && view.wishes.tags == wishes.tags;
+        let nth = match self.kept.iter().position(|view| view.as_ref().is_some_and(is_it)) {
             Some(nth) => nth,
             None => self.make(wishes, hash, members, all)?,
         };
-        let view = self.kept.get_mut(nth)?;
-        view.used_at = self.asked;
+        let view = self.kept.get_mut(nth)?.as_mut()?;
+        (view.used_at, view.renewals) = (self.asked, 0);
         Some(&view.tree)
     }
 
     /// Makes a tree for tags that have none, if that is worth its while.
     #[cold]
     fn make<T>(&mut self, wishes: &Wishes, hash: u64, members: &Members<T>, all: &Tree<R>) -> Option<usize> {
-        let Some(nth) = self.seen.iter().position(|seen| seen.tags.is(wishes, hash)) else {
-            if self.seen.len() == MOST_SEEN {
-                self.seen.remove(0);
+        let (nth, place) = self.place_for(hash)?;
+        self.seen.swap_remove(nth);
+        let wishes = Wishes { tags: wishes.tags.clone(), any_tag: wishes.any_tag, ..Wishes::default() };
+        let mut tree = Tree::new(all.leaves());
+        for (position, member) in super::members(members) {
+            let matches = wishes.accept_tags(member.deployment().tags());
+            member.home.set_view(place, matches);
+            if matches {
+                tree.copy(position, all);
             }
-            let wishes = Wishes { tags: wishes.tags.clone(), any_tag: wishes.any_tag, ..Wishes::default() };
-            self.seen.push(Seen { tags: TagSet { wishes, hash }, times: 1, since: self.asked });
+        }
+        tree.join_all();
+        if place == self.kept.len() {
+            self.kept.push(None);
+        }
+        *self.kept.get_mut(place)? = Some(View { wishes, hash, tree, used_at: self.asked, renewals: 0 });
+        Some(place)
+    }
+
+    /// Where a tree for a tag set may go, and where the set is among those seen; None if it does not get one yet.
+    fn place_for(&mut self, hash: u64) -> Option<(usize, usize)> {
+        let Some(nth) = self.seen.iter().position(|seen| seen.hash == hash) else {
+            if self.seen.len() == MOST_SEEN {
+                let (least, _) = self.seen.iter().enumerate().min_by_key(|(_, seen)| (seen.times, seen.asked_at))?;
+                self.seen.swap_remove(least);
+            }
+            self.seen.push(Seen { hash, asked_at: self.asked, times: 1, since: self.asked });
             return None;
         };
         let seen = self.seen.get_mut(nth)?;
-        let mut place = self.kept.len();
-        if place == MOST {
-            let (stalest, view) = self.kept.iter().enumerate().min_by_key(|(_, view)| view.used_at)?;
-            if view.used_at > seen.since {
-                (seen.since, seen.times) = (self.asked, 0);
-            }
-            seen.times += 1;
-            if seen.times < WORTH {
-                return None;
-            }
-            place = stalest;
+        seen.asked_at = self.asked;
+        if let Some(place) = self.kept.iter().position(Option::is_none) {
+            return Some((nth, place));
         }
-        let mut view = View { tags: self.seen.remove(nth).tags, tree: Tree::new(all.leaves()), used_at: self.asked };
-        for (position, member) in super::members(members) {
-            let matches = view.tags.wishes.accept_tags(member.deployment().tags());
-            member.home.set_view(place, matches);
-            if matches {
-                view.tree.copy(position, all);
-            }
+        if self.kept.len() < MOST {
+            return Some((nth, self.kept.len()));
         }
-        view.tree.join_all();
-        match self.kept.get_mut(place) {
-            Some(stale) => *stale = view,
-            None => self.kept.push(view),
+        let used_at = |view: &Option<View<R>>| view.as_ref().map_or(0, |view| view.used_at);
+        let (stalest, view) = self.kept.iter().enumerate().min_by_key(|(_, view)| used_at(view))?;
+        if used_at(view) > seen.since {
+            (seen.since, seen.times) = (self.asked, 0);
         }
-        Some(place)
+        seen.times += 1;
+        (seen.times >= WORTH).then_some((nth, stalest))
     }
 
     /// Which trees a member with these tags is in, one bit each.
     pub(super) fn of_tags(&self, tags: &[Arc<str>]) -> u8 {
-        let bits = self.kept.iter().enumerate().map(|(nth, view)| u8::from(view.tags.wishes.accept_tags(tags)) << nth);
-        bits.fold(0, |views, bit| views | bit)
+        let accepts = |view: &Option<View<R>>| view.as_ref().is_some_and(|view| view.wishes.accept_tags(tags));
+        self.kept.iter().enumerate().fold(0, |views, (nth, view)| views | u8::from(accepts(view)) << nth)
+    }
+
+    /// Does something to the trees that a member is in, whose leaf is renewed.
+    #[inline]
+    pub(super) fn renew(&mut self, views: u8, renew: impl Fn(&mut Tree<R>)) {
+        if views == 0 {
+            return;
+        }
+        for (_, place) in self.kept.iter_mut().enumerate().filter(|&(nth, _)| views & (1 << nth) != 0) {
+            if let Some(view) = place {
+                renew(&mut view.tree);
+                view.renewals += 1;
+                if view.renewals > 2 * view.tree.leaves() {
+                    *place = None;
+                }
+            }
+        }
+    }
+
+    /// All trees.
+    pub(super) fn trees(&mut self) -> impl Iterator<Item = (u8, &mut Tree<R>)> {
+        self.kept.iter_mut().enumerate().filter_map(|(nth, view)| Some((1 << nth, &mut view.as_mut()?.tree)))
     }
 
     /// Whether these tags have a tree.
     #[cfg(test)]
     pub(super) fn has(&self, tags: &[String]) -> bool {
-        self.kept.iter().any(|view| view.tags.wishes.tags == tags)
-    }
-
-    /// The trees that a member is in.
-    #[inline]
-    pub(super) fn trees(&mut self, views: u8) -> impl Iterator<Item = &mut Tree<R>> {
-        let is_in = move |nth: usize| views & (1 << nth) != 0;
-        self.kept.iter_mut().enumerate().filter(move |&(nth, _)| is_in(nth)).map(|(_, view)| &mut view.tree)
-    }
-
-    /// All trees.
-    pub(super) fn all(&mut self) -> impl Iterator<Item = &mut Tree<R>> {
-        self.trees(u8::MAX)
+        self.kept.iter().flatten().any(|view| view.wishes.tags == tags)
     }
 }

@@ -148,9 +148,9 @@ fn wishes(
         Some("any") => true,
         Some(other) => return Err(Error::Configuration(format!("tags_match must be \"all\" or \"any\", not {other:?}")).into()),
     };
-    Ok(Box::new(Wishes {
-        tags: tags.map(|tags| texts("tags", tags)).transpose()?.unwrap_or_default(),
-        any_tag,
-        exclude: exclude.map(|ids| texts("exclude", ids)).transpose()?.unwrap_or_default(),
-    }))
+    let mut tags: Vec<String> = tags.map(|tags| texts("tags", tags)).transpose()?.unwrap_or_default();
+    // In one order, whatever that of a set is, so that an index knows them again.
+    tags.sort_unstable();
+    tags.dedup();
+    Ok(Box::new(Wishes { tags, any_tag, exclude: exclude.map(|ids| texts("exclude", ids)).transpose()?.unwrap_or_default() }))
 }

@@ -19,6 +19,7 @@ impl Rule for LowestPriority {
     type Summary = FirstLeast;
 
     const SCORE: &'static str = "priority";
+    const ABSORBS: bool = true;
 
     #[inline]
     fn leaf(candidate: &impl Candidate) -> u32 {

@@ -34,6 +34,7 @@ impl Rule for LowestUsage {
     type Summary = FirstLeast;
 
     const SCORE: &'static str = "percent of tokens used";
+    const ABSORBS: bool = true;
 
     #[inline]
     fn leaf(candidate: &impl Candidate) -> u128 {

@@ -143,6 +143,9 @@ pub(crate) trait Rule {
     /// What [`Rule::score`] is, in words.
     const SCORE: &'static str;
 
+    /// Whether most ranges leave the summary of what is before them as it is, so that it is worth asking.
+    const ABSORBS: bool = false;
+
     /// Whether candidates have shares of many sizes. How an index looks for the one that was drawn is a matter of speed alone.
     const SHARES_VARY: bool = false;
 

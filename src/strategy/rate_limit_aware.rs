@@ -36,6 +36,7 @@ impl Rule for RateLimitAware {
     type Summary = FirstLeast;
 
     const SCORE: &'static str = "remaining share";
+    const ABSORBS: bool = true;
 
     #[inline]
     fn leaf(candidate: &impl Candidate) -> f64 {
