@@ -318,7 +318,7 @@ impl<T: Attachment> Registry<T> {
     pub(crate) fn new(common: Common, default_strategy: Strategy, strategies: FxHashMap<Arc<str>, Strategy>) -> Self {
         Self {
             deployments: Map::default(),
-            groups: Map::default(),
+            groups: sync::busy_map(),
             aliases: Map::default(),
             changing: Mutex::default(),
             table: StateTable::new(),

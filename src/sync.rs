@@ -16,3 +16,15 @@ pub(crate) use {
 /// A map that many threads read and change at once.
 #[cfg(not(shuttle))]
 pub(crate) type Map<K, V> = dashmap::DashMap<K, V, rustc_hash::FxBuildHasher>;
+
+/// A map in which every pick looks something up: of so many shards that picks of two keys seldom take turns at the lock of one.
+#[cfg(not(shuttle))]
+pub(crate) fn busy_map<K: Eq + std::hash::Hash, V>() -> Map<K, V> {
+    const SHARDS: usize = 64;
+    Map::with_capacity_and_hasher_and_shard_amount(0, rustc_hash::FxBuildHasher, SHARDS)
+}
+
+#[cfg(shuttle)]
+pub(crate) fn busy_map<K: Eq + std::hash::Hash, V>() -> Map<K, V> {
+    Map::default()
+}
