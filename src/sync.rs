@@ -6,11 +6,14 @@
 mod schedules;
 
 #[cfg(not(shuttle))]
-pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+pub(crate) use {
+    parking_lot::{Mutex, MutexGuard},
+    std::sync::atomic,
+};
 #[cfg(shuttle)]
 pub(crate) use {
-    schedules::Map,
-    shuttle::sync::{Mutex, MutexGuard, atomic},
+    schedules::{Map, Mutex},
+    shuttle::sync::{MutexGuard, atomic},
 };
 
 /// A map that many threads read and change at once.
