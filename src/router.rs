@@ -191,16 +191,14 @@ impl<T: Attachment> Router<T> {
                 // out, it was asked amid a change. The walk decides then.
                 let picked = match filter.take() {
                     Some(filter) => {
+                        // Read for the cache: see `Tree::pick`.
                         let near = |position| _ = black_box(group.id(position).is_some());
                         group.index.lock().pick(group.places(), &filter, &walk.now, &walk.chance, near)
                     }
                     None => walk.choose(&mut Unobserved),
                 };
                 if let Some(position) = picked
-                    && request
-                        .wishes
-                        .as_ref()
-                        .is_none_or(|_| group.member(position).is_some_and(|entry| request.rules_in(entry).is_ok()))
+                    && (request.wishes.is_none() || group.member(position).is_some_and(|entry| request.rules_in(entry).is_ok()))
                     && let Some(id) = group.id(position)
                 {
                     return Ok(found(id));
