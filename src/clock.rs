@@ -5,7 +5,7 @@
 //! [`ManualClock`] absorbs steps back.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::sync::Mutex;
@@ -195,17 +195,17 @@ impl ManualClock {
     /// The reading.
     #[must_use]
     pub fn reading(&self) -> Nanos {
-        self.dial.lock().reading
+        self.dial.lock().unwrap_or_else(PoisonError::into_inner).reading
     }
 
     /// Sets the reading, forward or back; to the largest reading if that is less.
     pub fn set(&self, reading: Nanos) {
-        self.turn(&mut self.dial.lock(), reading.min(MAX_READING));
+        self.turn(&mut self.dial.lock().unwrap_or_else(PoisonError::into_inner), reading.min(MAX_READING));
     }
 
     /// Moves the reading forward, unless it would pass the largest one, 10^10 seconds. Returns whether it has.
     pub fn advance(&self, by: Nanos) -> bool {
-        let mut dial = self.dial.lock();
+        let mut dial = self.dial.lock().unwrap_or_else(PoisonError::into_inner);
         let reading = dial.reading.saturating_add(by);
         let fits = reading <= MAX_READING;
         if fits {

@@ -7,7 +7,7 @@
 //! anything when it is dropped.
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -91,14 +91,14 @@ impl<T> Entry<T> {
         if self.is_registered() {
             return Fate::Registered;
         }
-        let heir = self.heir.lock().upgrade();
+        let heir = self.heir.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         heir.map_or(Fate::Removed, Fate::Replaced)
     }
 
     /// Says that it leaves the registry, and to whom its counters go. Comes before the index is changed, so that nobody renews its leaf
     /// afterwards.
     fn leave(&self, heir: Option<&Arc<Self>>) {
-        *self.heir.lock() = heir.map(Arc::downgrade).unwrap_or_default();
+        *self.heir.lock().unwrap_or_else(PoisonError::into_inner) = heir.map(Arc::downgrade).unwrap_or_default();
         self.left.store(true, Ordering::Relaxed);
     }
 }
@@ -341,7 +341,7 @@ impl<T: Attachment> Registry<T> {
     }
 
     fn change(&self) -> MutexGuard<'_, Changes> {
-        self.changing.lock()
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // --- deployments ---
@@ -376,7 +376,7 @@ impl<T: Attachment> Registry<T> {
     /// Calls `visit` for every attachment, unless a change is being made.
     #[cfg(feature = "python")]
     pub(crate) fn try_visit<E>(&self, mut visit: impl FnMut(&T) -> Result<(), E>) -> Result<(), E> {
-        let Some(_changes) = self.changing.try_lock() else { return Ok(()) };
+        let Ok(_changes) = self.changing.try_lock() else { return Ok(()) };
         self.deployments.iter().try_for_each(|entry| visit(&entry.attachment))
     }
 

@@ -8,7 +8,7 @@
 //! them counts that nobody has.
 
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use crate::clock::{Nanos, seconds};
 use crate::deployment::Deployment;
@@ -39,7 +39,7 @@ impl State {
     /// Takes the lock.
     #[inline]
     pub(crate) fn hold(&self) -> Held<'_> {
-        Held(self.lock.lock())
+        Held(self.lock.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Leases that have not ended.
@@ -237,7 +237,7 @@ impl StateTable {
     /// Hands out a block with nothing counted in it; None when 2^32 are in use.
     pub(crate) fn claim(self: &Arc<Self>) -> Option<Slot> {
         let index = {
-            let mut free = self.free.lock();
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(index) = free.returned.pop() {
                 index
             } else {
@@ -307,7 +307,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         // Release and acquire, as for any reference count: all that the owners wrote comes before the block is used again.
         if self.owners.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.table.free.lock().returned.push(self.index);
+            self.table.free.lock().unwrap_or_else(PoisonError::into_inner).returned.push(self.index);
         }
     }
 }

@@ -6,14 +6,11 @@
 mod schedules;
 
 #[cfg(not(shuttle))]
-pub(crate) use {
-    parking_lot::{Mutex, MutexGuard},
-    std::sync::atomic,
-};
+pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 #[cfg(shuttle)]
 pub(crate) use {
-    schedules::{Map, Mutex},
-    shuttle::sync::{MutexGuard, atomic},
+    schedules::Map,
+    shuttle::sync::{Mutex, MutexGuard, atomic},
 };
 
 /// A map that many threads read and change at once.

@@ -14,7 +14,7 @@ mod views;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 pub(crate) use tree::Filter;
 use tree::{Leaf, Tree};
@@ -46,7 +46,7 @@ impl Index {
 
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, AnyForest> {
-        self.forest.lock()
+        self.forest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,27 +1,11 @@
-//! A mutex and a `DashMap` for tests of schedules: the methods that are used of them, over locks that the scheduler knows.
+//! A `DashMap` for tests of schedules: the methods that are used of it, over locks that the scheduler knows.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash};
-use std::sync::PoisonError;
 
 use rustc_hash::FxBuildHasher;
-use shuttle::sync::MutexGuard;
 use shuttle_dashmap::DashMap;
 use shuttle_dashmap::mapref::{entry::Entry, multiple::RefMulti, one::Ref};
-
-/// Without poison, like the one it stands for.
-#[derive(Debug, Default)]
-pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
-
-impl<T> Mutex<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(shuttle::sync::Mutex::new(value))
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 const SHARDS: usize = 4;
 
