@@ -41,7 +41,7 @@ pub struct Wishes {
 }
 
 impl Wishes {
-    pub(crate) fn accept_tags(&self, tags: &[Arc<str>]) -> bool {
+    pub(crate) fn accepts_tags(&self, tags: &[Arc<str>]) -> bool {
         let has = |wanted: &String| tags.iter().any(|tag| **tag == **wanted);
         self.tags.is_empty() || if self.any_tag { self.tags.iter().any(has) } else { self.tags.iter().all(has) }
     }
@@ -57,7 +57,7 @@ impl Request {
     #[inline]
     pub(crate) fn rules_in<T>(&self, entry: &Entry<T>) -> Result<(), Refusal> {
         let Some(wishes) = &self.wishes else { return Ok(()) };
-        if !wishes.accept_tags(entry.deployment().tags()) {
+        if !wishes.accepts_tags(entry.deployment().tags()) {
             return Err(Refusal::Tags);
         }
         if wishes.exclude.contains(entry.deployment().id()) {

@@ -5,10 +5,10 @@
 //! left to a walk, so that more sets than trees do not make trees all the time. A tree goes when keeping it up to date has cost more, since
 //! it was last asked for, than making it anew would.
 
-use std::hash::{Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use rustc_hash::FxHasher;
+use rustc_hash::FxBuildHasher;
 
 use super::Members;
 use super::tree::Tree;
@@ -33,7 +33,6 @@ const LONGEST: usize = 256;
 struct View<R: Rule> {
     /// Has the tags.
     wishes: Wishes,
-    hash: u64,
     tree: Tree<R>,
     /// When it was last asked for, in requests with tags, and how many leaves were renewed since.
     used_at: u64,
@@ -52,6 +51,7 @@ struct Seen {
 
 #[derive(Debug)]
 pub(super) struct Views<R: Rule> {
+    /// By their bits.
     kept: Vec<Option<View<R>>>,
     seen: Vec<Seen>,
     /// How many requests with tags there were.
@@ -67,21 +67,14 @@ impl<R: Rule> Default for Views<R> {
 impl<R: Rule> Views<R> {
     /// The tree for the tags of a request; None if a walk has to do.
     pub(super) fn get<T>(&mut self, wishes: &Wishes, members: &Members<T>, all: &Tree<R>) -> Option<&Tree<R>> {
-        let mut length = 0;
-        if !wishes.tags.iter().all(|tag| {
-            length += tag.len() + 8;
-            length <= LONGEST
-        }) {
+        if wishes.tags.iter().map(|tag| tag.len() + 8).sum::<usize>() > LONGEST {
             return None;
         }
         self.asked += 1;
-        let mut hasher = FxHasher::default();
-        (&wishes.tags, wishes.any_tag).hash(&mut hasher);
-        let hash = hasher.finish();
-        let is_it = |view: &View<R>| view.hash == hash && view.wishes.any_tag == wishes.any_tag && view.wishes.tags == wishes.tags;
+        let is_it = |view: &View<R>| view.wishes.any_tag == wishes.any_tag && view.wishes.tags == wishes.tags;
         let nth = match self.kept.iter().position(|view| view.as_ref().is_some_and(is_it)) {
             Some(nth) => nth,
-            None => self.make(wishes, hash, members, all)?,
+            None => self.make(wishes, members, all)?,
         };
         let view = self.kept.get_mut(nth)?.as_mut()?;
         (view.used_at, view.renewals) = (self.asked, 0);
@@ -90,28 +83,24 @@ impl<R: Rule> Views<R> {
 
     /// Makes a tree for tags that have none, if that is worth its while.
     #[cold]
-    fn make<T>(&mut self, wishes: &Wishes, hash: u64, members: &Members<T>, all: &Tree<R>) -> Option<usize> {
-        let (nth, place) = self.place_for(hash)?;
-        self.seen.swap_remove(nth);
+    fn make<T>(&mut self, wishes: &Wishes, members: &Members<T>, all: &Tree<R>) -> Option<usize> {
+        let place = self.place_for(FxBuildHasher.hash_one((&wishes.tags, wishes.any_tag)))?;
         let wishes = Wishes { tags: wishes.tags.clone(), any_tag: wishes.any_tag, ..Wishes::default() };
         let mut tree = Tree::new(all.leaves());
         for (position, member) in super::members(members) {
-            let matches = wishes.accept_tags(member.deployment().tags());
+            let matches = wishes.accepts_tags(member.deployment().tags());
             member.home.set_view(place, matches);
             if matches {
                 tree.copy(position, all);
             }
         }
         tree.join_all();
-        if place == self.kept.len() {
-            self.kept.push(None);
-        }
-        *self.kept.get_mut(place)? = Some(View { wishes, hash, tree, used_at: self.asked, renewals: 0 });
+        *self.kept.get_mut(place)? = Some(View { wishes, tree, used_at: self.asked, renewals: 0 });
         Some(place)
     }
 
-    /// Where a tree for a tag set may go, and where the set is among those seen; None if it does not get one yet.
-    fn place_for(&mut self, hash: u64) -> Option<(usize, usize)> {
+    /// Where the tree for a tag set goes; None if it does not get one yet.
+    fn place_for(&mut self, hash: u64) -> Option<usize> {
         let Some(nth) = self.seen.iter().position(|seen| seen.hash == hash) else {
             if self.seen.len() == MOST_SEEN {
                 let (least, _) = self.seen.iter().enumerate().min_by_key(|(_, seen)| (seen.times, seen.asked_at))?;
@@ -122,24 +111,26 @@ impl<R: Rule> Views<R> {
         };
         let seen = self.seen.get_mut(nth)?;
         seen.asked_at = self.asked;
-        if let Some(place) = self.kept.iter().position(Option::is_none) {
-            return Some((nth, place));
+        self.kept.resize_with(MOST, || None);
+        // A free place counts as one that nobody ever asked for.
+        let used_at = |view: &Option<View<R>>| view.as_ref().map(|view| view.used_at);
+        let (place, view) = self.kept.iter().enumerate().min_by_key(|(_, view)| used_at(view))?;
+        if let Some(used_at) = used_at(view) {
+            if used_at > seen.since {
+                (seen.since, seen.times) = (self.asked, 0);
+            }
+            seen.times += 1;
+            if seen.times < WORTH {
+                return None;
+            }
         }
-        if self.kept.len() < MOST {
-            return Some((nth, self.kept.len()));
-        }
-        let used_at = |view: &Option<View<R>>| view.as_ref().map_or(0, |view| view.used_at);
-        let (stalest, view) = self.kept.iter().enumerate().min_by_key(|(_, view)| used_at(view))?;
-        if used_at(view) > seen.since {
-            (seen.since, seen.times) = (self.asked, 0);
-        }
-        seen.times += 1;
-        (seen.times >= WORTH).then_some((nth, stalest))
+        self.seen.swap_remove(nth);
+        Some(place)
     }
 
     /// Which trees a member with these tags is in, one bit each.
     pub(super) fn of_tags(&self, tags: &[Arc<str>]) -> u8 {
-        let accepts = |view: &Option<View<R>>| view.as_ref().is_some_and(|view| view.wishes.accept_tags(tags));
+        let accepts = |view: &Option<View<R>>| view.as_ref().is_some_and(|view| view.wishes.accepts_tags(tags));
         self.kept.iter().enumerate().fold(0, |views, (nth, view)| views | u8::from(accepts(view)) << nth)
     }
 
