@@ -1,6 +1,6 @@
 """A router in plain Python: turnout's gates, strategies and outcomes, written the way a good Python programmer would.
 
-It serves twice: benchmarks measure it beside the native router, and tests ask it for a second opinion. So it imports nothing from
+Benchmarks and the demo measure it beside the native router. So it imports nothing from
 turnout, keeps to the readable way of doing things, and is exact where the two must agree.
 
 It is smaller where agreement needs no more: one strategy a router, the default health rules, no aliases, no validation, one

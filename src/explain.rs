@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::registry::{Attachment, Entry, Group};
+use crate::group::Group;
+use crate::registry::{Attachment, Entry};
 use crate::select::{Observer, Refusal};
 use crate::strategy::{Position, Strategy};
 

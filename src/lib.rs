@@ -23,6 +23,7 @@ mod context;
 mod deployment;
 mod error;
 mod explain;
+mod group;
 mod health;
 mod index;
 mod lease;

@@ -11,12 +11,13 @@ use std::sync::{Arc, PoisonError, Weak};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::clock::{Clock, Now};
+use crate::clock::Clock;
 use crate::deployment::{Deployment, not_empty};
 use crate::error::{Error, UnknownDeployment, UnknownModel};
+use crate::group::{Group, Places};
 use crate::health::HealthRules;
-use crate::index::{self, Home, Index, Members, NOWHERE};
-use crate::state::{Slot, State, StateTable};
+use crate::index::{Home, Index, NOWHERE};
+use crate::state::{Slot, StateTable};
 use crate::strategy::{Position, Strategy};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{self, Mutex, MutexGuard};
@@ -110,156 +111,12 @@ pub(crate) struct Common {
     pub(crate) rules: HealthRules,
 }
 
-/// The members of a group by their places, in registration order; a place is empty once its member has left.
-#[derive(Debug)]
-struct Places<T: Attachment> {
-    members: Vec<Option<Arc<Entry<T>>>>,
-    /// What a select hands out and where an acquire counts, without a look at the entry: among very many deployments no entry is in the
-    /// cache.
-    ids: Vec<Option<T::Id>>,
-    slots: Vec<u32>,
-}
-
-impl<T: Attachment> Places<T> {
-    fn new() -> Self {
-        Self { members: Vec::new(), ids: Vec::new(), slots: Vec::new() }
-    }
-
-    fn len(&self) -> usize {
-        self.members.len()
-    }
-
-    fn push(&mut self, entry: &Arc<Entry<T>>) {
-        self.members.push(Some(Arc::clone(entry)));
-        self.ids.push(Some(entry.attachment.id(&entry.deployment)));
-        self.slots.push(entry.slot.index());
-    }
-
-    /// Puts an entry into the place it was made for; returns whether that was empty.
-    fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) -> bool {
-        let place = entry.home.position() as usize;
-        if place == self.len() {
-            self.push(entry);
-            return true;
-        }
-        let was_empty = self.take(entry.home.position(), removed);
-        if let (Some(member), Some(id), Some(slot)) =
-            (self.members.get_mut(place), self.ids.get_mut(place), self.slots.get_mut(place))
-        {
-            *member = Some(Arc::clone(entry));
-            *id = Some(entry.attachment.id(&entry.deployment));
-            *slot = entry.slot.index();
-        }
-        was_empty
-    }
-
-    /// Empties a place; returns whether it was empty.
-    fn take(&mut self, position: Position, removed: &mut Removed<T>) -> bool {
-        removed.ids.extend(self.ids.get_mut(position as usize).and_then(Option::take));
-        let member = self.members.get_mut(position as usize).and_then(Option::take);
-        let was_empty = member.is_none();
-        removed.entries.extend(member);
-        was_empty
-    }
-
-    /// Drops the places that are empty. The members learn their new ones when the index is rebuilt.
-    fn close_up(&mut self) {
-        self.members.retain(Option::is_some);
-        self.ids.retain(Option::is_some);
-        self.slots.clear();
-        self.slots.extend(self.members.iter().flatten().map(|member| member.slot.index()));
-    }
-
-    /// Empties all places.
-    fn take_all(self, removed: &mut Removed<T>) {
-        removed.entries.extend(self.members.into_iter().flatten());
-        removed.ids.extend(self.ids.into_iter().flatten());
-    }
-}
-
-/// The deployments of one model name.
-#[derive(Debug)]
-pub(crate) struct Group<T: Attachment> {
-    pub(crate) strategy: Strategy,
-    pub(crate) index: Arc<Index>,
-    places: Places<T>,
-    /// How many places are not empty.
-    len: usize,
-}
-
-impl<T: Attachment> Group<T> {
-    fn new(strategy: Strategy, index: Arc<Index>) -> Self {
-        Self { strategy, index, places: Places::new(), len: 0 }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// The place of a member to come.
-    fn next_position(&self) -> Result<Position, Error> {
-        Position::try_from(self.places.len()).map_err(|_| too_many())
-    }
-
-    /// All places, as the index knows them.
-    pub(crate) fn places(&self) -> &Members<T> {
-        &self.places.members
-    }
-
-    #[inline]
-    pub(crate) fn member(&self, position: Position) -> Option<&Arc<Entry<T>>> {
-        self.places.members.get(position as usize)?.as_ref()
-    }
-
-    /// A member and its counters.
-    #[inline]
-    pub(crate) fn member_and_state<'a>(
-        &'a self,
-        position: Position,
-        table: &'a StateTable,
-    ) -> Option<(&'a Arc<Entry<T>>, &'a State)> {
-        let slot = *self.places.slots.get(position as usize)?;
-        Some((self.member(position)?, table.get(slot)))
-    }
-
-    /// The id of a member, as a select hands it out.
-    #[inline]
-    pub(crate) fn id(&self, position: Position) -> Option<&T::Id> {
-        self.places.ids.get(position as usize)?.as_ref()
-    }
-
-    /// The members and their places, in registration order.
-    #[inline]
-    pub(crate) fn members(&self) -> impl Iterator<Item = (Position, &Arc<Entry<T>>)> {
-        index::members(&self.places.members)
-    }
-
-    /// Gives an entry the place it was made for.
-    fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) {
-        self.len += usize::from(self.places.put(entry, removed));
-        self.index.lock().enter(entry.home.position(), entry, &Now::new(&entry.common.clock));
-    }
-
-    /// Empties the place of an entry.
-    fn take(&mut self, entry: &Entry<T>, removed: &mut Removed<T>) {
-        let position = entry.home.position();
-        self.len -= usize::from(!self.places.take(position, removed));
-        let mut forest = self.index.lock();
-        forest.clear(position);
-        // Empty places cost a walk something, so they may not outnumber the members.
-        if self.places.len() > 2 * self.len + 16 {
-            self.places.close_up();
-            forest.rebuild(&self.places.members, &Now::new(&entry.common.clock));
-        }
-    }
-}
-
 /// What a change took out of the registry. Drop it where it is harmless.
 #[derive(Debug)]
 #[must_use]
 pub struct Removed<T: Attachment> {
-    entries: Vec<Arc<Entry<T>>>,
-    ids: Vec<T::Id>,
+    pub(crate) entries: Vec<Arc<Entry<T>>>,
+    pub(crate) ids: Vec<T::Id>,
 }
 
 impl<T: Attachment> Default for Removed<T> {
@@ -310,7 +167,7 @@ impl Changes {
     }
 }
 
-fn too_many() -> Error {
+pub(crate) fn too_many() -> Error {
     Error::Configuration("a router holds at most 2^32 deployments".to_owned())
 }
 
@@ -470,14 +327,12 @@ impl<T: Attachment> Registry<T> {
         for (model_name, (index, places)) in groups {
             let strategy = self.strategy_of(&model_name);
             let mut group = self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index));
-            group.len = places.len();
-            std::mem::replace(&mut group.places, places).take_all(&mut removed);
-            group.index.lock().rebuild(&group.places.members, &Now::new(&self.common.clock));
+            group.replace_all(places, &self.common.clock, &mut removed);
         }
         let gone = self.groups.iter().map(|group| Arc::clone(group.key())).filter(|name| !models.contains(name));
         for name in gone.collect::<Vec<_>>() {
             if let Some((_, group)) = self.groups.remove(&name) {
-                group.places.take_all(&mut removed);
+                group.take_all(&mut removed);
             }
         }
         Ok(removed)
@@ -520,7 +375,7 @@ impl<T: Attachment> Registry<T> {
     fn leave_group(&self, entry: &Entry<T>, removed: &mut Removed<T>) {
         self.groups.remove_if_mut(entry.deployment.model_name(), |_, group| {
             group.take(entry, removed);
-            group.len == 0
+            group.len() == 0
         });
     }
 

@@ -11,8 +11,9 @@ use rustc_hash::FxHashSet;
 use crate::clock::{Clock, Nanos, Now, seconds};
 use crate::context::{Candidate, Usage};
 use crate::error::{Error, Reasons, TooLarge, Unavailable};
+use crate::group::Group;
 use crate::limits::to_next_minute;
-use crate::registry::{Attachment, Entry, Group};
+use crate::registry::{Attachment, Entry};
 use crate::rng::Rng;
 use crate::state::State;
 use crate::strategy::{

@@ -1,0 +1,166 @@
+//! The deployments of one model name.
+
+use std::sync::Arc;
+
+use crate::clock::{Clock, Now};
+use crate::error::Error;
+use crate::index::{self, Index, Members};
+use crate::registry::{Attachment, Entry, Removed, too_many};
+use crate::state::{State, StateTable};
+use crate::strategy::{Position, Strategy};
+
+/// The members of a group by their places, in registration order; a place is empty once its member has left.
+#[derive(Debug)]
+pub(crate) struct Places<T: Attachment> {
+    members: Vec<Option<Arc<Entry<T>>>>,
+    /// What a select hands out and where an acquire counts, without a look at the entry: among very many deployments no entry is in the
+    /// cache.
+    ids: Vec<Option<T::Id>>,
+    slots: Vec<u32>,
+}
+
+impl<T: Attachment> Places<T> {
+    pub(crate) fn new() -> Self {
+        Self { members: Vec::new(), ids: Vec::new(), slots: Vec::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(crate) fn push(&mut self, entry: &Arc<Entry<T>>) {
+        self.members.push(Some(Arc::clone(entry)));
+        self.ids.push(Some(entry.attachment().id(entry.deployment())));
+        self.slots.push(entry.slot.index());
+    }
+
+    /// Puts an entry into the place it was made for; returns whether that was empty.
+    fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) -> bool {
+        let place = entry.home.position() as usize;
+        if place == self.len() {
+            self.push(entry);
+            return true;
+        }
+        let was_empty = self.take(entry.home.position(), removed);
+        if let (Some(member), Some(id), Some(slot)) =
+            (self.members.get_mut(place), self.ids.get_mut(place), self.slots.get_mut(place))
+        {
+            *member = Some(Arc::clone(entry));
+            *id = Some(entry.attachment().id(entry.deployment()));
+            *slot = entry.slot.index();
+        }
+        was_empty
+    }
+
+    /// Empties a place; returns whether it was empty.
+    fn take(&mut self, position: Position, removed: &mut Removed<T>) -> bool {
+        removed.ids.extend(self.ids.get_mut(position as usize).and_then(Option::take));
+        let member = self.members.get_mut(position as usize).and_then(Option::take);
+        let was_empty = member.is_none();
+        removed.entries.extend(member);
+        was_empty
+    }
+
+    /// Drops the places that are empty. The members learn their new ones when the index is rebuilt.
+    fn close_up(&mut self) {
+        self.members.retain(Option::is_some);
+        self.ids.retain(Option::is_some);
+        self.slots.clear();
+        self.slots.extend(self.members.iter().flatten().map(|member| member.slot.index()));
+    }
+
+    /// Empties all places.
+    fn take_all(self, removed: &mut Removed<T>) {
+        removed.entries.extend(self.members.into_iter().flatten());
+        removed.ids.extend(self.ids.into_iter().flatten());
+    }
+}
+
+/// The deployments of one model name.
+#[derive(Debug)]
+pub(crate) struct Group<T: Attachment> {
+    pub(crate) strategy: Strategy,
+    pub(crate) index: Arc<Index>,
+    places: Places<T>,
+    /// How many places are not empty.
+    len: usize,
+}
+
+impl<T: Attachment> Group<T> {
+    pub(crate) fn new(strategy: Strategy, index: Arc<Index>) -> Self {
+        Self { strategy, index, places: Places::new(), len: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The place of a member to come.
+    pub(crate) fn next_position(&self) -> Result<Position, Error> {
+        Position::try_from(self.places.len()).map_err(|_| too_many())
+    }
+
+    /// All places, as the index knows them.
+    pub(crate) fn places(&self) -> &Members<T> {
+        &self.places.members
+    }
+
+    #[inline]
+    pub(crate) fn member(&self, position: Position) -> Option<&Arc<Entry<T>>> {
+        self.places.members.get(position as usize)?.as_ref()
+    }
+
+    /// A member and its counters.
+    #[inline]
+    pub(crate) fn member_and_state<'a>(
+        &'a self,
+        position: Position,
+        table: &'a StateTable,
+    ) -> Option<(&'a Arc<Entry<T>>, &'a State)> {
+        let slot = *self.places.slots.get(position as usize)?;
+        Some((self.member(position)?, table.get(slot)))
+    }
+
+    /// The id of a member, as a select hands it out.
+    #[inline]
+    pub(crate) fn id(&self, position: Position) -> Option<&T::Id> {
+        self.places.ids.get(position as usize)?.as_ref()
+    }
+
+    /// The members and their places, in registration order.
+    #[inline]
+    pub(crate) fn members(&self) -> impl Iterator<Item = (Position, &Arc<Entry<T>>)> {
+        index::members(&self.places.members)
+    }
+
+    /// Gives an entry the place it was made for.
+    pub(crate) fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) {
+        self.len += usize::from(self.places.put(entry, removed));
+        self.index.lock().enter(entry.home.position(), entry, &Now::new(&entry.common.clock));
+    }
+
+    /// Empties the place of an entry.
+    pub(crate) fn take(&mut self, entry: &Entry<T>, removed: &mut Removed<T>) {
+        let position = entry.home.position();
+        self.len -= usize::from(!self.places.take(position, removed));
+        let mut forest = self.index.lock();
+        forest.clear(position);
+        // Empty places cost a walk something, so they may not outnumber the members.
+        if self.places.len() > 2 * self.len + 16 {
+            self.places.close_up();
+            forest.rebuild(&self.places.members, &Now::new(&entry.common.clock));
+        }
+    }
+
+    /// Takes other members in the place of all.
+    pub(crate) fn replace_all(&mut self, places: Places<T>, clock: &Clock, removed: &mut Removed<T>) {
+        self.len = places.len();
+        std::mem::replace(&mut self.places, places).take_all(removed);
+        self.index.lock().rebuild(&self.places.members, &Now::new(clock));
+    }
+
+    /// Empties all places.
+    pub(crate) fn take_all(self, removed: &mut Removed<T>) {
+        self.places.take_all(removed);
+    }
+}
