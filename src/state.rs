@@ -26,6 +26,8 @@ pub(crate) struct Held<'a>(#[allow(dead_code, reason = "held, not read")] MutexG
 pub(crate) struct State {
     lock: Mutex<()>,
     in_flight: AtomicU32,
+    /// Which of the checks that few deployments need a pick has to make here: the bits of [`mark`].
+    marks: AtomicU32,
     pub(crate) health: Health,
     pub(crate) window: MinuteWindow,
     total_successes: AtomicU64,
@@ -33,7 +35,25 @@ pub(crate) struct State {
     total_tokens: AtomicU64,
     /// The slots that point here.
     owners: AtomicU32,
+    /// What few deployments need; made when first needed.
+    annex: OnceLock<Box<Annex>>,
 }
+
+/// The bits of a block's marks.
+pub(crate) mod mark {
+    /// The provider said what is left, and until when: see `learn`.
+    pub(crate) const OBSERVED: u32 = 1 << 0;
+    /// A cap on what is in flight was learnt: see `learn`.
+    pub(crate) const CAPPED: u32 = 1 << 1;
+    /// It returned or joined, and its share grows: see `health`.
+    pub(crate) const SLOW_START: u32 = 1 << 2;
+    /// Its recent failures weigh on it as if they were in flight: see `health`.
+    pub(crate) const PENALIZED: u32 = 1 << 3;
+}
+
+/// Counters that few deployments need, beside their block. Written under its lock.
+#[derive(Debug, Default)]
+pub(crate) struct Annex {}
 
 impl State {
     /// Takes the lock.
@@ -46,6 +66,23 @@ impl State {
     #[inline]
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The marks, 0 for most.
+    #[inline]
+    pub(crate) fn marks(&self) -> u32 {
+        self.marks.load(Ordering::Relaxed)
+    }
+
+    /// Sets or takes away a mark.
+    pub(crate) fn mark(&self, _: &Held<'_>, mark: u32, is_on: bool) {
+        let others = self.marks() & !mark;
+        self.marks.store(if is_on { others | mark } else { others }, Ordering::Relaxed);
+    }
+
+    /// The counters that few deployments need, empty ones if there were none so far.
+    pub(crate) fn annex(&self) -> &Annex {
+        self.annex.get_or_init(Box::default)
     }
 
     /// Takes a place in flight, a request and its tokens. The caller has checked, under the same lock, that there is room.
@@ -123,6 +160,7 @@ impl State {
 
     fn clear(&self) {
         self.in_flight.store(0, Ordering::Relaxed);
+        self.marks.store(0, Ordering::Relaxed);
         self.window.clear();
         self.health.clear();
         for total in [&self.total_successes, &self.total_failures, &self.total_tokens] {
