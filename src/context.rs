@@ -11,6 +11,18 @@ pub struct Usage {
     pub limit: Option<u64>,
 }
 
+impl Usage {
+    /// Whether a greater share of its limit is used; of no limit, none is.
+    pub(crate) fn is_fuller_than(&self, other: &Self) -> bool {
+        let share = |usage: &Self| (u128::from(usage.current), usage.limit.filter(|&limit| limit > 0).map(u128::from));
+        match (share(self), share(other)) {
+            ((_, None), _) => false,
+            (_, (_, None)) => true,
+            ((current, Some(limit)), (other, Some(other_limit))) => current * other_limit > other * limit,
+        }
+    }
+}
+
 /// A candidate as strategies see it. A router answers from its live counters, each read only when a strategy asks for it.
 pub trait Candidate {
     /// Relative share.

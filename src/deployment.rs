@@ -4,6 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::limits::{Limit, Quota};
 
 /// One concrete target that can serve a model. Immutable; cloning shares its strings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Deployment {
     model_name: Arc<str>,
     model: Arc<str>,
     tags: Arc<[Arc<str>]>,
+    limits: Arc<[Limit]>,
+    quotas: Arc<[Quota]>,
 }
 
 impl Deployment {
@@ -33,6 +36,8 @@ impl Deployment {
             model: Arc::clone(&model_name),
             model_name,
             tags: Arc::default(),
+            limits: Arc::default(),
+            quotas: Arc::default(),
             weight: 1,
             priority: 0,
             max_parallel_requests: None,
@@ -85,6 +90,25 @@ impl Deployment {
         Ok(Self { max_parallel_requests: not_zero("max_parallel_requests", limit, NonZeroU32::new)?, ..self })
     }
 
+    /// With limits beside those above.
+    #[must_use]
+    pub fn with_limits(self, limits: &[Limit]) -> Self {
+        Self { limits: limits.into(), ..self }
+    }
+
+    /// Under quotas that other deployments may share.
+    ///
+    /// # Errors
+    /// If two have the same id.
+    pub fn with_quotas(self, quotas: &[Quota]) -> Result<Self, Error> {
+        for (nth, quota) in quotas.iter().enumerate() {
+            if quotas.iter().take(nth).any(|other| other.id() == quota.id()) {
+                return Err(Error::Configuration(format!("the quota {:?} is given twice to {:?}", quota.id(), self.id())));
+            }
+        }
+        Ok(Self { quotas: quotas.into(), ..self })
+    }
+
     /// With labels; the order is kept, repetitions are dropped.
     ///
     /// # Errors
@@ -130,6 +154,24 @@ impl Deployment {
     #[must_use]
     pub fn tags(&self) -> &[Arc<str>] {
         &self.tags
+    }
+
+    /// Its limits beside requests and tokens a minute.
+    #[must_use]
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// The quotas it is under.
+    #[must_use]
+    pub fn quotas(&self) -> &[Quota] {
+        &self.quotas
+    }
+
+    /// Whether it has a limit of any kind.
+    pub(crate) fn is_limited(&self) -> bool {
+        let counts = self.rpm_limit.is_some() || self.tpm_limit.is_some() || self.max_parallel_requests.is_some();
+        counts || !self.limits.is_empty() || !self.quotas.is_empty()
     }
 
     /// Relative share.

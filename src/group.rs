@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::clock::{Clock, Now};
 use crate::error::Error;
 use crate::index::{self, Index, Members};
+use crate::limits::Quotas;
 use crate::registry::{Attachment, Entry, Removed, too_many};
 use crate::state::{State, StateTable};
 use crate::strategy::{Position, Strategy};
@@ -84,11 +85,13 @@ pub(crate) struct Group<T: Attachment> {
     places: Places<T>,
     /// How many places are not empty.
     len: usize,
+    /// What some members share with each other or with other groups. An index does not know of it.
+    pub(crate) quotas: Quotas,
 }
 
 impl<T: Attachment> Group<T> {
     pub(crate) fn new(strategy: Strategy, index: Arc<Index>) -> Self {
-        Self { strategy, index, places: Places::new(), len: 0 }
+        Self { strategy, index, places: Places::new(), len: 0, quotas: Quotas::default() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -135,6 +138,10 @@ impl<T: Attachment> Group<T> {
 
     /// Gives an entry the place it was made for.
     pub(crate) fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) {
+        if let Some(old) = self.places.members.get(entry.home.position() as usize).and_then(Option::as_ref) {
+            self.quotas.leave(old.metering.as_deref());
+        }
+        self.quotas.enter(entry.metering.as_deref());
         self.len += usize::from(self.places.put(entry, removed));
         self.index.lock().enter(entry.home.position(), entry, &Now::new(&entry.common.clock));
     }
@@ -142,6 +149,7 @@ impl<T: Attachment> Group<T> {
     /// Empties the place of an entry.
     pub(crate) fn take(&mut self, entry: &Entry<T>, removed: &mut Removed<T>) {
         let position = entry.home.position();
+        self.quotas.leave(entry.metering.as_deref());
         self.len -= usize::from(!self.places.take(position, removed));
         let mut forest = self.index.lock();
         forest.clear(position);
@@ -155,6 +163,8 @@ impl<T: Attachment> Group<T> {
     /// Takes other members in the place of all.
     pub(crate) fn replace_all(&mut self, places: Places<T>, clock: &Clock, removed: &mut Removed<T>) {
         self.len = places.len();
+        self.quotas = Quotas::default();
+        places.members.iter().flatten().for_each(|entry| self.quotas.enter(entry.metering.as_deref()));
         std::mem::replace(&mut self.places, places).take_all(removed);
         self.index.lock().rebuild(&self.places.members, &Now::new(clock));
     }

@@ -7,10 +7,11 @@ use crate::clock::{Nanos, Now};
 use crate::deployment::Deployment;
 use crate::health::FailureKind;
 use crate::index;
-use crate::limits::Minute;
+use crate::learn::{self, Observed, Reserved};
+use crate::limits::{Charges, Demand, Minute};
 use crate::registry::Entry;
 use crate::select::{Refusal, Request, gate};
-use crate::state::{Held, State};
+use crate::state::{Held, State, mark};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// One place in flight on a deployment, counted in its minute together with its estimated tokens.
@@ -24,6 +25,52 @@ pub struct Lease<T> {
     minute: Minute,
     acquired_at: Nanos,
     ended: AtomicBool,
+    /// What it was charged beside its minute; None for most.
+    receipt: Option<Box<Receipt>>,
+}
+
+/// What a request was charged beside its minute.
+#[derive(Debug)]
+pub(crate) struct Receipt {
+    demand: Demand,
+    charges: Charges,
+    /// What was reserved of what the provider said is left, if it said anything.
+    reserved: Option<Reserved>,
+}
+
+impl Receipt {
+    /// Charges a request if every gate lets it pass.
+    #[cold]
+    fn take<T>(entry: &Entry<T>, state: &State, held: &Held<'_>, request: &Request, now: &Now<'_>) -> Result<Box<Self>, Refusal> {
+        let demand = Demand::from(request);
+        let charges = if let Some(metering) = &entry.metering {
+            metering.with_locks(|locked| {
+                gate(entry, state, request, now)?;
+                Ok(locked.charge(demand, now.get()))
+            })?
+        } else {
+            gate(entry, state, request, now)?;
+            Charges::default()
+        };
+        let mut reserved = None;
+        if state.marks() & mark::OBSERVED != 0 {
+            let observed = &state.annex().observed;
+            reserved = Some(observed.reserve(demand));
+            // Nothing that was said holds any more: what comes is charged the short way until something new is.
+            if !observed.hold(now.get()) {
+                state.mark(held, mark::OBSERVED, false);
+            }
+        }
+        Ok(Box::new(Self { demand, charges, reserved }))
+    }
+
+    /// What was reserved in all of what the provider said is left, this request included: of the deployment, or of one of its quotas.
+    pub(crate) fn reserved(&self, quota: Option<usize>) -> Option<&Reserved> {
+        match quota {
+            Some(nth) => self.charges.reserved(nth),
+            None => self.reserved.as_ref(),
+        }
+    }
 }
 
 impl<T> Lease<T> {
@@ -36,10 +83,22 @@ impl<T> Lease<T> {
         // nor the counters are in the cache, and so both are fetched at once.
         black_box(entry.deployment().tpm_limit());
         let held = state.hold();
-        gate(entry, state, request, now)?;
+        let receipt = if entry.metering.is_none() && state.marks() & mark::OBSERVED == 0 {
+            gate(entry, state, request, now)?;
+            None
+        } else {
+            Some(Receipt::take(entry, state, &held, request, now)?)
+        };
         let minute = state.reserve(&held, now.get(), request.tokens);
         drop(held);
-        Ok(Self { entry: Arc::clone(entry), tokens: request.tokens, minute, acquired_at: now.get(), ended: AtomicBool::new(false) })
+        Ok(Self {
+            entry: Arc::clone(entry),
+            tokens: request.tokens,
+            minute,
+            acquired_at: now.get(),
+            ended: AtomicBool::new(false),
+            receipt,
+        })
     }
 
     /// The chosen deployment.
@@ -73,15 +132,22 @@ impl<T> Lease<T> {
     }
 
     /// Ends it with a success: the actual tokens replace the estimate (None keeps it), the latency in microseconds goes into the
-    /// average (None takes the time since acquire). Returns whether this call ended it.
-    pub fn success(&self, tokens: Option<u64>, latency_us: Option<u64>) -> bool {
+    /// average (None takes the time since acquire). `split` says how many tokens were the prompt's and the answer's. Returns whether this
+    /// call ended it.
+    pub fn success(&self, tokens: Option<u64>, split: Option<(u64, u64)>, latency_us: Option<u64>) -> bool {
         let common = &self.entry.common;
         let now = common.clock.now();
         let Some(held) = self.end() else { return false };
-        let tokens = tokens.unwrap_or(self.tokens);
+        let actual = self.demand().settled(tokens, split);
+        let tokens = actual.tokens;
         let latency_us = latency_us.unwrap_or(now.saturating_sub(self.acquired_at) / 1000);
         let state = &*self.entry.slot;
         state.window.settle(&held, self.minute, self.tokens, tokens);
+        self.settle_receipt(&held, Some(actual), now);
+        if state.marks() & mark::CAPPED != 0 {
+            // It has left already, and counts here.
+            state.annex().cap.served(state.in_flight().saturating_add(1));
+        }
         state.success(&held, &common.rules, now, self.minute, tokens, Some(latency_us));
         drop(held);
         index::renew(&self.entry, &Now::at(&common.clock, now));
@@ -94,7 +160,13 @@ impl<T> Lease<T> {
         let common = &self.entry.common;
         let now = common.clock.now();
         let Some(held) = self.end() else { return false };
-        self.entry.slot.failure(&held, &common.rules, now, self.minute, kind, retry_after);
+        let state = &*self.entry.slot;
+        let pause = retry_after.unwrap_or(common.rules.cooldown_time);
+        if kind == FailureKind::RateLimit && learn::refused(&self.entry, &held, Some(self.acquired_at), pause, now) {
+            state.failed_elsewhere(&held);
+        } else {
+            state.failure(&held, &common.rules, now, self.minute, kind, retry_after);
+        }
         drop(held);
         index::renew(&self.entry, &Now::at(&common.clock, now));
         true
@@ -105,10 +177,37 @@ impl<T> Lease<T> {
         let Some(held) = self.end() else { return false };
         if unused {
             self.entry.slot.window.refund(&held, self.minute, self.tokens);
+            self.settle_receipt(&held, None, self.acquired_at);
         }
         drop(held);
         index::renew(&self.entry, &Now::new(&self.entry.common.clock));
         true
+    }
+
+    /// Takes in what the headers of its answer say about the provider's limits, and how long it wants not to be asked. Works before and
+    /// after the lease has ended.
+    pub fn observe(&self, said: &[Observed], retry_after: Option<Nanos>) {
+        learn::observe(&self.entry, said, retry_after, self.acquired_at, self.receipt.as_deref(), self.entry.common.clock.now());
+    }
+
+    /// Whether its router takes limits from the headers of exceptions.
+    #[cfg(feature = "python")]
+    pub(crate) fn learns_from_headers(&self) -> bool {
+        self.entry.common.learning.headers
+    }
+
+    /// What it was estimated to take.
+    fn demand(&self) -> Demand {
+        self.receipt.as_ref().map_or(Demand { tokens: self.tokens, split: None }, |receipt| receipt.demand)
+    }
+
+    /// Replaces what it was charged beside its minute; by nothing, if the request was never sent.
+    fn settle_receipt(&self, _: &Held<'_>, actual: Option<Demand>, now: Nanos) {
+        if let Some(receipt) = &self.receipt
+            && let Some(metering) = &self.entry.metering
+        {
+            metering.with_locks(|locked| locked.settle(&receipt.charges, receipt.demand, actual, now));
+        }
     }
 
     /// Renews the leaf that the counters belong to if the deployment was replaced while its old leaf was still in use.

@@ -12,7 +12,7 @@
 //! let lease = router.acquire("gpt-4o", &Request::default())?;
 //! assert_eq!(lease.deployment().id(), "azure-eu");
 //! assert!(router.acquire("gpt-4o", &Request::default()).is_err());
-//! lease.success(Some(412), None);
+//! lease.success(Some(412), None, None);
 //! # Ok::<(), turnout::Error>(())
 //! ```
 //!
@@ -26,6 +26,7 @@ mod explain;
 mod group;
 mod health;
 mod index;
+mod learn;
 mod lease;
 mod limits;
 #[cfg(feature = "python")]
@@ -44,7 +45,9 @@ pub use deployment::Deployment;
 pub use error::{Error, Reasons, TooLarge, Unavailable, UnknownDeployment, UnknownModel};
 pub use explain::{Explanation, Verdict};
 pub use health::{FailureKind, HealthRules, Status};
+pub use learn::{Lack, Learning, Observed, ObservedStats};
 pub use lease::Lease;
+pub use limits::{Limit, LimitKind, LimitStats, Quota, Short, Spent, Start, Unit};
 pub use registry::{Attachment, Entry, Removed};
 pub use rng::{Rng, after_fork};
 pub use router::{Router, Settings};

@@ -11,13 +11,16 @@ use std::sync::{Arc, PoisonError, Weak};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Nanos};
 use crate::deployment::{Deployment, not_empty};
 use crate::error::{Error, UnknownDeployment, UnknownModel};
 use crate::group::{Group, Places};
 use crate::health::HealthRules;
 use crate::index::{Home, Index, NOWHERE};
-use crate::state::{Slot, StateTable};
+use crate::learn::Learning;
+use crate::limits::{Ledger, Meter, Metering, Quota};
+use crate::select::Refusal;
+use crate::state::{Slot, StateTable, Stats};
 use crate::strategy::{Position, Strategy};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{self, Mutex, MutexGuard};
@@ -51,6 +54,8 @@ pub struct Entry<T> {
     pub(crate) common: Arc<Common>,
     /// Whether it has left the registry.
     left: AtomicBool,
+    /// What counts beside the minute window; None for most.
+    pub(crate) metering: Option<Box<Metering>>,
     deployment: Deployment,
     /// Registration order over the whole registry.
     order: u64,
@@ -73,6 +78,23 @@ impl<T> Entry<T> {
     /// Its facts.
     pub fn deployment(&self) -> &Deployment {
         &self.deployment
+    }
+
+    /// Its state now.
+    pub(crate) fn stats(&self, now: Nanos) -> Stats {
+        self.slot.stats(&self.deployment, self.metering.as_deref(), now)
+    }
+
+    /// What stopped it, in words.
+    pub fn describe(&self, refusal: &Refusal) -> String {
+        let quotas = self.metering.as_ref().map_or(&[][..], |metering| metering.quotas());
+        match refusal {
+            Refusal::Quota { nth, short } => {
+                let id = quotas.get(*nth).map_or("", |ledger| ledger.quota().id());
+                format!("quota {id:?}: {short}")
+            }
+            refusal => refusal.to_string(),
+        }
     }
 
     /// What the application attached.
@@ -109,6 +131,7 @@ impl<T> Entry<T> {
 pub(crate) struct Common {
     pub(crate) clock: Clock,
     pub(crate) rules: HealthRules,
+    pub(crate) learning: Learning,
 }
 
 /// What a change took out of the registry. Drop it where it is harmless.
@@ -158,12 +181,45 @@ pub(crate) struct Registry<T: Attachment> {
 struct Changes {
     /// The order of the next deployment to be registered.
     next_order: u64,
+    /// What counts the quotas that somebody is under, by their ids.
+    ledgers: FxHashMap<Arc<str>, Weak<Ledger>>,
+    /// The serial number of the next of these.
+    next_serial: u64,
 }
 
 impl Changes {
     fn next(&mut self) -> u64 {
         self.next_order += 1;
         self.next_order
+    }
+
+    /// The ledger of a quota: the one in use, or one that goes on where that is if its limits are others.
+    fn ledger(&mut self, quota: &Quota, now: Nanos) -> Arc<Ledger> {
+        let before = self.ledgers.get(quota.id()).and_then(Weak::upgrade);
+        if let Some(same) = before.as_ref().filter(|ledger| ledger.quota() == quota) {
+            return Arc::clone(same);
+        }
+        self.next_serial += 1;
+        let ledger = Arc::new(Ledger::new(quota, self.next_serial, before.as_deref(), now));
+        // What nobody is under any more goes when there is as much of it as of the rest.
+        if self.ledgers.len() == self.ledgers.capacity() {
+            self.ledgers.retain(|_, ledger| ledger.strong_count() > 0);
+        }
+        self.ledgers.insert(Arc::clone(quota.shared_id()), Arc::downgrade(&ledger));
+        ledger
+    }
+
+    /// What counts for a deployment that takes the place of another one, or of none.
+    fn metering<T>(&mut self, deployment: &Deployment, old: Option<&Entry<T>>, clock: &Clock) -> Option<Box<Metering>> {
+        if deployment.limits().is_empty() && deployment.quotas().is_empty() {
+            return None;
+        }
+        let now = clock.now();
+        let quotas = deployment.quotas().iter().map(|quota| self.ledger(quota, now)).collect();
+        let _held = old.map(|old| old.slot.hold());
+        let before = old.and_then(|old| old.metering.as_ref()).map_or(&[][..], |metering| metering.own());
+        let own = deployment.limits().iter().map(|&limit| Meter::after(limit, before, now)).collect();
+        Some(Box::new(Metering::new(own, quotas)))
     }
 }
 
@@ -241,9 +297,10 @@ impl<T: Attachment> Registry<T> {
     pub(crate) fn add(&self, deployment: Deployment, attachment: T) -> Result<Removed<T>, Error> {
         let mut changes = self.change();
         self.must_not_be_alias(&deployment)?;
+        self.quotas_must_agree(&changes, &deployment)?;
         let old = self.deployments.get(deployment.id()).map(|entry| Arc::clone(&entry));
         let stays = old.as_ref().filter(|old| old.deployment.model_name() == deployment.model_name()).cloned();
-        let slot = self.slot(old.as_deref())?;
+        let (slot, heir) = self.slot(old.as_deref())?;
         let model_name = Arc::clone(deployment.shared_model_name());
         // Changes come one at a time, so what this finds still holds when the entry gets its place.
         let (index, next) = match self.groups.get(&model_name) {
@@ -251,7 +308,8 @@ impl<T: Attachment> Registry<T> {
             None => (Arc::new(Index::new(self.strategy_of(&model_name))), 0),
         };
         let (position, order) = stays.as_ref().map_or_else(|| (next, changes.next()), |old| (old.home.position(), old.order));
-        let entry = self.entry(deployment, slot, &index, position, order, attachment);
+        let metering = changes.metering(&deployment, old.as_deref(), &self.common.clock);
+        let entry = self.entry(deployment, (slot, heir, metering), &index, position, order, attachment);
 
         let mut removed = Removed::default();
         if let Some(old) = &old {
@@ -282,10 +340,15 @@ impl<T: Attachment> Registry<T> {
     pub(crate) fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
         let mut changes = self.change();
         let mut ids = FxHashSet::default();
+        let mut quotas: FxHashMap<&str, (&Quota, &str)> = FxHashMap::default();
         for (deployment, _) in &deployments {
             self.must_not_be_alias(deployment)?;
             if !ids.insert(Arc::clone(deployment.shared_id())) {
                 return Err(Error::Configuration(format!("the id {:?} is given twice: ids must be unique", deployment.id())));
+            }
+            for quota in deployment.quotas() {
+                let (known, user) = *quotas.entry(quota.id()).or_insert((quota, deployment.id()));
+                must_agree(known, user, quota, deployment.id())?;
             }
         }
         let old: Vec<_> =
@@ -294,7 +357,7 @@ impl<T: Attachment> Registry<T> {
 
         let mut groups: FxHashMap<Arc<str>, (Arc<Index>, Places<T>)> = FxHashMap::default();
         let mut removed = Removed::default();
-        for (((deployment, attachment), slot), old) in deployments.into_iter().zip(slots).zip(old) {
+        for (((deployment, attachment), (slot, heir)), old) in deployments.into_iter().zip(slots).zip(old) {
             let model_name = deployment.shared_model_name();
             if !groups.contains_key(model_name) {
                 let index = self.groups.get(model_name).map(|group| Arc::clone(&group.index));
@@ -302,7 +365,8 @@ impl<T: Attachment> Registry<T> {
                 groups.insert(Arc::clone(model_name), (index, Places::new()));
             }
             if let Some((index, places)) = groups.get_mut(model_name) {
-                let entry = self.entry(deployment, slot, index, NOWHERE, changes.next(), attachment);
+                let metering = changes.metering(&deployment, old.as_deref(), &self.common.clock);
+                let entry = self.entry(deployment, (slot, heir, metering), index, NOWHERE, changes.next(), attachment);
                 places.push(&entry);
                 if let Some(old) = old {
                     old.leave(Some(&entry));
@@ -349,7 +413,7 @@ impl<T: Attachment> Registry<T> {
     fn entry(
         &self,
         deployment: Deployment,
-        (slot, heir): (Slot, Heir<T>),
+        (slot, heir, metering): (Slot, Heir<T>, Option<Box<Metering>>),
         index: &Arc<Index>,
         position: Position,
         order: u64,
@@ -361,6 +425,7 @@ impl<T: Attachment> Registry<T> {
             attachment,
             common: Arc::clone(&self.common),
             left: AtomicBool::new(false),
+            metering,
             deployment,
             order,
             heir,
@@ -449,6 +514,21 @@ impl<T: Attachment> Registry<T> {
         Some(name)
     }
 
+    /// A quota's limits are the same for all that are under it.
+    fn quotas_must_agree(&self, changes: &Changes, deployment: &Deployment) -> Result<(), Error> {
+        let agrees =
+            |quota: &&Quota| changes.ledgers.get(quota.id()).and_then(Weak::upgrade).is_some_and(|ledger| ledger.quota() == *quota);
+        for quota in deployment.quotas().iter().filter(|quota| !agrees(quota)) {
+            let others = self.deployments.iter().filter(|other| other.deployment.id() != deployment.id());
+            for other in others {
+                if let Some(known) = other.deployment.quotas().iter().find(|known| known.id() == quota.id()) {
+                    must_agree(known, other.deployment.id(), quota, deployment.id())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn must_not_be_alias(&self, deployment: &Deployment) -> Result<(), Error> {
         if self.aliases.contains_key(deployment.model_name()) {
             return Err(Error::Configuration(format!(
@@ -474,6 +554,17 @@ impl<T: Attachment> Registry<T> {
         let near = nearest(id, self.deployments.iter().map(|entry| Arc::clone(entry.key())));
         Error::DeploymentNotFound(Box::new(UnknownDeployment { id: id.to_owned(), near }))
     }
+}
+
+fn must_agree(known: &Quota, user: &str, quota: &Quota, id: &str) -> Result<(), Error> {
+    if known == quota {
+        return Ok(());
+    }
+    Err(Error::Configuration(format!(
+        "the quota {:?} of deployment {id:?} has other limits than that of {user:?}: all that share a quota must give the same, and change \
+         it together by set_deployments",
+        quota.id()
+    )))
 }
 
 /// The names most like the one asked for, best first.

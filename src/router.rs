@@ -6,18 +6,20 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::clock::{Clock, Nanos, Now};
-use crate::context::RoutingContext;
+use crate::context::{RoutingContext, Usage};
 use crate::deployment::Deployment;
 use crate::error::Error;
 use crate::explain::{Explanation, Notes};
 use crate::group::Group;
 use crate::health::{FailureKind, HealthRules};
 use crate::index::{self, Filter};
+use crate::learn::{self, Learning, Observed};
 use crate::lease::Lease;
+use crate::limits::{Demand, Minute, Unit};
 use crate::registry::{Attachment, Common, Entry, Registry, Removed};
 use crate::rng::Rng;
-use crate::select::{Request, Unobserved, Walk};
-use crate::state::{Held, Metrics, State, Stats};
+use crate::select::{Live, Request, Unobserved, Walk};
+use crate::state::{Held, Metrics, Stats};
 use crate::strategy::Strategy;
 
 /// How a router is set up.
@@ -29,6 +31,8 @@ pub struct Settings {
     pub strategies: FxHashMap<Arc<str>, Strategy>,
     /// When deployments cool down and come back.
     pub health: HealthRules,
+    /// What is learnt from providers.
+    pub learning: Learning,
     /// Makes the random draws repeatable; None seeds from the system.
     pub seed: Option<u64>,
     /// Where the time comes from.
@@ -51,7 +55,7 @@ impl<T: Attachment> Router<T> {
         if settings.health.success_threshold == 0 {
             return Err(Error::Configuration("success_threshold must be at least 1, not 0".to_owned()));
         }
-        let common = Common { clock: settings.clock, rules: settings.health };
+        let common = Common { clock: settings.clock, rules: settings.health, learning: settings.learning };
         Ok(Self { registry: Registry::new(common, settings.strategy, settings.strategies), rng: Rng::new(settings.seed) })
     }
 
@@ -185,9 +189,9 @@ impl<T: Attachment> Router<T> {
     pub fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&T::Id) -> R) -> Result<R, Error> {
         self.registry.with_group(model_name, |model_name, group| {
             let walk = Walk::new(group, request, self.clock(), &self.rng);
-            let mut filter = Some(self.filter(group, request));
+            let mut filter = walk.quotas_are_open().then(|| self.filter(group, request));
             loop {
-                // The index answers first. Where it finds nobody but a walk would, it cannot tell, was asked amid a change that another
+                // The index answers first, unless a quota is spent, of which it does not know. Where it finds nobody but a walk would, it cannot tell, was asked amid a change that another
                 // thread is making, or by a coarse clock took a time for one to come; where it finds somebody whom the request rules
                 // out, it was asked amid a change. The walk decides then.
                 let picked = match filter.take() {
@@ -222,7 +226,8 @@ impl<T: Attachment> Router<T> {
             let filter = self.filter(group, request);
             let mut forest = group.index.lock();
             let near = |position| _ = black_box(group.member(position).is_some());
-            let picked = forest.pick(group.places(), &filter, &walk.now, &walk.chance, near);
+            let picked =
+                if walk.quotas_are_open() { forest.pick(group.places(), &filter, &walk.now, &walk.chance, near) } else { None };
             let found = picked.and_then(|position| Some((position, group.member_and_state(position, &self.registry.table)?)));
             if let Some((position, (entry, state))) = found {
                 let lease = Lease::reserve(entry, state, request, &walk.now);
@@ -298,9 +303,9 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn record_success(&self, id: &str, tokens: u64, latency_us: Option<u64>) -> Result<(), Error> {
-        self.change(id, |state, held, rules, now| {
-            let minute = state.window.charge(held, now, tokens);
-            state.success(held, rules, now, minute, tokens, latency_us);
+        self.change(id, |entry, held, now| {
+            let minute = charge(entry, held, tokens, now);
+            entry.slot.success(held, &entry.common.rules, now, minute, tokens, latency_us);
         })
     }
 
@@ -309,9 +314,15 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn record_failure(&self, id: &str, kind: FailureKind, retry_after: Option<Nanos>) -> Result<(), Error> {
-        self.change(id, |state, held, rules, now| {
-            let minute = state.window.charge(held, now, 0);
-            state.failure(held, rules, now, minute, kind, retry_after);
+        self.change(id, |entry, held, now| {
+            let (state, rules) = (&*entry.slot, &entry.common.rules);
+            let minute = charge(entry, held, 0, now);
+            let pause = retry_after.unwrap_or(rules.cooldown_time);
+            if kind == FailureKind::RateLimit && learn::refused(entry, held, None, pause, now) {
+                state.failed_elsewhere(held);
+            } else {
+                state.failure(held, rules, now, minute, kind, retry_after);
+            }
         })
     }
 
@@ -320,7 +331,7 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn cool_down(&self, id: &str, length: Nanos) -> Result<(), Error> {
-        self.change(id, |state, held, _, now| state.health.cool_down(held, now, length))
+        self.change(id, |entry, held, now| entry.slot.health.cool_down(held, now, length))
     }
 
     /// Takes in what a health check of the application's own found.
@@ -328,14 +339,25 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn report_health(&self, id: &str, healthy: bool) -> Result<(), Error> {
-        self.change(id, |state, held, _, now| state.health.checked(held, now, healthy))
+        self.change(id, |entry, held, now| entry.slot.health.checked(held, now, healthy))
+    }
+
+    /// Takes in what the headers of an answer say about a provider's limits, and how long it wants not to be asked.
+    ///
+    /// # Errors
+    /// If there is no deployment with this id.
+    pub fn observe(&self, id: &str, said: &[Observed], retry_after: Option<Nanos>) -> Result<(), Error> {
+        let entry = self.registry.get(id)?;
+        let now = self.clock().now();
+        learn::observe(&entry, said, retry_after, now, None, now);
+        Ok(())
     }
 
     /// Changes a deployment's counters under their lock, and then its leaf in the index.
-    fn change(&self, id: &str, change: impl FnOnce(&State, &Held<'_>, &HealthRules, Nanos)) -> Result<(), Error> {
+    fn change(&self, id: &str, change: impl FnOnce(&Entry<T>, &Held<'_>, Nanos)) -> Result<(), Error> {
         let entry = self.registry.get(id)?;
         let now = self.clock().now();
-        change(&entry.slot, &entry.slot.hold(), &entry.common.rules, now);
+        change(&entry, &entry.slot.hold(), now);
         index::renew(&entry, &Now::at(self.clock(), now));
         Ok(())
     }
@@ -348,14 +370,14 @@ impl<T: Attachment> Router<T> {
     /// If there is no deployment with this id.
     pub fn stats(&self, id: &str) -> Result<Stats, Error> {
         let entry = self.get(id)?;
-        Ok(entry.slot.stats(entry.deployment(), self.clock().now()))
+        Ok(entry.stats(self.clock().now()))
     }
 
     /// Every deployment's state, in registration order.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Stats> {
         let now = self.clock().now();
-        self.registry.all().iter().map(|entry| entry.slot.stats(entry.deployment(), now)).collect()
+        self.registry.all().iter().map(|entry| entry.stats(now)).collect()
     }
 
     /// Totals over the deployments that are registered now.
@@ -373,16 +395,20 @@ impl<T: Attachment> Router<T> {
     pub fn routing_context(&self, id: &str) -> Result<RoutingContext, Error> {
         let entry = self.get(id)?;
         let deployment = entry.deployment();
-        let stats = entry.slot.stats(deployment, self.clock().now());
+        let now = Now::new(self.clock());
+        let stats = entry.stats(now.get());
+        let live = Live { entry: &entry, state: &entry.slot, now: &now };
+        let tpm = live.fullest(Usage { current: stats.tpm_current, limit: stats.tpm_limit }, |unit| unit != Unit::Requests);
+        let rpm = live.fullest(Usage { current: stats.rpm_current, limit: stats.rpm_limit }, |unit| unit == Unit::Requests);
         Ok(RoutingContext {
             deployment_id: stats.deployment_id,
             weight: deployment.weight(),
             priority: deployment.priority(),
             active_requests: stats.in_flight,
-            tpm_current: stats.tpm_current,
-            tpm_limit: stats.tpm_limit,
-            rpm_current: stats.rpm_current,
-            rpm_limit: stats.rpm_limit,
+            tpm_current: tpm.current,
+            tpm_limit: tpm.limit,
+            rpm_current: rpm.current,
+            rpm_limit: rpm.limit,
             avg_latency_us: stats.avg_latency_us,
         })
     }
@@ -390,4 +416,12 @@ impl<T: Attachment> Router<T> {
     fn clock(&self) -> &Clock {
         &self.registry.common().clock
     }
+}
+
+/// Counts a request that was sent without a lease.
+fn charge<T>(entry: &Entry<T>, held: &Held<'_>, tokens: u64, now: Nanos) -> Minute {
+    if let Some(metering) = &entry.metering {
+        metering.with_locks(|locked| locked.charge(Demand { tokens, split: None }, now));
+    }
+    entry.slot.window.charge(held, now, tokens)
 }

@@ -12,10 +12,11 @@ use crate::clock::{Clock, Nanos, Now, seconds};
 use crate::context::{Candidate, Usage};
 use crate::error::{Error, Reasons, TooLarge, Unavailable};
 use crate::group::Group;
-use crate::limits::to_next_minute;
+use crate::learn::Lack;
+use crate::limits::{Short, Spent, Unit, to_next_minute};
 use crate::registry::{Attachment, Entry};
 use crate::rng::Rng;
-use crate::state::State;
+use crate::state::{State, mark};
 use crate::strategy::{
     Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, Position, RateLimitAware, RoundRobin, Rule, Strategy,
     WeightedRandom, settle_on, sum_up_all,
@@ -26,6 +27,8 @@ use crate::strategy::{
 pub struct Request {
     /// The tokens it is expected to use.
     pub tokens: u64,
+    /// How many of these are the prompt's and the answer's, if that is known.
+    pub split: Option<(u64, u64)>,
     /// Which deployments it can use; None for all of the group.
     pub wishes: Option<Box<Wishes>>,
 }
@@ -109,12 +112,41 @@ pub enum Refusal {
         /// Nanoseconds until the next minute.
         frees_in: Nanos,
     },
+    /// Another limit of its own is spent.
+    Limit(Spent),
+    /// Every place in flight is taken that refusals have taught to use.
+    LearntParallel {
+        /// Leases in flight.
+        in_flight: u32,
+        /// The most there may be.
+        limit: u32,
+    },
+    /// The provider said that too little is left.
+    ObservedLimit(Lack),
+    /// A quota that it is under is spent.
+    Quota {
+        /// Which of its quotas.
+        nth: usize,
+        /// Why.
+        short: Short,
+    },
 }
 
 impl Refusal {
     /// The names of the gates, in their order.
-    pub const GATES: [&'static str; 7] =
-        ["tags", "excluded", "cooling_down", "unhealthy", "max_parallel_requests", "rpm_limit", "tpm_limit"];
+    pub const GATES: [&'static str; 11] = [
+        "tags",
+        "excluded",
+        "cooling_down",
+        "unhealthy",
+        "max_parallel_requests",
+        "rpm_limit",
+        "tpm_limit",
+        "limit",
+        "learnt_parallel",
+        "observed_limit",
+        "quota",
+    ];
 
     pub(crate) const fn order(&self) -> usize {
         match self {
@@ -125,6 +157,10 @@ impl Refusal {
             Self::MaxParallelRequests { .. } => 4,
             Self::RpmLimit { .. } => 5,
             Self::TpmLimit { .. } => 6,
+            Self::Limit(_) => 7,
+            Self::LearntParallel { .. } => 8,
+            Self::ObservedLimit(_) => 9,
+            Self::Quota { .. } => 10,
         }
     }
 
@@ -148,15 +184,19 @@ impl fmt::Display for Refusal {
             Self::TpmLimit { used, asked, limit, frees_in } => {
                 write!(f, "tpm {used}/{limit}, {asked} asked for, frees in {:.1} s", seconds(frees_in))
             }
+            Self::Limit(spent) => spent.fmt(f),
+            Self::LearntParallel { in_flight, limit } => write!(f, "in flight {in_flight}/{limit}, learnt from refusals"),
+            Self::ObservedLimit(lack) => lack.fmt(f),
+            Self::Quota { short, .. } => short.fmt(f),
         }
     }
 }
 
-/// Lets a deployment pass, or names the first gate that stops it.
+/// Lets a deployment pass, or names the first gate that stops it, as far as that depends on the deployment alone: an index can keep it.
 ///
 /// The clock is read only where a number would stop the deployment that a new minute or an elapsed cooldown might have freed.
 #[inline]
-pub(crate) fn gate<T>(entry: &Entry<T>, state: &State, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
+pub(crate) fn gate_alone<T>(entry: &Entry<T>, state: &State, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
     request.rules_in(entry)?;
     let cooldown_until = state.health.cooldown_until();
     if cooldown_until != 0 && now.get() < cooldown_until {
@@ -190,7 +230,48 @@ pub(crate) fn gate<T>(entry: &Entry<T>, state: &State, request: &Request, now: &
             }
         }
     }
+    if let Some(metering) = &entry.metering
+        && !metering.own().is_empty()
+        && let Some(spent) = metering.lacks(request.into(), now.get())
+    {
+        if let Some(frees_in) = spent.frees_in {
+            now.note_change(now.get().saturating_add(frees_in));
+        }
+        return Err(Refusal::Limit(spent));
+    }
+    let marks = state.marks();
+    if marks != 0 { gate_marked(state, marks, request, now) } else { Ok(()) }
+}
+
+/// The gates that few deployments have.
+#[cold]
+fn gate_marked(state: &State, marks: u32, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
+    if marks & mark::CAPPED != 0 {
+        let (in_flight, limit) = (state.in_flight(), state.annex().cap.most());
+        if in_flight >= limit {
+            return Err(Refusal::LearntParallel { in_flight, limit });
+        }
+    }
+    if marks & mark::OBSERVED != 0
+        && let Some(lack) = state.annex().observed.lacks(request.into(), now.get())
+    {
+        now.note_change(now.get().saturating_add(lack.ends_in));
+        return Err(Refusal::ObservedLimit(lack));
+    }
     Ok(())
+}
+
+/// As [`gate_alone`], and the quotas that it shares with others.
+#[inline]
+pub(crate) fn gate<T>(entry: &Entry<T>, state: &State, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
+    gate_alone(entry, state, request, now)?;
+    match &entry.metering {
+        Some(metering) => match metering.quota_lacks(request.into(), now.get()) {
+            Some((nth, short)) => Err(Refusal::Quota { nth, short }),
+            None => Ok(()),
+        },
+        None => Ok(()),
+    }
 }
 
 /// Nanoseconds to the next minute, which changes what was just read.
@@ -201,16 +282,46 @@ fn minute_ends_in(now: &Now<'_>) -> Nanos {
     left
 }
 
-/// The tokens that a deployment has left, and when a new minute makes them more, if one does.
+/// The tokens that a deployment has left.
+pub(crate) struct TokensLeft {
+    /// So many for any request.
+    pub(crate) tokens: u64,
+    /// From when on there may be more; None if time makes them no more.
+    pub(crate) refills_at: Option<Nanos>,
+    /// Whether there may be more already for some requests: see [`Metering::tokens_left`](crate::limits::Metering::tokens_left).
+    pub(crate) is_least: bool,
+}
+
 #[inline]
-pub(crate) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> (u64, Option<Nanos>) {
-    let Some(limit) = entry.deployment().tpm_limit() else { return (u64::MAX, None) };
-    if state.window.tokens_at_most() == 0 {
-        return (limit, None);
+pub(crate) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> TokensLeft {
+    let mut tokens = match entry.deployment().tpm_limit() {
+        Some(limit) if state.window.tokens_at_most() != 0 => {
+            minute_ends_in(now);
+            limit.saturating_sub(state.window.counts(now.get()).tokens)
+        }
+        limit => limit.unwrap_or(u64::MAX),
+    };
+    let mut is_least = false;
+    if let Some(metering) = &entry.metering {
+        let own = metering.tokens_left(now);
+        tokens = tokens.min(own.0);
+        is_least = own.1;
     }
-    let used = state.window.counts(now.get()).tokens;
-    minute_ends_in(now);
-    (limit.saturating_sub(used), now.take_change())
+    if state.marks() & mark::OBSERVED != 0 {
+        for (unit, observed, until) in state.annex().observed.active(now.get()) {
+            if unit != Unit::Requests {
+                tokens = tokens.min(observed);
+                now.note_change(until);
+            }
+        }
+    }
+    TokensLeft { tokens, refills_at: now.take_change(), is_least }
+}
+
+/// The most tokens that a request to a deployment can have.
+fn largest<T>(entry: &Entry<T>) -> u64 {
+    let metered = entry.metering.as_ref().map_or(u64::MAX, |metering| metering.largest());
+    entry.deployment().tpm_limit().unwrap_or(u64::MAX).min(metered)
 }
 
 /// When a deployment that a gate stops may be available; None if no such time is known.
@@ -218,8 +329,7 @@ fn available_at<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -> Option
     let state = &*entry.slot;
     let deployment = entry.deployment();
     let asked = request.least_tokens();
-    if request.rules_in(entry).is_err() || state.health.is_unhealthy() || deployment.tpm_limit().is_some_and(|limit| asked > limit)
-    {
+    if request.rules_in(entry).is_err() || state.health.is_unhealthy() || asked > largest(entry) {
         return None;
     }
     let now = now.get();
@@ -227,7 +337,14 @@ fn available_at<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -> Option
     let spent = deployment.rpm_limit().is_some_and(|limit| counts.requests >= limit)
         || deployment.tpm_limit().is_some_and(|limit| limit.saturating_sub(counts.tokens) < asked);
     let window_frees = if spent { now.saturating_add(to_next_minute(now)) } else { now };
-    Some(window_frees.max(state.health.cooldown_until())).filter(|&at| at > now)
+    let metered_frees = match &entry.metering {
+        Some(metering) => metering.frees_at(request.into(), now)?,
+        None => now,
+    };
+    let observed_frees =
+        if state.marks() & mark::OBSERVED != 0 { state.annex().observed.frees_at(request.into(), now) } else { now };
+    let at = window_frees.max(state.health.cooldown_until()).max(metered_frees).max(observed_frees);
+    Some(at).filter(|&at| at > now)
 }
 
 /// The earlier of two times that may not be known.
@@ -252,6 +369,22 @@ impl<T> Live<'_, '_, T> {
         minute_ends_in(self.now);
         Usage { current: current(self.state, self.now.get()), limit }
     }
+
+    /// The fuller of the minute's usage and that of the deployment's other limits on some units. Quotas are left out: they do not tell
+    /// one deployment from another.
+    #[inline]
+    pub(crate) fn fullest(&self, minute: Usage, counts: impl Fn(Unit) -> bool) -> Usage {
+        let Some(metering) = &self.entry.metering else { return minute };
+        match metering.usage(counts, self.now.get()) {
+            Some((usage, until)) => {
+                if let Some(until) = until {
+                    self.now.note_change(until);
+                }
+                if usage.is_fuller_than(&minute) || minute.limit.is_none() { usage } else { minute }
+            }
+            None => minute,
+        }
+    }
 }
 
 impl<T> Candidate for Live<'_, '_, T> {
@@ -273,13 +406,17 @@ impl<T> Candidate for Live<'_, '_, T> {
     #[inline]
     fn tpm(&self) -> Usage {
         let window = &self.state.window;
-        self.usage(self.entry.deployment().tpm_limit(), window.tokens_at_most(), |state, now| state.window.counts(now).tokens)
+        let minute =
+            self.usage(self.entry.deployment().tpm_limit(), window.tokens_at_most(), |state, now| state.window.counts(now).tokens);
+        self.fullest(minute, |unit| unit != Unit::Requests)
     }
 
     #[inline]
     fn rpm(&self) -> Usage {
         let window = &self.state.window;
-        self.usage(self.entry.deployment().rpm_limit(), window.requests_at_most(), |state, now| state.window.counts(now).requests)
+        let minute = self
+            .usage(self.entry.deployment().rpm_limit(), window.requests_at_most(), |state, now| state.window.counts(now).requests);
+        self.fullest(minute, |unit| unit == Unit::Requests)
     }
 
     #[inline]
@@ -327,6 +464,12 @@ impl<'a, T: Attachment> Walk<'a, T> {
     pub(crate) fn new(group: &'a Group<T>, request: &'a Request, clock: &'a Clock, rng: &'a Rng) -> Self {
         let chance = Chance { rng, turn: &group.index.turn, peek: false };
         Self { group, request, now: Now::new(clock), chance, lost: Vec::new() }
+    }
+
+    /// Whether no quota of the group stops the request.
+    #[inline]
+    pub(crate) fn quotas_are_open(&self) -> bool {
+        self.group.quotas.are_open(|| (self.request.into(), self.now.get()))
     }
 
     /// Drops a candidate whose last place somebody else took.
@@ -395,7 +538,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
             let refusal = self.gate(position, entry).err()?;
             reasons.count(&refusal);
             if !matches!(refusal, Refusal::Tags | Refusal::Excluded) {
-                largest_limit = largest_limit.max(Some(entry.deployment().tpm_limit().unwrap_or(u64::MAX)));
+                largest_limit = largest_limit.max(Some(largest(entry)));
                 earliest = earlier(earliest, available_at(entry, self.request, &self.now));
             }
         }

@@ -13,7 +13,8 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use crate::clock::{Nanos, seconds};
 use crate::deployment::Deployment;
 use crate::health::{FailureKind, Health, HealthRules, Status};
-use crate::limits::{Minute, MinuteWindow};
+use crate::learn::{Cap, Observations, ObservedStats};
+use crate::limits::{LimitStats, Metering, Minute, MinuteWindow};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -53,7 +54,10 @@ pub(crate) mod mark {
 
 /// Counters that few deployments need, beside their block. Written under its lock.
 #[derive(Debug, Default)]
-pub(crate) struct Annex {}
+pub(crate) struct Annex {
+    pub(crate) observed: Observations,
+    pub(crate) cap: Cap,
+}
 
 impl State {
     /// Takes the lock.
@@ -133,8 +137,13 @@ impl State {
         self.health.failure(held, rules, now, kind, minute, retry_after);
     }
 
+    /// Takes in a failure that says nothing about the deployment's health, but about something that it shares.
+    pub(crate) fn failed_elsewhere(&self, _: &Held<'_>) {
+        add(&self.total_failures, 1);
+    }
+
     /// What there is to tell.
-    pub(crate) fn stats(&self, deployment: &Deployment, now: Nanos) -> Stats {
+    pub(crate) fn stats(&self, deployment: &Deployment, metering: Option<&Metering>, now: Nanos) -> Stats {
         let held = self.hold();
         let minute = self.window.counts(now);
         Stats {
@@ -155,12 +164,19 @@ impl State {
             total_successes: self.total_successes.load(Ordering::Relaxed),
             total_failures: self.total_failures.load(Ordering::Relaxed),
             total_tokens: self.total_tokens.load(Ordering::Relaxed),
+            limits: LimitStats::all(metering, now),
+            observed: ObservedStats::all(self.annex.get().map(|annex| &annex.observed), metering, now),
+            learnt_parallel: self.annex.get().map(|annex| annex.cap.most()).filter(|&most| most > 0),
         }
     }
 
     fn clear(&self) {
         self.in_flight.store(0, Ordering::Relaxed);
         self.marks.store(0, Ordering::Relaxed);
+        if let Some(annex) = self.annex.get() {
+            annex.observed.clear();
+            annex.cap.clear();
+        }
         self.window.clear();
         self.health.clear();
         for total in [&self.total_successes, &self.total_failures, &self.total_tokens] {
@@ -212,6 +228,12 @@ pub struct Stats {
     pub total_failures: u64,
     /// Tokens of successes since it was added: those reported, or those estimated where none were.
     pub total_tokens: u64,
+    /// Its limits beside requests and tokens a minute, those of its quotas included.
+    pub limits: Vec<LimitStats>,
+    /// What the provider said is left, as far as that holds, of its quotas too.
+    pub observed: Vec<ObservedStats>,
+    /// The most in flight that refusals have taught; None if nothing was learnt.
+    pub learnt_parallel: Option<u32>,
 }
 
 /// Totals over deployments.

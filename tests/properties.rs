@@ -187,7 +187,7 @@ fn request(tokens: u64, (tags, any_tag): &Tags, exclude: &[usize]) -> Request {
             exclude: exclude.iter().map(|id| format!("d{id}")).collect(),
         })
     });
-    Request { tokens, wishes }
+    Request { tokens, split: None, wishes }
 }
 
 /// What explain, which walks over all members, says that the next pick takes.
@@ -256,7 +256,7 @@ fn run(rule: Rule, crowd: usize, steps: Vec<Step>) {
             }
             Step::Succeed { lease, tokens } if !leases.is_empty() => {
                 let lease = leases.swap_remove(lease % leases.len());
-                assert!(lease.success(tokens, None) && !lease.release(false));
+                assert!(lease.success(tokens, None, None) && !lease.release(false));
             }
             Step::Fail { lease, kind, retry_after } if !leases.is_empty() => {
                 let lease = leases.swap_remove(lease % leases.len());
@@ -336,7 +336,7 @@ proptest! {
         for (tokens, end, tenths) in requests {
             clock.advance(tenths * SECOND / 100);
             let minute = clock.reading() / (60 * SECOND);
-            match router.acquire("model", &Request { tokens, wishes: None }) {
+            match router.acquire("model", &Request { tokens, split: None, wishes: None }) {
                 Ok(lease) => {
                     let i: usize = lease.deployment().id().parse().unwrap();
                     let counted = minutes.entry((lease.deployment().id().to_owned(), minute)).or_default();
@@ -441,11 +441,11 @@ fn at(seconds: u64) -> (Arc<ManualClock>, Router<()>) {
 #[test]
 fn what_a_minute_took_changes_in_that_minute_only() {
     let (clock, router) = at(59);
-    let request = Request { tokens: 30, wishes: None };
+    let request = Request { tokens: 30, split: None, wishes: None };
     let (settled, unused) = (router.acquire("model", &request).unwrap(), router.acquire("model", &request).unwrap());
     clock.advance(SECOND);
     let _late = router.acquire("model", &request).unwrap();
-    settled.success(Some(1), None);
+    settled.success(Some(1), None, None);
     unused.release(true);
     let stats = router.stats("d").unwrap();
     assert_eq!((stats.rpm_current, stats.tpm_current), (1, 30));
@@ -534,7 +534,10 @@ fn the_index_draws_in_proportion() {
             let busy = |except: &[usize]| {
                 let exclude = except.iter().map(ToString::to_string).collect();
                 router
-                    .acquire("model", &Request { tokens: 0, wishes: Some(Box::new(Wishes { exclude, ..Wishes::default() })) })
+                    .acquire(
+                        "model",
+                        &Request { tokens: 0, split: None, wishes: Some(Box::new(Wishes { exclude, ..Wishes::default() })) },
+                    )
                     .unwrap()
             };
             vec![busy(&[1, 2, 3, 4]), busy(&[0, 1, 2, 4])]

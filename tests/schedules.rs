@@ -74,17 +74,17 @@ fn add(router: &Router<()>, deployment: Deployment) {
 }
 
 fn request(tokens: u64) -> Request {
-    Request { tokens, wishes: None }
+    Request { tokens, split: None, wishes: None }
 }
 
 /// Picked by a walk at first, and then from a tree of its own.
 fn tagged(tokens: u64) -> Request {
-    Request { tokens, wishes: Some(Box::new(Wishes { tags: vec!["tag".to_owned()], ..Wishes::default() })) }
+    Request { tokens, split: None, wishes: Some(Box::new(Wishes { tags: vec!["tag".to_owned()], ..Wishes::default() })) }
 }
 
 fn without<'a>(ids: impl IntoIterator<Item = &'a str>) -> Request {
     let exclude = ids.into_iter().map(ToOwned::to_owned).collect();
-    Request { tokens: 0, wishes: Some(Box::new(Wishes { exclude, ..Wishes::default() })) }
+    Request { tokens: 0, split: None, wishes: Some(Box::new(Wishes { exclude, ..Wishes::default() })) }
 }
 
 fn select(router: &Router<()>, model_name: &str, request: &Request) -> Result<String, Error> {
@@ -213,7 +213,7 @@ fn what_is_given_back_can_be_taken_again() {
         }
         // Four requests of up to six tokens fit, so nobody is refused, whichever way the others end.
         let succeed = || {
-            router.acquire("model", &request(6)).unwrap().success(Some(2), None);
+            router.acquire("model", &request(6)).unwrap().success(Some(2), None, None);
         };
         let give_back = || {
             router.acquire("model", &request(6)).unwrap().release(true);
@@ -293,7 +293,7 @@ fn what_one_minute_took_is_not_given_back_to_the_next() {
             }
         };
         let settle = || {
-            settled.success(Some(0), None);
+            settled.success(Some(0), None, None);
         };
         together(&[&turn, &acquire, &settle]);
         let stats = router.stats("a").unwrap();
@@ -342,7 +342,7 @@ fn a_lease_ends_once_and_counts_once() {
             }
         };
         together(&[
-            &|| end("success", lease.success(Some(7), Some(9))),
+            &|| end("success", lease.success(Some(7), None, Some(9))),
             &|| end("failure", lease.failure(FailureKind::Error, None)),
             &|| end("release", lease.release(true)),
         ]);
@@ -404,7 +404,7 @@ fn a_lease_ends_where_its_counters_have_gone() {
             };
             let end = || {
                 if let Some(lease) = leases[1].lock().unwrap().take() {
-                    lease.success(None, Some(10));
+                    lease.success(None, None, Some(10));
                 }
             };
             together(&[&again, &end, &|| change(&router)]);
@@ -427,7 +427,7 @@ fn a_lease_ends_where_its_deployment_has_moved_up_to() {
         gone.iter().for_each(|id| drop(router.remove(id).unwrap()));
         let leases = [router.acquire("model", &without(["c"])).unwrap(), router.acquire("model", &without(["c"])).unwrap()];
         together(&[
-            &|| assert!(leases[0].success(None, Some(10))),
+            &|| assert!(leases[0].success(None, None, Some(10))),
             &|| assert!(leases[1].failure(FailureKind::Error, None)),
             &|| drop(router.remove("c").unwrap()),
         ]);
@@ -494,7 +494,7 @@ fn whoever_is_out_of_service_is_not_picked_amid_changes() {
         };
         let change = || drop(router.replace_all(turned(1 + random(3))).unwrap());
         let end = || {
-            lease.success(None, None);
+            lease.success(None, None, None);
         };
         together(&[&pick, &change, &end]);
         assert_settled(&router);

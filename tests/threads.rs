@@ -47,7 +47,7 @@ fn admitted_never_exceeds_any_limit() {
         together(|thread| {
             for i in 0..1_000 {
                 let asked = ((i * 7 + thread) % 23) as u64;
-                let Ok(lease) = router.acquire("model", &Request { tokens: asked, wishes: None }) else { continue };
+                let Ok(lease) = router.acquire("model", &Request { tokens: asked, split: None, wishes: None }) else { continue };
                 let id: usize = lease.deployment().id().parse().unwrap();
                 assert!(live[id].fetch_add(1, Ordering::SeqCst) < PARALLEL);
                 assert!(requests[id].fetch_add(1, Ordering::SeqCst) < RPM);
@@ -56,7 +56,7 @@ fn admitted_never_exceeds_any_limit() {
                     std::thread::yield_now();
                 }
                 live[id].fetch_sub(1, Ordering::SeqCst);
-                assert!(if i % 2 == 0 { lease.release(false) } else { lease.success(None, None) });
+                assert!(if i % 2 == 0 { lease.release(false) } else { lease.success(None, None, None) });
             }
         });
         for stats in router.snapshot() {
@@ -116,7 +116,7 @@ fn picks_go_on_while_deployments_change() {
                         if i % 3 == 0 {
                             lease.failure(FailureKind::Error, Some(1))
                         } else {
-                            lease.success(None, None)
+                            lease.success(None, None, None)
                         };
                     }
                 }
@@ -144,7 +144,7 @@ fn a_lease_ends_once_whoever_ends_it() {
         together(|thread| {
             let ends = match (thread + i) % 3 {
                 0 => lease.release(false),
-                1 => lease.success(None, None),
+                1 => lease.success(None, None, None),
                 _ => lease.failure(FailureKind::BadRequest, None),
             };
             ended.fetch_add(u32::from(ends), Ordering::Relaxed);
@@ -161,6 +161,7 @@ fn what_is_excluded_is_never_picked_while_deployments_change() {
         let all = |shift: usize| (0..12).map(|id| (deployment((id + shift) % 12), ())).collect::<Vec<_>>();
         drop(router.replace_all(all(0)).unwrap());
         let request = Request {
+            split: None,
             tokens: 0,
             wishes: Some(Box::new(turnout::Wishes {
                 exclude: ["3".to_owned(), "7".to_owned()].into_iter().collect(),

@@ -76,7 +76,7 @@ fn router(strategy: Strategy, contexts: &[RoutingContext]) -> Option<Router<()>>
                 return None;
             }
             let others = (0..contexts.len()).filter(|&other| other != i).map(|other| other.to_string()).collect();
-            let only = Request { tokens: 0, wishes: Some(Box::new(Wishes { exclude: others, ..Wishes::default() })) };
+            let only = Request { tokens: 0, split: None, wishes: Some(Box::new(Wishes { exclude: others, ..Wishes::default() })) };
             // Never to end.
             (0..context.active_requests).for_each(|_| std::mem::forget(router.acquire("model", &only).unwrap()));
         }

@@ -30,10 +30,15 @@ from turnout.exceptions import NoAvailableDeployment as NoAvailableDeployment
 from turnout.exceptions import RateLimitExceeded as RateLimitExceeded
 from turnout.exceptions import RequestTooLarge as RequestTooLarge
 from turnout.exceptions import RouterError as RouterError
+from turnout.limits import Limit as Limit
+from turnout.limits import Quota as Quota
+from turnout.options import Learning as Learning
 from turnout.outcomes import Failure as Failure
 from turnout.outcomes import classify_exception as classify_exception
 from turnout.records import DeploymentStats as DeploymentStats
 from turnout.records import Explanation as Explanation
+from turnout.records import LimitStats as LimitStats
+from turnout.records import ObservedStats as ObservedStats
 from turnout.records import RouterMetrics as RouterMetrics
 from turnout.records import Verdict as Verdict
 from turnout.strategies import RoutingContext as RoutingContext
@@ -48,10 +53,15 @@ __all__ = [
     "Explanation",
     "Failure",
     "FailureKind",
+    "Learning",
     "Lease",
+    "Limit",
+    "LimitStats",
     "ManualClock",
     "ModelNotFound",
     "NoAvailableDeployment",
+    "ObservedStats",
+    "Quota",
     "RateLimitExceeded",
     "RequestTooLarge",
     "Router",

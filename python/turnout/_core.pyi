@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeAlias, final
 from typing_extensions import Self
 
 from turnout.enums import FailureKind, Strategy
+from turnout.limits import Limit, Quota
+from turnout.options import Learning
 from turnout.records import DeploymentStats, Explanation, RouterMetrics
 
 __all__ = [
@@ -78,6 +80,9 @@ class Deployment:
         rpm_limit: Most requests admitted in one clock minute, at least 1; None for no limit.
         tpm_limit: Most tokens admitted in one clock minute, at least 1; None for no limit.
         max_parallel_requests: Most leases in flight at once, 1 to 4,294,967,295; None for no limit.
+        limits: Further limits of its own, of any kind and period (see :class:`turnout.Limit`). Under ``usage_based`` and
+            ``rate_limit_aware`` the fullest of them counts; a bucket's use is rounded up to whole hundredths there.
+        quotas: Limits that it shares with other deployments (see :class:`turnout.Quota`).
         tags: Labels that requests may ask for, none of them empty. The order is kept, repetitions are dropped.
         metadata: Anything the application wants to find again on the lease, such as a base URL. Copied (shallowly) and read-only.
 
@@ -102,6 +107,8 @@ class Deployment:
         rpm_limit: int | None = None,
         tpm_limit: int | None = None,
         max_parallel_requests: int | None = None,
+        limits: Iterable[Limit] = (),
+        quotas: Iterable[Quota] = (),
         tags: Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> Self: ...
@@ -136,6 +143,14 @@ class Deployment:
     @property
     def max_parallel_requests(self) -> int | None:
         """Most leases in flight at once; None for no limit."""
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Its limits beside ``rpm_limit`` and ``tpm_limit``."""
+
+    @property
+    def quotas(self) -> tuple[Quota, ...]:
+        """The quotas it is under."""
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -242,19 +257,30 @@ class Lease:
     def released(self) -> bool:
         """Whether the lease has ended."""
 
-    def success(self, tokens: int | None = None, latency: float | None = None) -> bool:
+    def success(
+        self,
+        tokens: int | None = None,
+        latency: float | None = None,
+        *,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+    ) -> bool:
         """End the lease with a success.
 
         Args:
-            tokens: The tokens really used. They replace the estimate in the window that took it (nothing changes there once that
-                minute is over). None keeps the estimate.
+            tokens: The tokens really used. They replace the estimate in the window that took it: nothing changes there once that is
+                over. A bucket gets back what has not refilled since, and gives what was estimated too low. None takes the sum of the
+                next two, and keeps the estimate if they are None as well.
             latency: Seconds the request took; None takes the time since acquire.
+            input_tokens: How many of them were the prompt's. None keeps the estimate, or takes the rest beside ``output_tokens``.
+            output_tokens: How many of them were the answer's; None for the rest.
 
         Returns:
             True if this call ended the lease, False if it had ended before.
 
         Raises:
-            ConfigurationError: ``tokens`` is negative or too large, or ``latency`` negative or not finite. The lease goes on.
+            ConfigurationError: A number of tokens is negative or too large, ``tokens`` less than the sum of the others, or
+                ``latency`` negative or not finite. The lease goes on.
         """
 
     def failure(self, kind: FailureKind | _FailureKindName = "error", retry_after: float | None = None) -> bool:
@@ -282,6 +308,19 @@ class Lease:
             True if this call ended the lease, False if it had ended before.
         """
 
+    def observe(self, headers: Any, /) -> None:
+        """Take in what the answer's headers say about the provider's limits.
+
+        What is left by the provider's count holds until it resets, beside the limits that are configured: the stricter stops a
+        request. A wait that it asks for (``retry-after``) holds to its end. Where the deployment is under quotas this is about the
+        one nearest to its limit. Works before and after the end of the lease; an exception that leaves the block is read by itself
+        (see :class:`turnout.Learning`).
+
+        Args:
+            headers: Any mapping of header names, or an object with ``headers`` or with a ``response`` that has them. Of OpenAI's,
+                Azure's, Anthropic's and similar names; what is not understood is ignored (see :func:`turnout.headers.read_rate_limits`).
+        """
+
     def __enter__(self) -> Self: ...
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
@@ -306,6 +345,7 @@ class Router:
         min_requests: See ``allowed_fails``.
         cooldown_time: Seconds a cooldown lasts unless the failure says otherwise.
         success_threshold: Consecutive successes that end the probation after a cooldown or a failure, at least 1.
+        learning: What is learnt from providers.
         seed: Makes the random draws repeatable, 0 to 2**64 - 1. None seeds from the system, anew in every forked process.
         clock: A :class:`ManualClock`, or None for the system's monotonic clock, which starts at the wall clock's time: windows
             are the clock's minutes and a wall clock that is set back does not disturb them.
@@ -332,6 +372,7 @@ class Router:
         min_requests: int = 10,
         cooldown_time: float = 5.0,
         success_threshold: int = 3,
+        learning: Learning = ...,
         seed: int | None = None,
         clock: ManualClock | None = None,
     ) -> Self: ...
@@ -444,6 +485,8 @@ class Router:
         /,
         *,
         tokens: int = 0,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
         tags: Iterable[str] | None = None,
         tags_match: _TagsMatch = "all",
         exclude: Iterable[str] | None = None,
@@ -452,8 +495,11 @@ class Router:
 
         Args:
             model_name: The model name or an alias.
-            tokens: The tokens the request is expected to use, prompt and answer, at least 0. Only a deployment with so many left in
-                its minute is picked; 0 means that the size is not known, and one token must be left.
+            tokens: The tokens the request is expected to use, prompt and answer, at least 0. Only a deployment with so many left is
+                picked; 0 means that the size is not known, and one token must be left. Not given, it is the sum of the next two.
+            input_tokens: How many of them are the prompt's. None for the rest beside ``output_tokens``; if both are None, either may
+                be all of ``tokens``, and counts so where prompt and answer are limited apart.
+            output_tokens: How many of them are the answer's.
             tags: Labels the deployment must have.
             tags_match: ``"all"`` for every one of ``tags``, ``"any"`` for at least one.
             exclude: Ids that must not be picked, such as those already tried.
@@ -462,6 +508,7 @@ class Router:
             The deployment's id.
 
         Raises:
+            ConfigurationError: ``tokens`` is less than ``input_tokens`` + ``output_tokens``, or one of them out of range.
             ModelNotFound: No deployment serves the model.
             NoAvailableDeployment: No deployment passes every gate now (``AllDeploymentsInCooldown`` and ``RateLimitExceeded`` if
                 that one cause stopped all of them).
@@ -475,6 +522,8 @@ class Router:
         /,
         *,
         tokens: int = 0,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
         tags: Iterable[str] | None = None,
         tags_match: _TagsMatch = "all",
         exclude: Iterable[str] | None = None,
@@ -485,6 +534,8 @@ class Router:
             model_name: As for :meth:`select`.
             n: How many picks, 0 to 10,000,000.
             tokens: As for :meth:`select`.
+            input_tokens: As for :meth:`select`.
+            output_tokens: As for :meth:`select`.
             tags: As for :meth:`select`.
             tags_match: As for :meth:`select`.
             exclude: As for :meth:`select`.
@@ -505,6 +556,8 @@ class Router:
         /,
         *,
         tokens: int = 0,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
         tags: Iterable[str] | None = None,
         tags_match: _TagsMatch = "all",
         exclude: Iterable[str] | None = None,
@@ -514,6 +567,8 @@ class Router:
         Args:
             model_name: As for :meth:`select`.
             tokens: As for :meth:`select`; reserved until the outcome says how many there were.
+            input_tokens: As for :meth:`select`.
+            output_tokens: As for :meth:`select`.
             tags: As for :meth:`select`.
             tags_match: As for :meth:`select`.
             exclude: As for :meth:`select`.
@@ -533,6 +588,8 @@ class Router:
         /,
         *,
         tokens: int = 0,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
         tags: Iterable[str] | None = None,
         tags_match: _TagsMatch = "all",
         exclude: Iterable[str] | None = None,
@@ -545,6 +602,8 @@ class Router:
         Args:
             model_name: As for :meth:`select`.
             tokens: As for :meth:`select`.
+            input_tokens: As for :meth:`select`.
+            output_tokens: As for :meth:`select`.
             tags: As for :meth:`select`.
             tags_match: As for :meth:`select`.
             exclude: As for :meth:`select`.
@@ -584,6 +643,17 @@ class Router:
         Raises:
             DeploymentNotFound: There is none with this id.
             ConfigurationError: ``kind`` is unknown, or ``retry_after`` negative or not finite.
+        """
+
+    def observe(self, deployment_id: str, headers: Any, /) -> None:
+        """Take in what an answer's headers say about the provider's limits, for requests that were sent without a lease.
+
+        Args:
+            deployment_id: The deployment that answered.
+            headers: As for :meth:`Lease.observe`.
+
+        Raises:
+            DeploymentNotFound: There is none with this id.
         """
 
     def cool_down(self, deployment_id: str, seconds: float, /) -> None:

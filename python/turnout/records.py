@@ -4,8 +4,45 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from turnout.enums import Status, Strategy
+from turnout.limits import Limit
 
-__all__ = ["DeploymentStats", "Explanation", "RouterMetrics", "Verdict"]
+__all__ = ["DeploymentStats", "Explanation", "LimitStats", "ObservedStats", "RouterMetrics", "Verdict"]
+
+
+@dataclass(frozen=True, slots=True)
+class LimitStats:
+    """What a limit stands at.
+
+    Attributes:
+        limit: The limit.
+        quota: The id of the quota it belongs to; None for a deployment's own.
+        used: What is used of it, reservations included. More than the limit where more was used than estimated.
+        remaining: What can be used now.
+        resets_in: Seconds until all of it can be used, if nothing more is.
+    """
+
+    limit: Limit
+    quota: str | None
+    used: int
+    remaining: int
+    resets_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedStats:
+    """What a provider said is left.
+
+    Attributes:
+        unit: ``requests``, ``tokens``, ``input_tokens`` or ``output_tokens``.
+        quota: The id of the quota that this is about; None for the deployment itself.
+        remaining: What it said, less what was reserved since. No requests, while it wants not to be asked.
+        resets_in: Seconds until that is out of date.
+    """
+
+    unit: str
+    quota: str | None
+    remaining: int
+    resets_in: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +67,9 @@ class DeploymentStats:
         total_successes: Successes since it was added.
         total_failures: Failures since it was added, those that say nothing about its health left out.
         total_tokens: Tokens of successes since it was added: those reported, or those estimated where none were.
+        limits: Its limits beside ``rpm_limit`` and ``tpm_limit``, those of its quotas included.
+        observed: What the provider said is left, as far as that holds.
+        learnt_parallel: The most in flight that its refusals have taught; None if nothing was learnt.
     """
 
     deployment_id: str
@@ -49,6 +89,9 @@ class DeploymentStats:
     total_successes: int
     total_failures: int
     total_tokens: int
+    limits: tuple[LimitStats, ...] = ()
+    observed: tuple[ObservedStats, ...] = ()
+    learnt_parallel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

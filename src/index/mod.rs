@@ -20,9 +20,11 @@ pub(crate) use tree::Filter;
 use tree::{Leaf, Tree};
 use views::Views;
 
+use rustc_hash::FxHashSet;
+
 use crate::clock::{Nanos, Now};
 use crate::registry::{Entry, Fate};
-use crate::select::{Live, Request, gate, tokens_left};
+use crate::select::{Live, Request, gate_alone, tokens_left};
 use crate::strategy::{
     Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, Position, RateLimitAware, RoundRobin, Rule, Strategy,
     WeightedRandom,
@@ -216,13 +218,22 @@ pub(crate) struct Forest<R: Rule> {
     changes: Vec<Nanos>,
     /// The earliest time at which some member may have more tokens left than its leaf says.
     refills_at: Nanos,
+    /// The places whose members may have more tokens left for some requests than their leaves say.
+    least: FxHashSet<Position>,
 }
 
 impl<R: Rule> Forest<R> {
     fn new(leaves: usize) -> Self {
         let all = Tree::new(leaves);
         let changes = vec![Nanos::MAX; all.leaves()];
-        Self { all, views: Views::default(), wakes: BinaryHeap::new(), changes, refills_at: Nanos::MAX }
+        Self {
+            all,
+            views: Views::default(),
+            wakes: BinaryHeap::new(),
+            changes,
+            refills_at: Nanos::MAX,
+            least: FxHashSet::default(),
+        }
     }
 
     #[inline]
@@ -254,6 +265,9 @@ impl<R: Rule> Forest<R> {
         now: &Now<'_>,
         chance: &Chance<'_>,
     ) -> Option<Position> {
+        if !self.least.is_empty() {
+            return None;
+        }
         // A new minute may have made good what tokens are missing.
         if self.refills_at != Nanos::MAX && now.has_come(self.refills_at) {
             self.rebuild(members, now);
@@ -288,6 +302,7 @@ impl<R: Rule> Forest<R> {
     }
 
     fn clear(&mut self, position: Position) {
+        self.least.remove(&position);
         if let Some(noted) = self.changes.get_mut(position as usize) {
             *noted = Nanos::MAX;
             self.trees().for_each(|tree| tree.put(position, &Leaf::stopped(None)));
@@ -299,6 +314,11 @@ impl<R: Rule> Forest<R> {
     fn note<T>(&mut self, position: Position, member: &Entry<T>, leaf: &Leaf<R::Leaf>) {
         if let Some(at) = leaf.refills_at {
             self.refills_at = self.refills_at.min(at);
+        }
+        if leaf.is_least {
+            self.least.insert(position);
+        } else if !self.least.is_empty() {
+            self.least.remove(&position);
         }
         let changes_at = leaf.changes_at.unwrap_or(Nanos::MAX);
         if member.home.note_change(changes_at) {
@@ -352,6 +372,7 @@ impl<R: Rule> Forest<R> {
         let Self { all, changes, .. } = Self::new(members.len());
         (self.all, self.changes, self.refills_at) = (all, changes, Nanos::MAX);
         self.wakes.clear();
+        self.least.clear();
         self.views.trees().for_each(|(_, tree)| *tree = Tree::new(members.len()));
         for (position, member) in self::members(members) {
             member.home.enter(position, self.views.of_tags(member.deployment().tags()));
@@ -375,13 +396,13 @@ impl<R: Rule> Forest<R> {
 fn leaf<R: Rule, T>(member: &Entry<T>, now: &Now<'_>) -> Leaf<R::Leaf> {
     let state = &*member.slot;
     now.take_change();
-    if gate(member, state, &Request::default(), now).is_err() {
+    if gate_alone(member, state, &Request::default(), now).is_err() {
         return Leaf::stopped(now.take_change());
     }
     let candidate = Some(R::leaf(&Live { entry: member, state, now }));
     let changes_at = now.take_change();
-    let (tokens, refills_at) = tokens_left(member, state, now);
-    Leaf { candidate, tokens, changes_at, refills_at }
+    let left = tokens_left(member, state, now);
+    Leaf { candidate, tokens: left.tokens, is_least: left.is_least, changes_at, refills_at: left.refills_at }
 }
 
 /// Renews the leaf of a member whose counters were changed, wherever it is now.
@@ -448,7 +469,8 @@ mod tests {
         let trees = || (0..40).filter(|&i| has_tree(i)).collect::<Vec<_>>();
         let ask = |i: usize| {
             let wishes = Wishes { tags: vec![tag(i)], ..Wishes::default() };
-            let picked = router.select("model", &Request { tokens: 0, wishes: Some(Box::new(wishes)) }, ToString::to_string);
+            let picked =
+                router.select("model", &Request { tokens: 0, split: None, wishes: Some(Box::new(wishes)) }, ToString::to_string);
             assert_eq!(picked.unwrap(), i.to_string());
         };
         // The first time may be the last.
@@ -475,7 +497,7 @@ mod tests {
         let tags: Vec<_> = (0..100).map(|i| format!("tag {i}")).collect();
         drop(router.add(Deployment::new("a", "model").unwrap().with_tags(&tags).unwrap(), ()).unwrap());
         let wishes = Wishes { tags: tags.clone(), ..Wishes::default() };
-        let request = Request { tokens: 0, wishes: Some(Box::new(wishes)) };
+        let request = Request { tokens: 0, split: None, wishes: Some(Box::new(wishes)) };
         (0..3).for_each(|_| drop(router.select("model", &request, ToString::to_string).unwrap()));
         assert!(!with_index(&router, |index| with_forest!(index, forest => forest.views.has(&tags))));
     }

@@ -114,6 +114,8 @@ pub(super) struct Leaf<L> {
     pub(super) candidate: Option<L>,
     /// The tokens it has left; 0 if a gate stops it.
     pub(super) tokens: u64,
+    /// Whether it may have more left for some requests.
+    pub(super) is_least: bool,
     /// When time alone changes the candidate; None if it does not.
     pub(super) changes_at: Option<Nanos>,
     /// When time alone changes the tokens that are left; None if it does not.
@@ -123,7 +125,7 @@ pub(super) struct Leaf<L> {
 impl<L> Leaf<L> {
     /// Of a member that a gate stops, until some time.
     pub(super) fn stopped(until: Option<Nanos>) -> Self {
-        Self { candidate: None, tokens: 0, changes_at: until, refills_at: None }
+        Self { candidate: None, tokens: 0, is_least: false, changes_at: until, refills_at: None }
     }
 }
 

@@ -49,6 +49,7 @@ pub(crate) fn optional<'py, T>(
 }
 
 /// A number of tokens.
+#[derive(Clone, Copy)]
 pub(crate) struct Tokens(pub(crate) u64);
 
 impl<'a, 'py> FromPyObject<'a, 'py> for Tokens {
@@ -124,17 +125,46 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Kind {
     }
 }
 
+/// How a number of tokens is made up of a prompt's and an answer's, and the number itself if that is not given.
+pub(crate) type Split = (Option<u64>, Option<(u64, u64)>);
+
+/// Reads `input_tokens` and `output_tokens`. What is not given of three is the rest.
+#[inline(never)]
+pub(crate) fn split(tokens: Option<u64>, input: Option<&Bound<'_, PyAny>>, output: Option<&Bound<'_, PyAny>>) -> PyResult<Split> {
+    let input = optional(input, |input| whole("input_tokens", 0, u64::MAX, input))?;
+    let output = optional(output, |output| whole("output_tokens", 0, u64::MAX, output))?;
+    let rest = |part: u64| tokens.unwrap_or(part).saturating_sub(part);
+    let split = match (input, output) {
+        (None, None) => return Ok((tokens, None)),
+        (Some(input), output) => (input, output.unwrap_or_else(|| rest(input))),
+        (None, Some(output)) => (rest(output), output),
+    };
+    let sum = split.0.saturating_add(split.1);
+    if let Some(tokens) = tokens.filter(|&tokens| tokens < sum) {
+        let message = format!("tokens must be at least input_tokens + output_tokens ({sum}), not {tokens}");
+        return Err(Error::Configuration(message).into());
+    }
+    Ok((Some(tokens.unwrap_or(sum)), Some(split)))
+}
+
 /// What a pick is for.
 #[inline]
+#[allow(clippy::too_many_arguments)] // Python's keywords
 pub(crate) fn request(
-    tokens: &Tokens,
+    tokens: Option<Tokens>,
+    input_tokens: Option<&Bound<'_, PyAny>>,
+    output_tokens: Option<&Bound<'_, PyAny>>,
     tags: Option<&Bound<'_, PyAny>>,
     tags_match: Option<&Bound<'_, PyAny>>,
     exclude: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Request> {
     let wishes =
         if tags.is_some() || tags_match.is_some() || exclude.is_some() { Some(wishes(tags, tags_match, exclude)?) } else { None };
-    Ok(Request { tokens: tokens.0, wishes })
+    let (mut tokens, mut split) = (tokens.map(|tokens| tokens.0), None);
+    if input_tokens.is_some() || output_tokens.is_some() {
+        (tokens, split) = self::split(tokens, input_tokens, output_tokens)?;
+    }
+    Ok(Request { tokens: tokens.unwrap_or(0), split, wishes })
 }
 
 #[inline(never)]

@@ -9,6 +9,7 @@ use pyo3::types::{PyDict, PyMapping, PyMappingProxy, PyString, PyTuple};
 
 use super::args::{optional, text, texts, whole};
 use super::errors::wrong_type;
+use super::limits::{limit_facts, limits, quota_facts, quotas};
 use crate::deployment::Deployment;
 
 /// One concrete target that can serve a model: an account, a region, a replica.
@@ -19,6 +20,9 @@ pub(crate) struct PyDeployment {
     pub(crate) id: Py<PyString>,
     /// A read-only view of a copy of our own; None if there is nothing in it.
     metadata: Option<Py<PyMappingProxy>>,
+    /// As they were given; None if there are none.
+    limits: Option<Py<PyTuple>>,
+    quotas: Option<Py<PyTuple>>,
 }
 
 #[pymethods]
@@ -26,9 +30,9 @@ impl PyDeployment {
     #[new]
     #[pyo3(
         signature = (deployment_id, model_name, *, model=None, weight=None, priority=None, rpm_limit=None, tpm_limit=None,
-                     max_parallel_requests=None, tags=None, metadata=None),
+                     max_parallel_requests=None, limits=None, quotas=None, tags=None, metadata=None),
         text_signature = "(deployment_id, model_name, *, model=None, weight=1, priority=0, rpm_limit=None, tpm_limit=None, \
-                          max_parallel_requests=None, tags=(), metadata=None)"
+                          max_parallel_requests=None, limits=(), quotas=(), tags=(), metadata=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
@@ -41,6 +45,8 @@ impl PyDeployment {
         rpm_limit: Option<&Bound<'_, PyAny>>,
         tpm_limit: Option<&Bound<'_, PyAny>>,
         max_parallel_requests: Option<&Bound<'_, PyAny>>,
+        limits: Option<&Bound<'_, PyAny>>,
+        quotas: Option<&Bound<'_, PyAny>>,
         tags: Option<&Bound<'_, PyAny>>,
         metadata: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
@@ -64,9 +70,23 @@ impl PyDeployment {
         if let Some(tags) = tags {
             facts = facts.with_tags(texts::<Vec<String>>("tags", tags)?)?;
         }
+        let limits = limits.map(self::limits).transpose()?.flatten();
+        if let Some(limits) = &limits {
+            facts = facts.with_limits(&limits.iter().map(|limit| limit_facts(&limit)).collect::<PyResult<Vec<_>>>()?);
+        }
+        let quotas = quotas.map(self::quotas).transpose()?.flatten();
+        if let Some(quotas) = &quotas {
+            facts = facts.with_quotas(&quotas.iter().map(|quota| quota_facts(&quota)).collect::<PyResult<Vec<_>>>()?)?;
+        }
         // An exact str, so that nothing of a subclass outlives this call.
         let id = PyString::new(py, id).unbind();
-        Ok(Self { facts, id, metadata: optional(metadata, read_only)?.flatten() })
+        Ok(Self {
+            facts,
+            id,
+            metadata: optional(metadata, read_only)?.flatten(),
+            limits: limits.map(Bound::unbind),
+            quotas: quotas.map(Bound::unbind),
+        })
     }
 
     /// Its unique id.
@@ -115,6 +135,18 @@ impl PyDeployment {
     #[getter]
     fn max_parallel_requests(&self) -> Option<u32> {
         self.facts.max_parallel_requests()
+    }
+
+    /// Its limits beside ``rpm_limit`` and ``tpm_limit``.
+    #[getter]
+    fn limits<'py>(&self, py: Python<'py>) -> Bound<'py, PyTuple> {
+        given(py, self.limits.as_ref())
+    }
+
+    /// The quotas it is under.
+    #[getter]
+    fn quotas<'py>(&self, py: Python<'py>) -> Bound<'py, PyTuple> {
+        given(py, self.quotas.as_ref())
     }
 
     /// Labels that requests may ask for.
@@ -173,7 +205,9 @@ impl PyDeployment {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.metadata)
+        visit.call(&self.metadata)?;
+        visit.call(&self.limits)?;
+        visit.call(&self.quotas)
     }
 }
 
@@ -204,6 +238,12 @@ impl PyDeployment {
         if let Some(limit) = facts.max_parallel_requests() {
             keywords.set_item("max_parallel_requests", limit)?;
         }
+        if let Some(limits) = &self.limits {
+            keywords.set_item("limits", limits)?;
+        }
+        if let Some(quotas) = &self.quotas {
+            keywords.set_item("quotas", quotas)?;
+        }
         if !facts.tags().is_empty() {
             keywords.set_item("tags", self.tags(py)?)?;
         }
@@ -215,6 +255,10 @@ impl PyDeployment {
 }
 
 /// A read-only view of a copy; None if it is empty.
+fn given<'py>(py: Python<'py>, tuple: Option<&Py<PyTuple>>) -> Bound<'py, PyTuple> {
+    tuple.map_or_else(|| PyTuple::empty(py), |tuple| tuple.bind(py).clone())
+}
+
 fn read_only(metadata: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyMappingProxy>>> {
     let py = metadata.py();
     let mapping = metadata.cast::<PyMapping>().map_err(|_| wrong_type("metadata", "a mapping or None", metadata))?;

@@ -5,8 +5,9 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::args::{Kind, Tokens, flag, latency_us, length, optional};
+use super::args::{Kind, Tokens, flag, latency_us, length, optional, split};
 use super::deployment::PyDeployment;
+use super::limits::read_headers;
 use super::router::Attached;
 use crate::health::FailureKind;
 use crate::lease::Lease;
@@ -60,10 +61,17 @@ impl PyLease {
     }
 
     /// End the lease with a success.
-    #[pyo3(signature = (tokens=None, latency=None))]
-    fn success(&self, tokens: Option<Tokens>, latency: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+    #[pyo3(signature = (tokens=None, latency=None, *, input_tokens=None, output_tokens=None))]
+    fn success(
+        &self,
+        tokens: Option<Tokens>,
+        latency: Option<&Bound<'_, PyAny>>,
+        input_tokens: Option<&Bound<'_, PyAny>>,
+        output_tokens: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
         let latency_us = optional(latency, latency_us)?;
-        Ok(self.lease.success(tokens.map(|tokens| tokens.0), latency_us))
+        let (tokens, split) = split(tokens.map(|tokens| tokens.0), input_tokens, output_tokens)?;
+        Ok(self.lease.success(tokens, split, latency_us))
     }
 
     /// End the lease with a failure. What it reserved stays in the window, since the provider may have counted it.
@@ -79,6 +87,14 @@ impl PyLease {
         Ok(self.lease.release(unused.map_or(Ok(false), |unused| flag("unused", unused))?))
     }
 
+    /// Take in what the answer's headers say about the provider's limits.
+    #[pyo3(signature = (headers, /))]
+    fn observe(&self, headers: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (said, retry_after) = read_headers(headers)?;
+        self.lease.observe(&said, retry_after);
+        Ok(())
+    }
+
     fn __enter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
         slf
     }
@@ -87,11 +103,19 @@ impl PyLease {
     fn __exit__(&self, exc_type: &Bound<'_, PyAny>, exc: &Bound<'_, PyAny>, traceback: &Bound<'_, PyAny>) -> bool {
         let _ = traceback;
         if exc_type.is_none() {
-            self.lease.success(None, None);
+            self.lease.success(None, None, None);
         } else if exc.is_instance_of::<PyGeneratorExit>() {
             // Not left to Python: a generator may be closed by an interpreter that shuts down and runs no more of it.
             self.lease.release(false);
         } else if !self.lease.has_ended() {
+            if self.lease.learns_from_headers() {
+                match read_headers(exc) {
+                    // How long to wait goes with the failure.
+                    Ok((said, _)) if !said.is_empty() => self.lease.observe(&said, None),
+                    Ok(_) => {}
+                    Err(error) => error.write_unraisable(exc.py(), Some(exc)),
+                }
+            }
             match classify(exc) {
                 Ok(Some((kind, retry_after))) => self.lease.failure(kind, retry_after),
                 Ok(None) => self.lease.release(false),

@@ -7,6 +7,7 @@ mod clock;
 mod deployment;
 mod errors;
 mod lease;
+mod limits;
 mod records;
 mod router;
 mod strategies;

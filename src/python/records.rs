@@ -3,9 +3,12 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use super::limits::limit_object;
 use super::router::Attached;
 use crate::explain::{Explanation, Verdict};
 use crate::health::Status;
+use crate::learn::ObservedStats;
+use crate::limits::LimitStats;
 use crate::state::{Metrics, Stats};
 use crate::strategy::Strategy;
 
@@ -36,7 +39,7 @@ impl<'py> Statuses<'py> {
 
 /// The fields of `turnout.DeploymentStats`, in order.
 #[allow(clippy::cast_precision_loss)] // seconds are a float
-fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyResult<[(&'static str, Bound<'py, PyAny>); 17]> {
+fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyResult<[(&'static str, Bound<'py, PyAny>); 20]> {
     let avg_latency = (stats.avg_latency_us != 0).then_some(stats.avg_latency_us as f64 / 1e6);
     Ok([
         ("deployment_id", (&*stats.deployment_id).into_pyobject(py)?.into_any()),
@@ -56,7 +59,34 @@ fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyRe
         ("total_successes", stats.total_successes.into_pyobject(py)?.into_any()),
         ("total_failures", stats.total_failures.into_pyobject(py)?.into_any()),
         ("total_tokens", stats.total_tokens.into_pyobject(py)?.into_any()),
+        ("limits", limits(py, &stats.limits)?),
+        ("observed", observed(py, &stats.observed)?),
+        ("learnt_parallel", stats.learnt_parallel.into_pyobject(py)?),
     ])
+}
+
+/// A tuple of `turnout.LimitStats`.
+fn limits<'py>(py: Python<'py>, limits: &[LimitStats]) -> PyResult<Bound<'py, PyAny>> {
+    let records = limits.iter().map(|limit| {
+        let object = limit_object(py, &limit.limit)?;
+        class(py, "turnout.records", "LimitStats")?.call1((
+            object,
+            limit.quota.as_deref(),
+            limit.used,
+            limit.remaining,
+            limit.resets_in,
+        ))
+    });
+    Ok(PyTuple::new(py, records.collect::<PyResult<Vec<_>>>()?)?.into_any())
+}
+
+/// A tuple of `turnout.ObservedStats`.
+fn observed<'py>(py: Python<'py>, observed: &[ObservedStats]) -> PyResult<Bound<'py, PyAny>> {
+    let records = observed.iter().map(|said| {
+        let facts = (said.unit.name(), said.quota.as_deref(), said.remaining, said.resets_in);
+        class(py, "turnout.records", "ObservedStats")?.call1(facts)
+    });
+    Ok(PyTuple::new(py, records.collect::<PyResult<Vec<_>>>()?)?.into_any())
 }
 
 /// A `turnout.DeploymentStats`.
@@ -110,7 +140,7 @@ pub(crate) fn explanation<'py>(py: Python<'py>, explanation: &Explanation<Attach
     let verdicts = explanation.verdicts.iter().map(|(entry, verdict)| {
         let id = &entry.attachment().deployment.get().id;
         match verdict {
-            Verdict::Stopped(refusal) => class_of_verdict.call1((id, refusal.gate(), refusal.to_string(), py.None(), 0.0)),
+            Verdict::Stopped(refusal) => class_of_verdict.call1((id, refusal.gate(), entry.describe(refusal), py.None(), 0.0)),
             Verdict::Candidate { score, probability } => class_of_verdict.call1((id, py.None(), py.None(), score, probability)),
         }
     });

@@ -13,10 +13,12 @@ use super::clock::PyManualClock;
 use super::deployment::PyDeployment;
 use super::errors::wrong_type;
 use super::lease::PyLease;
+use super::limits::read_headers;
 use super::records;
 use crate::clock::Clock;
 use crate::deployment::Deployment;
 use crate::health::{FailureKind, HealthRules};
+use crate::learn::Learning;
 use crate::registry::Attachment;
 use crate::router::{Router, Settings};
 use crate::strategy::Strategy;
@@ -49,9 +51,9 @@ impl PyRouter {
     #[new]
     #[pyo3(
         signature = (deployments=None, *, strategy=None, strategies=None, allowed_fails=None, min_requests=None, cooldown_time=None,
-                     success_threshold=None, seed=None, clock=None),
+                     success_threshold=None, learning=None, seed=None, clock=None),
         text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, allowed_fails=3, min_requests=10, \
-                          cooldown_time=5.0, success_threshold=3, seed=None, clock=None)"
+                          cooldown_time=5.0, success_threshold=3, learning=Learning(), seed=None, clock=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
@@ -62,6 +64,7 @@ impl PyRouter {
         min_requests: Option<&Bound<'_, PyAny>>,
         cooldown_time: Option<&Bound<'_, PyAny>>,
         success_threshold: Option<&Bound<'_, PyAny>>,
+        learning: Option<&Bound<'_, PyAny>>,
         seed: Option<&Bound<'_, PyAny>>,
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
@@ -81,6 +84,7 @@ impl PyRouter {
             strategy: strategy.map_or(Ok(Strategy::default()), self::strategy)?,
             strategies: optional(strategies, per_model)?.unwrap_or_default(),
             health,
+            learning: optional(learning, self::learning)?.unwrap_or_default(),
             seed: optional(seed, |seed| whole("seed", 0, u64::MAX, seed))?,
             clock: clock.unwrap_or_default(),
         })?;
@@ -174,26 +178,31 @@ impl PyRouter {
 
     /// Pick a deployment and reserve nothing. The only side effects are the round-robin turn and the random draw.
     #[pyo3(
-        signature = (model_name, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None),
-        text_signature = "($self, model_name, /, *, tokens=0, tags=None, tags_match='all', exclude=None)"
+        signature = (model_name, /, *, tokens=None, input_tokens=None, output_tokens=None, tags=None, tags_match=None, exclude=None),
+        text_signature = "($self, model_name, /, *, tokens=0, input_tokens=None, output_tokens=None, tags=None, \
+                          tags_match='all', exclude=None)"
     )]
+    #[allow(clippy::too_many_arguments)] // Python's keywords
     fn select(
         &self,
         py: Python<'_>,
         model_name: &Bound<'_, PyAny>,
-        tokens: Tokens,
+        tokens: Option<Tokens>,
+        input_tokens: Option<&Bound<'_, PyAny>>,
+        output_tokens: Option<&Bound<'_, PyAny>>,
         tags: Option<&Bound<'_, PyAny>>,
         tags_match: Option<&Bound<'_, PyAny>>,
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyString>> {
-        let request = request(&tokens, tags, tags_match, exclude)?;
+        let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
         Ok(self.0.select(text("model_name", model_name)?, &request, |id| id.clone_ref(py))?)
     }
 
     /// Pick ``n`` times in one call, as ``n`` calls of :meth:`select` would: an id may come more than once.
     #[pyo3(
-        signature = (model_name, n, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None),
-        text_signature = "($self, model_name, n, /, *, tokens=0, tags=None, tags_match='all', exclude=None)"
+        signature = (model_name, n, /, *, tokens=None, input_tokens=None, output_tokens=None, tags=None, tags_match=None, exclude=None),
+        text_signature = "($self, model_name, n, /, *, tokens=0, input_tokens=None, output_tokens=None, tags=None, \
+                          tags_match='all', exclude=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn select_many<'py>(
@@ -201,13 +210,15 @@ impl PyRouter {
         py: Python<'py>,
         model_name: &Bound<'_, PyAny>,
         n: &Bound<'_, PyAny>,
-        tokens: Tokens,
+        tokens: Option<Tokens>,
+        input_tokens: Option<&Bound<'_, PyAny>>,
+        output_tokens: Option<&Bound<'_, PyAny>>,
         tags: Option<&Bound<'_, PyAny>>,
         tags_match: Option<&Bound<'_, PyAny>>,
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let n = whole("n", 0, MOST_PICKS, n)?;
-        let request = request(&tokens, tags, tags_match, exclude)?;
+        let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
         let model_name = text("model_name", model_name)?;
         let picks = (0..n).map(|_| self.0.select(model_name, &request, |id| id.clone_ref(py)));
         PyList::new(py, picks.collect::<Result<Vec<_>, _>>()?)
@@ -215,37 +226,45 @@ impl PyRouter {
 
     /// Pick a deployment and reserve, in one step or not at all: one in flight, one request and ``tokens`` tokens this minute.
     #[pyo3(
-        signature = (model_name, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None),
-        text_signature = "($self, model_name, /, *, tokens=0, tags=None, tags_match='all', exclude=None)"
+        signature = (model_name, /, *, tokens=None, input_tokens=None, output_tokens=None, tags=None, tags_match=None, exclude=None),
+        text_signature = "($self, model_name, /, *, tokens=0, input_tokens=None, output_tokens=None, tags=None, \
+                          tags_match='all', exclude=None)"
     )]
+    #[allow(clippy::too_many_arguments)] // Python's keywords
     fn acquire(
         &self,
         py: Python<'_>,
         model_name: &Bound<'_, PyAny>,
-        tokens: Tokens,
+        tokens: Option<Tokens>,
+        input_tokens: Option<&Bound<'_, PyAny>>,
+        output_tokens: Option<&Bound<'_, PyAny>>,
         tags: Option<&Bound<'_, PyAny>>,
         tags_match: Option<&Bound<'_, PyAny>>,
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PyLease> {
-        let request = request(&tokens, tags, tags_match, exclude)?;
+        let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
         Ok(PyLease::new(py, self.0.acquire(text("model_name", model_name)?, &request)?))
     }
 
     /// Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect.
     #[pyo3(
-        signature = (model_name, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None),
-        text_signature = "($self, model_name, /, *, tokens=0, tags=None, tags_match='all', exclude=None)"
+        signature = (model_name, /, *, tokens=None, input_tokens=None, output_tokens=None, tags=None, tags_match=None, exclude=None),
+        text_signature = "($self, model_name, /, *, tokens=0, input_tokens=None, output_tokens=None, tags=None, \
+                          tags_match='all', exclude=None)"
     )]
+    #[allow(clippy::too_many_arguments)] // Python's keywords
     fn explain<'py>(
         &self,
         py: Python<'py>,
         model_name: &Bound<'_, PyAny>,
-        tokens: Tokens,
+        tokens: Option<Tokens>,
+        input_tokens: Option<&Bound<'_, PyAny>>,
+        output_tokens: Option<&Bound<'_, PyAny>>,
         tags: Option<&Bound<'_, PyAny>>,
         tags_match: Option<&Bound<'_, PyAny>>,
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let request = request(&tokens, tags, tags_match, exclude)?;
+        let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
         records::explanation(py, &self.0.explain(text("model_name", model_name)?, &request)?)
     }
 
@@ -268,6 +287,13 @@ impl PyRouter {
     fn record_failure(&self, deployment_id: &Bound<'_, PyAny>, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let retry_after = optional(retry_after, |seconds| length("retry_after", seconds))?;
         Ok(self.0.record_failure(text("deployment_id", deployment_id)?, kind.0, retry_after)?)
+    }
+
+    /// Take in what an answer's headers say about the provider's limits, for requests that were sent without a lease.
+    #[pyo3(signature = (deployment_id, headers, /))]
+    fn observe(&self, deployment_id: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (said, retry_after) = read_headers(headers)?;
+        Ok(self.0.observe(text("deployment_id", deployment_id)?, &said, retry_after)?)
     }
 
     /// Take a deployment out for a while. A cooldown that lasts longer already is not shortened.
@@ -338,6 +364,13 @@ fn deployment(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Deployment, Att
 
 fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<(Deployment, Attached)>> {
     items("deployments", "an iterable of Deployment", value)?.map(|item| deployment("an item of deployments", &item?)).collect()
+}
+
+fn learning(value: &Bound<'_, PyAny>) -> PyResult<Learning> {
+    if !value.is_instance(&value.py().import("turnout.options")?.getattr("Learning")?)? {
+        return Err(wrong_type("learning", "a Learning", value));
+    }
+    Ok(Learning { headers: value.getattr("headers")?.extract()?, concurrency: value.getattr("concurrency")?.extract()? })
 }
 
 fn per_model(value: &Bound<'_, PyAny>) -> PyResult<FxHashMap<Arc<str>, Strategy>> {

@@ -1,0 +1,152 @@
+"""What providers limit: so much of something in so much time."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from turnout.exceptions import ConfigurationError
+
+__all__ = ["Limit", "Quota"]
+
+_UNITS = ("requests", "tokens", "input_tokens", "output_tokens")
+_MOST = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """So much of one unit in so much time, counted as the provider counts it.
+
+    Exactly one of the first four is given; a deployment may have several limits. docs/limits.md says which kind which provider has.
+
+    Args:
+        requests: Most requests.
+        tokens: Most tokens, prompt and answer together.
+        input_tokens: Most tokens of prompts.
+        output_tokens: Most tokens of answers.
+        per: In how many seconds, at least 0.001. 1.0 for slices of a second, 86400.0 for a day.
+        kind: ``"fixed"``: windows of that length, at whose end all is let go. ``"sliding"``: no stretch of that length has more, wherever
+            it begins; counted in sixtieths of it, so that it is up to a sixtieth stricter than a log of every request would be.
+            ``"bucket"``: refills continuously (GCRA, ITU-T I.371).
+        burst: Of a bucket, the most that can be used at once; None for the whole limit. A bucket is full in the beginning.
+        start: Of fixed windows: ``"clock"`` begins them at multiples of their length since 1970 (UTC), ``"first_use"`` with the first
+            request after the one before.
+
+    Raises:
+        ConfigurationError: A number is out of range, none or several of the units are given, ``kind`` or ``start`` is unknown, or
+            ``burst`` or ``start`` does not go with the kind.
+        TypeError: A value is of the wrong type.
+
+    Example:
+        >>> from turnout import Limit
+        >>> Limit(requests=600, per=60, kind="bucket", burst=100)
+        Limit(requests=600, per=60.0, kind='bucket', burst=100)
+    """
+
+    requests: int | None = None
+    tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    per: float = 60.0
+    kind: Literal["fixed", "sliding", "bucket"] = "fixed"
+    burst: int | None = None
+    start: Literal["clock", "first_use"] = "clock"
+
+    def __post_init__(self) -> None:
+        given = [unit for unit in _UNITS if getattr(self, unit) is not None]
+        if len(given) != 1:
+            raise ConfigurationError(f"a Limit must have exactly one of {', '.join(_UNITS)}, not {' and '.join(given) or 'none'}")
+        _whole(self.unit, self.amount)
+        object.__setattr__(self, "per", _length("per", self.per))
+        _one_of("kind", self.kind, ("fixed", "sliding", "bucket"))
+        _one_of("start", self.start, ("clock", "first_use"))
+        if self.burst is not None:
+            _whole("burst", self.burst)
+            if self.kind != "bucket":
+                raise ConfigurationError(f"burst must be None for a limit of kind {self.kind!r}, not {self.burst}")
+        if self.start != "clock" and self.kind != "fixed":
+            raise ConfigurationError(f"start must be 'clock' for a limit of kind {self.kind!r}, not {self.start!r}")
+        if self.kind == "bucket" and self.amount > self.per * 1e9:
+            raise ConfigurationError(f"{self.unit} of a bucket must be at most one a nanosecond, not {self.amount} in {self.per} s")
+
+    @property
+    def unit(self) -> Literal["requests", "tokens", "input_tokens", "output_tokens"]:
+        """What it counts."""
+        if self.requests is not None:
+            return "requests"
+        if self.tokens is not None:
+            return "tokens"
+        return "input_tokens" if self.input_tokens is not None else "output_tokens"
+
+    @property
+    def amount(self) -> int:
+        """How much of it."""
+        amount: int = getattr(self, self.unit)
+        return amount
+
+    def __repr__(self) -> str:
+        usual: dict[str, Any] = {"kind": "fixed", "burst": None, "start": "clock"}
+        facts = {self.unit: self.amount, "per": self.per}
+        facts |= {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
+        return f"Limit({', '.join(f'{name}={value!r}' for name, value in facts.items())})"
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class Quota:
+    """Limits that several deployments share, such as those of one account: given to each of them, counted once.
+
+    Quotas are told apart by their ids, within a router. A deployment may be under several.
+
+    Args:
+        quota_id: What it is known by, not empty.
+        *limits: Its limits, at least one.
+
+    Raises:
+        ConfigurationError: The id is empty or there is no limit.
+        TypeError: A value is of the wrong type.
+
+    Example:
+        >>> from turnout import Deployment, Limit, Quota
+        >>> organisation = Quota("our-organisation", Limit(requests=10_000), Limit(tokens=2_000_000))
+        >>> deployments = [Deployment(region, "gpt-4o", quotas=[organisation]) for region in ("eu", "us")]
+    """
+
+    quota_id: str
+    limits: tuple[Limit, ...] = field(default=())
+
+    def __init__(self, quota_id: str, *limits: Limit) -> None:
+        if not isinstance(quota_id, str):
+            raise TypeError(f"quota_id must be a str, not {quota_id!r} ({type(quota_id).__name__})")
+        if not quota_id:
+            raise ConfigurationError("quota_id must be a string with at least one character, not ''")
+        if not limits:
+            raise ConfigurationError(f"the quota {quota_id!r} must have at least one limit")
+        for limit in limits:
+            if not isinstance(limit, Limit):
+                raise TypeError(f"a limit of the quota {quota_id!r} must be a Limit, not {limit!r} ({type(limit).__name__})")
+        object.__setattr__(self, "quota_id", quota_id)
+        object.__setattr__(self, "limits", limits)
+
+    def __repr__(self) -> str:
+        return f"Quota({', '.join(map(repr, (self.quota_id, *self.limits)))})"
+
+
+def _whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r} ({type(value).__name__})")
+    if not 1 <= value <= _MOST:
+        raise ConfigurationError(f"{name} must be an int from 1 to {_MOST}, not {value}")
+
+
+def _length(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r} ({type(value).__name__})")
+    if not (math.isfinite(value) and 0.001 <= value <= 1e9):
+        raise ConfigurationError(f"{name} must be a finite number of seconds from 0.001 to 1e9, not {value}")
+    return float(value)
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {value!r} ({type(value).__name__})")
+    if value not in allowed:
+        raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")

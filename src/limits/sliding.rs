@@ -1,0 +1,117 @@
+//! A window that slides: what is used in any stretch of its length is within the limit, wherever that begins.
+//!
+//! The length is cut into [`SLICES`] slices. What a slice took is let go when all of the slice is as old as the window is long, so that the
+//! window looks back by up to one slice more than it must: it never admits too much, and is at most a sixtieth stricter than a log of
+//! every request, which it would take unbounded memory to keep.
+
+use crate::clock::Nanos;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// Slices of a window.
+const SLICES: u64 = 60;
+
+/// A window reaches over so many slices: the current one is only begun.
+const RING: u64 = SLICES + 1;
+
+/// The words: the latest slice, what the slices of the ring took together, and each by itself.
+#[allow(clippy::cast_possible_truncation)] // 61
+pub(super) const WORDS: usize = 2 + RING as usize;
+
+/// The slice that was charged.
+pub(super) type Slice = u64;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sliding {
+    slice: Nanos,
+}
+
+impl Sliding {
+    pub(super) fn new(per: Nanos) -> Self {
+        Self { slice: per.div_ceil(SLICES) }
+    }
+
+    /// What the window has used.
+    pub(super) fn used(self, words: &[AtomicU64], now: Nanos) -> u64 {
+        let [latest, total, ring @ ..] = words else { return 0 };
+        let latest = latest.load(Ordering::Relaxed);
+        let gone = now / self.slice;
+        let total = total.load(Ordering::Relaxed);
+        if gone <= latest || total == 0 {
+            return total;
+        }
+        let left: u64 = alive(latest, gone).map(|slice| at(ring, slice)).fold(0, u64::saturating_add);
+        left.min(total)
+    }
+
+    /// When so many units less will be used than now.
+    pub(super) fn lets_go_at(self, words: &[AtomicU64], now: Nanos, units: u64) -> Nanos {
+        let [latest, _, ring @ ..] = words else { return now };
+        let latest = latest.load(Ordering::Relaxed);
+        let mut gone = 0_u64;
+        let mut at = now;
+        for slice in alive(latest, (now / self.slice).max(latest)) {
+            if gone >= units {
+                break;
+            }
+            gone = gone.saturating_add(self::at(ring, slice));
+            at = slice.saturating_add(RING).saturating_mul(self.slice);
+        }
+        at.max(now)
+    }
+
+    pub(super) fn charge(self, words: &[AtomicU64], now: Nanos, units: u64) -> Slice {
+        let [latest, total, ring @ ..] = words else { return 0 };
+        let slice = self.roll(words, now);
+        if let Some(taken) = place(ring, slice) {
+            add(taken, units);
+        }
+        add(total, units);
+        latest.load(Ordering::Relaxed)
+    }
+
+    /// Replaces what was charged, if the slice that took it is still in the window.
+    pub(super) fn settle(words: &[AtomicU64], slice: Slice, charged: u64, actual: u64) {
+        let [latest, total, ring @ ..] = words else { return };
+        if latest.load(Ordering::Relaxed) >= slice.saturating_add(RING) {
+            return;
+        }
+        for counter in place(ring, slice).into_iter().chain([total]) {
+            let others = counter.load(Ordering::Relaxed).saturating_sub(charged);
+            counter.store(others.saturating_add(actual), Ordering::Relaxed);
+        }
+    }
+
+    /// Begins the slice of `now` if it is later than the latest, and returns the latest.
+    fn roll(self, words: &[AtomicU64], now: Nanos) -> Slice {
+        let [latest, total, ring @ ..] = words else { return 0 };
+        let (last, slice) = (latest.load(Ordering::Relaxed), now / self.slice);
+        if slice <= last {
+            return last;
+        }
+        for begun in last.saturating_add(1).max(slice.saturating_sub(SLICES))..=slice {
+            if let Some(taken) = place(ring, begun) {
+                let old = taken.swap(0, Ordering::Relaxed);
+                total.store(total.load(Ordering::Relaxed).saturating_sub(old), Ordering::Relaxed);
+            }
+        }
+        latest.store(slice, Ordering::Relaxed);
+        slice
+    }
+}
+
+/// The slices of the ring that a window which ends in slice `end` still reaches.
+fn alive(latest: Slice, end: Slice) -> impl Iterator<Item = Slice> {
+    end.saturating_sub(SLICES)..=latest
+}
+
+fn place(ring: &[AtomicU64], slice: Slice) -> Option<&AtomicU64> {
+    ring.get(usize::try_from(slice % RING).unwrap_or(0))
+}
+
+fn at(ring: &[AtomicU64], slice: Slice) -> u64 {
+    place(ring, slice).map_or(0, |taken| taken.load(Ordering::Relaxed))
+}
+
+fn add(counter: &AtomicU64, units: u64) {
+    counter.store(counter.load(Ordering::Relaxed).saturating_add(units), Ordering::Relaxed);
+}

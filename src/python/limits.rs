@@ -1,0 +1,92 @@
+//! From the dataclasses of `turnout.limits` to the core's limits, and what a provider said about its own.
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::args::{items, length, optional, text, whole};
+use super::errors::wrong_type;
+use crate::clock::Nanos;
+use crate::learn::Observed;
+use crate::limits::{Limit, LimitKind, Quota, Start, Unit};
+
+/// A tuple of some class's instances, from any iterable of them; None if there is none.
+fn tuple_of<'py>(name: &str, class: &str, value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    let py = value.py();
+    let expected = py.import("turnout.limits")?.getattr(class)?;
+    let instances = items(name, &format!("an iterable of {class}"), value)?.map(|item| {
+        let item = item?;
+        if item.is_instance(&expected)? {
+            Ok(item)
+        } else {
+            Err(wrong_type(&format!("an item of {name}"), &format!("a {class}"), &item))
+        }
+    });
+    let instances = instances.collect::<PyResult<Vec<_>>>()?;
+    if instances.is_empty() { Ok(None) } else { PyTuple::new(py, instances).map(Some) }
+}
+
+/// The limits of a deployment.
+pub(crate) fn limits<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    tuple_of("limits", "Limit", value)
+}
+
+/// The quotas of a deployment.
+pub(crate) fn quotas<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    tuple_of("quotas", "Quota", value)
+}
+
+pub(crate) fn limit_facts(limit: &Bound<'_, PyAny>) -> PyResult<Limit> {
+    let unit: Unit = text("unit", &limit.getattr("unit")?)?.parse()?;
+    let amount = whole(unit.name(), 1, u64::MAX, &limit.getattr("amount")?)?;
+    let kind = limit.getattr("kind")?;
+    let kind = match text("kind", &kind)? {
+        "bucket" => LimitKind::Bucket {
+            burst: optional(Some(&limit.getattr("burst")?), |burst| whole("burst", 1, u64::MAX, burst))?.unwrap_or(amount),
+        },
+        "sliding" => LimitKind::Sliding,
+        _ => LimitKind::Fixed(match text("start", &limit.getattr("start")?)? {
+            "first_use" => Start::FirstUse,
+            _ => Start::Clock,
+        }),
+    };
+    Ok(Limit::new(unit, amount, length("per", &limit.getattr("per")?)?, kind)?)
+}
+
+pub(crate) fn quota_facts(quota: &Bound<'_, PyAny>) -> PyResult<Quota> {
+    let id = quota.getattr("quota_id")?;
+    let limits = quota.getattr("limits")?;
+    let limits = limits.try_iter()?.map(|limit| limit_facts(&limit?)).collect::<PyResult<Vec<_>>>()?;
+    Ok(Quota::new(text("quota_id", &id)?, &limits)?)
+}
+
+/// A limit as Python knows it.
+pub(crate) fn limit_object<'py>(py: Python<'py>, limit: &Limit) -> PyResult<Bound<'py, PyAny>> {
+    let keywords = pyo3::types::PyDict::new(py);
+    keywords.set_item(limit.unit().name(), limit.amount())?;
+    keywords.set_item("per", crate::clock::seconds(limit.per()))?;
+    keywords.set_item("kind", limit.kind().name())?;
+    match limit.kind() {
+        LimitKind::Bucket { burst } if burst != limit.amount() => keywords.set_item("burst", burst)?,
+        LimitKind::Fixed(Start::FirstUse) => keywords.set_item("start", "first_use")?,
+        _ => {}
+    }
+    py.import("turnout.limits")?.getattr("Limit")?.call((), Some(&keywords))
+}
+
+/// What headers say: each limit, and how long the provider wants not to be asked.
+pub(crate) type Said = (Vec<Observed>, Option<Nanos>);
+
+/// Reads the headers of a response, or of an exception that has one.
+pub(crate) fn read_headers(headers: &Bound<'_, PyAny>) -> PyResult<Said> {
+    let said = headers.py().import("turnout.headers")?.getattr("read_rate_limits")?.call1((headers,))?;
+    let (retry_after, observed) = said.extract::<(Option<Bound<'_, PyAny>>, Vec<Bound<'_, PyAny>>)>()?;
+    let mut known = Vec::new();
+    for one in observed {
+        let (unit, limit, remaining, reset) = one.extract::<(String, Option<u64>, Option<u64>, Option<Bound<'_, PyAny>>)>()?;
+        if let Some(remaining) = remaining {
+            let reset = optional(reset.as_ref(), |reset| length("reset", reset))?;
+            known.push(Observed { unit: unit.parse()?, limit, remaining, reset });
+        }
+    }
+    Ok((known, optional(retry_after.as_ref(), |seconds| length("retry_after", seconds))?))
+}
