@@ -30,6 +30,9 @@ from turnout.exceptions import NoAvailableDeployment as NoAvailableDeployment
 from turnout.exceptions import RateLimitExceeded as RateLimitExceeded
 from turnout.exceptions import RequestTooLarge as RequestTooLarge
 from turnout.exceptions import RouterError as RouterError
+from turnout.headers import Observed as Observed
+from turnout.headers import RateLimits as RateLimits
+from turnout.headers import read_rate_limits as read_rate_limits
 from turnout.outcomes import Failure as Failure
 from turnout.outcomes import classify_exception as classify_exception
 from turnout.records import DeploymentStats as DeploymentStats
@@ -52,7 +55,9 @@ __all__ = [
     "ManualClock",
     "ModelNotFound",
     "NoAvailableDeployment",
+    "Observed",
     "RateLimitExceeded",
+    "RateLimits",
     "RequestTooLarge",
     "Router",
     "RouterError",
@@ -63,6 +68,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "classify_exception",
+    "read_rate_limits",
     "strategies",
 ]
 
