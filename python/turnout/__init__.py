@@ -30,6 +30,9 @@ from turnout.exceptions import NoAvailableDeployment as NoAvailableDeployment
 from turnout.exceptions import RateLimitExceeded as RateLimitExceeded
 from turnout.exceptions import RequestTooLarge as RequestTooLarge
 from turnout.exceptions import RouterError as RouterError
+from turnout.headers import Observed as Observed
+from turnout.headers import RateLimits as RateLimits
+from turnout.headers import read_rate_limits as read_rate_limits
 from turnout.limits import Limit as Limit
 from turnout.limits import Quota as Quota
 from turnout.options import Learning as Learning
@@ -60,9 +63,11 @@ __all__ = [
     "ManualClock",
     "ModelNotFound",
     "NoAvailableDeployment",
+    "Observed",
     "ObservedStats",
     "Quota",
     "RateLimitExceeded",
+    "RateLimits",
     "RequestTooLarge",
     "Router",
     "RouterError",
@@ -73,6 +78,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "classify_exception",
+    "read_rate_limits",
     "strategies",
 ]
 

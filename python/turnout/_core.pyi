@@ -269,8 +269,8 @@ class Lease:
 
         Args:
             tokens: The tokens really used. They replace the estimate in the window that took it: nothing changes there once that is
-                over. A bucket gets back what has not refilled since, and gives what was estimated too low. None takes the sum of the
-                next two, and keeps the estimate if they are None as well.
+                over. A bucket gets back what has not refilled since, and gives what was estimated too low. None takes the sum of
+                the next two, and keeps the estimate if they are None as well.
             latency: Seconds the request took; None takes the time since acquire.
             input_tokens: How many of them were the prompt's. None keeps the estimate, or takes the rest beside ``output_tokens``.
             output_tokens: How many of them were the answer's; None for the rest.
@@ -317,8 +317,8 @@ class Lease:
         (see :class:`turnout.Learning`).
 
         Args:
-            headers: Any mapping of header names, or an object with ``headers`` or with a ``response`` that has them. Of OpenAI's,
-                Azure's, Anthropic's and similar names; what is not understood is ignored (see :func:`turnout.headers.read_rate_limits`).
+            headers: Any mapping of header names, or an object with ``headers`` or with a ``response`` that has them. What is
+                not understood is ignored (see :func:`turnout.read_rate_limits`).
         """
 
     def __enter__(self) -> Self: ...
@@ -497,8 +497,8 @@ class Router:
             model_name: The model name or an alias.
             tokens: The tokens the request is expected to use, prompt and answer, at least 0. Only a deployment with so many left is
                 picked; 0 means that the size is not known, and one token must be left. Not given, it is the sum of the next two.
-            input_tokens: How many of them are the prompt's. None for the rest beside ``output_tokens``; if both are None, either may
-                be all of ``tokens``, and counts so where prompt and answer are limited apart.
+            input_tokens: How many of them are the prompt's. None for the rest beside ``output_tokens``; if both are None, either
+                may be all of ``tokens``, and counts so where prompt and answer are limited apart.
             output_tokens: How many of them are the answer's.
             tags: Labels the deployment must have.
             tags_match: ``"all"`` for every one of ``tags``, ``"any"`` for at least one.

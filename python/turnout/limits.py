@@ -24,12 +24,12 @@ class Limit:
         input_tokens: Most tokens of prompts.
         output_tokens: Most tokens of answers.
         per: In how many seconds, at least 0.001. 1.0 for slices of a second, 86400.0 for a day.
-        kind: ``"fixed"``: windows of that length, at whose end all is let go. ``"sliding"``: no stretch of that length has more, wherever
-            it begins; counted in sixtieths of it, so that it is up to a sixtieth stricter than a log of every request would be.
+        kind: ``"fixed"``: windows of that length, at whose end all is let go. ``"sliding"``: no stretch of that length has more,
+            wherever it begins; counted in sixtieths of it, so that it is up to a sixtieth stricter than a log of all requests.
             ``"bucket"``: refills continuously (GCRA, ITU-T I.371).
         burst: Of a bucket, the most that can be used at once; None for the whole limit. A bucket is full in the beginning.
-        start: Of fixed windows: ``"clock"`` begins them at multiples of their length since 1970 (UTC), ``"first_use"`` with the first
-            request after the one before.
+        start: Of fixed windows: ``"clock"`` begins them at multiples of their length since 1970 (UTC), ``"first_use"`` with the
+            first request after the one before.
 
     Raises:
         ConfigurationError: A number is out of range, none or several of the units are given, ``kind`` or ``start`` is unknown, or

@@ -13,8 +13,8 @@ class Learning:
         headers: Take the limits that an exception's response headers tell, when it leaves a lease's block.
             :meth:`turnout.Lease.observe` takes those of any response, whatever this says.
         concurrency: Where a deployment has no limit of any kind, let its refusals (429) teach how many requests it takes at once: a
-            refusal lowers the cap to seven tenths of what was in flight, as many successes as the cap raise it by one. Without it the
-            only lesson of a refusal is a cooldown, after which everything comes back at once.
+            refusal lowers the cap to seven tenths of what was in flight, as many successes as the cap raise it by one. Without it
+            the only lesson of a refusal is a cooldown, after which everything comes back at once.
 
     Raises:
         TypeError: A value is not a bool.

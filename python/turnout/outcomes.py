@@ -6,18 +6,13 @@ That covers openai, anthropic, httpx, aiohttp, requests, urllib and litellm.
 """
 
 import asyncio
-import math
-from collections.abc import Iterator
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from turnout.enums import FailureKind
 from turnout.exceptions import RouterError
+from turnout.headers import _attribute, _headers_of, _number, _read_retry_after, _text
 
 __all__ = ["Failure", "classify_exception"]
-
-_MOST_SECONDS = 1e9
 
 
 class Failure(NamedTuple):
@@ -162,66 +157,8 @@ def _status(exc: BaseException) -> int | None:
 
 
 def _retry_after(exc: BaseException) -> float | None:
-    # litellm keeps the provider's headers in a place of their own.
-    response = _attribute(exc, "response")
-    for headers in (_attribute(response, "headers"), _attribute(exc, "headers"), _attribute(exc, "litellm_response_headers")):
-        milliseconds = _number(_header(headers, "retry-after-ms"))
-        if milliseconds is not None:
-            return milliseconds / 1000
-        said = _header(headers, "retry-after")
-        seconds = _number(said)
-        if seconds is None and said is not None:
-            seconds = _seconds_until(said)
+    for headers in _headers_of(exc):
+        seconds = _read_retry_after(headers)
         if seconds is not None:
             return seconds
     return _number(_attribute(exc, "retry_after"))
-
-
-def _header(headers: Any, name: str) -> str | None:
-    """A header's value; the mappings of client libraries ignore case, a plain dict does not."""
-    for spelling in _spellings(name):
-        try:
-            value = headers[spelling]
-        except Exception:  # whatever a stranger's mapping raises for a missing key
-            continue
-        return value.decode("latin-1") if isinstance(value, bytes) else _text(value)
-    return None
-
-
-def _spellings(name: str) -> Iterator[str]:
-    yield name
-    yield name.title()
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except Exception:  # not a number, or a stranger's object
-        return None
-    return number if math.isfinite(number) and 0 <= number <= _MOST_SECONDS else None
-
-
-def _seconds_until(date: str) -> float | None:
-    """The second form of Retry-After, an HTTP date (RFC 9110, section 10.2.3)."""
-    try:
-        moment = parsedate_to_datetime(date)
-    except Exception:  # neither a number nor a date
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return min(max((moment - datetime.now(timezone.utc)).total_seconds(), 0.0), _MOST_SECONDS)
-
-
-def _attribute(holder: Any, name: str) -> Any:
-    """An attribute, or None: a property of a stranger's exception may raise (httpx's ``request`` does)."""
-    try:
-        return getattr(holder, name, None)
-    except Exception:
-        return None
-
-
-def _text(value: Any) -> str:
-    try:
-        return str(value)
-    except Exception:
-        return ""
