@@ -24,13 +24,14 @@ from turnout import (
     exceptions,
     headers,
     outcomes,
+    probe,
     records,
     strategies,
 )
 from turnout.strategies import RoundRobinCounters
 
 ROOT = Path(turnout.__file__).parent
-MODULES = [turnout, enums, exceptions, headers, outcomes, records, strategies]
+MODULES = [turnout, enums, exceptions, headers, outcomes, probe, records, strategies]
 CORE = "turnout._core"
 
 

@@ -11,6 +11,7 @@
 
 import os as _os
 
+from turnout import probe as probe
 from turnout import strategies as strategies
 from turnout._core import Deployment as Deployment
 from turnout._core import Lease as Lease
@@ -78,6 +79,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "classify_exception",
+    "probe",
     "read_rate_limits",
     "strategies",
 ]
