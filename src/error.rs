@@ -96,10 +96,10 @@ impl Reasons {
         self.only(&["cooling_down"])
     }
 
-    /// Whether request and token limits stopped all that the request could use.
+    /// Whether limits on requests and tokens stopped all that the request could use.
     #[must_use]
     pub fn all_rate_limited(&self) -> bool {
-        self.only(&["rpm_limit", "tpm_limit"])
+        self.only(&["rpm_limit", "tpm_limit", "limit", "observed_limit", "quota"])
     }
 }
 
@@ -145,8 +145,8 @@ impl fmt::Display for Error {
                 let TooLarge { model_name, tokens, largest_limit } = &**too_large;
                 write!(
                     f,
-                    "a request of {tokens} tokens never fits a deployment of {model_name:?}: the largest tpm_limit that it could use \
-                     is {largest_limit}"
+                    "a request of {tokens} tokens never fits a deployment of {model_name:?}: the largest limit that it could use is \
+                     {largest_limit}"
                 )
             }
         }

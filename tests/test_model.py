@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from turnout import (
     Deployment,
     FailureKind,
+    Learning,
     Lease,
     ManualClock,
     Router,
@@ -138,6 +139,7 @@ class Comparison(RuleBasedStateMachine):
             success_threshold=rules.success_threshold,
             seed=seed,
             clock=self.clock,
+            learning=Learning(concurrency=False),  # tests/test_limits.py has that
         )
         self.model = model.Router(strategy, strategies, rules, model.Clock(model.nanos(start)))
         self.model.replace_all(first)

@@ -82,10 +82,11 @@ class NoAvailableDeployment(RouterError):
     Attributes:
         model_name: The model name whose group was asked.
         retry_after: Seconds until the earliest time at which some deployment may be available, computed from the ends of cooldowns
-            and of spent minutes. None if there is no such time: a place in flight frees when its lease ends, and a health check
+            and of what limits let go. None if there is no such time: a place in flight frees when its lease ends, and a health check
             reports when it does.
         reasons: How many deployments each gate stopped, by its name: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``,
-            ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``.
+            ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit`` (one of ``Deployment.limits``), ``learnt_parallel``,
+            ``observed_limit`` (the provider said so), ``quota``.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class AllDeploymentsInCooldown(NoAvailableDeployment):
 
 
 class RateLimitExceeded(NoAvailableDeployment):
-    """Every deployment that the request could use has spent its requests or tokens of this minute."""
+    """Every deployment that the request could use has spent what one of its limits or quotas allows."""
 
 
 class RequestTooLarge(RouterError):
