@@ -13,7 +13,7 @@ FLOOR_SOURCES := $(FLOOR) benches/floor/Cargo.lock $(wildcard benches/floor/src/
 # Other flags and so a directory of their own, lest each build throw the other's away.
 SCHEDULES := RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/schedules
 
-.PHONY: demo test test-schedules test-miri lint install-check bench bench-plot bench-rust bench-peers format clean
+.PHONY: demo test test-schedules test-miri lint install-check bench bench-simulated bench-plot bench-rust bench-peers format clean
 
 demo: $(VENV)/.demo $(VENV)/.built
 	$(BIN)/python examples/demo.py
@@ -63,6 +63,11 @@ format: $(VENV)/.lint
 # Takes up to ten minutes with the peers, less than four without.
 bench: $(VENV)/.built $(VENV)/.floor
 	$(BIN)/python benches/compare.py
+
+# Decisions in simulated time, against their budgets: limits and fast failures. Half a minute.
+bench-simulated: $(VENV)/.built
+	$(BIN)/python benches/limits.py
+	$(BIN)/python benches/black_hole.py
 
 # Draws docs/cost.svg from what `make bench` measured last.
 bench-plot: $(VENV)/.plot

@@ -32,7 +32,7 @@ FEW, MANY, MOST = 10, 10_000, 100_000  # the numbers of deployments that have bu
 REPEATS = 5
 
 Figures: TypeAlias = Mapping[str, float]
-"""Something measured, by strategy."""
+"""Something measured, by strategy or by whatever else varies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Budget:
 
     @property
     def worst(self) -> tuple[str, float] | None:
-        """The strategy that is nearest to the bound or furthest over it, with its figure."""
+        """The one that is nearest to the bound or furthest over it, with its figure."""
         extreme = min if self.at_least else max
         return extreme(self.figures.items(), key=itemgetter(1), default=None)
 
@@ -78,13 +78,14 @@ def medians(runs: Iterable[Figures]) -> Figures:
 
 def table(budgets: Sequence[Budget]) -> Iterator[str]:
     """Write budgets as text, line by line."""
-    yield f"{'budget':<56}{'bound':>28}{'worst':>10}  {'of':<18}verdict"
+    width = 2 + max((len(name) for budget in budgets for name in budget.figures), default=2)
+    yield f"{'budget':<56}{'bound':>28}{'worst':>10}  {'of':<{width}}verdict"
     for budget in budgets:
         bound = f"{'≥' if budget.at_least else '≤'} {budget.bound:g} {budget.unit}"
         strategy, figure = budget.worst or ("", None)
         shown = "-" if figure is None else f"{figure:,.2f}"
         verdict = {True: "met", False: "MISSED", None: "not measured"}[budget.met]
-        yield f"{budget.what:<56}{bound:>28}{shown:>10}  {strategy:<18}{verdict}"
+        yield f"{budget.what:<56}{bound:>28}{shown:>10}  {strategy:<{width}}{verdict}"
 
 
 # --- what is measured ---

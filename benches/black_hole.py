@@ -1,0 +1,151 @@
+"""A deployment that fails fast attracts traffic: how much of it goes into the hole.
+
+    python benches/black_hole.py
+    python benches/black_hole.py --quick --seed 7 --json target/black_hole.json
+
+60,000 requests in simulated time go to eight deployments with eight places each (``max_parallel_requests``). In the middle third of
+the run the first deployment answers every request with an error after 50 ms; else all of them take 6 s on average, lognormal with a
+sigma of 1, and what was sent before the hole opened still ends well. Poisson arrivals load the other seven to 0.85. The first is
+the worst place for a hole: several rules give ties to it, and a deployment that fails fast always has a free place.
+
+A request that failed asks again at once, before those in line, and excludes the deployment that it tried. When there is no
+place, requests wait in line; the first asks again when another one ends or when the router said.
+
+The share is that of the attempts in the hole among all attempts while there is one, retries included. An outage has the same first
+failures however long it is, so ``--quick``, which has 2,000 requests and so a thirtieth of it, has a larger bound.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf, log
+from random import Random
+from typing import Any
+
+from budgets import Budget
+from simulation import SECOND, Line, Simulation, conclude, options_of, poisson
+from turnout import Deployment, Health, Lease, NoAvailableDeployment, Router, Strategy
+
+MODEL = "gpt-4o"
+REQUESTS, FEW_REQUESTS = 60_000, 2_000
+BOUND, BOUND_OF_FEW = 0.3, 2.0  # percent
+DEPLOYMENTS, PLACES = 8, 8
+LOAD = 0.85
+MEAN, SIGMA = 6.0, 1.0  # seconds
+TOKENS_PER_SECOND = 50
+TPM_LIMIT = 10_000_000  # never reached: two of the rules look at the share that is used
+HOLE, FAILS_AFTER = "0", SECOND // 20
+
+HEALTH: Mapping[str, Mapping[str, Any]] = {"Router()": {}, "health=Health()": {"health": Health()}}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: when it comes, how long its answer takes, and where it has failed."""
+
+    arrival: int
+    duration: int
+    tried: tuple[str, ...] = ()
+
+
+def draw_requests(seed: int, n: int) -> list[Request]:
+    """Draw when requests come and how long they take."""
+    random = Random(f"durations {seed}")
+    per_second = LOAD * (DEPLOYMENTS - 1) * PLACES / MEAN
+    arrivals = poisson(Random(f"arrivals {seed}"), per_second, n, 0)
+    mu = log(MEAN) - SIGMA**2 / 2
+    return [Request(arrival, round(random.lognormvariate(mu, SIGMA) * SECOND)) for arrival in arrivals]
+
+
+class Run:
+    """Sends requests through one router.
+
+    Attributes:
+        attempts: How many were made while there was a hole.
+        swallowed: How many of them went into it.
+    """
+
+    def __init__(self, requests: Sequence[Request], strategy: Strategy, health: Mapping[str, Any], seed: int) -> None:
+        self.attempts = self.swallowed = 0
+        self._simulation = Simulation()
+        deployments = [Deployment(str(i), MODEL, tpm_limit=TPM_LIMIT, max_parallel_requests=PLACES) for i in range(DEPLOYMENTS)]
+        self._router = Router(deployments, strategy=strategy, seed=seed, clock=self._simulation.clock, **health)
+        self._line = Line(self._simulation, self._send)
+        end = requests[-1].arrival
+        self._hole = range(end // 3, 2 * end // 3)
+        for request in requests:
+            self._simulation.at(request.arrival, partial(self._arrive, request))
+
+    def to_the_end(self) -> None:
+        """Run it."""
+        self._simulation.run()
+
+    def _arrive(self, request: Request) -> None:
+        self._line.waiting.append(request)
+        if len(self._line.waiting) == 1:
+            self._line.move()
+
+    def _send(self, request: Request) -> float | None:
+        tokens = request.duration * TOKENS_PER_SECOND // SECOND
+        try:
+            lease = self._router.acquire(MODEL, tokens=tokens, exclude=request.tried)
+        except NoAvailableDeployment as refusal:
+            return inf if refusal.retry_after is None else refusal.retry_after
+        now = self._simulation.now
+        there_is_a_hole = now in self._hole
+        self.attempts += there_is_a_hole
+        if there_is_a_hole and lease.deployment_id == HOLE:
+            self.swallowed += 1
+            self._simulation.at(now + FAILS_AFTER, partial(self._fail, request, lease))
+        else:
+            self._simulation.at(now + request.duration, partial(self._end, lease))
+        return None
+
+    def _end(self, lease: Lease) -> None:
+        lease.success()
+        self._line.move()
+
+    def _fail(self, request: Request, lease: Lease) -> None:
+        lease.failure("error")
+        self._line.waiting.appendleft(Request(request.arrival, request.duration, (*request.tried, lease.deployment_id)))
+        self._line.move()
+
+
+def measure(requests: Sequence[Request], strategy: Strategy, seed: int) -> dict[str, dict[str, float]]:
+    """Run one strategy with every kind of health.
+
+    Returns:
+        Attempts, and those that were swallowed, with their share in percent.
+    """
+    figures = {}
+    for name, health in HEALTH.items():
+        run = Run(requests, strategy, health, seed)
+        run.to_the_end()
+        figures[name] = {"attempts": run.attempts, "swallowed": run.swallowed, "percent": 100 * run.swallowed / run.attempts}
+    return figures
+
+
+def report(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
+    """Write the figures as text, line by line."""
+    yield f"{'attempts in the hole':<22}" + "".join(f"{name:>26}" for name in HEALTH)
+    for strategy, by_health in rows.items():
+        shares = (f"{each['swallowed']:,} = {each['percent']:.2f} %" for each in by_health.values())
+        yield f"{strategy:<22}" + "".join(f"{share:>26}" for share in shares)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run every strategy, print the table and the verdict."""
+    options = options_of(__doc__, arguments)
+    n, bound = (FEW_REQUESTS, BOUND_OF_FEW) if options.quick else (REQUESTS, BOUND)
+    requests = draw_requests(options.seed, n)
+    rows = {str(strategy): measure(requests, strategy, options.seed) for strategy in Strategy}
+    print("\n".join(report(rows)))
+    shares = {strategy: by_health["health=Health()"]["percent"] for strategy, by_health in rows.items()}
+    return conclude(
+        {"rows": rows}, [Budget("traffic into the hole with Health()", bound, "% of the attempts", figures=shares)], options
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
