@@ -197,11 +197,13 @@ impl<T> Lease<T> {
     }
 
     /// What it was estimated to take.
+    #[inline]
     fn demand(&self) -> Demand {
         self.receipt.as_ref().map_or(Demand { tokens: self.tokens, split: None }, |receipt| receipt.demand)
     }
 
     /// Replaces what it was charged beside its minute; by nothing, if the request was never sent.
+    #[inline]
     fn settle_receipt(&self, _: &Held<'_>, actual: Option<Demand>, now: Nanos) {
         if let Some(receipt) = &self.receipt
             && let Some(metering) = &self.entry.metering

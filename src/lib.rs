@@ -47,7 +47,7 @@ pub use explain::{Explanation, Verdict};
 pub use health::{FailureKind, HealthRules, Status};
 pub use learn::{Lack, Learning, Observed, ObservedStats};
 pub use lease::Lease;
-pub use limits::{Limit, LimitKind, LimitStats, Quota, Short, Spent, Start, Unit};
+pub use limits::{Limit, LimitKind, LimitStats, Quota, Spent, Start, Unit};
 pub use registry::{Attachment, Entry, Removed};
 pub use rng::{Rng, after_fork};
 pub use router::{Router, Settings};

@@ -87,14 +87,18 @@ impl<T> Entry<T> {
 
     /// What stopped it, in words.
     pub fn describe(&self, refusal: &Refusal) -> String {
-        let quotas = self.metering.as_ref().map_or(&[][..], |metering| metering.quotas());
-        match refusal {
-            Refusal::Quota { nth, short } => {
-                let id = quotas.get(*nth).map_or("", |ledger| ledger.quota().id());
-                format!("quota {id:?}: {short}")
-            }
-            refusal => refusal.to_string(),
-        }
+        let nth = |nth: u32| usize::try_from(nth).unwrap_or(usize::MAX);
+        let quota = |at: u32| self.metering.as_ref().and_then(|metering| Some(metering.quotas().get(nth(at))?.quota()));
+        let cause = match refusal {
+            Refusal::Limit(spent) => self.deployment.limits().get(nth(spent.nth)).map(ToString::to_string),
+            Refusal::Quota { nth: at, spent } => quota(*at).and_then(|quota| {
+                let limit = quota.limits().get(nth(spent.nth))?;
+                Some(format!("quota {:?}: {limit}", quota.id()))
+            }),
+            Refusal::ObservedQuota { nth, .. } => quota(*nth).map(|quota| format!("quota {:?}", quota.id())),
+            _ => None,
+        };
+        cause.map_or_else(|| refusal.to_string(), |cause| format!("{cause}: {refusal}"))
     }
 
     /// What the application attached.

@@ -123,12 +123,19 @@ pub enum Refusal {
     },
     /// The provider said that too little is left.
     ObservedLimit(Lack),
-    /// A quota that it is under is spent.
+    /// A limit of a quota that it is under is spent.
     Quota {
-        /// Which of its quotas.
-        nth: usize,
+        /// Which of its quotas, in the order of their locks.
+        nth: u32,
+        /// Which of the quota's limits, and why.
+        spent: Spent,
+    },
+    /// The provider said that too little of a quota is left.
+    ObservedQuota {
+        /// Which of its quotas, in the order of their locks.
+        nth: u32,
         /// Why.
-        short: Short,
+        lack: Lack,
     },
 }
 
@@ -160,7 +167,7 @@ impl Refusal {
             Self::Limit(_) => 7,
             Self::LearntParallel { .. } => 8,
             Self::ObservedLimit(_) => 9,
-            Self::Quota { .. } => 10,
+            Self::Quota { .. } | Self::ObservedQuota { .. } => 10,
         }
     }
 
@@ -171,6 +178,7 @@ impl Refusal {
     }
 }
 
+/// Which limit or quota it is that stopped a deployment, [`Entry::describe`] says.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -184,10 +192,9 @@ impl fmt::Display for Refusal {
             Self::TpmLimit { used, asked, limit, frees_in } => {
                 write!(f, "tpm {used}/{limit}, {asked} asked for, frees in {:.1} s", seconds(frees_in))
             }
-            Self::Limit(spent) => spent.fmt(f),
+            Self::Limit(spent) | Self::Quota { spent, .. } => spent.fmt(f),
             Self::LearntParallel { in_flight, limit } => write!(f, "in flight {in_flight}/{limit}, learnt from refusals"),
-            Self::ObservedLimit(lack) => lack.fmt(f),
-            Self::Quota { short, .. } => short.fmt(f),
+            Self::ObservedLimit(lack) | Self::ObservedQuota { lack, .. } => lack.fmt(f),
         }
     }
 }
@@ -234,9 +241,7 @@ pub(crate) fn gate_alone<T>(entry: &Entry<T>, state: &State, request: &Request, 
         && !metering.own().is_empty()
         && let Some(spent) = metering.lacks(request.into(), now.get())
     {
-        if let Some(frees_in) = spent.frees_in {
-            now.note_change(now.get().saturating_add(frees_in));
-        }
+        now.note_change(now.get().saturating_add(spent.frees_in));
         return Err(Refusal::Limit(spent));
     }
     let marks = state.marks();
@@ -267,7 +272,8 @@ pub(crate) fn gate<T>(entry: &Entry<T>, state: &State, request: &Request, now: &
     gate_alone(entry, state, request, now)?;
     match &entry.metering {
         Some(metering) => match metering.quota_lacks(request.into(), now.get()) {
-            Some((nth, short)) => Err(Refusal::Quota { nth, short }),
+            Some((nth, Short::Spent(spent))) => Err(Refusal::Quota { nth, spent }),
+            Some((nth, Short::Observed(lack))) => Err(Refusal::ObservedQuota { nth, lack }),
             None => Ok(()),
         },
         None => Ok(()),

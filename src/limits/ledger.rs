@@ -31,20 +31,11 @@ type Held<'a> = MutexGuard<'a, ()>;
 
 /// Why a quota does not let a request through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Short {
+pub(crate) enum Short {
     /// A limit of it is spent.
     Spent(Spent),
     /// The provider said that it is.
     Observed(Lack),
-}
-
-impl std::fmt::Display for Short {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Spent(spent) => spent.fmt(f),
-            Self::Observed(lack) => lack.fmt(f),
-        }
-    }
 }
 
 impl Ledger {
@@ -125,8 +116,8 @@ impl Metering {
     }
 
     /// The first quota that does not let a request through, and why.
-    pub(crate) fn quota_lacks(&self, demand: Demand, now: Nanos) -> Option<(usize, Short)> {
-        self.quotas.iter().enumerate().find_map(|(nth, ledger)| Some((nth, ledger.lacks(demand, now)?)))
+    pub(crate) fn quota_lacks(&self, demand: Demand, now: Nanos) -> Option<(u32, Short)> {
+        (0..).zip(&self.quotas).find_map(|(nth, ledger)| Some((nth, ledger.lacks(demand, now)?)))
     }
 
     /// When a request may be let through, now at the earliest; None if it never fits.
@@ -221,7 +212,7 @@ impl Charges {
 }
 
 fn lacks(meters: &[Meter], demand: Demand, now: Nanos) -> Option<Spent> {
-    meters.iter().find_map(|meter| meter.lacks(now, demand.least(meter.unit())))
+    (0..).zip(meters).find_map(|(nth, meter)| meter.lacks(nth, now, demand.least(meter.unit())))
 }
 
 fn frees_at(meters: &[Meter], demand: Demand, now: Nanos) -> Option<Nanos> {

@@ -84,6 +84,7 @@ impl Demand {
     }
 
     /// What it really took, where that is known: as estimated otherwise.
+    #[inline]
     pub(crate) fn settled(self, tokens: Option<u64>, split: Option<(u64, u64)>) -> Self {
         match (tokens, split) {
             (_, Some((input, output))) => Self { tokens: tokens.unwrap_or(input.saturating_add(output)), split },

@@ -19,25 +19,26 @@ pub(crate) struct Meter {
     words: Arc<[AtomicU64]>,
 }
 
-/// A limit that leaves too little.
+/// A limit that leaves too little. Small, since every pick returns room for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spent {
-    /// The limit.
-    pub limit: Limit,
+    /// Which one of its owner's limits.
+    pub nth: u32,
     /// What is used of it.
     pub used: u64,
     /// What was asked for.
     pub asked: u64,
-    /// Nanoseconds until enough is left; None if that will never be.
-    pub frees_in: Option<Nanos>,
+    /// Nanoseconds until enough is left; [`Nanos::MAX`] if that will never be.
+    pub frees_in: Nanos,
 }
 
 impl std::fmt::Display for Spent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { limit, used, asked, frees_in } = self;
-        match frees_in {
-            Some(frees_in) => write!(f, "{limit}: {used} used, {asked} asked for, frees in {:.1} s", seconds(*frees_in)),
-            None => write!(f, "{limit}: {asked} asked for, never fits"),
+        let Self { used, asked, frees_in, .. } = self;
+        if *frees_in == Nanos::MAX {
+            write!(f, "{asked} asked for, never fits")
+        } else {
+            write!(f, "{used} used, {asked} asked for, frees in {:.1} s", seconds(*frees_in))
         }
     }
 }
@@ -107,14 +108,14 @@ impl Meter {
         })
     }
 
-    /// Why so many units are not left; None if they are.
+    /// Why so many units are not left; None if they are. It is its owner's `nth`.
     #[inline]
-    pub(crate) fn lacks(&self, now: Nanos, units: u64) -> Option<Spent> {
+    pub(crate) fn lacks(&self, nth: u32, now: Nanos, units: u64) -> Option<Spent> {
         (self.left(now) < units).then(|| Spent {
-            limit: self.limit,
+            nth,
             used: self.used(now),
             asked: units,
-            frees_in: self.frees_at(now, units).map(|at| at.saturating_sub(now)),
+            frees_in: self.frees_at(now, units).map_or(Nanos::MAX, |at| at.saturating_sub(now)),
         })
     }
 

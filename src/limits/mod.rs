@@ -11,8 +11,8 @@ mod meter;
 mod minute;
 mod sliding;
 
-pub(crate) use ledger::{Charges, Ledger, Metering, Quotas};
-pub use ledger::{LimitStats, Short};
+pub use ledger::LimitStats;
+pub(crate) use ledger::{Charges, Ledger, Metering, Quotas, Short};
 pub(crate) use limit::Demand;
 pub use limit::{Limit, LimitKind, Quota, Start, Unit};
 pub(crate) use meter::Meter;

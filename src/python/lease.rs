@@ -28,6 +28,39 @@ impl PyLease {
     }
 }
 
+impl PyLease {
+    /// Ends the lease as an exception says that leaves its block.
+    #[cold]
+    #[inline(never)]
+    fn fail(&self, exc: &Bound<'_, PyAny>) {
+        if exc.is_instance_of::<PyGeneratorExit>() {
+            // Not left to Python: a generator may be closed by an interpreter that shuts down and runs no more of it.
+            self.lease.release(false);
+            return;
+        }
+        if self.lease.has_ended() {
+            return;
+        }
+        if self.lease.learns_from_headers() {
+            match read_headers(exc) {
+                // How long to wait goes with the failure.
+                Ok((said, _)) if !said.is_empty() => self.lease.observe(&said, None),
+                Ok(_) => {}
+                Err(error) => error.write_unraisable(exc.py(), Some(exc)),
+            }
+        }
+        match classify(exc) {
+            Ok(Some((kind, retry_after))) => self.lease.failure(kind, retry_after),
+            Ok(None) => self.lease.release(false),
+            Err(error) => {
+                // The caller's exception must get through, whatever is wrong with it.
+                error.write_unraisable(exc.py(), Some(exc));
+                self.lease.failure(FailureKind::Error, None)
+            }
+        };
+    }
+}
+
 #[pymethods]
 impl PyLease {
     /// The chosen deployment, the very object that was given to the router.
@@ -104,27 +137,8 @@ impl PyLease {
         let _ = traceback;
         if exc_type.is_none() {
             self.lease.success(None, None, None);
-        } else if exc.is_instance_of::<PyGeneratorExit>() {
-            // Not left to Python: a generator may be closed by an interpreter that shuts down and runs no more of it.
-            self.lease.release(false);
-        } else if !self.lease.has_ended() {
-            if self.lease.learns_from_headers() {
-                match read_headers(exc) {
-                    // How long to wait goes with the failure.
-                    Ok((said, _)) if !said.is_empty() => self.lease.observe(&said, None),
-                    Ok(_) => {}
-                    Err(error) => error.write_unraisable(exc.py(), Some(exc)),
-                }
-            }
-            match classify(exc) {
-                Ok(Some((kind, retry_after))) => self.lease.failure(kind, retry_after),
-                Ok(None) => self.lease.release(false),
-                Err(error) => {
-                    // The caller's exception must get through, whatever is wrong with it.
-                    error.write_unraisable(exc.py(), Some(exc));
-                    self.lease.failure(FailureKind::Error, None)
-                }
-            };
+        } else {
+            self.fail(exc);
         }
         false
     }
