@@ -83,7 +83,7 @@ impl<T> Lease<T> {
         // nor the counters are in the cache, and so both are fetched at once.
         black_box(entry.deployment().tpm_limit());
         let held = state.hold();
-        let receipt = if entry.metering.is_none() && state.marks() & mark::OBSERVED == 0 {
+        let receipt = if state.marks() & (mark::METERED | mark::OBSERVED) == 0 {
             gate(entry, state, request, now)?;
             None
         } else {
@@ -138,17 +138,19 @@ impl<T> Lease<T> {
         let common = &self.entry.common;
         let now = common.clock.now();
         let Some(held) = self.end() else { return false };
-        let actual = self.demand().settled(tokens, split);
-        let tokens = actual.tokens;
+        let given = tokens.or_else(|| split.map(|(input, output)| input.saturating_add(output)));
+        let settled = given.unwrap_or(self.tokens);
         let latency_us = latency_us.unwrap_or(now.saturating_sub(self.acquired_at) / 1000);
         let state = &*self.entry.slot;
-        state.window.settle(&held, self.minute, self.tokens, tokens);
-        self.settle_receipt(&held, Some(actual), now);
+        state.window.settle(&held, self.minute, self.tokens, settled);
+        if let Some(receipt) = &self.receipt {
+            self.settle(receipt, &held, Some(receipt.demand.settled(tokens, split)), now);
+        }
         if state.marks() & mark::CAPPED != 0 {
             // It has left already, and counts here.
             state.annex().cap.served(state.in_flight().saturating_add(1));
         }
-        state.success(&held, &common.rules, now, self.minute, tokens, Some(latency_us));
+        state.success(&held, &common.rules, now, self.minute, settled, Some(latency_us));
         drop(held);
         index::renew(&self.entry, &Now::at(&common.clock, now));
         true
@@ -177,7 +179,9 @@ impl<T> Lease<T> {
         let Some(held) = self.end() else { return false };
         if unused {
             self.entry.slot.window.refund(&held, self.minute, self.tokens);
-            self.settle_receipt(&held, None, self.acquired_at);
+            if let Some(receipt) = &self.receipt {
+                self.settle(receipt, &held, None, self.acquired_at);
+            }
         }
         drop(held);
         index::renew(&self.entry, &Now::new(&self.entry.common.clock));
@@ -196,18 +200,10 @@ impl<T> Lease<T> {
         self.entry.common.learning.headers
     }
 
-    /// What it was estimated to take.
-    #[inline]
-    fn demand(&self) -> Demand {
-        self.receipt.as_ref().map_or(Demand { tokens: self.tokens, split: None }, |receipt| receipt.demand)
-    }
-
     /// Replaces what it was charged beside its minute; by nothing, if the request was never sent.
-    #[inline]
-    fn settle_receipt(&self, _: &Held<'_>, actual: Option<Demand>, now: Nanos) {
-        if let Some(receipt) = &self.receipt
-            && let Some(metering) = &self.entry.metering
-        {
+    #[inline(never)]
+    fn settle(&self, receipt: &Receipt, _: &Held<'_>, actual: Option<Demand>, now: Nanos) {
+        if let Some(metering) = &self.entry.metering {
             metering.with_locks(|locked| locked.settle(&receipt.charges, receipt.demand, actual, now));
         }
     }

@@ -20,7 +20,7 @@ use crate::index::{Home, Index, NOWHERE};
 use crate::learn::Learning;
 use crate::limits::{Ledger, Meter, Metering, Quota};
 use crate::select::Refusal;
-use crate::state::{Slot, StateTable, Stats};
+use crate::state::{Slot, StateTable, Stats, mark};
 use crate::strategy::{Position, Strategy};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{self, Mutex, MutexGuard};
@@ -423,6 +423,7 @@ impl<T: Attachment> Registry<T> {
         order: u64,
         attachment: T,
     ) -> Arc<Entry<T>> {
+        slot.mark(&slot.hold(), mark::METERED, metering.is_some());
         Arc::new(Entry {
             slot,
             home: Home::new(index, position),

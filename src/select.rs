@@ -49,6 +49,16 @@ impl Wishes {
         let has = |wanted: &String| tags.iter().any(|tag| **tag == **wanted);
         self.tags.is_empty() || if self.any_tag { self.tags.iter().any(has) } else { self.tags.iter().all(has) }
     }
+
+    fn rule_in<T>(&self, entry: &Entry<T>) -> Result<(), Refusal> {
+        if !self.accepts_tags(entry.deployment().tags()) {
+            return Err(Refusal::Tags);
+        }
+        if self.exclude.contains(entry.deployment().id()) {
+            return Err(Refusal::Excluded);
+        }
+        Ok(())
+    }
 }
 
 impl Request {
@@ -58,16 +68,13 @@ impl Request {
     }
 
     /// Whether the request itself leaves a deployment in.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // see `gate_alone`
     pub(crate) fn rules_in<T>(&self, entry: &Entry<T>) -> Result<(), Refusal> {
-        let Some(wishes) = &self.wishes else { return Ok(()) };
-        if !wishes.accepts_tags(entry.deployment().tags()) {
-            return Err(Refusal::Tags);
+        match &self.wishes {
+            None => Ok(()),
+            Some(wishes) => wishes.rule_in(entry),
         }
-        if wishes.exclude.contains(entry.deployment().id()) {
-            return Err(Refusal::Excluded);
-        }
-        Ok(())
     }
 }
 
@@ -202,7 +209,8 @@ impl fmt::Display for Refusal {
 /// Lets a deployment pass, or names the first gate that stops it, as far as that depends on the deployment alone: an index can keep it.
 ///
 /// The clock is read only where a number would stop the deployment that a new minute or an elapsed cooldown might have freed.
-#[inline]
+#[inline(always)]
+#[allow(clippy::inline_always)] // most requests ask for nothing special, and where that is known much of this goes
 pub(crate) fn gate_alone<T>(entry: &Entry<T>, state: &State, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
     request.rules_in(entry)?;
     let cooldown_until = state.health.cooldown_until();
@@ -237,20 +245,19 @@ pub(crate) fn gate_alone<T>(entry: &Entry<T>, state: &State, request: &Request, 
             }
         }
     }
+    let marks = state.marks();
+    if marks == 0 { Ok(()) } else { gate_marked(entry, state, marks, request, now) }
+}
+
+/// The gates that few deployments have.
+#[inline(never)]
+fn gate_marked<T>(entry: &Entry<T>, state: &State, marks: u32, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
     if let Some(metering) = &entry.metering
-        && !metering.own().is_empty()
         && let Some(spent) = metering.lacks(request.into(), now.get())
     {
         now.note_change(now.get().saturating_add(spent.frees_in));
         return Err(Refusal::Limit(spent));
     }
-    let marks = state.marks();
-    if marks != 0 { gate_marked(state, marks, request, now) } else { Ok(()) }
-}
-
-/// The gates that few deployments have.
-#[cold]
-fn gate_marked(state: &State, marks: u32, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
     if marks & mark::CAPPED != 0 {
         let (in_flight, limit) = (state.in_flight(), state.annex().cap.most());
         if in_flight >= limit {
@@ -270,12 +277,15 @@ fn gate_marked(state: &State, marks: u32, request: &Request, now: &Now<'_>) -> R
 #[inline]
 pub(crate) fn gate<T>(entry: &Entry<T>, state: &State, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
     gate_alone(entry, state, request, now)?;
-    match &entry.metering {
-        Some(metering) => match metering.quota_lacks(request.into(), now.get()) {
-            Some((nth, Short::Spent(spent))) => Err(Refusal::Quota { nth, spent }),
-            Some((nth, Short::Observed(lack))) => Err(Refusal::ObservedQuota { nth, lack }),
-            None => Ok(()),
-        },
+    if state.marks() & mark::METERED == 0 { Ok(()) } else { gate_quotas(entry, request, now) }
+}
+
+#[inline(never)]
+fn gate_quotas<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
+    let Some(metering) = &entry.metering else { return Ok(()) };
+    match metering.quota_lacks(request.into(), now.get()) {
+        Some((nth, Short::Spent(spent))) => Err(Refusal::Quota { nth, spent }),
+        Some((nth, Short::Observed(lack))) => Err(Refusal::ObservedQuota { nth, lack }),
         None => Ok(()),
     }
 }
@@ -300,13 +310,23 @@ pub(crate) struct TokensLeft {
 
 #[inline]
 pub(crate) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> TokensLeft {
-    let mut tokens = match entry.deployment().tpm_limit() {
+    let tokens = match entry.deployment().tpm_limit() {
         Some(limit) if state.window.tokens_at_most() != 0 => {
             minute_ends_in(now);
             limit.saturating_sub(state.window.counts(now.get()).tokens)
         }
         limit => limit.unwrap_or(u64::MAX),
     };
+    if state.marks() == 0 {
+        TokensLeft { tokens, refills_at: now.take_change(), is_least: false }
+    } else {
+        tokens_left_marked(entry, state, tokens, now)
+    }
+}
+
+/// As [`tokens_left`], of what the minute leaves.
+#[inline(never)]
+fn tokens_left_marked<T>(entry: &Entry<T>, state: &State, mut tokens: u64, now: &Now<'_>) -> TokensLeft {
     let mut is_least = false;
     if let Some(metering) = &entry.metering {
         let own = metering.tokens_left(now);

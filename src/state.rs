@@ -44,6 +44,8 @@ pub(crate) struct State {
 pub(crate) mod mark {
     /// The provider said what is left, and until when: see `learn`.
     pub(crate) const OBSERVED: u32 = 1 << 0;
+    /// It has limits beside the minute's, or is under quotas: see `limits`.
+    pub(crate) const METERED: u32 = 1 << 4;
     /// A cap on what is in flight was learnt: see `learn`.
     pub(crate) const CAPPED: u32 = 1 << 1;
     /// It returned or joined, and its share grows: see `health`.
