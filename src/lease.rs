@@ -12,6 +12,7 @@ use crate::registry::Entry;
 use crate::select::{Refusal, Request, gate};
 use crate::state::{Held, State};
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::wait;
 
 /// One place in flight on a deployment, counted in its minute together with its estimated tokens.
 ///
@@ -85,6 +86,7 @@ impl<T> Lease<T> {
         state.success(&held, &common.rules, now, self.minute, tokens, Some(latency_us));
         drop(held);
         index::renew(&self.entry, &Now::at(&common.clock, now));
+        wait::freed(&self.entry);
         true
     }
 
@@ -97,6 +99,7 @@ impl<T> Lease<T> {
         self.entry.slot.failure(&held, &common.rules, now, self.minute, kind, retry_after);
         drop(held);
         index::renew(&self.entry, &Now::at(&common.clock, now));
+        wait::freed(&self.entry);
         true
     }
 
@@ -108,6 +111,7 @@ impl<T> Lease<T> {
         }
         drop(held);
         index::renew(&self.entry, &Now::new(&self.entry.common.clock));
+        wait::freed(&self.entry);
         true
     }
 

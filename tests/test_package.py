@@ -14,11 +14,23 @@ from typing import Any
 
 import pytest
 import turnout
-from turnout import Deployment, Lease, ManualClock, Router, RoutingContext, enums, exceptions, outcomes, records, strategies
+from turnout import (
+    Deployment,
+    Lease,
+    ManualClock,
+    Router,
+    RoutingContext,
+    enums,
+    exceptions,
+    options,
+    outcomes,
+    records,
+    strategies,
+)
 from turnout.strategies import RoundRobinCounters
 
 ROOT = Path(turnout.__file__).parent
-MODULES = [turnout, enums, exceptions, outcomes, records, strategies]
+MODULES = [turnout, enums, exceptions, options, outcomes, records, strategies]
 CORE = "turnout._core"
 
 
@@ -86,7 +98,7 @@ def test_all_is_complete(module: ModuleType) -> None:
 
 
 def test_what_submodules_export_is_exported() -> None:
-    for module in (enums, exceptions, outcomes, records):
+    for module in (enums, exceptions, options, outcomes, records):
         for name in module.__all__:
             assert getattr(turnout, name) is getattr(module, name)
             assert name in turnout.__all__
@@ -151,7 +163,7 @@ def documented() -> Iterator[tuple[str, str | None, Any]]:
         yield node.name, ast.get_docstring(node), member
         if isinstance(node, ast.ClassDef):
             for inner in node.body:
-                if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
+                if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)) and not inner.name.startswith("_"):
                     yield f"{node.name}.{inner.name}", ast.get_docstring(inner), vars(member)[inner.name]
 
 

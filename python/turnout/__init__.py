@@ -30,6 +30,9 @@ from turnout.exceptions import NoAvailableDeployment as NoAvailableDeployment
 from turnout.exceptions import RateLimitExceeded as RateLimitExceeded
 from turnout.exceptions import RequestTooLarge as RequestTooLarge
 from turnout.exceptions import RouterError as RouterError
+from turnout.exceptions import TooManyWaiters as TooManyWaiters
+from turnout.exceptions import WaitTimeout as WaitTimeout
+from turnout.options import Waiting as Waiting
 from turnout.outcomes import Failure as Failure
 from turnout.outcomes import classify_exception as classify_exception
 from turnout.records import DeploymentStats as DeploymentStats
@@ -60,7 +63,10 @@ __all__ = [
     "RoutingContext",
     "Status",
     "Strategy",
+    "TooManyWaiters",
     "Verdict",
+    "WaitTimeout",
+    "Waiting",
     "__version__",
     "classify_exception",
     "strategies",

@@ -14,12 +14,16 @@ use super::deployment::PyDeployment;
 use super::errors::wrong_type;
 use super::lease::PyLease;
 use super::records;
+use super::waiting::{PyWaiter, Timeout};
 use crate::clock::Clock;
 use crate::deployment::Deployment;
+use crate::error::Error;
 use crate::health::{FailureKind, HealthRules};
 use crate::registry::Attachment;
 use crate::router::{Router, Settings};
+use crate::select::Request;
 use crate::strategy::Strategy;
+use crate::wait::{Patience, Waiting};
 
 /// What hangs on each deployment.
 pub(crate) struct Attached {
@@ -49,9 +53,9 @@ impl PyRouter {
     #[new]
     #[pyo3(
         signature = (deployments=None, *, strategy=None, strategies=None, allowed_fails=None, min_requests=None, cooldown_time=None,
-                     success_threshold=None, seed=None, clock=None),
+                     success_threshold=None, waiting=None, seed=None, clock=None),
         text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, allowed_fails=3, min_requests=10, \
-                          cooldown_time=5.0, success_threshold=3, seed=None, clock=None)"
+                          cooldown_time=5.0, success_threshold=3, waiting=None, seed=None, clock=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
@@ -62,6 +66,7 @@ impl PyRouter {
         min_requests: Option<&Bound<'_, PyAny>>,
         cooldown_time: Option<&Bound<'_, PyAny>>,
         success_threshold: Option<&Bound<'_, PyAny>>,
+        waiting: Option<&Bound<'_, PyAny>>,
         seed: Option<&Bound<'_, PyAny>>,
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
@@ -81,6 +86,7 @@ impl PyRouter {
             strategy: strategy.map_or(Ok(Strategy::default()), self::strategy)?,
             strategies: optional(strategies, per_model)?.unwrap_or_default(),
             health,
+            waiting: optional(waiting, self::waiting)?.unwrap_or_default(),
             seed: optional(seed, |seed| whole("seed", 0, u64::MAX, seed))?,
             clock: clock.unwrap_or_default(),
         })?;
@@ -215,20 +221,50 @@ impl PyRouter {
 
     /// Pick a deployment and reserve, in one step or not at all: one in flight, one request and ``tokens`` tokens this minute.
     #[pyo3(
-        signature = (model_name, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None),
-        text_signature = "($self, model_name, /, *, tokens=0, tags=None, tags_match='all', exclude=None)"
+        signature = (model_name, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None, timeout=Timeout::NONE,
+                     priority=None),
+        text_signature = "($self, model_name, /, *, tokens=0, tags=None, tags_match='all', exclude=None, timeout=0.0, priority=0)"
     )]
-    fn acquire(
-        &self,
-        py: Python<'_>,
-        model_name: &Bound<'_, PyAny>,
+    #[allow(clippy::too_many_arguments)] // Python's keywords
+    fn acquire<'py>(
+        slf: &Bound<'py, Self>,
+        model_name: &Bound<'py, PyAny>,
         tokens: Tokens,
-        tags: Option<&Bound<'_, PyAny>>,
-        tags_match: Option<&Bound<'_, PyAny>>,
-        exclude: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<PyLease> {
+        tags: Option<&Bound<'py, PyAny>>,
+        tags_match: Option<&Bound<'py, PyAny>>,
+        exclude: Option<&Bound<'py, PyAny>>,
+        timeout: Timeout,
+        priority: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let request = request(&tokens, tags, tags_match, exclude)?;
-        Ok(PyLease::new(py, self.0.acquire(text("model_name", model_name)?, &request)?))
+        let priority = priority.map_or(Ok(0), self::priority)?;
+        let model_name = text("model_name", model_name)?;
+        match slf.get().0.acquire_by_priority(model_name, &request, priority) {
+            Ok(lease) => Bound::new(slf.py(), PyLease::new(slf.py(), lease)).map(Bound::into_any),
+            Err(error) => wait_after(error, slf, model_name, request, Patience { timeout: timeout.0, priority }),
+        }
+    }
+
+    /// Like :meth:`acquire`, but wait for capacity without holding up the event loop.
+    #[pyo3(
+        signature = (model_name, /, *, tokens=Tokens(0), tags=None, tags_match=None, exclude=None, timeout=Timeout::UNBOUNDED,
+                     priority=None),
+        text_signature = "($self, model_name, /, *, tokens=0, tags=None, tags_match='all', exclude=None, timeout=None, priority=0)"
+    )]
+    #[allow(clippy::too_many_arguments)] // Python's keywords
+    fn acquire_async<'py>(
+        slf: &Bound<'py, Self>,
+        model_name: &Bound<'py, PyAny>,
+        tokens: Tokens,
+        tags: Option<&Bound<'py, PyAny>>,
+        tags_match: Option<&Bound<'py, PyAny>>,
+        exclude: Option<&Bound<'py, PyAny>>,
+        timeout: Timeout,
+        priority: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let request = request(&tokens, tags, tags_match, exclude)?;
+        let patience = Patience { timeout: timeout.0, priority: priority.map_or(Ok(0), self::priority)? };
+        PyWaiter::new(slf, text("model_name", model_name)?, request, patience)?.hand_to(slf.py(), "wait_async")
     }
 
     /// Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect.
@@ -290,6 +326,12 @@ impl PyRouter {
         records::deployment_stats(py, &self.0.stats(text("deployment_id", deployment_id)?)?)
     }
 
+    /// Return how many calls wait for capacity now.
+    #[pyo3(signature = (model_name, /))]
+    fn waiting(&self, model_name: &Bound<'_, PyAny>) -> PyResult<usize> {
+        Ok(self.0.waiting(text("model_name", model_name)?)?)
+    }
+
     /// Return every deployment's state as columns: the fields of :class:`turnout.DeploymentStats`, one value a deployment.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         records::columns(py, &self.0.snapshot())
@@ -334,6 +376,35 @@ fn deployment(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Deployment, Att
     let deployment = value.cast::<PyDeployment>().map_err(|_| wrong_type(name, "a Deployment", value))?;
     let facts = deployment.get().facts.clone();
     Ok((facts, Attached { deployment: deployment.clone().unbind(), has_metadata: deployment.get().has_metadata() }))
+}
+
+/// Waits if that is wanted and may mend the error.
+#[cold]
+fn wait_after<'py>(
+    error: Error,
+    router: &Bound<'py, PyRouter>,
+    model_name: &str,
+    request: Request,
+    patience: Patience,
+) -> PyResult<Bound<'py, PyAny>> {
+    match error {
+        Error::NoAvailableDeployment(refused) if patience.timeout != Some(0) && refused.reasons.may_change() => {
+            PyWaiter::new(router, model_name, request, patience)?.hand_to(router.py(), "wait")
+        }
+        error => Err(error.into()),
+    }
+}
+
+fn priority(value: &Bound<'_, PyAny>) -> PyResult<i32> {
+    whole("priority", i32::MIN, i32::MAX, value)
+}
+
+fn waiting(value: &Bound<'_, PyAny>) -> PyResult<Waiting> {
+    // By its type: what it says of itself may be anything.
+    if !value.get_type().is_subclass(&value.py().import("turnout.options")?.getattr("Waiting")?)? {
+        return Err(wrong_type("waiting", "a Waiting or None", value));
+    }
+    Ok(Waiting { max_waiters: value.getattr("max_waiters")?.extract()? })
 }
 
 fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<(Deployment, Attached)>> {
