@@ -5,7 +5,7 @@
 //! [`ManualClock`] absorbs steps back.
 
 use std::cell::Cell;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::sync::Mutex;
@@ -175,6 +175,14 @@ impl<'a> Now<'a> {
 pub struct ManualClock {
     dial: Mutex<Dial>,
     time: AtomicU64,
+    /// Who wants to know when it has moved.
+    watches: Mutex<Vec<Weak<dyn Watch>>>,
+}
+
+/// Is told when a manual clock has moved, under no lock of the clock.
+pub(crate) trait Watch: Send + Sync {
+    /// It may have moved on.
+    fn time_has_moved(&self);
 }
 
 #[derive(Debug)]
@@ -189,7 +197,7 @@ impl ManualClock {
     #[must_use]
     pub fn new(start: Nanos) -> Self {
         let start = start.min(MAX_READING);
-        Self { dial: Mutex::new(Dial { reading: start, high: start }), time: AtomicU64::new(start) }
+        Self { dial: Mutex::new(Dial { reading: start, high: start }), time: AtomicU64::new(start), watches: Mutex::default() }
     }
 
     /// The reading.
@@ -201,6 +209,7 @@ impl ManualClock {
     /// Sets the reading, forward or back; to the largest reading if that is less.
     pub fn set(&self, reading: Nanos) {
         self.turn(&mut self.dial.lock().unwrap_or_else(PoisonError::into_inner), reading.min(MAX_READING));
+        self.tell();
     }
 
     /// Moves the reading forward, unless it would pass the largest one, 10^10 seconds. Returns whether it has.
@@ -211,7 +220,20 @@ impl ManualClock {
         if fits {
             self.turn(&mut dial, reading);
         }
+        drop(dial);
+        self.tell();
         fits
+    }
+
+    pub(crate) fn watch(&self, watch: Weak<dyn Watch>) {
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        watches.retain(|watch| watch.strong_count() > 0);
+        watches.push(watch);
+    }
+
+    fn tell(&self) {
+        let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        watches.iter().filter_map(Weak::upgrade).for_each(|watch| watch.time_has_moved());
     }
 
     fn turn(&self, dial: &mut Dial, reading: Nanos) {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::clock::Nanos;
 use crate::select::Refusal;
 
 /// Why a call failed. The message names the value and what is allowed.
@@ -22,6 +23,10 @@ pub enum Error {
     DeploymentNotFound(Box<UnknownDeployment>),
     /// Every deployment of the group was stopped by a gate.
     NoAvailableDeployment(Box<Unavailable>),
+    /// It was so for as long as the request would wait.
+    WaitTimeout(Box<Unavailable>),
+    /// It is so, and so many wait already that no more may.
+    TooManyWaiters(Box<Unavailable>, usize),
     /// The tokens are above the limit of every deployment that the request could use.
     RequestTooLarge(Box<TooLarge>),
 }
@@ -64,6 +69,7 @@ pub struct Unavailable {
     pub model_name: Arc<str>,
     /// Seconds until the earliest time at which one may be available; None if no such time is known.
     pub retry_after: Option<f64>,
+    pub(crate) retry_at: Option<Nanos>,
     /// How many each gate stopped.
     pub reasons: Reasons,
 }
@@ -71,6 +77,9 @@ pub struct Unavailable {
 /// How many deployments each gate stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reasons([usize; Refusal::GATES.len()]);
+
+/// The gates by which a request itself rules deployments out.
+const RULED_OUT: [&str; 2] = ["tags", "excluded"];
 
 impl Reasons {
     pub(crate) fn count(&mut self, refusal: &Refusal) {
@@ -86,8 +95,13 @@ impl Reasons {
 
     fn only(&self, gates: &[&str]) -> bool {
         // Deployments that the request itself ruled out have no say.
-        let mut others = self.iter().filter(|(gate, _)| !["tags", "excluded"].contains(gate)).peekable();
+        let mut others = self.iter().filter(|(gate, _)| !RULED_OUT.contains(gate)).peekable();
         others.peek().is_some() && others.all(|(gate, _)| gates.contains(&gate))
+    }
+
+    /// Whether any was stopped by more than the request itself, so that waiting may help.
+    pub(crate) fn may_change(&self) -> bool {
+        self.iter().any(|(gate, _)| !RULED_OUT.contains(&gate))
     }
 
     /// Whether cooldowns stopped all that the request could use.
@@ -141,6 +155,10 @@ impl fmt::Display for Error {
                 did_you_mean(f, &unknown.near)
             }
             Self::NoAvailableDeployment(unavailable) => unavailable.fmt(f),
+            Self::WaitTimeout(unavailable) => write!(f, "waited in vain: {unavailable}"),
+            Self::TooManyWaiters(unavailable, waiting) => {
+                write!(f, "{unavailable}; {waiting} wait for it, and max_waiters allows no more")
+            }
             Self::RequestTooLarge(too_large) => {
                 let TooLarge { model_name, tokens, largest_limit } = &**too_large;
                 write!(

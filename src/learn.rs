@@ -10,6 +10,7 @@ use crate::limits::{Demand, Metering, Unit};
 use crate::registry::Entry;
 use crate::state::{Held, mark};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::wait;
 
 /// What a router learns from providers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +96,8 @@ pub(crate) fn observe<T>(
         }
     }
     index::renew(entry, &Now::at(&entry.common.clock, now));
+    // A newer answer may leave more than an older one.
+    wait::freed(entry);
 }
 
 /// Takes in that a provider refused a request for its rate, sent at a time if by a lease. Returns whether that is about a quota: it is

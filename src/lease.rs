@@ -13,6 +13,7 @@ use crate::registry::Entry;
 use crate::select::{Refusal, Request, gate};
 use crate::state::{Held, State, mark};
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::wait;
 
 /// One place in flight on a deployment, counted in its minute together with its estimated tokens.
 ///
@@ -153,6 +154,7 @@ impl<T> Lease<T> {
         state.success(&held, &common.rules, now, self.minute, settled, Some(latency_us));
         drop(held);
         index::renew(&self.entry, &Now::at(&common.clock, now));
+        wait::freed(&self.entry);
         true
     }
 
@@ -171,6 +173,7 @@ impl<T> Lease<T> {
         }
         drop(held);
         index::renew(&self.entry, &Now::at(&common.clock, now));
+        wait::freed(&self.entry);
         true
     }
 
@@ -185,6 +188,7 @@ impl<T> Lease<T> {
         }
         drop(held);
         index::renew(&self.entry, &Now::new(&self.entry.common.clock));
+        wait::freed(&self.entry);
         true
     }
 

@@ -38,6 +38,7 @@ mod select;
 mod state;
 pub mod strategy;
 mod sync;
+mod wait;
 
 pub use clock::{Clock, ManualClock, Nanos, SystemClock, nanos, reading};
 pub use context::{Candidate, RoutingContext, Usage};
@@ -54,3 +55,4 @@ pub use router::{Router, Settings};
 pub use select::{Refusal, Request, Wishes};
 pub use state::{Metrics, Stats};
 pub use strategy::{RoundRobinCounters, Strategy};
+pub use wait::{Patience, Turn, Waiter, Waiting};

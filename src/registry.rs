@@ -24,11 +24,12 @@ use crate::state::{Slot, StateTable, Stats, mark};
 use crate::strategy::{Position, Strategy};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{self, Mutex, MutexGuard};
+use crate::wait::Queue;
 
 type Map<V> = sync::Map<Arc<str>, V>;
 
 /// What an application attaches to each deployment.
-pub trait Attachment {
+pub trait Attachment: Send + Sync + 'static {
     /// The id as [`Router::select`](crate::Router::select) hands it out. It lies where a pick finds it without looking at the deployment.
     type Id: fmt::Debug;
 
@@ -51,7 +52,7 @@ pub struct Entry<T> {
     pub(crate) slot: Slot,
     pub(crate) home: Home,
     attachment: T,
-    pub(crate) common: Arc<Common>,
+    pub(crate) common: Arc<Common<T>>,
     /// Whether it has left the registry.
     left: AtomicBool,
     /// What counts beside the minute window; None for most.
@@ -132,10 +133,11 @@ impl<T> Entry<T> {
 
 /// What every deployment of a router needs when an outcome comes in, the router itself being gone perhaps.
 #[derive(Debug)]
-pub(crate) struct Common {
+pub(crate) struct Common<T> {
     pub(crate) clock: Clock,
     pub(crate) rules: HealthRules,
     pub(crate) learning: Learning,
+    pub(crate) queue: Queue<T>,
 }
 
 /// What a change took out of the registry. Drop it where it is harmless.
@@ -176,7 +178,7 @@ pub(crate) struct Registry<T: Attachment> {
     /// Held for the length of a change.
     changing: Mutex<Changes>,
     pub(crate) table: Arc<StateTable>,
-    common: Arc<Common>,
+    common: Arc<Common<T>>,
     default_strategy: Strategy,
     strategies: FxHashMap<Arc<str>, Strategy>,
 }
@@ -232,20 +234,25 @@ pub(crate) fn too_many() -> Error {
 }
 
 impl<T: Attachment> Registry<T> {
-    pub(crate) fn new(common: Common, default_strategy: Strategy, strategies: FxHashMap<Arc<str>, Strategy>) -> Self {
+    pub(crate) fn new(common: Common<T>, default_strategy: Strategy, strategies: FxHashMap<Arc<str>, Strategy>) -> Self {
+        let common = Arc::new(common);
+        if let Clock::Manual(clock) = &common.clock {
+            let watch = Arc::downgrade(&common);
+            clock.watch(watch);
+        }
         Self {
             deployments: Map::default(),
             groups: sync::busy_map(),
             aliases: Map::default(),
             changing: Mutex::default(),
             table: StateTable::new(),
-            common: Arc::new(common),
+            common,
             default_strategy,
             strategies,
         }
     }
 
-    pub(crate) fn common(&self) -> &Common {
+    pub(crate) fn common(&self) -> &Arc<Common<T>> {
         &self.common
     }
 

@@ -23,6 +23,11 @@ thread_local! {
     static THREAD: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
 }
 
+/// How many times this process or one it descends from was forked, as far as [`after_fork`] was told.
+pub(crate) fn forks() -> u64 {
+    FORKS.load(Ordering::Relaxed)
+}
+
 /// Tells the generators that are seeded by the system that they run in a new process. Call it in a forked child.
 pub fn after_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
@@ -89,7 +94,7 @@ fn uniform(n: u64, next: impl FnMut() -> u64) -> u64 {
 /// Calls `with` with the state of this thread's generator.
 #[inline]
 fn with_thread_state<R>(with: impl FnOnce(&mut u64) -> R) -> R {
-    let forks = FORKS.load(Ordering::Relaxed);
+    let forks = forks();
     THREAD.with(|cell| {
         let mut state = match cell.get() {
             Some((state, seeded_at)) if seeded_at == forks => state,
@@ -132,8 +137,13 @@ impl<F: FnMut() -> u64> TryRng for Words<F> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::sync::{PoisonError, RwLock};
+
     use super::*;
+
+    /// Held by tests that say there was a fork, and shared by those that must not hear of one.
+    pub(crate) static FORKING: RwLock<()> = RwLock::new(());
 
     #[test]
     fn a_peek_shows_the_next_draw_and_leaves_it() {
@@ -158,6 +168,7 @@ mod tests {
 
     #[test]
     fn a_fork_seeds_the_thread_anew() {
+        let _forking = FORKING.write().unwrap_or_else(PoisonError::into_inner);
         let rng = Rng::new(None);
         rng.below(10);
         let next = rng.peek_below(u64::MAX);

@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::task::Waker;
 
 use rustc_hash::FxHashMap;
 
@@ -21,6 +22,7 @@ use crate::rng::Rng;
 use crate::select::{Live, Request, Unobserved, Walk};
 use crate::state::{Held, Metrics, Stats};
 use crate::strategy::Strategy;
+use crate::wait::{self, Patience, Queue, Turn, Waiting};
 
 /// How a router is set up.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +35,8 @@ pub struct Settings {
     pub health: HealthRules,
     /// What is learnt from providers.
     pub learning: Learning,
+    /// How many may wait for capacity.
+    pub waiting: Waiting,
     /// Makes the random draws repeatable; None seeds from the system.
     pub seed: Option<u64>,
     /// Where the time comes from.
@@ -55,7 +59,12 @@ impl<T: Attachment> Router<T> {
         if settings.health.success_threshold == 0 {
             return Err(Error::Configuration("success_threshold must be at least 1, not 0".to_owned()));
         }
-        let common = Common { clock: settings.clock, rules: settings.health, learning: settings.learning };
+        let common = Common {
+            clock: settings.clock,
+            rules: settings.health,
+            learning: settings.learning,
+            queue: Queue::new(settings.waiting),
+        };
         Ok(Self { registry: Registry::new(common, settings.strategy, settings.strategies), rng: Rng::new(settings.seed) })
     }
 
@@ -67,7 +76,7 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If its model name is an alias.
     pub fn add(&self, deployment: Deployment, attachment: T) -> Result<Removed<T>, Error> {
-        self.registry.add(deployment, attachment)
+        self.registry.add(deployment, attachment).inspect(|_| self.tell_waiters())
     }
 
     /// Takes a deployment out. Its leases stay valid and harmless.
@@ -75,7 +84,7 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is none with this id.
     pub fn remove(&self, id: &str) -> Result<Removed<T>, Error> {
-        self.registry.remove(id)
+        self.registry.remove(id).inspect(|_| self.tell_waiters())
     }
 
     /// Replaces all deployments; ids that stay keep their state.
@@ -83,7 +92,15 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If an id is given twice or a model name is an alias; nothing is changed then.
     pub fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
-        self.registry.replace_all(deployments)
+        self.registry.replace_all(deployments).inspect(|_| self.tell_waiters())
+    }
+
+    /// Tells those who wait that there are other deployments.
+    fn tell_waiters(&self) {
+        let queue = &self.registry.common().queue;
+        if queue.is_waited_in() {
+            queue.wake_all();
+        }
     }
 
     /// The deployment with an id.
@@ -221,6 +238,37 @@ impl<T: Attachment> Router<T> {
     /// If no deployment serves the model, or none passes every gate.
     #[inline]
     pub fn acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
+        self.acquire_by_priority(model_name, request, 0)
+    }
+
+    /// Like [`Router::acquire`], in the order of this priority among those who wait, lower first. Nobody who waits is overtaken.
+    ///
+    /// # Errors
+    /// As for [`Router::acquire`].
+    #[inline]
+    pub fn acquire_by_priority(&self, model_name: &str, request: &Request, priority: i32) -> Result<Lease<T>, Error> {
+        if self.registry.common().queue.is_waited_in() {
+            return self.acquire_in_turn(model_name, request, priority);
+        }
+        self.acquire_out_of_turn(model_name, request)
+    }
+
+    #[cold]
+    fn acquire_in_turn(&self, model_name: &str, request: &Request, priority: i32) -> Result<Lease<T>, Error> {
+        if self.waiting(model_name)? == 0 {
+            return self.acquire_out_of_turn(model_name, request);
+        }
+        let patience = Patience { timeout: Some(0), priority };
+        let waiter = self.wait(model_name, request.clone(), patience, Waker::noop().clone())?;
+        match self.poll(&waiter)? {
+            Turn::Served(lease) => Ok(lease),
+            Turn::Waits(_) => self.acquire_out_of_turn(model_name, request),
+        }
+    }
+
+    /// Tries without a look at who waits.
+    #[inline(never)] // what it calls is to be part of it, not of each of its callers and so of none
+    pub(crate) fn acquire_out_of_turn(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
         let lease = self.registry.with_group(model_name, |model_name, group| {
             let mut walk = Walk::new(group, request, self.clock(), &self.rng);
             let filter = self.filter(group, request);
@@ -257,6 +305,12 @@ impl<T: Attachment> Router<T> {
         })?;
         lease.renew_moved();
         Ok(lease)
+    }
+
+    /// Why a request is refused now; None if it is not.
+    pub(crate) fn refusal(&self, model_name: &str, request: &Request) -> Option<Error> {
+        let refuse = |model_name: &_, group: &_| Ok(Walk::new(group, request, self.clock(), &self.rng).refuse(model_name));
+        self.registry.with_group(model_name, refuse).unwrap_or_else(Some)
     }
 
     /// What the index is asked for.
@@ -359,6 +413,7 @@ impl<T: Attachment> Router<T> {
         let now = self.clock().now();
         change(&entry, &entry.slot.hold(), now);
         index::renew(&entry, &Now::at(self.clock(), now));
+        wait::freed(&entry);
         Ok(())
     }
 
@@ -385,7 +440,16 @@ impl<T: Attachment> Router<T> {
     pub fn metrics(&self) -> Metrics {
         let mut metrics = Metrics { models: self.models().len(), ..Metrics::default() };
         self.snapshot().iter().for_each(|stats| metrics.add(stats));
+        metrics.waiting = self.registry.common().queue.waiting() as u64;
         metrics
+    }
+
+    /// How many wait for a model name or alias.
+    ///
+    /// # Errors
+    /// If no deployment serves the model.
+    pub fn waiting(&self, name: &str) -> Result<usize, Error> {
+        Ok(self.registry.common().queue.waiting_for(&self.resolve(name)?))
     }
 
     /// What a strategy sees of a deployment.
@@ -413,7 +477,7 @@ impl<T: Attachment> Router<T> {
         })
     }
 
-    fn clock(&self) -> &Clock {
+    pub(crate) fn clock(&self) -> &Clock {
         &self.registry.common().clock
     }
 }

@@ -580,6 +580,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
         Some(Error::NoAvailableDeployment(Box::new(Unavailable {
             model_name: Arc::clone(model_name),
             retry_after: earliest.map(|at| self.seconds_to(at)),
+            retry_at: earliest,
             reasons,
         })))
     }

@@ -249,6 +249,7 @@ pub struct Metrics {
     pub cooling_down: u64,
     pub unhealthy: u64,
     pub in_flight: u64,
+    pub waiting: u64,
     pub total_requests: u64,
     pub total_successes: u64,
     pub total_failures: u64,

@@ -11,12 +11,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst}; // for what a test counts: no points of the schedule
+use std::task::{Wake, Waker};
 
 use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, thread};
 use turnout::{
-    Clock, Deployment, Error, FailureKind, Lease, ManualClock, Request, Router, Settings, Stats, Strategy, Verdict, Wishes,
+    Clock, Deployment, Error, FailureKind, Lease, ManualClock, Patience, Request, Router, Settings, Stats, Strategy, Turn, Verdict,
+    Waiter, Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -497,6 +499,199 @@ fn whoever_is_out_of_service_is_not_picked_amid_changes() {
             lease.success(None, None, None);
         };
         together(&[&pick, &change, &end]);
+        assert_settled(&router);
+    });
+}
+
+// === waiting ===
+
+/// Where a thread sleeps until it is woken. One that sleeps for ever is a deadlock, which shuttle reports.
+#[derive(Default)]
+struct Bell {
+    rung: shuttle::sync::Mutex<bool>,
+    sleeper: shuttle::sync::Condvar,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        *self.rung.lock().unwrap() = true;
+        self.sleeper.notify_one();
+    }
+}
+
+impl Bell {
+    fn sleep(&self) {
+        let mut rung = self.rung.lock().unwrap();
+        while !*rung {
+            rung = self.sleeper.wait(rung).unwrap();
+        }
+        *rung = false;
+    }
+}
+
+struct Asking<'a> {
+    router: &'a Router<()>,
+    bell: Arc<Bell>,
+    waiter: Waiter<()>,
+}
+
+impl<'a> Asking<'a> {
+    fn new(router: &'a Router<()>, request: Request) -> Self {
+        let bell = Arc::<Bell>::default();
+        let waiter = router.wait("model", request, Patience::default(), Waker::from(Arc::clone(&bell))).unwrap();
+        Self { router, bell, waiter }
+    }
+
+    /// Whether it has its lease.
+    fn look(&self) -> Option<Lease<()>> {
+        match self.router.poll(&self.waiter).unwrap() {
+            Turn::Served(lease) => Some(lease),
+            Turn::Waits(at_most) => at_most.map(|_| unreachable!("the clock is a manual one")),
+        }
+    }
+
+    fn wait(&self) -> Lease<()> {
+        loop {
+            if let Some(lease) = self.look() {
+                return lease;
+            }
+            self.bell.sleep();
+        }
+    }
+}
+
+fn wait(router: &Router<()>, request: Request) -> Lease<()> {
+    Asking::new(router, request).wait()
+}
+
+fn single() -> Deployment {
+    deployment("a", "model").with_max_parallel_requests(Some(1)).unwrap()
+}
+
+/// Frees capacity, and returns what ends when all have been served.
+type Free = fn(&ManualClock, &Router<()>, Lease<()>) -> Option<Lease<()>>;
+
+#[test]
+fn nobody_sleeps_while_capacity_is_free() {
+    let frees: [Free; 8] = [
+        |_, _, lease| {
+            lease.release(false);
+            None
+        },
+        |_, _, lease| {
+            lease.success(None, None);
+            None
+        },
+        |clock, _, lease| {
+            lease.failure(FailureKind::RateLimit, Some(SECOND));
+            clock.advance(SECOND);
+            None
+        },
+        |_, router, lease| {
+            router.report_health("a", false).unwrap();
+            lease.release(false);
+            router.report_health("a", true).unwrap();
+            None
+        },
+        |_, router, lease| {
+            add(router, deployment("b", "model"));
+            Some(lease)
+        },
+        |_, router, lease| {
+            drop(router.replace_all(vec![(deployment("a", "other"), ()), (deployment("b", "model"), ())]).unwrap());
+            Some(lease)
+        },
+        |_, router, lease| {
+            drop(router.replace_all(vec![(deployment("b", "other"), ()), (single(), ())]).unwrap());
+            lease.release(false);
+            None
+        },
+        |clock, router, lease| {
+            router.cool_down("a", MINUTE).unwrap();
+            lease.release(false);
+            clock.advance(MINUTE);
+            None
+        },
+    ];
+    for free in frees {
+        explore(1_000, move || {
+            let (clock, router) = router(Strategy::LeastBusy);
+            add(&router, single());
+            let lease = shuttle::sync::Mutex::new(router.acquire("model", &request(1)).ok());
+            let free = || {
+                let held = lease.lock().unwrap().take().unwrap();
+                *lease.lock().unwrap() = free(&clock, &router, held);
+            };
+            let ask = |request: Request| drop(wait(&router, request));
+            together(&[&free, &|| ask(request(1)), &|| ask(tagged(1))]);
+            drop(lease.into_inner());
+            assert_eq!(router.waiting("model"), Ok(0));
+            assert_settled(&router);
+        });
+    }
+}
+
+#[test]
+fn those_of_a_class_are_served_in_order_and_never_overtaken() {
+    explore(3_000, || {
+        let (_, router) = router(Strategy::SimpleShuffle);
+        add(&router, single());
+        let lease = router.acquire("model", &request(1)).unwrap();
+        let waiters = [Asking::new(&router, request(1)), Asking::new(&router, request(1))];
+        assert!(waiters.iter().all(|waiter| waiter.look().is_none()));
+        let order = shuttle::sync::Mutex::new(Vec::new());
+        let serve = |i: usize| {
+            let _lease = waiters[i].wait();
+            order.lock().unwrap().push(i);
+        };
+        let overtake = || {
+            if let Ok(_lease) = router.acquire("model", &request(1)) {
+                order.lock().unwrap().push(2);
+            }
+        };
+        let release = || {
+            lease.release(false);
+        };
+        together(&[&release, &overtake, &|| serve(1), &|| serve(0)]);
+        let order = order.into_inner().unwrap();
+        assert!(order == [0, 1] || order == [0, 1, 2], "{order:?}");
+        assert_settled(&router);
+    });
+}
+
+#[test]
+fn whoever_gives_up_leaves_nothing_and_holds_up_nobody() {
+    explore(3_000, || {
+        let (_, router) = router(Strategy::SimpleShuffle);
+        add(&router, single().with_tpm_limit(Some(100)).unwrap());
+        let lease = router.acquire("model", &request(1)).unwrap();
+        let give_up = |request: Request| {
+            let waiter = Asking::new(&router, request);
+            drop((0..random(3)).find_map(|_| waiter.look()));
+        };
+        let release = || {
+            lease.release(true);
+        };
+        together(&[&release, &|| give_up(request(7)), &|| give_up(tagged(7)), &|| drop(wait(&router, request(5)))]);
+        assert_eq!(router.metrics().waiting, 0);
+        assert_settled(&router);
+    });
+}
+
+#[test]
+fn nobody_misses_a_minute_that_begins() {
+    explore(2_000, || {
+        let (clock, router) = router(Strategy::RoundRobin);
+        add(&router, deployment("a", "model").with_rpm_limit(Some(2)).unwrap());
+        (0..2).for_each(|_| drop(router.acquire("model", &request(1)).unwrap()));
+        let ask = |request: Request| {
+            let _lease = wait(&router, request);
+            assert_eq!(clock.reading(), MINUTE);
+        };
+        let turn = || {
+            clock.advance(MINUTE);
+        };
+        together(&[&turn, &|| ask(request(1)), &|| ask(request(1))]);
         assert_settled(&router);
     });
 }

@@ -233,7 +233,7 @@ def read_stub() -> Iterator[Signature]:
     for node in ast.parse(STUB.read_text()).body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             yield Signature(None, node)
-        elif isinstance(node, ast.ClassDef):
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             for member in node.body:
                 if isinstance(member, (ast.FunctionDef, ast.AsyncFunctionDef)) and not member.decorator_list:
                     yield Signature(node.name, member)
@@ -258,6 +258,8 @@ NATURAL: dict[str, Any] = {
     "tags_match": "any",
     "latency": 0.5,
     "retry_after": 0.5,
+    "timeout": 0.0,
+    "priority": 1,
     "strategy": "least_busy",
     "strategies": {"m": "round_robin"},
     "contexts": [RoutingContext(deployment_id="a"), RoutingContext(deployment_id="b")],

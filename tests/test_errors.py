@@ -23,6 +23,9 @@ from turnout import (
     Router,
     RouterError,
     RoutingContext,
+    TooManyWaiters,
+    Waiting,
+    WaitTimeout,
     exceptions,
 )
 from turnout.strategies import RoundRobinCounters
@@ -39,6 +42,8 @@ BASES: dict[type[BaseException], tuple[type[BaseException], ...]] = {
     NoAvailableDeployment: (RouterError,),
     AllDeploymentsInCooldown: (NoAvailableDeployment,),
     RateLimitExceeded: (NoAvailableDeployment,),
+    WaitTimeout: (NoAvailableDeployment, TimeoutError),
+    TooManyWaiters: (NoAvailableDeployment,),
     RequestTooLarge: (RouterError,),
 }
 
@@ -73,6 +78,8 @@ RAISED: list[Exception] = [
     NoAvailableDeployment("said"),
     AllDeploymentsInCooldown("said", "m", 0.05, {"cooling_down": 2}),
     RateLimitExceeded("said", "m", None, {"tpm_limit": 2}),
+    WaitTimeout("said", "m", 1.5, {"cooling_down": 2}),
+    TooManyWaiters("said", "m", None, {"max_parallel_requests": 2}),
     RequestTooLarge("said", "m", U64, 1000),
     RequestTooLarge("said"),
 ]
@@ -186,6 +193,8 @@ MESSAGES: list[tuple[type[Exception], Callable[[Router], object], list[str]]] = 
     (ConfigurationError, lambda router: Router(cooldown_time=-0.5), ["cooldown_time", "0 to 1e9", "-0.5"]),
     (ConfigurationError, lambda router: Router(cooldown_time=float("nan")), ["cooldown_time", "finite", "nan"]),
     (ConfigurationError, lambda router: Router(success_threshold=0), ["success_threshold", "1 to 4294967295", "0"]),
+    (ConfigurationError, lambda router: Router(waiting=Waiting(-1)), ["max_waiters", "0 to 4294967295", "-1 (int)"]),
+    (TypeError, lambda router: Router(waiting=5), ["waiting", "a Waiting or None", "5 (int)"]),  # type: ignore[arg-type]
     (ConfigurationError, lambda router: Router(seed=-1), ["seed", "0 to 18446744073709551615", "-1"]),
     (TypeError, lambda router: Router(seed=1.5), ["seed", "int", "1.5"]),  # type: ignore[arg-type]
     (TypeError, lambda router: Router(clock=5), ["clock", "ManualClock", "5 (int)"]),  # type: ignore[arg-type]
@@ -193,6 +202,8 @@ MESSAGES: list[tuple[type[Exception], Callable[[Router], object], list[str]]] = 
     (TypeError, lambda router: Router(["a"]), ["deployments", "Deployment", "'a' (str)"]),  # type: ignore[list-item]
     (ConfigurationError, lambda router: router.select("cool", tokens=-1), ["tokens", "0 to 18446744073709551615", "-1"]),
     (ConfigurationError, lambda router: router.acquire("cool", tokens=2**64), ["tokens", "18446744073709551616"]),
+    (ConfigurationError, lambda router: router.acquire("cool", timeout=-1), ["timeout", "0 to 1e9", "-1"]),
+    (ConfigurationError, lambda router: router.acquire("cool", priority=2**31), ["priority", "-2147483648 to 2147483647"]),
     (TypeError, lambda router: router.select("cool", tokens=1.5), ["tokens", "int", "1.5 (float)"]),  # type: ignore[arg-type]
     (ConfigurationError, lambda router: router.select_many("cool", -1), ["n ", "0 to 10000000", "-1"]),
     (ConfigurationError, lambda router: router.cool_down("cool", -1), ["seconds", "0 to 1e9", "-1"]),

@@ -23,6 +23,8 @@ from turnout import (
     enums,
     exceptions,
     headers,
+    limits,
+    options,
     outcomes,
     probe,
     records,
@@ -31,7 +33,7 @@ from turnout import (
 from turnout.strategies import RoundRobinCounters
 
 ROOT = Path(turnout.__file__).parent
-MODULES = [turnout, enums, exceptions, headers, outcomes, probe, records, strategies]
+MODULES = [turnout, enums, exceptions, headers, limits, options, outcomes, probe, records, strategies]
 CORE = "turnout._core"
 
 
@@ -99,7 +101,7 @@ def test_all_is_complete(module: ModuleType) -> None:
 
 
 def test_what_submodules_export_is_exported() -> None:
-    for module in (enums, exceptions, headers, outcomes, records):
+    for module in (enums, exceptions, headers, limits, options, outcomes, records):
         for name in module.__all__:
             assert getattr(turnout, name) is getattr(module, name)
             assert name in turnout.__all__
@@ -164,7 +166,7 @@ def documented() -> Iterator[tuple[str, str | None, Any]]:
         yield node.name, ast.get_docstring(node), member
         if isinstance(node, ast.ClassDef):
             for inner in node.body:
-                if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
+                if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)) and not inner.name.startswith("_"):
                     yield f"{node.name}.{inner.name}", ast.get_docstring(inner), vars(member)[inner.name]
 
 

@@ -31,12 +31,15 @@ from turnout.exceptions import NoAvailableDeployment as NoAvailableDeployment
 from turnout.exceptions import RateLimitExceeded as RateLimitExceeded
 from turnout.exceptions import RequestTooLarge as RequestTooLarge
 from turnout.exceptions import RouterError as RouterError
+from turnout.exceptions import TooManyWaiters as TooManyWaiters
+from turnout.exceptions import WaitTimeout as WaitTimeout
 from turnout.headers import Observed as Observed
 from turnout.headers import RateLimits as RateLimits
 from turnout.headers import read_rate_limits as read_rate_limits
 from turnout.limits import Limit as Limit
 from turnout.limits import Quota as Quota
 from turnout.options import Learning as Learning
+from turnout.options import Waiting as Waiting
 from turnout.outcomes import Failure as Failure
 from turnout.outcomes import classify_exception as classify_exception
 from turnout.records import DeploymentStats as DeploymentStats
@@ -76,7 +79,10 @@ __all__ = [
     "RoutingContext",
     "Status",
     "Strategy",
+    "TooManyWaiters",
     "Verdict",
+    "WaitTimeout",
+    "Waiting",
     "__version__",
     "classify_exception",
     "probe",

@@ -1,6 +1,6 @@
 """The native module: everything that runs on the way to a pick."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, TypeAlias, final
 
@@ -8,7 +8,7 @@ from typing_extensions import Self
 
 from turnout.enums import FailureKind, Strategy
 from turnout.limits import Limit, Quota
-from turnout.options import Learning
+from turnout.options import Learning, Waiting
 from turnout.records import DeploymentStats, Explanation, RouterMetrics
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "RoundRobinCounters",
     "Router",
     "RoutingContext",
+    "_Waiter",
     "__version__",
     "_after_fork",
     "build_routing_contexts",
@@ -346,6 +347,7 @@ class Router:
         cooldown_time: Seconds a cooldown lasts unless the failure says otherwise.
         success_threshold: Consecutive successes that end the probation after a cooldown or a failure, at least 1.
         learning: What is learnt from providers.
+        waiting: How many may wait for capacity (see :class:`turnout.Waiting`).
         seed: Makes the random draws repeatable, 0 to 2**64 - 1. None seeds from the system, anew in every forked process.
         clock: A :class:`ManualClock`, or None for the system's monotonic clock, which starts at the wall clock's time: windows
             are the clock's minutes and a wall clock that is set back does not disturb them.
@@ -373,6 +375,7 @@ class Router:
         cooldown_time: float = 5.0,
         success_threshold: int = 3,
         learning: Learning = ...,
+        waiting: Waiting = ...,
         seed: int | None = None,
         clock: ManualClock | None = None,
     ) -> Self: ...
@@ -561,8 +564,13 @@ class Router:
         tags: Iterable[str] | None = None,
         tags_match: _TagsMatch = "all",
         exclude: Iterable[str] | None = None,
+        timeout: float | None = 0.0,
+        priority: int = 0,
     ) -> Lease:
         """Pick a deployment and reserve, in one step or not at all: one in flight, one request and ``tokens`` tokens this minute.
+
+        With a ``timeout`` it waits for capacity and holds up its thread: in an event loop use :meth:`acquire_async`. First come is
+        first served, and also a call that does not wait overtakes nobody who asked for the same tags and exclusions before.
 
         Args:
             model_name: As for :meth:`select`.
@@ -572,14 +580,65 @@ class Router:
             tags: As for :meth:`select`.
             tags_match: As for :meth:`select`.
             exclude: As for :meth:`select`.
+            timeout: The most seconds to wait, of the router's clock. 0 does not wait, None waits for as long as it takes.
+            priority: Among those who wait, lower ones are served first, -2**31 to 2**31 - 1.
 
         Returns:
             The lease, to be used as a context manager or ended by hand.
 
         Raises:
-            ModelNotFound: As for :meth:`select`.
+            ModelNotFound: As for :meth:`select`. Like all that waiting would not mend, it is raised at once.
             NoAvailableDeployment: As for :meth:`select`.
             RequestTooLarge: As for :meth:`select`.
+            TooManyWaiters: As many as may wait for the model name.
+            WaitTimeout: The time was up.
+
+        Example:
+            >>> from turnout import Deployment, Router, WaitTimeout
+            >>> router = Router([Deployment("a", "m", max_parallel_requests=1)])
+            >>> with router.acquire("m"):
+            ...     try:
+            ...         router.acquire("m", timeout=0.01)
+            ...     except WaitTimeout as error:
+            ...         error.reasons
+            {'max_parallel_requests': 1}
+        """
+
+    async def acquire_async(
+        self,
+        model_name: str,
+        /,
+        *,
+        tokens: int = 0,
+        tags: Iterable[str] | None = None,
+        tags_match: _TagsMatch = "all",
+        exclude: Iterable[str] | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> Lease:
+        """Like :meth:`acquire`, but wait for capacity without holding up the event loop.
+
+        For asyncio and trio (and anyio on either). A task that is cancelled gives up its place; a lease that it was given in that
+        moment goes to the next.
+
+        Args:
+            model_name: As for :meth:`select`.
+            tokens: As for :meth:`acquire`.
+            tags: As for :meth:`select`.
+            tags_match: As for :meth:`select`.
+            exclude: As for :meth:`select`.
+            timeout: The most seconds to wait, of the router's clock. None waits for as long as it takes, 0 does not wait.
+            priority: As for :meth:`acquire`.
+
+        Returns:
+            The lease, to be used as a context manager or ended by hand: ``async with await router.acquire_async("m") as lease``.
+
+        Raises:
+            ModelNotFound: As for :meth:`acquire`.
+            NoAvailableDeployment: As for :meth:`acquire`.
+            RequestTooLarge: As for :meth:`acquire`.
+            TooManyWaiters: As for :meth:`acquire`.
+            WaitTimeout: As for :meth:`acquire`.
         """
 
     def explain(
@@ -691,6 +750,16 @@ class Router:
             DeploymentNotFound: There is none with this id.
         """
 
+    def waiting(self, model_name: str, /) -> int:
+        """Return how many calls wait for capacity now.
+
+        Args:
+            model_name: The model name or an alias.
+
+        Raises:
+            ModelNotFound: No deployment serves the model.
+        """
+
     def snapshot(self) -> dict[str, list[Any]]:
         """Return every deployment's state as columns: the fields of :class:`turnout.DeploymentStats`, one value a deployment.
 
@@ -785,6 +854,16 @@ class RoundRobinCounters:
     """The turns that :func:`turnout.strategies.round_robin` keeps, one a model name. Safe to share between threads."""
 
     def __new__(cls) -> Self: ...
+
+@final
+class _Waiter:
+    """One who waits for a lease."""
+
+    def poll(self, wake: Callable[[], object], /) -> Lease | float:
+        """Return the lease, or the seconds after which to look again unless ``wake`` is called before."""
+
+    def cancel(self) -> None:
+        """Give up the place, and the lease if there is one that was not returned."""
 
 def _after_fork() -> None:
     """Seed the random draws anew in a forked child, which would otherwise draw what its parent draws."""

@@ -9,7 +9,9 @@
     ├── DeploymentNotFound        (LookupError)  no deployment has the id
     ├── NoAvailableDeployment                    every deployment of the group was stopped by a gate
     │   ├── AllDeploymentsInCooldown             all of them by their cooldowns
-    │   └── RateLimitExceeded                    all of them by their request or token limits
+    │   ├── RateLimitExceeded                    all of them by their request or token limits
+    │   ├── WaitTimeout           (TimeoutError) and waiting did not help in time
+    │   └── TooManyWaiters                       and so many wait already that no more may
     └── RequestTooLarge                          the request is above every token limit
 
 A value of the wrong type raises Python's own `TypeError`.
@@ -27,6 +29,8 @@ __all__ = [
     "RateLimitExceeded",
     "RequestTooLarge",
     "RouterError",
+    "TooManyWaiters",
+    "WaitTimeout",
 ]
 
 
@@ -111,6 +115,14 @@ class AllDeploymentsInCooldown(NoAvailableDeployment):
 
 class RateLimitExceeded(NoAvailableDeployment):
     """Every deployment that the request could use has spent what one of its limits or quotas allows."""
+
+
+class WaitTimeout(NoAvailableDeployment, TimeoutError):
+    """No deployment became available as long as the call was to wait. The attributes tell of the last try."""
+
+
+class TooManyWaiters(NoAvailableDeployment):
+    """No deployment is available, and so many calls wait for the model name already that no more may (see ``Waiting``)."""
 
 
 class RequestTooLarge(RouterError):

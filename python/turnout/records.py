@@ -106,6 +106,7 @@ class RouterMetrics:
         cooling_down: out of service until their cooldown ends,
         unhealthy: out of service until a health check reports them well.
         in_flight: Leases that have not ended.
+        waiting: Calls that wait for capacity.
         total_requests: Requests counted.
         total_successes: Successes.
         total_failures: Failures, those that say nothing about a deployment's health left out.
@@ -119,6 +120,7 @@ class RouterMetrics:
     cooling_down: int
     unhealthy: int
     in_flight: int
+    waiting: int
     total_requests: int
     total_successes: int
     total_failures: int

@@ -14,6 +14,8 @@ pyo3::import_exception!(turnout.exceptions, ModelNotFound);
 pyo3::import_exception!(turnout.exceptions, NoAvailableDeployment);
 pyo3::import_exception!(turnout.exceptions, RateLimitExceeded);
 pyo3::import_exception!(turnout.exceptions, RequestTooLarge);
+pyo3::import_exception!(turnout.exceptions, TooManyWaiters);
+pyo3::import_exception!(turnout.exceptions, WaitTimeout);
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -28,7 +30,19 @@ impl From<Error> for PyErr {
             Error::DeploymentNotFound(unknown) => {
                 Python::attach(|py| DeploymentNotFound::new_err((message, unknown.id, names(py, unknown.near))))
             }
-            Error::NoAvailableDeployment(unavailable) => Python::attach(|py| not_available(py, message, &unavailable)),
+            Error::NoAvailableDeployment(unavailable) => {
+                let reasons = &unavailable.reasons;
+                let raise = if reasons.all_cooling_down() {
+                    AllDeploymentsInCooldown::new_err::<Args>
+                } else if reasons.all_rate_limited() {
+                    RateLimitExceeded::new_err
+                } else {
+                    NoAvailableDeployment::new_err
+                };
+                not_available(raise, message, &unavailable)
+            }
+            Error::WaitTimeout(unavailable) => not_available(WaitTimeout::new_err, message, &unavailable),
+            Error::TooManyWaiters(unavailable, _) => not_available(TooManyWaiters::new_err, message, &unavailable),
             Error::RequestTooLarge(too_large) => {
                 RequestTooLarge::new_err((message, too_large.model_name.to_string(), too_large.tokens, too_large.largest_limit))
             }
@@ -43,21 +57,19 @@ fn names(py: Python<'_>, names: Vec<String>) -> Py<PyAny> {
     }
 }
 
-fn not_available(py: Python<'_>, message: String, unavailable: &Unavailable) -> PyErr {
-    let reasons = PyDict::new(py);
-    for (gate, count) in unavailable.reasons.iter() {
-        if let Err(error) = reasons.set_item(gate, count) {
-            return error;
+/// The arguments of `NoAvailableDeployment` and its subclasses.
+type Args = (String, String, Option<f64>, Py<PyDict>);
+
+fn not_available(raise: fn(Args) -> PyErr, message: String, unavailable: &Unavailable) -> PyErr {
+    Python::attach(|py| {
+        let reasons = PyDict::new(py);
+        for (gate, count) in unavailable.reasons.iter() {
+            if let Err(error) = reasons.set_item(gate, count) {
+                return error;
+            }
         }
-    }
-    let args = (message, unavailable.model_name.to_string(), unavailable.retry_after, reasons.unbind());
-    if unavailable.reasons.all_cooling_down() {
-        AllDeploymentsInCooldown::new_err(args)
-    } else if unavailable.reasons.all_rate_limited() {
-        RateLimitExceeded::new_err(args)
-    } else {
-        NoAvailableDeployment::new_err(args)
-    }
+        raise((message, unavailable.model_name.to_string(), unavailable.retry_after, reasons.unbind()))
+    })
 }
 
 /// A value of the wrong type: names it and what is allowed.

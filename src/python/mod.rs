@@ -11,6 +11,7 @@ mod limits;
 mod records;
 mod router;
 mod strategies;
+mod waiting;
 
 /// The native module: everything that runs on the way to a pick.
 #[pyo3::pymodule]
@@ -30,6 +31,9 @@ mod _core {
         PyRoundRobinCounters, PyRoutingContext, build_routing_contexts, least_busy, lowest_latency, lowest_priority, lowest_usage,
         rate_limit_aware, round_robin, weighted_random,
     };
+
+    #[pymodule_export]
+    use super::waiting::PyWaiter;
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)] // the name Python knows

@@ -127,6 +127,7 @@ pub(crate) fn router_metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResul
     keywords.set_item("cooling_down", metrics.cooling_down)?;
     keywords.set_item("unhealthy", metrics.unhealthy)?;
     keywords.set_item("in_flight", metrics.in_flight)?;
+    keywords.set_item("waiting", metrics.waiting)?;
     keywords.set_item("total_requests", metrics.total_requests)?;
     keywords.set_item("total_successes", metrics.total_successes)?;
     keywords.set_item("total_failures", metrics.total_failures)?;

@@ -15,13 +15,17 @@ use super::errors::wrong_type;
 use super::lease::PyLease;
 use super::limits::read_headers;
 use super::records;
+use super::waiting::{PyWaiter, Timeout};
 use crate::clock::Clock;
 use crate::deployment::Deployment;
+use crate::error::Error;
 use crate::health::{FailureKind, HealthRules};
 use crate::learn::Learning;
 use crate::registry::Attachment;
 use crate::router::{Router, Settings};
+use crate::select::Request;
 use crate::strategy::Strategy;
+use crate::wait::{Patience, Waiting};
 
 /// What hangs on each deployment.
 pub(crate) struct Attached {
@@ -51,9 +55,10 @@ impl PyRouter {
     #[new]
     #[pyo3(
         signature = (deployments=None, *, strategy=None, strategies=None, allowed_fails=None, min_requests=None, cooldown_time=None,
-                     success_threshold=None, learning=None, seed=None, clock=None),
+                     success_threshold=None, learning=None, waiting=None, seed=None, clock=None),
         text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, allowed_fails=3, min_requests=10, \
-                          cooldown_time=5.0, success_threshold=3, learning=Learning(), seed=None, clock=None)"
+                          cooldown_time=5.0, success_threshold=3, learning=Learning(), waiting=Waiting(), \
+                          seed=None, clock=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
@@ -65,6 +70,7 @@ impl PyRouter {
         cooldown_time: Option<&Bound<'_, PyAny>>,
         success_threshold: Option<&Bound<'_, PyAny>>,
         learning: Option<&Bound<'_, PyAny>>,
+        waiting: Option<&Bound<'_, PyAny>>,
         seed: Option<&Bound<'_, PyAny>>,
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
@@ -85,6 +91,7 @@ impl PyRouter {
             strategies: optional(strategies, per_model)?.unwrap_or_default(),
             health,
             learning: optional(learning, self::learning)?.unwrap_or_default(),
+            waiting: optional(waiting, self::waiting)?.unwrap_or_default(),
             seed: optional(seed, |seed| whole("seed", 0, u64::MAX, seed))?,
             clock: clock.unwrap_or_default(),
         })?;
@@ -226,24 +233,56 @@ impl PyRouter {
 
     /// Pick a deployment and reserve, in one step or not at all: one in flight, one request and ``tokens`` tokens this minute.
     #[pyo3(
-        signature = (model_name, /, *, tokens=None, input_tokens=None, output_tokens=None, tags=None, tags_match=None, exclude=None),
-        text_signature = "($self, model_name, /, *, tokens=0, input_tokens=None, output_tokens=None, tags=None, \
-                          tags_match='all', exclude=None)"
+        signature = (model_name, /, *, tokens=None, input_tokens=None, output_tokens=None, tags=None, tags_match=None,
+                     exclude=None, timeout=Timeout::NONE, priority=None),
+        text_signature = "($self, model_name, /, *, tokens=0, input_tokens=None, output_tokens=None, tags=None, tags_match='all', \
+                          exclude=None, timeout=0.0, priority=0)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
-    fn acquire(
-        &self,
-        py: Python<'_>,
-        model_name: &Bound<'_, PyAny>,
+    fn acquire<'py>(
+        slf: &Bound<'py, Self>,
+        model_name: &Bound<'py, PyAny>,
         tokens: Option<Tokens>,
-        input_tokens: Option<&Bound<'_, PyAny>>,
-        output_tokens: Option<&Bound<'_, PyAny>>,
-        tags: Option<&Bound<'_, PyAny>>,
-        tags_match: Option<&Bound<'_, PyAny>>,
-        exclude: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<PyLease> {
+        input_tokens: Option<&Bound<'py, PyAny>>,
+        output_tokens: Option<&Bound<'py, PyAny>>,
+        tags: Option<&Bound<'py, PyAny>>,
+        tags_match: Option<&Bound<'py, PyAny>>,
+        exclude: Option<&Bound<'py, PyAny>>,
+        timeout: Timeout,
+        priority: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
-        Ok(PyLease::new(py, self.0.acquire(text("model_name", model_name)?, &request)?))
+        let priority = priority.map_or(Ok(0), self::priority)?;
+        let model_name = text("model_name", model_name)?;
+        match slf.get().0.acquire_by_priority(model_name, &request, priority) {
+            Ok(lease) => Bound::new(slf.py(), PyLease::new(slf.py(), lease)).map(Bound::into_any),
+            Err(error) => wait_after(error, slf, model_name, request, Patience { timeout: timeout.0, priority }),
+        }
+    }
+
+    /// Like :meth:`acquire`, but wait for capacity without holding up the event loop.
+    #[pyo3(
+        signature = (model_name, /, *, tokens=None, input_tokens=None, output_tokens=None, tags=None, tags_match=None,
+                     exclude=None, timeout=Timeout::UNBOUNDED, priority=None),
+        text_signature = "($self, model_name, /, *, tokens=0, input_tokens=None, output_tokens=None, tags=None, tags_match='all', \
+                          exclude=None, timeout=None, priority=0)"
+    )]
+    #[allow(clippy::too_many_arguments)] // Python's keywords
+    fn acquire_async<'py>(
+        slf: &Bound<'py, Self>,
+        model_name: &Bound<'py, PyAny>,
+        tokens: Option<Tokens>,
+        input_tokens: Option<&Bound<'py, PyAny>>,
+        output_tokens: Option<&Bound<'py, PyAny>>,
+        tags: Option<&Bound<'py, PyAny>>,
+        tags_match: Option<&Bound<'py, PyAny>>,
+        exclude: Option<&Bound<'py, PyAny>>,
+        timeout: Timeout,
+        priority: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
+        let patience = Patience { timeout: timeout.0, priority: priority.map_or(Ok(0), self::priority)? };
+        PyWaiter::new(slf, text("model_name", model_name)?, request, patience)?.hand_to(slf.py(), "wait_async")
     }
 
     /// Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect.
@@ -316,6 +355,12 @@ impl PyRouter {
         records::deployment_stats(py, &self.0.stats(text("deployment_id", deployment_id)?)?)
     }
 
+    /// Return how many calls wait for capacity now.
+    #[pyo3(signature = (model_name, /))]
+    fn waiting(&self, model_name: &Bound<'_, PyAny>) -> PyResult<usize> {
+        Ok(self.0.waiting(text("model_name", model_name)?)?)
+    }
+
     /// Return every deployment's state as columns: the fields of :class:`turnout.DeploymentStats`, one value a deployment.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         records::columns(py, &self.0.snapshot())
@@ -360,6 +405,35 @@ fn deployment(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Deployment, Att
     let deployment = value.cast::<PyDeployment>().map_err(|_| wrong_type(name, "a Deployment", value))?;
     let facts = deployment.get().facts.clone();
     Ok((facts, Attached { deployment: deployment.clone().unbind(), has_metadata: deployment.get().has_metadata() }))
+}
+
+/// Waits if that is wanted and may mend the error.
+#[cold]
+fn wait_after<'py>(
+    error: Error,
+    router: &Bound<'py, PyRouter>,
+    model_name: &str,
+    request: Request,
+    patience: Patience,
+) -> PyResult<Bound<'py, PyAny>> {
+    match error {
+        Error::NoAvailableDeployment(refused) if patience.timeout != Some(0) && refused.reasons.may_change() => {
+            PyWaiter::new(router, model_name, request, patience)?.hand_to(router.py(), "wait")
+        }
+        error => Err(error.into()),
+    }
+}
+
+fn priority(value: &Bound<'_, PyAny>) -> PyResult<i32> {
+    whole("priority", i32::MIN, i32::MAX, value)
+}
+
+fn waiting(value: &Bound<'_, PyAny>) -> PyResult<Waiting> {
+    // By its type: what it says of itself may be anything.
+    if !value.get_type().is_subclass(&value.py().import("turnout.options")?.getattr("Waiting")?)? {
+        return Err(wrong_type("waiting", "a Waiting or None", value));
+    }
+    Ok(Waiting { max_waiters: value.getattr("max_waiters")?.extract()? })
 }
 
 fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<(Deployment, Attached)>> {

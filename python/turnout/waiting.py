@@ -1,0 +1,112 @@
+"""How a thread, an asyncio task and a trio task wait for a lease. The order in which they are served is the core's.
+
+A waiter is polled: it returns its lease, or the seconds after which it wants to be polled again unless it calls what it was given
+before. Each loop sleeps that long. Leaving one in whatever way gives up the place, and a lease that nobody got to see.
+"""
+
+import asyncio
+import math
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from turnout._core import Lease, _Waiter
+
+__all__ = ["wait", "wait_async"]
+
+
+def wait(waiter: _Waiter) -> Lease:
+    """Wait in this thread.
+
+    Args:
+        waiter: The waiter.
+
+    Returns:
+        The lease.
+    """
+    bell = threading.Lock()
+    bell.acquire()
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # rung already
+            bell.release()
+
+    try:
+        while not isinstance(turn := waiter.poll(wake), Lease):
+            # Releases the GIL, and lets Ctrl-C through.
+            bell.acquire(timeout=-1 if turn == math.inf else min(turn, threading.TIMEOUT_MAX))
+        return turn
+    finally:
+        waiter.cancel()
+
+
+async def wait_async(waiter: _Waiter) -> Lease:
+    """Wait in this task.
+
+    Args:
+        waiter: The waiter.
+
+    Returns:
+        The lease.
+    """
+    return await (_wait_in_trio if _runs_in_trio() else _wait_in_asyncio)(waiter)
+
+
+def _runs_in_trio() -> bool:
+    # trio brings sniffio along, so without it the loop is another one.
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is None or "trio" not in sys.modules:
+        return False
+    try:
+        return bool(sniffio.current_async_library() == "trio")
+    except sniffio.AsyncLibraryNotFoundError:
+        return False
+
+
+async def _wait_in_asyncio(waiter: _Waiter) -> Lease:
+    loop = asyncio.get_running_loop()
+    try:
+        while True:
+            woken = loop.create_future()
+            turn = waiter.poll(partial(_wake, waiter, loop.call_soon_threadsafe, _set, woken))
+            if isinstance(turn, Lease):
+                return turn
+            timer = None if turn == math.inf else loop.call_later(turn, _set, woken)
+            try:
+                await woken
+            finally:
+                if timer is not None:
+                    timer.cancel()
+    finally:
+        waiter.cancel()
+
+
+async def _wait_in_trio(waiter: _Waiter) -> Lease:
+    trio: Any = sys.modules["trio"]
+    token = trio.lowlevel.current_trio_token()
+    try:
+        while True:
+            woken = trio.Event()
+            turn = waiter.poll(partial(_wake, waiter, token.run_sync_soon, woken.set))
+            if isinstance(turn, Lease):
+                return turn
+            with trio.move_on_after(turn):
+                await woken.wait()
+    finally:
+        waiter.cancel()
+
+
+def _wake(waiter: _Waiter, call_soon: Callable[..., object], *call: object) -> None:
+    try:
+        call_soon(*call)
+    except RuntimeError:
+        # The loop has ended, and with it whoever waited there. Others must not wait behind them.
+        waiter.cancel()
+
+
+def _set(woken: "asyncio.Future[None]") -> None:
+    if not woken.done():
+        woken.set_result(None)
