@@ -18,6 +18,7 @@ pub struct Deployment {
     model_name: Arc<str>,
     model: Arc<str>,
     tags: Arc<[Arc<str>]>,
+    domain: Option<Arc<str>>,
 }
 
 impl Deployment {
@@ -38,6 +39,7 @@ impl Deployment {
             max_parallel_requests: None,
             rpm_limit: None,
             tpm_limit: None,
+            domain: None,
         })
     }
 
@@ -100,6 +102,14 @@ impl Deployment {
         Ok(Self { tags: kept.into(), ..self })
     }
 
+    /// With a failure domain: what one outage takes away together.
+    ///
+    /// # Errors
+    /// If it is empty.
+    pub fn with_domain(self, domain: Option<&str>) -> Result<Self, Error> {
+        Ok(Self { domain: domain.map(|domain| not_empty("domain", domain)).transpose()?, ..self })
+    }
+
     /// Its unique id.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -130,6 +140,16 @@ impl Deployment {
     #[must_use]
     pub fn tags(&self) -> &[Arc<str>] {
         &self.tags
+    }
+
+    /// Its failure domain.
+    #[must_use]
+    pub fn domain(&self) -> Option<&str> {
+        self.domain.as_deref()
+    }
+
+    pub(crate) fn shared_domain(&self) -> Option<&Arc<str>> {
+        self.domain.as_ref()
     }
 
     /// Relative share.

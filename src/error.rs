@@ -90,10 +90,10 @@ impl Reasons {
         others.peek().is_some() && others.all(|(gate, _)| gates.contains(&gate))
     }
 
-    /// Whether cooldowns stopped all that the request could use.
+    /// Whether cooldowns, and probation after them, stopped all that the request could use.
     #[must_use]
     pub fn all_cooling_down(&self) -> bool {
-        self.only(&["cooling_down"])
+        self.only(&["cooling_down", "probation"])
     }
 
     /// Whether request and token limits stopped all that the request could use.

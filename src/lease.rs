@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use crate::clock::{Nanos, Now};
 use crate::deployment::Deployment;
-use crate::health::FailureKind;
+use crate::health::{Failure, FailureKind};
 use crate::index;
 use crate::limits::Minute;
+use crate::outcome::Success;
 use crate::registry::Entry;
-use crate::select::{Refusal, Request, gate};
+use crate::select::{Refusal, Request, Waived, gate};
 use crate::state::{Held, State};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,6 +25,8 @@ pub struct Lease<T> {
     minute: Minute,
     acquired_at: Nanos,
     ended: AtomicBool,
+    /// Whether it has the one place of a deployment on probation.
+    probes: bool,
 }
 
 impl<T> Lease<T> {
@@ -31,15 +34,25 @@ impl<T> Lease<T> {
     ///
     /// The caller renews the deployment's leaf in the index.
     #[inline]
-    pub(crate) fn reserve(entry: &Arc<Entry<T>>, state: &State, request: &Request, now: &Now<'_>) -> Result<Self, Refusal> {
+    pub(crate) fn reserve(
+        entry: &Arc<Entry<T>>,
+        state: &State,
+        request: &Request,
+        waived: Waived,
+        now: &Now<'_>,
+    ) -> Result<Self, Refusal> {
         // Taking the lock waits for what was read before and holds up what is read after. Among very many deployments neither the limits
         // nor the counters are in the cache, and so both are fetched at once.
         black_box(entry.deployment().tpm_limit());
         let held = state.hold();
-        gate(entry, state, request, now)?;
+        gate(entry, state, request, waived, now)?;
         let minute = state.reserve(&held, now.get(), request.tokens);
+        let cooldown_until = state.health.cooldown_until();
+        let is_on_probation = cooldown_until != 0 && entry.common.breaker.is_some() && cooldown_until <= now.get();
+        let probes = is_on_probation && state.take_probe(&held);
         drop(held);
-        Ok(Self { entry: Arc::clone(entry), tokens: request.tokens, minute, acquired_at: now.get(), ended: AtomicBool::new(false) })
+        let acquired_at = now.get();
+        Ok(Self { entry: Arc::clone(entry), tokens: request.tokens, minute, acquired_at, ended: AtomicBool::new(false), probes })
     }
 
     /// The chosen deployment.
@@ -75,29 +88,25 @@ impl<T> Lease<T> {
     /// Ends it with a success: the actual tokens replace the estimate (None keeps it), the latency in microseconds goes into the
     /// average (None takes the time since acquire). Returns whether this call ended it.
     pub fn success(&self, tokens: Option<u64>, latency_us: Option<u64>) -> bool {
-        let common = &self.entry.common;
-        let now = common.clock.now();
-        let Some(held) = self.end() else { return false };
+        let now = self.entry.common.clock.now();
         let tokens = tokens.unwrap_or(self.tokens);
         let latency_us = latency_us.unwrap_or(now.saturating_sub(self.acquired_at) / 1000);
-        let state = &*self.entry.slot;
-        state.window.settle(&held, self.minute, self.tokens, tokens);
-        state.success(&held, &common.rules, now, self.minute, tokens, Some(latency_us));
-        drop(held);
-        index::renew(&self.entry, &Now::at(&common.clock, now));
-        true
+        let success = Success { tokens, latency_us: Some(latency_us), sent_at: self.acquired_at };
+        self.entry.succeed(now, &success, |state| {
+            let held = self.end()?;
+            state.window.settle(&held, self.minute, self.tokens, tokens);
+            Some((held, self.minute))
+        })
     }
 
     /// Ends it with a failure. What it reserved stays in the window, since the provider may have counted it. Returns whether this call
     /// ended it.
     pub fn failure(&self, kind: FailureKind, retry_after: Option<Nanos>) -> bool {
-        let common = &self.entry.common;
-        let now = common.clock.now();
-        let Some(held) = self.end() else { return false };
-        self.entry.slot.failure(&held, &common.rules, now, self.minute, kind, retry_after);
-        drop(held);
-        index::renew(&self.entry, &Now::at(&common.clock, now));
-        true
+        if self.has_ended() {
+            return false;
+        }
+        let failure = Failure { kind, retry_after, sent_at: self.acquired_at };
+        self.entry.fail(self.entry.common.clock.now(), &failure, |_| Some((self.end()?, self.minute)))
     }
 
     /// Ends it without an outcome. `unused` gives back what it reserved in the window too. Returns whether this call ended it.
@@ -108,6 +117,7 @@ impl<T> Lease<T> {
         }
         drop(held);
         index::renew(&self.entry, &Now::new(&self.entry.common.clock));
+        self.entry.common.events.deliver();
         true
     }
 
@@ -132,6 +142,9 @@ impl<T> Lease<T> {
         }
         self.ended.store(true, Ordering::Relaxed);
         state.leave(&held);
+        if self.probes {
+            state.free_probe(&held);
+        }
         Some(held)
     }
 }

@@ -5,19 +5,21 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::clock::{Clock, Nanos, Now};
+use crate::clock::{Clock, Nanos};
 use crate::context::RoutingContext;
 use crate::deployment::Deployment;
 use crate::error::Error;
+use crate::events::{Event, Events, Subscription};
 use crate::explain::{Explanation, Notes};
 use crate::group::Group;
-use crate::health::{FailureKind, HealthRules};
-use crate::index::{self, Filter};
+use crate::health::{BreakerRules, Failure, FailureKind, HealthRules};
+use crate::index::Filter;
 use crate::lease::Lease;
+use crate::outcome::Success;
 use crate::registry::{Attachment, Common, Entry, Registry, Removed};
 use crate::rng::Rng;
-use crate::select::{Request, Unobserved, Walk};
-use crate::state::{Held, Metrics, State, Stats};
+use crate::select::{Request, Unobserved, Waived, Walk};
+use crate::state::{Metrics, Stats};
 use crate::strategy::Strategy;
 
 /// How a router is set up.
@@ -29,11 +31,16 @@ pub struct Settings {
     pub strategies: FxHashMap<Arc<str>, Strategy>,
     /// When deployments cool down and come back.
     pub health: HealthRules,
+    /// The rules to follow instead of `health`, if any.
+    pub breaker: Option<BreakerRules>,
     /// Makes the random draws repeatable; None seeds from the system.
     pub seed: Option<u64>,
     /// Where the time comes from.
     pub clock: Clock,
 }
+
+/// Tells the draws of cooldowns from those of picks.
+const JITTER: u64 = 0x6a69_7474_6572;
 
 /// Picks one deployment of a model for every request. `T` is what the application attaches to each deployment.
 #[derive(Debug)]
@@ -46,12 +53,19 @@ impl<T: Attachment> Router<T> {
     /// A router without deployments.
     ///
     /// # Errors
-    /// If the success threshold is 0.
+    /// If a number of the rules makes no sense.
     pub fn new(settings: Settings) -> Result<Self, Error> {
         if settings.health.success_threshold == 0 {
             return Err(Error::Configuration("success_threshold must be at least 1, not 0".to_owned()));
         }
-        let common = Common { clock: settings.clock, rules: settings.health };
+        settings.breaker.as_ref().map_or(Ok(()), BreakerRules::check)?;
+        let common = Common {
+            clock: settings.clock,
+            rules: settings.health,
+            breaker: settings.breaker,
+            jitter: Rng::new(settings.seed.map(|seed| seed ^ JITTER)),
+            events: Events::default(),
+        };
         Ok(Self { registry: Registry::new(common, settings.strategy, settings.strategies), rng: Rng::new(settings.seed) })
     }
 
@@ -63,7 +77,9 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If its model name is an alias.
     pub fn add(&self, deployment: Deployment, attachment: T) -> Result<Removed<T>, Error> {
-        self.registry.add(deployment, attachment)
+        let removed = self.registry.add(deployment, attachment);
+        self.deliver();
+        removed
     }
 
     /// Takes a deployment out. Its leases stay valid and harmless.
@@ -71,7 +87,9 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is none with this id.
     pub fn remove(&self, id: &str) -> Result<Removed<T>, Error> {
-        self.registry.remove(id)
+        let removed = self.registry.remove(id);
+        self.deliver();
+        removed
     }
 
     /// Replaces all deployments; ids that stay keep their state.
@@ -79,7 +97,9 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If an id is given twice or a model name is an alias; nothing is changed then.
     pub fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
-        self.registry.replace_all(deployments)
+        let removed = self.registry.replace_all(deployments);
+        self.deliver();
+        removed
     }
 
     /// The deployment with an id.
@@ -183,8 +203,8 @@ impl<T: Attachment> Router<T> {
     /// If no deployment serves the model, or none passes every gate.
     #[inline]
     pub fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&T::Id) -> R) -> Result<R, Error> {
-        self.registry.with_group(model_name, |model_name, group| {
-            let walk = Walk::new(group, request, self.clock(), &self.rng);
+        let picked = self.registry.with_group(model_name, |model_name, group| {
+            let mut walk = Walk::new(group, request, self.registry.common(), &self.rng);
             let mut filter = Some(self.filter(group, request));
             loop {
                 // The index answers first. Where it finds nobody but a walk would, it cannot tell, was asked amid a change that another
@@ -208,7 +228,9 @@ impl<T: Attachment> Router<T> {
                     return Err(error);
                 }
             }
-        })
+        });
+        self.deliver();
+        picked
     }
 
     /// Picks a deployment and reserves, in one step or not at all: one in flight, one request and the request's tokens.
@@ -217,15 +239,15 @@ impl<T: Attachment> Router<T> {
     /// If no deployment serves the model, or none passes every gate.
     #[inline]
     pub fn acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
-        let lease = self.registry.with_group(model_name, |model_name, group| {
-            let mut walk = Walk::new(group, request, self.clock(), &self.rng);
+        let picked = self.registry.with_group(model_name, |model_name, group| {
+            let mut walk = Walk::new(group, request, self.registry.common(), &self.rng);
             let filter = self.filter(group, request);
             let mut forest = group.index.lock();
             let near = |position| _ = black_box(group.member(position).is_some());
             let picked = forest.pick(group.places(), &filter, &walk.now, &walk.chance, near);
             let found = picked.and_then(|position| Some((position, group.member_and_state(position, &self.registry.table)?)));
             if let Some((position, (entry, state))) = found {
-                let lease = Lease::reserve(entry, state, request, &walk.now);
+                let lease = Lease::reserve(entry, state, request, Waived::default(), &walk.now);
                 forest.renew(position, entry, &walk.now);
                 if let Ok(lease) = lease {
                     return Ok(lease);
@@ -237,7 +259,7 @@ impl<T: Attachment> Router<T> {
                 while let Some((position, entry)) =
                     walk.choose(&mut Unobserved).and_then(|position| Some((position, group.member(position)?)))
                 {
-                    match Lease::reserve(entry, &entry.slot, request, &walk.now) {
+                    match Lease::reserve(entry, &entry.slot, request, walk.waived, &walk.now) {
                         Ok(lease) => {
                             group.index.lock().renew(position, entry, &walk.now);
                             return Ok(lease);
@@ -249,9 +271,12 @@ impl<T: Attachment> Router<T> {
                     return Err(error);
                 }
             }
-        })?;
-        lease.renew_moved();
-        Ok(lease)
+        });
+        if let Ok(lease) = &picked {
+            lease.renew_moved();
+        }
+        self.deliver();
+        picked
     }
 
     /// What the index is asked for.
@@ -272,7 +297,7 @@ impl<T: Attachment> Router<T> {
     /// If no deployment serves the model.
     pub fn explain(&self, model_name: &str, request: &Request) -> Result<Explanation<T>, Error> {
         self.registry.with_group(model_name, |model_name, group| {
-            let mut walk = Walk::new(group, request, self.clock(), &self.rng);
+            let mut walk = Walk::new(group, request, self.registry.common(), &self.rng);
             walk.chance.peek = true;
             let mut notes = Notes::new(group);
             let winner = walk.choose(&mut notes).and_then(|position| group.member(position)).cloned();
@@ -287,6 +312,7 @@ impl<T: Attachment> Router<T> {
                     .into_iter()
                     .filter_map(|(position, verdict)| Some((Arc::clone(group.member(position)?), verdict)))
                     .collect(),
+                panic: walk.waived.health,
             })
         })
     }
@@ -298,10 +324,13 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn record_success(&self, id: &str, tokens: u64, latency_us: Option<u64>) -> Result<(), Error> {
-        self.change(id, |state, held, rules, now| {
-            let minute = state.window.charge(held, now, tokens);
-            state.success(held, rules, now, minute, tokens, latency_us);
-        })
+        let (entry, now) = (self.get(id)?, self.clock().now());
+        entry.succeed(now, &Success { tokens, latency_us, sent_at: now }, |state| {
+            let held = state.hold();
+            let minute = state.window.charge(&held, now, tokens);
+            Some((held, minute))
+        });
+        Ok(())
     }
 
     /// Takes in a failure of a request that was sent without a lease.
@@ -309,10 +338,13 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn record_failure(&self, id: &str, kind: FailureKind, retry_after: Option<Nanos>) -> Result<(), Error> {
-        self.change(id, |state, held, rules, now| {
-            let minute = state.window.charge(held, now, 0);
-            state.failure(held, rules, now, minute, kind, retry_after);
-        })
+        let (entry, now) = (self.get(id)?, self.clock().now());
+        entry.fail(now, &Failure { kind, retry_after, sent_at: now }, |state| {
+            let held = state.hold();
+            let minute = state.window.charge(&held, now, 0);
+            Some((held, minute))
+        });
+        Ok(())
     }
 
     /// Takes a deployment out for a while. A cooldown that lasts longer already is not shortened.
@@ -320,7 +352,8 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn cool_down(&self, id: &str, length: Nanos) -> Result<(), Error> {
-        self.change(id, |state, held, _, now| state.health.cool_down(held, now, length))
+        self.get(id)?.cool_down(self.clock().now(), length);
+        Ok(())
     }
 
     /// Takes in what a health check of the application's own found.
@@ -328,16 +361,21 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn report_health(&self, id: &str, healthy: bool) -> Result<(), Error> {
-        self.change(id, |state, held, _, now| state.health.checked(held, now, healthy))
+        self.get(id)?.checked(self.clock().now(), healthy);
+        Ok(())
     }
 
-    /// Changes a deployment's counters under their lock, and then its leaf in the index.
-    fn change(&self, id: &str, change: impl FnOnce(&State, &Held<'_>, &HealthRules, Nanos)) -> Result<(), Error> {
-        let entry = self.registry.get(id)?;
-        let now = self.clock().now();
-        change(&entry.slot, &entry.slot.hold(), &entry.common.rules, now);
-        index::renew(&entry, &Now::at(self.clock(), now));
-        Ok(())
+    // --- events ---
+
+    /// Calls `callback` for everything that happens from now on. It is called when the call that caused the event holds no lock any
+    /// more, and may use the router.
+    pub fn subscribe(&self, callback: impl Fn(&Event) + Send + Sync + 'static) -> Subscription {
+        Subscription::new(self.registry.common(), Arc::new(callback))
+    }
+
+    #[inline]
+    fn deliver(&self) {
+        self.registry.common().events.deliver();
     }
 
     // --- inspection ---
@@ -348,20 +386,21 @@ impl<T: Attachment> Router<T> {
     /// If there is no deployment with this id.
     pub fn stats(&self, id: &str) -> Result<Stats, Error> {
         let entry = self.get(id)?;
-        Ok(entry.slot.stats(entry.deployment(), self.clock().now()))
+        Ok(self.stats_of(&entry, self.clock().now()))
     }
 
     /// Every deployment's state, in registration order.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Stats> {
         let now = self.clock().now();
-        self.registry.all().iter().map(|entry| entry.slot.stats(entry.deployment(), now)).collect()
+        self.registry.all().iter().map(|entry| self.stats_of(entry, now)).collect()
     }
 
     /// Totals over the deployments that are registered now.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        let mut metrics = Metrics { models: self.models().len(), ..Metrics::default() };
+        let panicking = self.registry.panicking();
+        let mut metrics = Metrics { models: self.models().len(), panicking, ..Metrics::default() };
         self.snapshot().iter().for_each(|stats| metrics.add(stats));
         metrics
     }
@@ -373,18 +412,22 @@ impl<T: Attachment> Router<T> {
     pub fn routing_context(&self, id: &str) -> Result<RoutingContext, Error> {
         let entry = self.get(id)?;
         let deployment = entry.deployment();
-        let stats = entry.slot.stats(deployment, self.clock().now());
+        let stats = self.stats_of(&entry, self.clock().now());
         Ok(RoutingContext {
             deployment_id: stats.deployment_id,
             weight: deployment.weight(),
             priority: deployment.priority(),
-            active_requests: stats.in_flight,
+            active_requests: stats.in_flight.saturating_add(stats.penalty),
             tpm_current: stats.tpm_current,
             tpm_limit: stats.tpm_limit,
             rpm_current: stats.rpm_current,
             rpm_limit: stats.rpm_limit,
             avg_latency_us: stats.avg_latency_us,
         })
+    }
+
+    fn stats_of(&self, entry: &Entry<T>, now: Nanos) -> Stats {
+        entry.slot.stats(entry.deployment(), self.registry.common().breaker.as_ref(), now)
     }
 
     fn clock(&self) -> &Clock {

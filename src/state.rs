@@ -12,8 +12,8 @@ use std::sync::{Arc, OnceLock, PoisonError};
 
 use crate::clock::{Nanos, seconds};
 use crate::deployment::Deployment;
-use crate::health::{FailureKind, Health, HealthRules, Status};
-use crate::limits::{Minute, MinuteWindow};
+use crate::health::{Breaker, BreakerRules, Health, Status};
+use crate::limits::{Counts, Minute, MinuteWindow};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -53,7 +53,9 @@ pub(crate) mod mark {
 
 /// Counters that few deployments need, beside their block. Written under its lock.
 #[derive(Debug, Default)]
-pub(crate) struct Annex {}
+pub(crate) struct Annex {
+    pub(crate) breaker: Breaker,
+}
 
 impl State {
     /// Takes the lock.
@@ -80,6 +82,12 @@ impl State {
         self.marks.store(if is_on { others | mark } else { others }, Ordering::Relaxed);
     }
 
+    /// The counters that few deployments need, if there are any.
+    #[inline]
+    pub(crate) fn made_annex(&self) -> Option<&Annex> {
+        self.annex.get().map(|annex| &**annex)
+    }
+
     /// The counters that few deployments need, empty ones if there were none so far.
     pub(crate) fn annex(&self) -> &Annex {
         self.annex.get_or_init(Box::default)
@@ -98,44 +106,27 @@ impl State {
         self.in_flight.store(self.in_flight().saturating_sub(1), Ordering::Relaxed);
     }
 
-    /// Takes in the success of a request that `counted_in` counted.
+    /// Counts the success of a request that `counted_in` counted.
     #[inline]
-    pub(crate) fn success(
-        &self,
-        held: &Held<'_>,
-        rules: &HealthRules,
-        now: Nanos,
-        counted_in: Minute,
-        tokens: u64,
-        latency_us: Option<u64>,
-    ) {
+    pub(crate) fn success(&self, held: &Held<'_>, now: Nanos, counted_in: Minute, tokens: u64, latency_us: Option<u64>) {
         add(&self.total_successes, 1);
         add(&self.total_tokens, tokens);
         self.window.outcome(held, now, counted_in);
-        self.health.success(held, rules, now, latency_us);
+        if let Some(sample) = latency_us {
+            self.health.smooth_latency(held, sample);
+        }
     }
 
-    /// Takes in the failure of a request that `counted_in` counted. A neutral one changes nothing.
-    pub(crate) fn failure(
-        &self,
-        held: &Held<'_>,
-        rules: &HealthRules,
-        now: Nanos,
-        counted_in: Minute,
-        kind: FailureKind,
-        retry_after: Option<Nanos>,
-    ) {
-        if kind.is_neutral() {
-            return;
-        }
+    /// Counts the failure of a request that `counted_in` counted, and returns what this minute has counted.
+    pub(crate) fn failure(&self, held: &Held<'_>, now: Nanos, counted_in: Minute) -> Counts {
         add(&self.total_failures, 1);
-        let minute = self.window.failure(held, now, counted_in);
-        self.health.failure(held, rules, now, kind, minute, retry_after);
+        self.window.failure(held, now, counted_in)
     }
 
     /// What there is to tell.
-    pub(crate) fn stats(&self, deployment: &Deployment, now: Nanos) -> Stats {
+    pub(crate) fn stats(&self, deployment: &Deployment, rules: Option<&BreakerRules>, now: Nanos) -> Stats {
         let held = self.hold();
+        let breaker = rules.map(|rules| self.breaker_stats(rules, now)).unwrap_or_default();
         let minute = self.window.counts(now);
         Stats {
             deployment_id: Arc::clone(deployment.shared_id()),
@@ -155,6 +146,13 @@ impl State {
             total_successes: self.total_successes.load(Ordering::Relaxed),
             total_failures: self.total_failures.load(Ordering::Relaxed),
             total_tokens: self.total_tokens.load(Ordering::Relaxed),
+            domain: deployment.shared_domain().cloned(),
+            consecutive_failures: breaker.consecutive_failures,
+            window_successes: breaker.window_successes,
+            window_failures: breaker.window_failures,
+            trips: breaker.trips,
+            penalty: breaker.penalty,
+            slow_start_share: breaker.slow_start_share,
         }
     }
 
@@ -163,6 +161,9 @@ impl State {
         self.marks.store(0, Ordering::Relaxed);
         self.window.clear();
         self.health.clear();
+        if let Some(annex) = self.made_annex() {
+            annex.breaker.clear();
+        }
         for total in [&self.total_successes, &self.total_failures, &self.total_tokens] {
             total.store(0, Ordering::Relaxed);
         }
@@ -212,10 +213,24 @@ pub struct Stats {
     pub total_failures: u64,
     /// Tokens of successes since it was added: those reported, or those estimated where none were.
     pub total_tokens: u64,
+    /// Its failure domain.
+    pub domain: Option<Arc<str>>,
+    /// Failures since the last success; this and what follows by the rules of the breaker alone.
+    pub consecutive_failures: u32,
+    /// Successes in the window.
+    pub window_successes: u64,
+    /// Failures in the window.
+    pub window_failures: u64,
+    /// Cooldowns that are not forgotten: the next one grows by them.
+    pub trips: u32,
+    /// Failures that weigh on it like requests in flight.
+    pub penalty: u32,
+    /// The share of time in which slow start lets it be a candidate.
+    pub slow_start_share: f64,
 }
 
 /// Totals over deployments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[allow(missing_docs)] // the words are those of `Stats` and `Status`
 pub struct Metrics {
     pub models: usize,
@@ -229,6 +244,8 @@ pub struct Metrics {
     pub total_successes: u64,
     pub total_failures: u64,
     pub total_tokens: u64,
+    /// The model names whose groups panic.
+    pub panicking: Vec<Arc<str>>,
 }
 
 impl Metrics {

@@ -18,6 +18,7 @@ from turnout._core import ManualClock as ManualClock
 from turnout._core import Router as Router
 from turnout._core import __version__ as __version__
 from turnout._core import _after_fork
+from turnout.enums import EventKind as EventKind
 from turnout.enums import FailureKind as FailureKind
 from turnout.enums import Status as Status
 from turnout.enums import Strategy as Strategy
@@ -30,9 +31,11 @@ from turnout.exceptions import NoAvailableDeployment as NoAvailableDeployment
 from turnout.exceptions import RateLimitExceeded as RateLimitExceeded
 from turnout.exceptions import RequestTooLarge as RequestTooLarge
 from turnout.exceptions import RouterError as RouterError
+from turnout.options import Health as Health
 from turnout.outcomes import Failure as Failure
 from turnout.outcomes import classify_exception as classify_exception
 from turnout.records import DeploymentStats as DeploymentStats
+from turnout.records import Event as Event
 from turnout.records import Explanation as Explanation
 from turnout.records import RouterMetrics as RouterMetrics
 from turnout.records import Verdict as Verdict
@@ -45,9 +48,12 @@ __all__ = [
     "Deployment",
     "DeploymentNotFound",
     "DeploymentStats",
+    "Event",
+    "EventKind",
     "Explanation",
     "Failure",
     "FailureKind",
+    "Health",
     "Lease",
     "ManualClock",
     "ModelNotFound",

@@ -1,13 +1,14 @@
 """The native module: everything that runs on the way to a pick."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, TypeAlias, final
 
 from typing_extensions import Self
 
 from turnout.enums import FailureKind, Strategy
-from turnout.records import DeploymentStats, Explanation, RouterMetrics
+from turnout.options import Health
+from turnout.records import DeploymentStats, Event, Explanation, RouterMetrics
 
 __all__ = [
     "Deployment",
@@ -80,6 +81,8 @@ class Deployment:
         max_parallel_requests: Most leases in flight at once, 1 to 4,294,967,295; None for no limit.
         tags: Labels that requests may ask for, none of them empty. The order is kept, repetitions are dropped.
         metadata: Anything the application wants to find again on the lease, such as a base URL. Copied (shallowly) and read-only.
+        domain: What one outage takes away together with it, such as a region: with :class:`turnout.Health`, errors of connection count
+            against all that share it.
 
     Raises:
         ConfigurationError: A value is out of range or empty.
@@ -104,6 +107,7 @@ class Deployment:
         max_parallel_requests: int | None = None,
         tags: Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        domain: str | None = None,
     ) -> Self: ...
     @property
     def deployment_id(self) -> str:
@@ -144,6 +148,10 @@ class Deployment:
     @property
     def metadata(self) -> MappingProxyType[str, Any]:
         """A read-only view of what the application attached."""
+
+    @property
+    def domain(self) -> str | None:
+        """What one outage takes away together with it; None for no such thing."""
 
     def replace(self, **changes: Any) -> Deployment:
         """Return a copy with some facts changed.
@@ -309,9 +317,11 @@ class Router:
         seed: Makes the random draws repeatable, 0 to 2**64 - 1. None seeds from the system, anew in every forked process.
         clock: A :class:`ManualClock`, or None for the system's monotonic clock, which starts at the wall clock's time: windows
             are the clock's minutes and a wall clock that is set back does not disturb them.
+        health: A :class:`turnout.Health`: other rules for cooldown and probation, instead of those of the four arguments above.
 
     Raises:
-        ConfigurationError: A value is out of range, a strategy unknown, or an id given twice.
+        ConfigurationError: A value is out of range, a strategy unknown, an id given twice, or ``health`` given together with one of
+            ``allowed_fails``, ``min_requests``, ``cooldown_time`` and ``success_threshold``.
         TypeError: A value is of the wrong type.
 
     Example:
@@ -334,6 +344,7 @@ class Router:
         success_threshold: int = 3,
         seed: int | None = None,
         clock: ManualClock | None = None,
+        health: Health | None = None,
     ) -> Self: ...
 
     # --- registry ---
@@ -608,6 +619,23 @@ class Router:
 
         Raises:
             DeploymentNotFound: There is none with this id.
+        """
+
+    # --- events ---
+    def subscribe(self, callback: Callable[[Event], object], /) -> Callable[[], None]:
+        """Call ``callback`` with an :class:`turnout.Event` whenever a deployment or a group changes its state.
+
+        It is called at the end of the call that caused the event, by the thread that made it or by another that is telling events just
+        then, and may use the router. What it raises goes to `sys.unraisablehook`. Keep it short: whoever caused the event waits.
+
+        Args:
+            callback: What to call.
+
+        Returns:
+            A function without arguments that ends the subscription.
+
+        Raises:
+            TypeError: ``callback`` is not callable.
         """
 
     # --- inspection ---

@@ -85,7 +85,7 @@ class NoAvailableDeployment(RouterError):
             and of spent minutes. None if there is no such time: a place in flight frees when its lease ends, and a health check
             reports when it does.
         reasons: How many deployments each gate stopped, by its name: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``,
-            ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``.
+            ``probation``, ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class NoAvailableDeployment(RouterError):
 
 
 class AllDeploymentsInCooldown(NoAvailableDeployment):
-    """Every deployment that the request could use is cooling down."""
+    """Every deployment that the request could use is cooling down, or on probation with its one place taken."""
 
 
 class RateLimitExceeded(NoAvailableDeployment):

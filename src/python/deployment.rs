@@ -26,9 +26,9 @@ impl PyDeployment {
     #[new]
     #[pyo3(
         signature = (deployment_id, model_name, *, model=None, weight=None, priority=None, rpm_limit=None, tpm_limit=None,
-                     max_parallel_requests=None, tags=None, metadata=None),
+                     max_parallel_requests=None, tags=None, metadata=None, domain=None),
         text_signature = "(deployment_id, model_name, *, model=None, weight=1, priority=0, rpm_limit=None, tpm_limit=None, \
-                          max_parallel_requests=None, tags=(), metadata=None)"
+                          max_parallel_requests=None, tags=(), metadata=None, domain=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
@@ -43,6 +43,7 @@ impl PyDeployment {
         max_parallel_requests: Option<&Bound<'_, PyAny>>,
         tags: Option<&Bound<'_, PyAny>>,
         metadata: Option<&Bound<'_, PyAny>>,
+        domain: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let id = text("deployment_id", deployment_id)?;
         let mut facts = Deployment::new(id, text("model_name", model_name)?)?;
@@ -64,6 +65,7 @@ impl PyDeployment {
         if let Some(tags) = tags {
             facts = facts.with_tags(texts::<Vec<String>>("tags", tags)?)?;
         }
+        facts = facts.with_domain(domain.filter(|domain| !domain.is_none()).map(|domain| text("domain", domain)).transpose()?)?;
         // An exact str, so that nothing of a subclass outlives this call.
         let id = PyString::new(py, id).unbind();
         Ok(Self { facts, id, metadata: optional(metadata, read_only)?.flatten() })
@@ -130,6 +132,12 @@ impl PyDeployment {
             Some(metadata) => metadata.bind(py).clone(),
             None => PyMappingProxy::new(py, PyDict::new(py).as_mapping()),
         }
+    }
+
+    /// What one outage takes away together with it; None for no such thing.
+    #[getter]
+    fn domain(&self) -> Option<&str> {
+        self.facts.domain()
     }
 
     /// Return a copy with some facts changed.
@@ -209,6 +217,9 @@ impl PyDeployment {
         }
         if let Some(metadata) = &self.metadata {
             keywords.set_item("metadata", py.get_type::<PyDict>().call1((metadata,))?)?;
+        }
+        if let Some(domain) = facts.domain() {
+            keywords.set_item("domain", domain)?;
         }
         Ok(keywords)
     }

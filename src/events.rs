@@ -1,0 +1,170 @@
+//! What happens to deployments and groups, for whoever wants to be told.
+//!
+//! An event is noted where it happens, under whatever locks are held there, and delivered when the call that caused it holds none any
+//! more: a callback may use the router. Without a subscriber nothing is noted.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::{Arc, PoisonError, Weak};
+
+use crate::clock::Nanos;
+use crate::registry::Common;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
+
+/// What has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// A deployment was taken out for a while, or for longer than it was already.
+    Cooldown,
+    /// A deployment is back in service.
+    Recovery,
+    /// So few of a group are in service that their health is ignored.
+    Panic,
+    /// Enough are again.
+    PanicOver,
+    /// A limit of a deployment was learnt.
+    LimitLearnt,
+}
+
+impl EventKind {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cooldown => "cooldown",
+            Self::Recovery => "recovery",
+            Self::Panic => "panic",
+            Self::PanicOver => "panic_over",
+            Self::LimitLearnt => "limit_learnt",
+        }
+    }
+}
+
+/// Something that has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What.
+    pub kind: EventKind,
+    /// To which deployment; None if to a group.
+    pub deployment_id: Option<Arc<str>>,
+    /// In which group.
+    pub model_name: Arc<str>,
+    /// When, in nanoseconds of the router's clock.
+    pub at: Nanos,
+    /// More about it, for people to read.
+    pub detail: String,
+}
+
+type Callback = Arc<dyn Fn(&Event) + Send + Sync>;
+
+/// A callback that is called from now on. It ends when it is told to, or with the router and the leases on its deployments.
+#[derive(Debug)]
+pub struct Subscription {
+    common: Weak<Common>,
+    number: u64,
+}
+
+impl Subscription {
+    pub(crate) fn new(common: &Arc<Common>, callback: Callback) -> Self {
+        Self { number: common.events.subscribe(callback), common: Arc::downgrade(common) }
+    }
+
+    /// Ends it, unless it has ended before.
+    pub fn end(&self) {
+        let callback = self.common.upgrade().and_then(|common| common.events.unsubscribe(self.number));
+        // No lock is held here: it may run anything when it is dropped.
+        drop(callback);
+    }
+}
+
+thread_local! {
+    /// Whether this thread delivers: what its callbacks cause is delivered after what they were called for.
+    static DELIVERS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Who wants to be told, and what they were not told yet.
+#[derive(Default)]
+pub(crate) struct Events {
+    has_subscribers: AtomicBool,
+    is_pending: AtomicBool,
+    subscribers: Mutex<Subscribers>,
+    queue: Mutex<Vec<Event>>,
+}
+
+#[derive(Default)]
+struct Subscribers {
+    callbacks: Vec<(u64, Callback)>,
+    last: u64,
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").field("subscribers", &self.subscribers().callbacks.len()).finish_non_exhaustive()
+    }
+}
+
+impl Events {
+    fn subscribers(&self) -> MutexGuard<'_, Subscribers> {
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `callback` from now on; returns the number to end that by.
+    fn subscribe(&self, callback: Callback) -> u64 {
+        let mut subscribers = self.subscribers();
+        subscribers.last += 1;
+        let number = subscribers.last;
+        subscribers.callbacks.push((number, callback));
+        self.has_subscribers.store(true, Ordering::Relaxed);
+        number
+    }
+
+    /// Ends a subscription; returns the callback, to be dropped where that is harmless.
+    fn unsubscribe(&self, number: u64) -> Option<Callback> {
+        let mut subscribers = self.subscribers();
+        let place = subscribers.callbacks.iter().position(|&(other, _)| other == number)?;
+        let (_, callback) = subscribers.callbacks.remove(place);
+        self.has_subscribers.store(!subscribers.callbacks.is_empty(), Ordering::Relaxed);
+        Some(callback)
+    }
+
+    /// Notes an event, if anybody wants to be told. Locks last of all.
+    pub(crate) fn note(&self, event: impl FnOnce() -> Event) {
+        if self.has_subscribers.load(Ordering::Relaxed) {
+            self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(event());
+            self.is_pending.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells what was noted. The caller holds no lock.
+    #[inline]
+    pub(crate) fn deliver(&self) {
+        if self.is_pending.load(Ordering::Relaxed) {
+            self.deliver_pending();
+        }
+    }
+
+    #[cold]
+    fn deliver_pending(&self) {
+        if DELIVERS.replace(true) {
+            return;
+        }
+        loop {
+            let events = {
+                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                self.is_pending.store(false, Ordering::Relaxed);
+                std::mem::take(&mut *queue)
+            };
+            if events.is_empty() {
+                break;
+            }
+            for event in &events {
+                let callbacks: Vec<_> = self.subscribers().callbacks.iter().map(|(_, callback)| Arc::clone(callback)).collect();
+                for callback in &callbacks {
+                    callback(event);
+                }
+            }
+        }
+        DELIVERS.set(false);
+    }
+}
