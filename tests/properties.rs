@@ -175,7 +175,7 @@ fn deployment(id: usize, model: usize, (rpm, tpm, parallel): (u8, u8, u8)) -> De
         .unwrap()
         .with_max_parallel_requests(limit(parallel).map(|limit| u32::try_from(limit).unwrap()))
         .unwrap()
-        .with_domain((id % 3 != 0).then_some(TAGS[id % 3]))
+        .with_domain([None, Some("east"), Some("west")][id % 3])
         .unwrap()
         .with_tags((0..TAGS.len()).filter(|tag| (id >> tag) & 1 == 0 || (limits_odd && *tag == 0)).map(|tag| TAGS[tag]))
         .unwrap()

@@ -81,8 +81,8 @@ class Deployment:
         max_parallel_requests: Most leases in flight at once, 1 to 4,294,967,295; None for no limit.
         tags: Labels that requests may ask for, none of them empty. The order is kept, repetitions are dropped.
         metadata: Anything the application wants to find again on the lease, such as a base URL. Copied (shallowly) and read-only.
-        domain: What one outage takes away together with it, such as a region: with :class:`turnout.Health`, errors of connection count
-            against all that share it.
+        domain: What one outage takes away together with it, such as a region: with :class:`turnout.Health`, errors of connection
+            count against all that share it.
 
     Raises:
         ConfigurationError: A value is out of range or empty.
@@ -625,8 +625,8 @@ class Router:
     def subscribe(self, callback: Callable[[Event], object], /) -> Callable[[], None]:
         """Call ``callback`` with an :class:`turnout.Event` whenever a deployment or a group changes its state.
 
-        It is called at the end of the call that caused the event, by the thread that made it or by another that is telling events just
-        then, and may use the router. What it raises goes to `sys.unraisablehook`. Keep it short: whoever caused the event waits.
+        It is called at the end of the call that caused the event, by the thread that made it or by another that is telling events
+        just then, and may use the router. What it raises goes to `sys.unraisablehook`. Keep it short: the call waits.
 
         Args:
             callback: What to call.

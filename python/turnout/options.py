@@ -37,8 +37,8 @@ def _count(name: str, value: object) -> None:
 class Health:
     """When a deployment is taken out, for how long, and how it comes back: ``Router(health=Health())``.
 
-    It replaces the rules of ``allowed_fails``, ``min_requests``, ``cooldown_time`` and ``success_threshold``, which a router without
-    it follows. ``docs/health.md`` tells the whole story.
+    It replaces the rules of ``allowed_fails``, ``min_requests``, ``cooldown_time`` and ``success_threshold``, which a router
+    without it follows. ``docs/health.md`` tells the whole story.
 
     Args:
         consecutive_failures: So many failures in a row start a cooldown, at least 1; None for no such rule.
@@ -48,20 +48,21 @@ class Health:
         cooldown_time: Seconds that the first cooldown lasts, unless the provider says how long it wants to be left alone.
         cooldown_growth: Each further cooldown is so many times as long as the one before, at least 1.
         max_cooldown: Seconds beyond which cooldowns do not grow.
-        cooldown_jitter: A cooldown lasts up to this share longer, by chance, 0 to 1, so that deployments which were taken out together do
-            not return at one instant. A provider's own time is taken exactly.
+        cooldown_jitter: A cooldown lasts up to this share longer, by chance, 0 to 1, so that deployments which were taken out
+            together do not return at one instant. A provider's own time is taken exactly.
         forget_after: For so many seconds without a cooldown, counted from the end of the last, the growth of one is forgotten.
         success_threshold: Successes that end the probation after a cooldown, at least 1.
-        slow_start: Seconds over which the share of a deployment that returns or joins grows from a tenth to the whole. 0 by default:
-            hosted APIs have no cold caches. For engines of your own, 30 is a start.
-        panic_threshold: If a smaller share of a group than this, 0 to 1, would be left by cooldowns, health checks and probation, these are
-            ignored, since too few would break under the load of all. 0 by default: never.
-        cool_last: Cool down the last deployment of a group that is in service, too. By default it stays: failures that may pass beat no
-            service at all. What it says itself (rate limit, credentials, not found) counts in any case, and so does ``cool_down``.
-        failure_penalty: For so many seconds a failure weighs like one more request in flight where strategies compare those, so that a
-            deployment which fails fast is never the least busy one. 0 for not at all.
-        outlier_factor: So many times the share of failures that the rest of its group has, at least 1, starts a cooldown, if it is a tenth
-            at least and both have ``min_volume``; None for no such rule.
+        slow_start: Seconds over which the share of a deployment that returns or joins grows from a tenth to the whole. 0 by
+            default: hosted APIs have no cold caches. For engines of your own, 30 is a start.
+        panic_threshold: If a smaller share of a group than this, 0 to 1, would be left by cooldowns, health checks and probation,
+            these are ignored, since too few would break under the load of all. 0 by default: never.
+        cool_last: Cool down the last deployment of a group that is in service, too. By default it stays: failures that may pass
+            beat no service at all. What it says itself (rate limit, credentials, not found) counts in any case, and so does
+            ``cool_down``.
+        failure_penalty: For so many seconds a failure weighs like one more request in flight where strategies compare those, so
+            that a deployment which fails fast is never the least busy one. 0 for not at all.
+        outlier_factor: So many times the share of failures that the rest of its group has, at least 1, starts a cooldown, if it
+            is a tenth at least and both have ``min_volume``; None for no such rule.
 
     Raises:
         ConfigurationError: A value is out of range.
