@@ -3,7 +3,6 @@
 //! An event is noted where it happens, under whatever locks are held there, and delivered when the call that caused it holds none any
 //! more: a callback may use the router. Without a subscriber nothing is noted.
 
-use std::cell::Cell;
 use std::fmt;
 use std::sync::{Arc, PoisonError, Weak};
 
@@ -78,16 +77,12 @@ impl Subscription {
     }
 }
 
-thread_local! {
-    /// Whether this thread delivers: what its callbacks cause is delivered after what they were called for.
-    static DELIVERS: Cell<bool> = const { Cell::new(false) };
-}
-
 /// Who wants to be told, and what they were not told yet.
 #[derive(Default)]
 pub(crate) struct Events {
     has_subscribers: AtomicBool,
     is_pending: AtomicBool,
+    is_telling: AtomicBool,
     subscribers: Mutex<Subscribers>,
     queue: Mutex<Vec<Event>>,
 }
@@ -132,11 +127,11 @@ impl Events {
     pub(crate) fn note(&self, event: impl FnOnce() -> Event) {
         if self.has_subscribers.load(Ordering::Relaxed) {
             self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(event());
-            self.is_pending.store(true, Ordering::Relaxed);
+            self.is_pending.store(true, Ordering::SeqCst);
         }
     }
 
-    /// Tells what was noted. The caller holds no lock.
+    /// Tells what was noted, unless somebody else is telling: they then tell this too. The caller holds no lock.
     #[inline]
     pub(crate) fn deliver(&self) {
         if self.is_pending.load(Ordering::Relaxed) {
@@ -146,25 +141,87 @@ impl Events {
 
     #[cold]
     fn deliver_pending(&self) {
-        if DELIVERS.replace(true) {
-            return;
-        }
-        loop {
-            let events = {
-                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-                self.is_pending.store(false, Ordering::Relaxed);
-                std::mem::take(&mut *queue)
-            };
-            if events.is_empty() {
-                break;
-            }
-            for event in &events {
+        // Sequentially consistent: whoever leaves an event to one that tells has said before that there is one, and that one asks again
+        // after it has said that it tells no more.
+        while self.is_pending.load(Ordering::SeqCst) && !self.is_telling.swap(true, Ordering::SeqCst) {
+            let telling = Telling(self);
+            for event in self.take() {
                 let callbacks: Vec<_> = self.subscribers().callbacks.iter().map(|(_, callback)| Arc::clone(callback)).collect();
-                for callback in &callbacks {
-                    callback(event);
+                for callback in callbacks {
+                    callback(&event);
                 }
             }
+            drop(telling);
         }
-        DELIVERS.set(false);
+    }
+
+    fn take(&self) -> Vec<Event> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_pending.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *queue)
+    }
+}
+
+/// Says in the end, whatever a callback does, that nobody tells any more.
+struct Telling<'a>(&'a Events);
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.0.is_telling.store(false, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(detail: &str) -> Event {
+        Event { kind: EventKind::Panic, deployment_id: None, model_name: "m".into(), at: 0, detail: detail.to_owned() }
+    }
+
+    #[test]
+    fn what_a_callback_causes_comes_after_what_it_was_called_for() {
+        let (events, told) = (Arc::new(Events::default()), Arc::new(Mutex::new(Vec::new())));
+        for name in ["a", "b"] {
+            let (weak, told) = (Arc::downgrade(&events), Arc::clone(&told));
+            events.subscribe(Arc::new(move |event| {
+                told.lock().unwrap().push(format!("{name} {}", event.detail));
+                let events = weak.upgrade().unwrap();
+                if event.detail == "1" {
+                    events.note(|| self::event("2"));
+                    events.deliver();
+                }
+            }));
+        }
+        events.note(|| event("1"));
+        events.deliver();
+        assert_eq!(*told.lock().unwrap(), ["a 1", "b 1", "a 2", "b 2", "a 2", "b 2"]);
+    }
+
+    #[test]
+    fn without_a_subscriber_nothing_is_noted() {
+        let events = Events::default();
+        events.note(|| event("1"));
+        let number = events.subscribe(Arc::new(|_| ()));
+        events.note(|| event("2"));
+        assert_eq!(events.take().len(), 1);
+        assert!(events.unsubscribe(number).is_some() && events.unsubscribe(number).is_none());
+        events.note(|| event("3"));
+        assert!(events.take().is_empty());
+    }
+
+    #[test]
+    fn a_callback_that_panics_does_not_silence_the_others_for_ever() {
+        let (events, told) = (Events::default(), Arc::new(Mutex::new(Vec::new())));
+        let log = Arc::clone(&told);
+        events.subscribe(Arc::new(move |event| {
+            assert_ne!(event.detail, "1");
+            log.lock().unwrap().push(event.detail.clone());
+        }));
+        events.note(|| event("1"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| events.deliver())).is_err());
+        events.note(|| event("2"));
+        events.deliver();
+        assert_eq!(*told.lock().unwrap(), ["2"]);
     }
 }

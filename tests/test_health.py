@@ -284,6 +284,9 @@ def test_the_probe_outlives_changes_of_the_registry() -> None:
     # A place taken before another cooldown still is the one place after it.
     probe = router.acquire("m", exclude={"d1"})
     router.cool_down("d0", 3.0)
+    with pytest.raises(AllDeploymentsInCooldown) as caught:
+        router.select("m", exclude={"d1"})
+    assert caught.value.retry_after is None, "a probe ends when its lease does"
     clock.advance(3.0)
     assert verdict(router, "d0") == "probation"
     probe.success()

@@ -177,6 +177,23 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_make_no_sense_are_refused() {
+        let usual = BreakerRules::default();
+        assert_eq!(usual.check(), Ok(()));
+        for wrong in [
+            BreakerRules { success_threshold: 0, ..usual },
+            BreakerRules { window: 0, ..usual },
+            BreakerRules { cooldown_growth: f64::INFINITY, ..usual },
+            BreakerRules { failure_rate: Some(1.1), ..usual },
+            BreakerRules { cooldown_jitter: f64::NAN, ..usual },
+            BreakerRules { panic_threshold: -0.1, ..usual },
+            BreakerRules { outlier_factor: Some(0.5), ..usual },
+        ] {
+            assert!(wrong.check().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn panic_is_fewer_than_the_share() {
         assert!(!BreakerRules::panics(0.0, 8, 8));
         assert!(!BreakerRules::panics(0.5, 4, 8));
