@@ -208,8 +208,16 @@ def test_what_was_in_flight_when_it_broke_is_one_reason_and_not_many() -> None:
     for lease in leases[10:]:
         lease.failure("timeout")
     assert (router.stats("d0").status, router.stats("d0").trips) == (Status.DEGRADED, 1)
-    late = leases[0]
-    assert not late.success()
+    # Nor does what comes in when the probation is over.
+    late = router.acquire("m", exclude={"d1"})
+    clock.advance(1.0)
+    router.cool_down("d0", 1.0)
+    clock.advance(1.0)
+    succeed(router, "d0", 2)
+    for lease in [late, *leases]:
+        lease.failure("timeout")
+    stats = router.stats("d0")
+    assert (stats.status, stats.consecutive_failures, stats.total_failures) == (Status.AVAILABLE, 0, 21)
 
 
 # --- probation ---

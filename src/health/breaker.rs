@@ -75,6 +75,8 @@ pub(crate) struct Breaker {
     trips: AtomicU32,
     /// The end of the last of them.
     last_trip: AtomicU64,
+    /// The end of the last cooldown of any kind that probation was passed after.
+    passed: AtomicU64,
     /// A [`Cause`] by its code.
     cause: AtomicU8,
     /// Whether a lease has the place of the probation.
@@ -108,10 +110,16 @@ impl Breaker {
         for count in [&self.consecutive_failures, &self.trips] {
             count.store(0, Ordering::Relaxed);
         }
-        self.last_trip.store(0, Ordering::Relaxed);
+        for time in [&self.last_trip, &self.passed, &self.slow_since] {
+            time.store(0, Ordering::Relaxed);
+        }
         self.cause.store(0, Ordering::Relaxed);
         self.is_probed.store(false, Ordering::Relaxed);
-        self.slow_since.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether what was sent at a time says something of now. `until` is when the last cooldown ends or ended, 0 after probation.
+    fn is_news(&self, sent_at: Nanos, until: Nanos) -> bool {
+        sent_at >= until.max(self.passed.load(Ordering::Relaxed))
     }
 
     /// The cooldowns that are not forgotten yet.
@@ -141,15 +149,16 @@ impl Judge<'_> {
     /// Takes in a success of a request that was sent at some time.
     pub(crate) fn success(&self, state: &State, held: &Held<'_>, pool: &Pool, sent_at: Nanos) {
         let until = state.health.cooldown_until();
-        if sent_at < until {
+        let breaker = &state.annex().breaker;
+        if !breaker.is_news(sent_at, until) {
             return;
         }
-        let breaker = &state.annex().breaker;
         breaker.window.add(self.rules.bucket(), self.now, false);
         pool.add(self.rules, self.now, false);
         breaker.consecutive_failures.store(0, Ordering::Relaxed);
         if state.health.count_success(held) >= self.rules.success_threshold && until != 0 {
             state.health.restore(held);
+            breaker.passed.store(until, Ordering::Relaxed);
             self.start_slowly(state, held);
         }
         self.tidy(state, held);
@@ -160,7 +169,7 @@ impl Judge<'_> {
         let until = state.health.cooldown_until();
         let breaker = &state.annex().breaker;
         let cause = Cause::Failure(failure.kind);
-        if failure.sent_at < until {
+        if !breaker.is_news(failure.sent_at, until) {
             if let Some(wait) = failure.retry_after.filter(|_| failure.kind.is_refusal()) {
                 self.cool_down(state, held, peers.pool, wait, cause);
             }
@@ -196,8 +205,11 @@ impl Judge<'_> {
     /// Takes a deployment out for as long as somebody says, who may say it for reasons of their own: nothing grows by that.
     pub(crate) fn cool_down(&self, state: &State, held: &Held<'_>, pool: &Pool, length: Nanos, cause: Cause) {
         let breaker = &state.annex().breaker;
+        let until = state.health.cooldown_until();
         state.health.cool_down(held, self.now, length);
-        breaker.cause.store(cause.code(), Ordering::Relaxed);
+        if state.health.cooldown_until() > until {
+            breaker.cause.store(cause.code(), Ordering::Relaxed);
+        }
         // The deployment that comes back is another.
         pool.forget(self.rules, &breaker.window);
         breaker.window.clear();
