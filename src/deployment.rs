@@ -21,6 +21,7 @@ pub struct Deployment {
     tags: Arc<[Arc<str>]>,
     limits: Arc<[Limit]>,
     quotas: Arc<[Quota]>,
+    domain: Option<Arc<str>>,
 }
 
 impl Deployment {
@@ -43,6 +44,7 @@ impl Deployment {
             max_parallel_requests: None,
             rpm_limit: None,
             tpm_limit: None,
+            domain: None,
         })
     }
 
@@ -124,6 +126,14 @@ impl Deployment {
         Ok(Self { tags: kept.into(), ..self })
     }
 
+    /// With a failure domain: what one outage takes away together.
+    ///
+    /// # Errors
+    /// If it is empty.
+    pub fn with_domain(self, domain: Option<&str>) -> Result<Self, Error> {
+        Ok(Self { domain: domain.map(|domain| not_empty("domain", domain)).transpose()?, ..self })
+    }
+
     /// Its unique id.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -172,6 +182,16 @@ impl Deployment {
     pub(crate) fn is_limited(&self) -> bool {
         let counts = self.rpm_limit.is_some() || self.tpm_limit.is_some() || self.max_parallel_requests.is_some();
         counts || !self.limits.is_empty() || !self.quotas.is_empty()
+    }
+
+    /// Its failure domain.
+    #[must_use]
+    pub fn domain(&self) -> Option<&str> {
+        self.domain.as_deref()
+    }
+
+    pub(crate) fn shared_domain(&self) -> Option<&Arc<str>> {
+        self.domain.as_ref()
     }
 
     /// Relative share.

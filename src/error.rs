@@ -104,10 +104,10 @@ impl Reasons {
         self.iter().any(|(gate, _)| !RULED_OUT.contains(&gate))
     }
 
-    /// Whether cooldowns stopped all that the request could use.
+    /// Whether cooldowns, and probation after them, stopped all that the request could use.
     #[must_use]
     pub fn all_cooling_down(&self) -> bool {
-        self.only(&["cooling_down"])
+        self.only(&["cooling_down", "probation"])
     }
 
     /// Whether limits on requests and tokens stopped all that the request could use.

@@ -22,6 +22,8 @@ pub struct Explanation<T> {
     pub retry_after: Option<f64>,
     /// One a deployment, in registration order.
     pub verdicts: Vec<(Arc<Entry<T>>, Verdict)>,
+    /// Whether so few of the group are in service that their health is ignored.
+    pub panic: bool,
 }
 
 /// What a pick makes of one deployment.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, Now};
 use crate::error::Error;
-use crate::index::{self, Index, Members};
+use crate::health::BreakerRules;
+use crate::index::{self, Fitness, Index, Members};
 use crate::limits::Quotas;
-use crate::registry::{Attachment, Entry, Removed, too_many};
+use crate::registry::{Attachment, Common, Entry, Removed, too_many};
 use crate::state::{State, StateTable};
 use crate::strategy::{Position, Strategy};
 
@@ -136,6 +137,13 @@ impl<T: Attachment> Group<T> {
         index::members(&self.places.members)
     }
 
+    /// Whether so few members are in service that their health is ignored.
+    pub(crate) fn panics(&self, common: &Common<T>, now: &Now<'_>) -> bool {
+        let threshold = common.breaker.map_or(0.0, |rules| rules.panic_threshold);
+        let stopped = || self.members().filter(|(_, entry)| Fitness::of(&entry.slot, now).is_stopped(now.get())).count();
+        threshold > 0.0 && BreakerRules::panics(threshold, stopped(), self.len)
+    }
+
     /// Gives an entry the place it was made for.
     pub(crate) fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) {
         if let Some(old) = self.places.members.get(entry.home.position() as usize).and_then(Option::as_ref) {
@@ -151,12 +159,13 @@ impl<T: Attachment> Group<T> {
         let position = entry.home.position();
         self.quotas.leave(entry.metering.as_deref());
         self.len -= usize::from(!self.places.take(position, removed));
+        let now = Now::new(&entry.common.clock);
         let mut forest = self.index.lock();
-        forest.clear(position);
+        forest.clear(position, entry, &now);
         // Empty places cost a walk something, so they may not outnumber the members.
         if self.places.len() > 2 * self.len + 16 {
             self.places.close_up();
-            forest.rebuild(&self.places.members, &Now::new(&entry.common.clock));
+            forest.rebuild(&self.places.members, &now);
         }
     }
 

@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::clock::{MINUTE, Nanos, Now, seconds};
+use crate::events::{Event, EventKind};
 use crate::index;
 use crate::lease::Receipt;
 use crate::limits::{Demand, Metering, Unit};
 use crate::registry::Entry;
 use crate::state::{Held, mark};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::wait;
 
 /// What a router learns from providers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub(crate) fn observe<T>(
     }
     index::renew(entry, &Now::at(&entry.common.clock, now));
     // A newer answer may leave more than an older one.
-    wait::freed(entry);
+    entry.through();
 }
 
 /// Takes in that a provider refused a request for its rate, sent at a time if by a lease. Returns whether that is about a quota: it is
@@ -106,6 +106,7 @@ pub(crate) fn refused<T>(entry: &Entry<T>, held: &Held<'_>, sent_at: Option<Nano
     if let Some((_, ledger)) = entry.metering.as_ref().and_then(|metering| metering.nearest_quota(None, now)) {
         let _held = ledger.hold();
         ledger.observed().pause(now, pause);
+        tell(entry, now, || format!("refused under the quota {:?}, paused for {:.3} s", ledger.quota().id(), seconds(pause)));
         return true;
     }
     let state = &*entry.slot;
@@ -116,8 +117,19 @@ pub(crate) fn refused<T>(entry: &Entry<T>, held: &Held<'_>, sent_at: Option<Nano
         && state.annex().cap.refused(sent_at, state.in_flight().saturating_add(1), now)
     {
         state.mark(held, mark::CAPPED, true);
+        tell(entry, now, || format!("refused, at most {} in flight from now on", state.annex().cap.most()));
     }
     false
+}
+
+fn tell<T>(entry: &Entry<T>, now: Nanos, detail: impl FnOnce() -> String) {
+    entry.common.events.note(|| Event {
+        kind: EventKind::LimitLearnt,
+        deployment_id: Some(Arc::clone(entry.deployment().shared_id())),
+        model_name: Arc::clone(entry.deployment().shared_model_name()),
+        at: now,
+        detail: detail(),
+    });
 }
 
 /// What a provider said last. Read without a lock, written under its owner's.

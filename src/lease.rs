@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use crate::clock::{Nanos, Now};
 use crate::deployment::Deployment;
-use crate::health::FailureKind;
+use crate::health::{Failure, FailureKind};
 use crate::index;
 use crate::learn::{self, Observed, Reserved};
 use crate::limits::{Charges, Demand, Minute};
+use crate::outcome::Success;
 use crate::registry::Entry;
-use crate::select::{Refusal, Request, gate};
+use crate::select::{Refusal, Request, Waived, gate};
 use crate::state::{Held, State, mark};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::wait;
 
 /// One place in flight on a deployment, counted in its minute together with its estimated tokens.
 ///
@@ -26,6 +26,8 @@ pub struct Lease<T> {
     minute: Minute,
     acquired_at: Nanos,
     ended: AtomicBool,
+    /// Whether it has the one place of a deployment on probation.
+    probes: bool,
     /// What it was charged beside its minute; None for most.
     receipt: Option<Box<Receipt>>,
 }
@@ -42,15 +44,22 @@ pub(crate) struct Receipt {
 impl Receipt {
     /// Charges a request if every gate lets it pass.
     #[cold]
-    fn take<T>(entry: &Entry<T>, state: &State, held: &Held<'_>, request: &Request, now: &Now<'_>) -> Result<Box<Self>, Refusal> {
+    fn take<T>(
+        entry: &Entry<T>,
+        state: &State,
+        held: &Held<'_>,
+        request: &Request,
+        waived: Waived,
+        now: &Now<'_>,
+    ) -> Result<Box<Self>, Refusal> {
         let demand = Demand::from(request);
         let charges = if let Some(metering) = &entry.metering {
             metering.with_locks(|locked| {
-                gate(entry, state, request, now)?;
+                gate(entry, state, request, waived, now)?;
                 Ok(locked.charge(demand, now.get()))
             })?
         } else {
-            gate(entry, state, request, now)?;
+            gate(entry, state, request, waived, now)?;
             Charges::default()
         };
         let mut reserved = None;
@@ -79,18 +88,27 @@ impl<T> Lease<T> {
     ///
     /// The caller renews the deployment's leaf in the index.
     #[inline]
-    pub(crate) fn reserve(entry: &Arc<Entry<T>>, state: &State, request: &Request, now: &Now<'_>) -> Result<Self, Refusal> {
+    pub(crate) fn reserve(
+        entry: &Arc<Entry<T>>,
+        state: &State,
+        request: &Request,
+        waived: Waived,
+        now: &Now<'_>,
+    ) -> Result<Self, Refusal> {
         // Taking the lock waits for what was read before and holds up what is read after. Among very many deployments neither the limits
         // nor the counters are in the cache, and so both are fetched at once.
         black_box(entry.deployment().tpm_limit());
         let held = state.hold();
         let receipt = if state.marks() & (mark::METERED | mark::OBSERVED) == 0 {
-            gate(entry, state, request, now)?;
+            gate(entry, state, request, waived, now)?;
             None
         } else {
-            Some(Receipt::take(entry, state, &held, request, now)?)
+            Some(Receipt::take(entry, state, &held, request, waived, now)?)
         };
         let minute = state.reserve(&held, now.get(), request.tokens);
+        let cooldown_until = state.health.cooldown_until();
+        let is_on_probation = cooldown_until != 0 && entry.common.breaker.is_some() && cooldown_until <= now.get();
+        let probes = is_on_probation && state.take_probe(&held);
         drop(held);
         Ok(Self {
             entry: Arc::clone(entry),
@@ -98,6 +116,7 @@ impl<T> Lease<T> {
             minute,
             acquired_at: now.get(),
             ended: AtomicBool::new(false),
+            probes,
             receipt,
         })
     }
@@ -136,45 +155,33 @@ impl<T> Lease<T> {
     /// average (None takes the time since acquire). `split` says how many tokens were the prompt's and the answer's. Returns whether this
     /// call ended it.
     pub fn success(&self, tokens: Option<u64>, split: Option<(u64, u64)>, latency_us: Option<u64>) -> bool {
-        let common = &self.entry.common;
-        let now = common.clock.now();
-        let Some(held) = self.end() else { return false };
+        let now = self.entry.common.clock.now();
         let given = tokens.or_else(|| split.map(|(input, output)| input.saturating_add(output)));
         let settled = given.unwrap_or(self.tokens);
         let latency_us = latency_us.unwrap_or(now.saturating_sub(self.acquired_at) / 1000);
-        let state = &*self.entry.slot;
-        state.window.settle(&held, self.minute, self.tokens, settled);
-        if let Some(receipt) = &self.receipt {
-            self.settle(receipt, &held, Some(receipt.demand.settled(tokens, split)), now);
-        }
-        if state.marks() & mark::CAPPED != 0 {
-            // It has left already, and counts here.
-            state.annex().cap.served(state.in_flight().saturating_add(1));
-        }
-        state.success(&held, &common.rules, now, self.minute, settled, Some(latency_us));
-        drop(held);
-        index::renew(&self.entry, &Now::at(&common.clock, now));
-        wait::freed(&self.entry);
-        true
+        let success = Success { tokens: settled, latency_us: Some(latency_us), sent_at: self.acquired_at };
+        self.entry.succeed(now, &success, |state| {
+            let held = self.end()?;
+            state.window.settle(&held, self.minute, self.tokens, settled);
+            if let Some(receipt) = &self.receipt {
+                self.settle(receipt, &held, Some(receipt.demand.settled(tokens, split)), now);
+            }
+            if state.marks() & mark::CAPPED != 0 {
+                // It has left already, and counts here.
+                state.annex().cap.served(state.in_flight().saturating_add(1));
+            }
+            Some((held, self.minute))
+        })
     }
 
     /// Ends it with a failure. What it reserved stays in the window, since the provider may have counted it. Returns whether this call
     /// ended it.
     pub fn failure(&self, kind: FailureKind, retry_after: Option<Nanos>) -> bool {
-        let common = &self.entry.common;
-        let now = common.clock.now();
-        let Some(held) = self.end() else { return false };
-        let state = &*self.entry.slot;
-        let pause = retry_after.unwrap_or(common.rules.cooldown_time);
-        if kind == FailureKind::RateLimit && learn::refused(&self.entry, &held, Some(self.acquired_at), pause, now) {
-            state.failed_elsewhere(&held);
-        } else {
-            state.failure(&held, &common.rules, now, self.minute, kind, retry_after);
+        if self.has_ended() {
+            return false;
         }
-        drop(held);
-        index::renew(&self.entry, &Now::at(&common.clock, now));
-        wait::freed(&self.entry);
-        true
+        let failure = Failure { kind, retry_after, sent_at: self.acquired_at, has_lease: true };
+        self.entry.fail(self.entry.common.clock.now(), &failure, |_| Some((self.end()?, self.minute)))
     }
 
     /// Ends it without an outcome. `unused` gives back what it reserved in the window too. Returns whether this call ended it.
@@ -188,7 +195,7 @@ impl<T> Lease<T> {
         }
         drop(held);
         index::renew(&self.entry, &Now::new(&self.entry.common.clock));
-        wait::freed(&self.entry);
+        self.entry.through();
         true
     }
 
@@ -233,6 +240,9 @@ impl<T> Lease<T> {
         }
         self.ended.store(true, Ordering::Relaxed);
         state.leave(&held);
+        if self.probes {
+            state.free_probe(&held);
+        }
         Some(held)
     }
 }

@@ -11,14 +11,16 @@ use std::sync::{Arc, PoisonError, Weak};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::clock::{Clock, Nanos};
+use crate::clock::{Clock, Nanos, Now};
 use crate::deployment::{Deployment, not_empty};
 use crate::error::{Error, UnknownDeployment, UnknownModel};
+use crate::events::Events;
 use crate::group::{Group, Places};
-use crate::health::HealthRules;
+use crate::health::{BreakerRules, Domain, HealthRules};
 use crate::index::{Home, Index, NOWHERE};
 use crate::learn::Learning;
 use crate::limits::{Ledger, Meter, Metering, Quota};
+use crate::rng::Rng;
 use crate::select::Refusal;
 use crate::state::{Slot, StateTable, Stats, mark};
 use crate::strategy::{Position, Strategy};
@@ -62,6 +64,8 @@ pub struct Entry<T> {
     order: u64,
     /// Who has its counters now; shared by all that had them.
     heir: Heir<T>,
+    /// Its failure domain, where the rules look at it.
+    pub(crate) domain: Option<Arc<Domain<T>>>,
 }
 
 /// The entry that has a deployment's counters.
@@ -83,7 +87,7 @@ impl<T> Entry<T> {
 
     /// Its state now.
     pub(crate) fn stats(&self, now: Nanos) -> Stats {
-        self.slot.stats(&self.deployment, self.metering.as_deref(), now)
+        self.slot.stats(&self.deployment, self.metering.as_deref(), self.common.breaker.as_ref(), now)
     }
 
     /// What stopped it, in words.
@@ -136,6 +140,11 @@ impl<T> Entry<T> {
 pub(crate) struct Common<T> {
     pub(crate) clock: Clock,
     pub(crate) rules: HealthRules,
+    /// Followed instead of `rules`, if there are any.
+    pub(crate) breaker: Option<BreakerRules>,
+    /// What cooldowns are lengthened by; apart from the draws of picks, which so do not depend on cooldowns.
+    pub(crate) jitter: Rng,
+    pub(crate) events: Arc<Events>,
     pub(crate) learning: Learning,
     pub(crate) queue: Queue<T>,
 }
@@ -175,6 +184,8 @@ pub(crate) struct Registry<T: Attachment> {
     deployments: Map<Arc<Entry<T>>>,
     groups: Map<Group<T>>,
     aliases: Map<Arc<str>>,
+    /// Failure domains, for as long as a deployment is in one.
+    domains: Mutex<FxHashMap<Arc<str>, Weak<Domain<T>>>>,
     /// Held for the length of a change.
     changing: Mutex<Changes>,
     pub(crate) table: Arc<StateTable>,
@@ -244,6 +255,7 @@ impl<T: Attachment> Registry<T> {
             deployments: Map::default(),
             groups: sync::busy_map(),
             aliases: Map::default(),
+            domains: Mutex::default(),
             changing: Mutex::default(),
             table: StateTable::new(),
             common,
@@ -316,11 +328,14 @@ impl<T: Attachment> Registry<T> {
         // Changes come one at a time, so what this finds still holds when the entry gets its place.
         let (index, next) = match self.groups.get(&model_name) {
             Some(group) => (Arc::clone(&group.index), group.next_position()?),
-            None => (Arc::new(Index::new(self.strategy_of(&model_name))), 0),
+            None => (self.index(&model_name), 0),
         };
         let (position, order) = stays.as_ref().map_or_else(|| (next, changes.next()), |old| (old.home.position(), old.order));
         let metering = changes.metering(&deployment, old.as_deref(), &self.common.clock);
         let entry = self.entry(deployment, (slot, heir, metering), &index, position, order, attachment);
+        if stays.is_none() && next > 0 {
+            entry.start_slowly();
+        }
 
         let mut removed = Removed::default();
         if let Some(old) = &old {
@@ -334,6 +349,17 @@ impl<T: Attachment> Registry<T> {
         removed.entries.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
         removed.entries.extend(old.into_iter().chain(stays));
         Ok(removed)
+    }
+
+    /// The model names whose groups panic, sorted.
+    pub(crate) fn panicking(&self) -> Vec<Arc<str>> {
+        let now = Now::new(&self.common.clock);
+        let changes = self.change();
+        let panicking = self.groups.iter().filter(|group| group.panics(&self.common, &now)).map(|group| Arc::clone(group.key()));
+        let mut names: Vec<_> = panicking.collect();
+        drop(changes);
+        names.sort_unstable();
+        names
     }
 
     /// Takes a deployment out.
@@ -366,18 +392,28 @@ impl<T: Attachment> Registry<T> {
             deployments.iter().map(|(deployment, _)| self.deployments.get(deployment.id()).map(|old| Arc::clone(&old))).collect();
         let slots = old.iter().map(|old| self.slot(old.as_deref())).collect::<Result<Vec<_>, _>>()?;
 
+        let stays = |deployment: &Deployment, old: &Option<Arc<Entry<T>>>| {
+            old.as_ref().is_some_and(|old| old.deployment.model_name() == deployment.model_name())
+        };
+        let pairs = deployments.iter().map(|(deployment, _)| deployment).zip(&old);
+        let staying: FxHashSet<_> =
+            pairs.filter(|(new, old)| stays(new, old)).map(|(new, _)| Arc::clone(new.shared_model_name())).collect();
         let mut groups: FxHashMap<Arc<str>, (Arc<Index>, Places<T>)> = FxHashMap::default();
         let mut removed = Removed::default();
         for (((deployment, attachment), (slot, heir)), old) in deployments.into_iter().zip(slots).zip(old) {
             let model_name = deployment.shared_model_name();
             if !groups.contains_key(model_name) {
                 let index = self.groups.get(model_name).map(|group| Arc::clone(&group.index));
-                let index = index.unwrap_or_else(|| Arc::new(Index::new(self.strategy_of(model_name))));
+                let index = index.unwrap_or_else(|| self.index(model_name));
                 groups.insert(Arc::clone(model_name), (index, Places::new()));
             }
             if let Some((index, places)) = groups.get_mut(model_name) {
+                let joins = !stays(&deployment, &old) && staying.contains(model_name);
                 let metering = changes.metering(&deployment, old.as_deref(), &self.common.clock);
                 let entry = self.entry(deployment, (slot, heir, metering), index, NOWHERE, changes.next(), attachment);
+                if joins {
+                    entry.start_slowly();
+                }
                 places.push(&entry);
                 if let Some(old) = old {
                     old.leave(Some(&entry));
@@ -431,7 +467,8 @@ impl<T: Attachment> Registry<T> {
         attachment: T,
     ) -> Arc<Entry<T>> {
         slot.mark(&slot.hold(), mark::METERED, metering.is_some());
-        Arc::new(Entry {
+        let domain = self.domain(&deployment);
+        let entry = Arc::new(Entry {
             slot,
             home: Home::new(index, position),
             attachment,
@@ -441,7 +478,30 @@ impl<T: Attachment> Registry<T> {
             deployment,
             order,
             heir,
-        })
+            domain,
+        });
+        if let Some(domain) = &entry.domain {
+            domain.enter(&entry);
+        }
+        entry
+    }
+
+    fn index(&self, model_name: &str) -> Arc<Index> {
+        let panic_threshold = self.common.breaker.map_or(0.0, |rules| rules.panic_threshold);
+        Arc::new(Index::new(self.strategy_of(model_name), panic_threshold))
+    }
+
+    /// The failure domain of a deployment, where the rules look at it.
+    fn domain(&self, deployment: &Deployment) -> Option<Arc<Domain<T>>> {
+        let name = deployment.shared_domain().filter(|_| self.common.breaker.is_some())?;
+        let mut domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = domains.get(name).and_then(Weak::upgrade);
+        Some(known.unwrap_or_else(|| {
+            domains.retain(|_, domain| domain.strong_count() > 0);
+            let domain = Arc::new(Domain::new());
+            domains.insert(Arc::clone(name), Arc::downgrade(&domain));
+            domain
+        }))
     }
 
     fn strategy_of(&self, model_name: &str) -> Strategy {

@@ -10,19 +10,21 @@ use crate::clock::{Clock, Nanos, Now};
 use crate::context::{RoutingContext, Usage};
 use crate::deployment::Deployment;
 use crate::error::Error;
+use crate::events::{Event, Subscription};
 use crate::explain::{Explanation, Notes};
 use crate::group::Group;
-use crate::health::{FailureKind, HealthRules};
-use crate::index::{self, Filter};
+use crate::health::{BreakerRules, Failure, FailureKind, HealthRules};
+use crate::index::Filter;
 use crate::learn::{self, Learning, Observed};
 use crate::lease::Lease;
 use crate::limits::{Demand, Minute, Unit};
+use crate::outcome::Success;
 use crate::registry::{Attachment, Common, Entry, Registry, Removed};
 use crate::rng::Rng;
-use crate::select::{Live, Request, Unobserved, Walk};
+use crate::select::{Live, Request, Unobserved, Waived, Walk};
 use crate::state::{Held, Metrics, Stats};
 use crate::strategy::Strategy;
-use crate::wait::{self, Patience, Queue, Turn, Waiting};
+use crate::wait::{Patience, Queue, Turn, Waiting};
 
 /// How a router is set up.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +35,8 @@ pub struct Settings {
     pub strategies: FxHashMap<Arc<str>, Strategy>,
     /// When deployments cool down and come back.
     pub health: HealthRules,
+    /// The rules to follow instead of `health`, if any.
+    pub breaker: Option<BreakerRules>,
     /// What is learnt from providers.
     pub learning: Learning,
     /// How many may wait for capacity.
@@ -42,6 +46,9 @@ pub struct Settings {
     /// Where the time comes from.
     pub clock: Clock,
 }
+
+/// Tells the draws of cooldowns from those of picks.
+const JITTER: u64 = 0x6a69_7474_6572;
 
 /// Picks one deployment of a model for every request. `T` is what the application attaches to each deployment.
 #[derive(Debug)]
@@ -54,14 +61,18 @@ impl<T: Attachment> Router<T> {
     /// A router without deployments.
     ///
     /// # Errors
-    /// If the success threshold is 0.
+    /// If a number of the rules makes no sense.
     pub fn new(settings: Settings) -> Result<Self, Error> {
         if settings.health.success_threshold == 0 {
             return Err(Error::Configuration("success_threshold must be at least 1, not 0".to_owned()));
         }
+        settings.breaker.as_ref().map_or(Ok(()), BreakerRules::check)?;
         let common = Common {
             clock: settings.clock,
             rules: settings.health,
+            breaker: settings.breaker,
+            jitter: Rng::new(settings.seed.map(|seed| seed ^ JITTER)),
+            events: Arc::default(),
             learning: settings.learning,
             queue: Queue::new(settings.waiting),
         };
@@ -76,7 +87,9 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If its model name is an alias.
     pub fn add(&self, deployment: Deployment, attachment: T) -> Result<Removed<T>, Error> {
-        self.registry.add(deployment, attachment).inspect(|_| self.tell_waiters())
+        let removed = self.registry.add(deployment, attachment);
+        self.changed();
+        removed
     }
 
     /// Takes a deployment out. Its leases stay valid and harmless.
@@ -84,7 +97,9 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is none with this id.
     pub fn remove(&self, id: &str) -> Result<Removed<T>, Error> {
-        self.registry.remove(id).inspect(|_| self.tell_waiters())
+        let removed = self.registry.remove(id);
+        self.changed();
+        removed
     }
 
     /// Replaces all deployments; ids that stay keep their state.
@@ -92,11 +107,14 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If an id is given twice or a model name is an alias; nothing is changed then.
     pub fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
-        self.registry.replace_all(deployments).inspect(|_| self.tell_waiters())
+        let removed = self.registry.replace_all(deployments);
+        self.changed();
+        removed
     }
 
-    /// Tells those who wait that there are other deployments.
-    fn tell_waiters(&self) {
+    /// Tells of what a change of the deployments has caused, and those who wait that there are others.
+    fn changed(&self) {
+        self.deliver();
         let queue = &self.registry.common().queue;
         if queue.is_waited_in() {
             queue.wake_all();
@@ -204,8 +222,8 @@ impl<T: Attachment> Router<T> {
     /// If no deployment serves the model, or none passes every gate.
     #[inline]
     pub fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&T::Id) -> R) -> Result<R, Error> {
-        self.registry.with_group(model_name, |model_name, group| {
-            let walk = Walk::new(group, request, self.clock(), &self.rng);
+        let picked = self.registry.with_group(model_name, |model_name, group| {
+            let mut walk = Walk::new(group, request, self.registry.common(), &self.rng);
             let mut filter = walk.quotas_are_open().then(|| self.filter(group, request));
             loop {
                 // The index answers first, unless a quota is spent, of which it does not know. Where it finds nobody but a walk would, it cannot tell, was asked amid a change that another
@@ -229,7 +247,9 @@ impl<T: Attachment> Router<T> {
                     return Err(error);
                 }
             }
-        })
+        });
+        self.deliver();
+        picked
     }
 
     /// Picks a deployment and reserves, in one step or not at all: one in flight, one request and the request's tokens.
@@ -269,8 +289,8 @@ impl<T: Attachment> Router<T> {
     /// Tries without a look at who waits.
     #[inline(never)] // what it calls is to be part of it, not of each of its callers and so of none
     pub(crate) fn acquire_out_of_turn(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
-        let lease = self.registry.with_group(model_name, |model_name, group| {
-            let mut walk = Walk::new(group, request, self.clock(), &self.rng);
+        let picked = self.registry.with_group(model_name, |model_name, group| {
+            let mut walk = Walk::new(group, request, self.registry.common(), &self.rng);
             let filter = self.filter(group, request);
             let mut forest = group.index.lock();
             let near = |position| _ = black_box(group.member(position).is_some());
@@ -278,7 +298,7 @@ impl<T: Attachment> Router<T> {
                 if walk.quotas_are_open() { forest.pick(group.places(), &filter, &walk.now, &walk.chance, near) } else { None };
             let found = picked.and_then(|position| Some((position, group.member_and_state(position, &self.registry.table)?)));
             if let Some((position, (entry, state))) = found {
-                let lease = Lease::reserve(entry, state, request, &walk.now);
+                let lease = Lease::reserve(entry, state, request, Waived::default(), &walk.now);
                 forest.renew(position, entry, &walk.now);
                 if let Ok(lease) = lease {
                     return Ok(lease);
@@ -290,7 +310,7 @@ impl<T: Attachment> Router<T> {
                 while let Some((position, entry)) =
                     walk.choose(&mut Unobserved).and_then(|position| Some((position, group.member(position)?)))
                 {
-                    match Lease::reserve(entry, &entry.slot, request, &walk.now) {
+                    match Lease::reserve(entry, &entry.slot, request, walk.waived, &walk.now) {
                         Ok(lease) => {
                             group.index.lock().renew(position, entry, &walk.now);
                             return Ok(lease);
@@ -302,14 +322,18 @@ impl<T: Attachment> Router<T> {
                     return Err(error);
                 }
             }
-        })?;
-        lease.renew_moved();
-        Ok(lease)
+        });
+        if let Ok(lease) = &picked {
+            lease.renew_moved();
+        }
+        self.deliver();
+        picked
     }
 
     /// Why a request is refused now; None if it is not.
     pub(crate) fn refusal(&self, model_name: &str, request: &Request) -> Option<Error> {
-        let refuse = |model_name: &_, group: &_| Ok(Walk::new(group, request, self.clock(), &self.rng).refuse(model_name));
+        let refuse =
+            |model_name: &_, group: &_| Ok(Walk::new(group, request, self.registry.common(), &self.rng).refuse(model_name));
         self.registry.with_group(model_name, refuse).unwrap_or_else(Some)
     }
 
@@ -331,7 +355,7 @@ impl<T: Attachment> Router<T> {
     /// If no deployment serves the model.
     pub fn explain(&self, model_name: &str, request: &Request) -> Result<Explanation<T>, Error> {
         self.registry.with_group(model_name, |model_name, group| {
-            let mut walk = Walk::new(group, request, self.clock(), &self.rng);
+            let mut walk = Walk::new(group, request, self.registry.common(), &self.rng);
             walk.chance.peek = true;
             let mut notes = Notes::new(group);
             let winner = walk.choose(&mut notes).and_then(|position| group.member(position)).cloned();
@@ -346,6 +370,7 @@ impl<T: Attachment> Router<T> {
                     .into_iter()
                     .filter_map(|(position, verdict)| Some((Arc::clone(group.member(position)?), verdict)))
                     .collect(),
+                panic: walk.waived.health,
             })
         })
     }
@@ -357,10 +382,13 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn record_success(&self, id: &str, tokens: u64, latency_us: Option<u64>) -> Result<(), Error> {
-        self.change(id, |entry, held, now| {
-            let minute = charge(entry, held, tokens, now);
-            entry.slot.success(held, &entry.common.rules, now, minute, tokens, latency_us);
-        })
+        let (entry, now) = (self.get(id)?, self.clock().now());
+        entry.succeed(now, &Success { tokens, latency_us, sent_at: now }, |state| {
+            let held = state.hold();
+            let minute = charge(&entry, &held, tokens, now);
+            Some((held, minute))
+        });
+        Ok(())
     }
 
     /// Takes in a failure of a request that was sent without a lease.
@@ -368,16 +396,13 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn record_failure(&self, id: &str, kind: FailureKind, retry_after: Option<Nanos>) -> Result<(), Error> {
-        self.change(id, |entry, held, now| {
-            let (state, rules) = (&*entry.slot, &entry.common.rules);
-            let minute = charge(entry, held, 0, now);
-            let pause = retry_after.unwrap_or(rules.cooldown_time);
-            if kind == FailureKind::RateLimit && learn::refused(entry, held, None, pause, now) {
-                state.failed_elsewhere(held);
-            } else {
-                state.failure(held, rules, now, minute, kind, retry_after);
-            }
-        })
+        let (entry, now) = (self.get(id)?, self.clock().now());
+        entry.fail(now, &Failure { kind, retry_after, sent_at: now, has_lease: false }, |state| {
+            let held = state.hold();
+            let minute = charge(&entry, &held, 0, now);
+            Some((held, minute))
+        });
+        Ok(())
     }
 
     /// Takes a deployment out for a while. A cooldown that lasts longer already is not shortened.
@@ -385,7 +410,8 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn cool_down(&self, id: &str, length: Nanos) -> Result<(), Error> {
-        self.change(id, |entry, held, now| entry.slot.health.cool_down(held, now, length))
+        self.get(id)?.cool_down(self.clock().now(), length);
+        Ok(())
     }
 
     /// Takes in what a health check of the application's own found.
@@ -393,7 +419,8 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn report_health(&self, id: &str, healthy: bool) -> Result<(), Error> {
-        self.change(id, |entry, held, now| entry.slot.health.checked(held, now, healthy))
+        self.get(id)?.checked(self.clock().now(), healthy);
+        Ok(())
     }
 
     /// Takes in what the headers of an answer say about a provider's limits, and how long it wants not to be asked.
@@ -401,20 +428,22 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn observe(&self, id: &str, said: &[Observed], retry_after: Option<Nanos>) -> Result<(), Error> {
-        let entry = self.registry.get(id)?;
-        let now = self.clock().now();
+        let (entry, now) = (self.get(id)?, self.clock().now());
         learn::observe(&entry, said, retry_after, now, None, now);
         Ok(())
     }
 
-    /// Changes a deployment's counters under their lock, and then its leaf in the index.
-    fn change(&self, id: &str, change: impl FnOnce(&Entry<T>, &Held<'_>, Nanos)) -> Result<(), Error> {
-        let entry = self.registry.get(id)?;
-        let now = self.clock().now();
-        change(&entry, &entry.slot.hold(), now);
-        index::renew(&entry, &Now::at(self.clock(), now));
-        wait::freed(&entry);
-        Ok(())
+    // --- events ---
+
+    /// Calls `callback` for everything that happens from now on. It is called when the call that caused the event holds no lock any
+    /// more, and may use the router.
+    pub fn subscribe(&self, callback: impl Fn(&Event) + Send + Sync + 'static) -> Subscription {
+        Subscription::new(&self.registry.common().events, Arc::new(callback))
+    }
+
+    #[inline]
+    fn deliver(&self) {
+        self.registry.common().events.deliver();
     }
 
     // --- inspection ---
@@ -438,7 +467,8 @@ impl<T: Attachment> Router<T> {
     /// Totals over the deployments that are registered now.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        let mut metrics = Metrics { models: self.models().len(), ..Metrics::default() };
+        let panicking = self.registry.panicking();
+        let mut metrics = Metrics { models: self.models().len(), panicking, ..Metrics::default() };
         self.snapshot().iter().for_each(|stats| metrics.add(stats));
         metrics.waiting = self.registry.common().queue.waiting() as u64;
         metrics
@@ -468,7 +498,7 @@ impl<T: Attachment> Router<T> {
             deployment_id: stats.deployment_id,
             weight: deployment.weight(),
             priority: deployment.priority(),
-            active_requests: stats.in_flight,
+            active_requests: stats.in_flight.saturating_add(stats.penalty),
             tpm_current: tpm.current,
             tpm_limit: tpm.limit,
             rpm_current: rpm.current,

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
-use crate::clock::{Clock, Nanos, Now, seconds};
+use crate::clock::{Nanos, Now, seconds};
 use crate::context::{Candidate, Usage};
 use crate::error::{Error, Reasons, TooLarge, Unavailable};
 use crate::group::Group;
+use crate::health::Cause;
 use crate::learn::Lack;
 use crate::limits::{Short, Spent, Unit, to_next_minute};
-use crate::registry::{Attachment, Entry};
+use crate::registry::{Attachment, Common, Entry};
 use crate::rng::Rng;
 use crate::state::{State, mark};
 use crate::strategy::{
@@ -89,9 +90,13 @@ pub enum Refusal {
     CoolingDown {
         /// Nanoseconds until that ends.
         ends_in: Nanos,
+        /// Why, by the rules of the breaker.
+        cause: Option<Cause>,
     },
     /// A health check took it out.
     Unhealthy,
+    /// It is on probation, and another request has the one place there is.
+    Probation,
     /// Every place in flight is taken.
     MaxParallelRequests {
         /// Leases in flight.
@@ -144,21 +149,30 @@ pub enum Refusal {
         /// Why.
         lack: Lack,
     },
+    /// It has returned or joined, and its share is still small. Ignored where nobody else is left.
+    SlowStart {
+        /// Its share, in percent.
+        percent: u64,
+        /// Nanoseconds until that may let it pass.
+        next_in: Nanos,
+    },
 }
 
 impl Refusal {
     /// The names of the gates, in their order.
-    pub const GATES: [&'static str; 11] = [
+    pub const GATES: [&'static str; 13] = [
         "tags",
         "excluded",
         "cooling_down",
         "unhealthy",
+        "probation",
         "max_parallel_requests",
         "rpm_limit",
         "tpm_limit",
         "limit",
         "learnt_parallel",
         "observed_limit",
+        "slow_start",
         "quota",
     ];
 
@@ -168,13 +182,15 @@ impl Refusal {
             Self::Excluded => 1,
             Self::CoolingDown { .. } => 2,
             Self::Unhealthy => 3,
-            Self::MaxParallelRequests { .. } => 4,
-            Self::RpmLimit { .. } => 5,
-            Self::TpmLimit { .. } => 6,
-            Self::Limit(_) => 7,
-            Self::LearntParallel { .. } => 8,
-            Self::ObservedLimit(_) => 9,
-            Self::Quota { .. } | Self::ObservedQuota { .. } => 10,
+            Self::Probation => 4,
+            Self::MaxParallelRequests { .. } => 5,
+            Self::RpmLimit { .. } => 6,
+            Self::TpmLimit { .. } => 7,
+            Self::Limit(_) => 8,
+            Self::LearntParallel { .. } => 9,
+            Self::ObservedLimit(_) => 10,
+            Self::SlowStart { .. } => 11,
+            Self::Quota { .. } | Self::ObservedQuota { .. } => 12,
         }
     }
 
@@ -191,8 +207,12 @@ impl fmt::Display for Refusal {
         match *self {
             Self::Tags => f.write_str("lacks the tags asked for"),
             Self::Excluded => f.write_str("excluded by the request"),
-            Self::CoolingDown { ends_in } => write!(f, "cooling down, ends in {:.1} s", seconds(ends_in)),
+            Self::CoolingDown { ends_in, cause: None } => write!(f, "cooling down, ends in {:.1} s", seconds(ends_in)),
+            Self::CoolingDown { ends_in, cause: Some(cause) } => {
+                write!(f, "cooling down ({cause}), ends in {:.1} s", seconds(ends_in))
+            }
             Self::Unhealthy => f.write_str("reported unhealthy"),
+            Self::Probation => f.write_str("on probation, and its one place is taken"),
             Self::MaxParallelRequests { in_flight, limit } => write!(f, "in flight {in_flight}/{limit}"),
             Self::RpmLimit { used, limit, frees_in } => write!(f, "rpm {used}/{limit}, frees in {:.1} s", seconds(frees_in)),
             Self::TpmLimit { asked, limit, .. } if asked > limit => write!(f, "tpm limit {limit}, {asked} asked for: never fits"),
@@ -202,8 +222,19 @@ impl fmt::Display for Refusal {
             Self::Limit(spent) | Self::Quota { spent, .. } => spent.fmt(f),
             Self::LearntParallel { in_flight, limit } => write!(f, "in flight {in_flight}/{limit}, learnt from refusals"),
             Self::ObservedLimit(lack) | Self::ObservedQuota { lack, .. } => lack.fmt(f),
+            Self::SlowStart { percent, next_in } => {
+                write!(f, "slow start, a candidate {percent} % of the time, next try in {:.1} s", seconds(next_in))
+            }
         }
     }
+}
+
+/// The gates that are open to all, since too few would be left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Waived {
+    /// The gates of health: the group panics.
+    pub(crate) health: bool,
+    pub(crate) slow_start: bool,
 }
 
 /// Lets a deployment pass, or names the first gate that stops it, as far as that depends on the deployment alone: an index can keep it.
@@ -211,15 +242,25 @@ impl fmt::Display for Refusal {
 /// The clock is read only where a number would stop the deployment that a new minute or an elapsed cooldown might have freed.
 #[inline(always)]
 #[allow(clippy::inline_always)] // most requests ask for nothing special, and where that is known much of this goes
-pub(crate) fn gate_alone<T>(entry: &Entry<T>, state: &State, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
+pub(crate) fn gate_alone<T>(
+    entry: &Entry<T>,
+    state: &State,
+    request: &Request,
+    waived: Waived,
+    now: &Now<'_>,
+) -> Result<(), Refusal> {
     request.rules_in(entry)?;
     let cooldown_until = state.health.cooldown_until();
-    if cooldown_until != 0 && now.get() < cooldown_until {
+    if cooldown_until != 0 && now.get() < cooldown_until && !waived.health {
         now.note_change(cooldown_until);
-        return Err(Refusal::CoolingDown { ends_in: cooldown_until - now.get() });
+        return Err(Refusal::CoolingDown { ends_in: cooldown_until - now.get(), cause: state.cause() });
     }
-    if state.health.is_unhealthy() {
+    if state.health.is_unhealthy() && !waived.health {
         return Err(Refusal::Unhealthy);
+    }
+    // Nobody has the place where the rules know of none.
+    if cooldown_until != 0 && state.is_probed() && !waived.health {
+        return Err(Refusal::Probation);
     }
     let deployment = entry.deployment();
     if let Some(limit) = deployment.max_parallel_requests() {
@@ -246,12 +287,19 @@ pub(crate) fn gate_alone<T>(entry: &Entry<T>, state: &State, request: &Request, 
         }
     }
     let marks = state.marks();
-    if marks == 0 { Ok(()) } else { gate_marked(entry, state, marks, request, now) }
+    if marks == 0 { Ok(()) } else { gate_marked(entry, state, marks, request, waived, now) }
 }
 
 /// The gates that few deployments have.
 #[inline(never)]
-fn gate_marked<T>(entry: &Entry<T>, state: &State, marks: u32, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
+fn gate_marked<T>(
+    entry: &Entry<T>,
+    state: &State,
+    marks: u32,
+    request: &Request,
+    waived: Waived,
+    now: &Now<'_>,
+) -> Result<(), Refusal> {
     if let Some(metering) = &entry.metering
         && let Some(spent) = metering.lacks(request.into(), now.get())
     {
@@ -270,13 +318,16 @@ fn gate_marked<T>(entry: &Entry<T>, state: &State, marks: u32, request: &Request
         now.note_change(now.get().saturating_add(lack.ends_in));
         return Err(Refusal::ObservedLimit(lack));
     }
+    if marks & mark::SLOW_START != 0 && !waived.slow_start {
+        return slow_start(entry, state, now);
+    }
     Ok(())
 }
 
 /// As [`gate_alone`], and the quotas that it shares with others.
 #[inline]
-pub(crate) fn gate<T>(entry: &Entry<T>, state: &State, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
-    gate_alone(entry, state, request, now)?;
+pub(crate) fn gate<T>(entry: &Entry<T>, state: &State, request: &Request, waived: Waived, now: &Now<'_>) -> Result<(), Refusal> {
+    gate_alone(entry, state, request, waived, now)?;
     if state.marks() & mark::METERED == 0 { Ok(()) } else { gate_quotas(entry, request, now) }
 }
 
@@ -288,6 +339,17 @@ fn gate_quotas<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -> Result<
         Some((nth, Short::Observed(lack))) => Err(Refusal::ObservedQuota { nth, lack }),
         None => Ok(()),
     }
+}
+
+#[cold]
+fn slow_start<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> Result<(), Refusal> {
+    let slice = entry.common.breaker.as_ref().and_then(|rules| state.slow_start(rules, now.get()));
+    let Some(slice) = slice else { return Ok(()) };
+    now.note_change(slice.ends_at);
+    if slice.is_open {
+        return Ok(());
+    }
+    Err(Refusal::SlowStart { percent: slice.percent, next_in: slice.ends_at.saturating_sub(now.get()) })
 }
 
 /// Nanoseconds to the next minute, which changes what was just read.
@@ -351,11 +413,14 @@ fn largest<T>(entry: &Entry<T>) -> u64 {
 }
 
 /// When a deployment that a gate stops may be available; None if no such time is known.
-fn available_at<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -> Option<Nanos> {
+fn available_at<T>(entry: &Entry<T>, request: &Request, waived: Waived, now: &Now<'_>) -> Option<Nanos> {
     let state = &*entry.slot;
     let deployment = entry.deployment();
     let asked = request.least_tokens();
-    if request.rules_in(entry).is_err() || state.health.is_unhealthy() || asked > largest(entry) {
+    let cooldown_until = if waived.health { 0 } else { state.health.cooldown_until() };
+    // A check reports when it does, and a probe ends when its lease does.
+    let is_unknown = !waived.health && (state.health.is_unhealthy() || (cooldown_until != 0 && state.is_probed()));
+    if is_unknown || request.rules_in(entry).is_err() || asked > largest(entry) {
         return None;
     }
     let now = now.get();
@@ -369,7 +434,7 @@ fn available_at<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -> Option
     };
     let observed_frees =
         if state.marks() & mark::OBSERVED != 0 { state.annex().observed.frees_at(request.into(), now) } else { now };
-    let at = window_frees.max(state.health.cooldown_until()).max(metered_frees).max(observed_frees);
+    let at = window_frees.max(cooldown_until).max(metered_frees).max(observed_frees);
     Some(at).filter(|&at| at > now)
 }
 
@@ -386,6 +451,17 @@ pub(crate) struct Live<'a, 'c, T> {
 }
 
 impl<T> Live<'_, '_, T> {
+    /// What is in flight, and the recent failures, as if they were.
+    #[cold]
+    fn penalized(&self) -> u32 {
+        let penalty = self.entry.common.breaker.as_ref().map(|rules| self.state.penalty(rules, self.now.get()));
+        let (failures, fades_at) = penalty.unwrap_or_default();
+        if let Some(at) = fades_at {
+            self.now.note_change(at);
+        }
+        self.state.in_flight().saturating_add(failures)
+    }
+
     /// The count in this minute. A count of 0 is 0 in any minute.
     #[inline]
     fn usage(&self, limit: Option<u64>, at_most: u64, current: impl FnOnce(&State, Nanos) -> u64) -> Usage {
@@ -426,7 +502,7 @@ impl<T> Candidate for Live<'_, '_, T> {
 
     #[inline]
     fn active_requests(&self) -> u32 {
-        self.state.in_flight()
+        if self.state.marks() & mark::PENALIZED == 0 { self.state.in_flight() } else { self.penalized() }
     }
 
     #[inline]
@@ -481,15 +557,31 @@ pub(crate) struct Walk<'a, T: Attachment> {
     pub(crate) request: &'a Request,
     pub(crate) now: Now<'a>,
     pub(crate) chance: Chance<'a>,
+    common: &'a Common<T>,
+    /// As of the last look at the group.
+    pub(crate) waived: Waived,
     /// Candidates that others filled up between the pick and the reservation, with what then stopped them.
     lost: Vec<(Position, Refusal)>,
 }
 
 impl<'a, T: Attachment> Walk<'a, T> {
     #[inline]
-    pub(crate) fn new(group: &'a Group<T>, request: &'a Request, clock: &'a Clock, rng: &'a Rng) -> Self {
+    pub(crate) fn new(group: &'a Group<T>, request: &'a Request, common: &'a Common<T>, rng: &'a Rng) -> Self {
         let chance = Chance { rng, turn: &group.index.turn, peek: false };
-        Self { group, request, now: Now::new(clock), chance, lost: Vec::new() }
+        Self { group, request, now: Now::new(&common.clock), chance, common, waived: Waived::default(), lost: Vec::new() }
+    }
+
+    /// Finds out which gates are open to all.
+    fn waive(&mut self) {
+        let Some(rules) = self.common.breaker else { return };
+        self.waived = Waived { health: self.group.panics(self.common, &self.now), slow_start: false };
+        if rules.slow_start > 0 {
+            let stops = |refusal: Result<(), Refusal>| refusal.err().map(|refusal| matches!(refusal, Refusal::SlowStart { .. }));
+            let mut verdicts = self.group.members().map(|(position, entry)| stops(self.gate(position, entry)));
+            let any = verdicts.try_fold(false, |any, by_slow_start| Some(any | by_slow_start?));
+            drop(verdicts);
+            self.waived.slow_start = any.unwrap_or(false);
+        }
     }
 
     /// Whether no quota of the group stops the request.
@@ -505,7 +597,8 @@ impl<'a, T: Attachment> Walk<'a, T> {
     }
 
     /// Picks a member that passes every gate; None if none does.
-    pub(crate) fn choose(&self, observer: &mut impl Observer) -> Option<Position> {
+    pub(crate) fn choose(&mut self, observer: &mut impl Observer) -> Option<Position> {
+        self.waive();
         match self.group.strategy {
             Strategy::SimpleShuffle => self.choose_by::<WeightedRandom>(observer),
             Strategy::LeastBusy => self.choose_by::<LeastBusy>(observer),
@@ -551,12 +644,13 @@ impl<'a, T: Attachment> Walk<'a, T> {
         if let Some(&(_, refusal)) = self.lost.iter().find(|&&(lost, _)| lost == position) {
             return Err(refusal);
         }
-        gate(entry, &entry.slot, self.request, &self.now)
+        gate(entry, &entry.slot, self.request, self.waived, &self.now)
     }
 
     /// Why no member passes; None if one does now.
     #[cold]
-    pub(crate) fn refuse(&self, model_name: &Arc<str>) -> Option<Error> {
+    pub(crate) fn refuse(&mut self, model_name: &Arc<str>) -> Option<Error> {
+        self.waive();
         let mut reasons = Reasons::default();
         // Of those that the request does not rule out.
         let (mut earliest, mut largest_limit) = (None, None);
@@ -565,7 +659,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
             reasons.count(&refusal);
             if !matches!(refusal, Refusal::Tags | Refusal::Excluded) {
                 largest_limit = largest_limit.max(Some(largest(entry)));
-                earliest = earlier(earliest, available_at(entry, self.request, &self.now));
+                earliest = earlier(earliest, available_at(entry, self.request, self.waived, &self.now));
             }
         }
         if let Some(largest_limit) = largest_limit
@@ -587,7 +681,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
 
     /// Seconds until the earliest time at which some member may be available.
     pub(crate) fn retry_after(&self) -> Option<f64> {
-        let times = self.group.members().map(|(_, entry)| available_at(entry, self.request, &self.now));
+        let times = self.group.members().map(|(_, entry)| available_at(entry, self.request, self.waived, &self.now));
         times.fold(None, earlier).map(|at| self.seconds_to(at))
     }
 

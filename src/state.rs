@@ -12,9 +12,9 @@ use std::sync::{Arc, OnceLock, PoisonError};
 
 use crate::clock::{Nanos, seconds};
 use crate::deployment::Deployment;
-use crate::health::{FailureKind, Health, HealthRules, Status};
+use crate::health::{Breaker, BreakerRules, Health, Status};
 use crate::learn::{Cap, Observations, ObservedStats};
-use crate::limits::{LimitStats, Metering, Minute, MinuteWindow};
+use crate::limits::{Counts, LimitStats, Metering, Minute, MinuteWindow};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -59,6 +59,7 @@ pub(crate) mod mark {
 pub(crate) struct Annex {
     pub(crate) observed: Observations,
     pub(crate) cap: Cap,
+    pub(crate) breaker: Breaker,
 }
 
 impl State {
@@ -86,6 +87,12 @@ impl State {
         self.marks.store(if is_on { others | mark } else { others }, Ordering::Relaxed);
     }
 
+    /// The counters that few deployments need, if there are any.
+    #[inline]
+    pub(crate) fn made_annex(&self) -> Option<&Annex> {
+        self.annex.get().map(|annex| &**annex)
+    }
+
     /// The counters that few deployments need, empty ones if there were none so far.
     pub(crate) fn annex(&self) -> &Annex {
         self.annex.get_or_init(Box::default)
@@ -104,39 +111,21 @@ impl State {
         self.in_flight.store(self.in_flight().saturating_sub(1), Ordering::Relaxed);
     }
 
-    /// Takes in the success of a request that `counted_in` counted.
+    /// Counts the success of a request that `counted_in` counted.
     #[inline]
-    pub(crate) fn success(
-        &self,
-        held: &Held<'_>,
-        rules: &HealthRules,
-        now: Nanos,
-        counted_in: Minute,
-        tokens: u64,
-        latency_us: Option<u64>,
-    ) {
+    pub(crate) fn success(&self, held: &Held<'_>, now: Nanos, counted_in: Minute, tokens: u64, latency_us: Option<u64>) {
         add(&self.total_successes, 1);
         add(&self.total_tokens, tokens);
         self.window.outcome(held, now, counted_in);
-        self.health.success(held, rules, now, latency_us);
+        if let Some(sample) = latency_us {
+            self.health.smooth_latency(held, sample);
+        }
     }
 
-    /// Takes in the failure of a request that `counted_in` counted. A neutral one changes nothing.
-    pub(crate) fn failure(
-        &self,
-        held: &Held<'_>,
-        rules: &HealthRules,
-        now: Nanos,
-        counted_in: Minute,
-        kind: FailureKind,
-        retry_after: Option<Nanos>,
-    ) {
-        if kind.is_neutral() {
-            return;
-        }
+    /// Counts the failure of a request that `counted_in` counted, and returns what this minute has counted.
+    pub(crate) fn failure(&self, held: &Held<'_>, now: Nanos, counted_in: Minute) -> Counts {
         add(&self.total_failures, 1);
-        let minute = self.window.failure(held, now, counted_in);
-        self.health.failure(held, rules, now, kind, minute, retry_after);
+        self.window.failure(held, now, counted_in)
     }
 
     /// Takes in a failure that says nothing about the deployment's health, but about something that it shares.
@@ -145,8 +134,15 @@ impl State {
     }
 
     /// What there is to tell.
-    pub(crate) fn stats(&self, deployment: &Deployment, metering: Option<&Metering>, now: Nanos) -> Stats {
+    pub(crate) fn stats(
+        &self,
+        deployment: &Deployment,
+        metering: Option<&Metering>,
+        rules: Option<&BreakerRules>,
+        now: Nanos,
+    ) -> Stats {
         let held = self.hold();
+        let breaker = rules.map(|rules| self.breaker_stats(rules, now)).unwrap_or_default();
         let minute = self.window.counts(now);
         Stats {
             deployment_id: Arc::clone(deployment.shared_id()),
@@ -169,6 +165,13 @@ impl State {
             limits: LimitStats::all(metering, now),
             observed: ObservedStats::all(self.annex.get().map(|annex| &annex.observed), metering, now),
             learnt_parallel: self.annex.get().map(|annex| annex.cap.most()).filter(|&most| most > 0),
+            domain: deployment.shared_domain().cloned(),
+            consecutive_failures: breaker.consecutive_failures,
+            window_successes: breaker.window_successes,
+            window_failures: breaker.window_failures,
+            trips: breaker.trips,
+            penalty: breaker.penalty,
+            slow_start_share: breaker.slow_start_share,
         }
     }
 
@@ -181,6 +184,9 @@ impl State {
         }
         self.window.clear();
         self.health.clear();
+        if let Some(annex) = self.made_annex() {
+            annex.breaker.clear();
+        }
         for total in [&self.total_successes, &self.total_failures, &self.total_tokens] {
             total.store(0, Ordering::Relaxed);
         }
@@ -236,10 +242,24 @@ pub struct Stats {
     pub observed: Vec<ObservedStats>,
     /// The most in flight that refusals have taught; None if nothing was learnt.
     pub learnt_parallel: Option<u32>,
+    /// Its failure domain.
+    pub domain: Option<Arc<str>>,
+    /// Failures since the last success; this and what follows by the rules of the breaker alone.
+    pub consecutive_failures: u32,
+    /// Successes in the window.
+    pub window_successes: u64,
+    /// Failures in the window.
+    pub window_failures: u64,
+    /// Cooldowns that are not forgotten: the next one grows by them.
+    pub trips: u32,
+    /// Failures that weigh on it like requests in flight.
+    pub penalty: u32,
+    /// The share of time in which slow start lets it be a candidate.
+    pub slow_start_share: f64,
 }
 
 /// Totals over deployments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[allow(missing_docs)] // the words are those of `Stats` and `Status`
 pub struct Metrics {
     pub models: usize,
@@ -254,6 +274,8 @@ pub struct Metrics {
     pub total_successes: u64,
     pub total_failures: u64,
     pub total_tokens: u64,
+    /// The model names whose groups panic.
+    pub panicking: Vec<Arc<str>>,
 }
 
 impl Metrics {

@@ -17,8 +17,8 @@ use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, thread};
 use turnout::{
-    Clock, Deployment, Error, FailureKind, Lease, ManualClock, Patience, Request, Router, Settings, Stats, Strategy, Turn, Verdict,
-    Waiter, Wishes,
+    BreakerRules, Clock, Deployment, Error, FailureKind, Lease, ManualClock, Patience, Request, Router, Settings, Stats, Strategy,
+    Turn, Verdict, Waiter, Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -743,7 +743,14 @@ fn act(router: &Router<()>, clock: &ManualClock, leases: &mut Vec<Lease<()>>) {
 #[test]
 fn the_index_and_the_walk_agree_after_anything() {
     explore_strategies(3_000, |strategy| {
-        let (clock, router) = router(strategy);
+        let rules = BreakerRules {
+            consecutive_failures: Some(1),
+            slow_start: 100 * SECOND,
+            panic_threshold: 0.5,
+            outlier_factor: Some(2.0),
+            ..BreakerRules::default()
+        };
+        let (clock, router) = if random(2) == 0 { router(strategy) } else { with_health(strategy, rules, &[]) };
         for id in IDS {
             add(&router, deployment(id, "one"));
         }
@@ -757,5 +764,104 @@ fn the_index_and_the_walk_agree_after_anything() {
         assert_index_is_walk(&router);
         drop(kept.into_inner());
         assert_settled(&router);
+    });
+}
+
+// === health options ===
+
+fn with_health(strategy: Strategy, rules: BreakerRules, ids: &[&str]) -> (Arc<ManualClock>, Router<()>) {
+    let clock = Arc::new(ManualClock::new(SECOND));
+    let breaker = Some(BreakerRules { cooldown_jitter: 0.0, ..rules });
+    let settings = Settings { strategy, breaker, seed: Some(5), clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() };
+    let router = Router::new(settings).unwrap();
+    for id in ids {
+        add(&router, deployment(id, "model").with_domain(Some("domain")).unwrap());
+    }
+    (clock, router)
+}
+
+#[test]
+fn one_probe_at_a_time_and_none_is_lost() {
+    explore_strategies(300, |strategy| {
+        let rules = BreakerRules { success_threshold: 100, cool_last: true, ..BreakerRules::default() };
+        let (clock, router) = with_health(strategy, rules, &["a"]);
+        router.cool_down("a", SECOND).unwrap();
+        clock.advance(SECOND);
+        let (inside, got) = (AtomicU32::new(0), AtomicU32::new(0));
+        let probe = || {
+            for _ in 0..2 {
+                let Ok(lease) = router.acquire("model", &request(1)) else { continue };
+                assert_eq!(inside.fetch_add(1, SeqCst), 0);
+                got.fetch_add(1, SeqCst);
+                thread::yield_now();
+                inside.fetch_sub(1, SeqCst);
+                match random(4) {
+                    0 => assert!(lease.success(None, None)),
+                    1 => assert!(lease.failure(FailureKind::Cancelled, None)),
+                    2 => assert!(lease.release(true)),
+                    _ => drop(lease),
+                }
+            }
+        };
+        let change = || match random(2) {
+            0 => drop(router.replace_all(vec![(deployment("a", "model").with_weight(2), ())]).unwrap()),
+            _ => add(&router, deployment("a", "model").with_weight(3)),
+        };
+        together(&[&probe, &probe, &probe, &change]);
+        assert!(got.load(SeqCst) > 0);
+        assert_eq!(router.stats("a").unwrap().in_flight, 0);
+        // The place is free again, and the index knows.
+        drop(router.acquire("model", &request(1)).unwrap());
+    });
+}
+
+#[test]
+fn failures_at_once_never_take_out_all() {
+    explore_strategies(300, |strategy| {
+        let rules = BreakerRules { consecutive_failures: Some(1), panic_threshold: 0.6, ..BreakerRules::default() };
+        let (_clock, router) = with_health(strategy, rules, &["a", "b", "c"]);
+        let panics = AtomicU32::new(0);
+        let fail = |id: &'static str| {
+            let router = &router;
+            move || {
+                let kind = if random(2) == 0 { FailureKind::Error } else { FailureKind::Connection };
+                router.record_failure(id, kind, None).unwrap();
+                router.record_failure(id, FailureKind::Timeout, None).unwrap();
+            }
+        };
+        let pick = || {
+            for _ in 0..2 {
+                panics.fetch_add(u32::from(router.explain("model", &request(0)).unwrap().panic), SeqCst);
+                drop(router.acquire("model", &request(0)).unwrap());
+            }
+        };
+        together(&[&fail("a"), &fail("b"), &fail("c"), &pick]);
+        let out = router.snapshot().iter().filter(|stats| stats.status == turnout::Status::CoolingDown).count();
+        assert_eq!(out, 2, "{:?}", router.snapshot());
+        assert!(router.explain("model", &request(0)).unwrap().panic);
+        assert_eq!(router.metrics().panicking.len(), 1);
+        assert_settled(&router);
+    });
+}
+
+#[test]
+fn what_happens_is_told_once() {
+    explore(500, || {
+        let rules = BreakerRules { consecutive_failures: Some(1), panic_threshold: 0.5, ..BreakerRules::default() };
+        let (_clock, router) = with_health(Strategy::SimpleShuffle, rules, &["a", "b", "c"]);
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let subscription = router.subscribe({
+            let told = Arc::clone(&told);
+            move |event| told.lock().unwrap().push((event.kind, event.deployment_id.clone()))
+        });
+        let fail = |id: &'static str| {
+            let router = &router;
+            move || router.record_failure(id, FailureKind::Auth, None).unwrap()
+        };
+        together(&[&fail("a"), &fail("b"), &fail("c")]);
+        subscription.end();
+        let told = told.lock().unwrap();
+        let count = |kind| told.iter().filter(|(other, _)| *other == kind).count();
+        assert_eq!((count(turnout::EventKind::Cooldown), count(turnout::EventKind::Panic)), (3, 1), "{told:?}");
     });
 }

@@ -118,7 +118,7 @@ def test_it_is_plain_data() -> None:
         plain = explanation.to_dict()
         assert json.loads(json.dumps(plain, allow_nan=False)) == plain
         assert plain == {**asdict(explanation), "strategy": "simple_shuffle", "verdicts": list(map(asdict, explanation.verdicts))}
-        assert list(plain) == ["model_name", "strategy", "score_name", "winner", "retry_after", "verdicts"]
+        assert list(plain) == ["model_name", "strategy", "score_name", "winner", "retry_after", "verdicts", "panic"]
         assert type(plain["strategy"]) is str
         assert plain["verdicts"][0]["detail"] == "lacks the tags asked for"
         # A dict of its own each time.

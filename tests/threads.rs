@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, OnceLock, Weak};
 
-use turnout::{Attachment, Clock, Deployment, FailureKind, ManualClock, Request, Router, Settings, Strategy};
+use turnout::{Attachment, BreakerRules, Clock, Deployment, FailureKind, ManualClock, Request, Router, Settings, Status, Strategy};
 
 const THREADS: usize = 8;
 
@@ -224,4 +224,60 @@ fn what_a_change_takes_out_is_dropped_when_no_lock_is_held() {
         drop(router.remove(&id.to_string()).unwrap());
     }
     assert!(router.is_empty());
+}
+
+fn with_health(strategy: Strategy, rules: BreakerRules, deployments: usize) -> (Arc<ManualClock>, Router<()>) {
+    let clock = Arc::new(ManualClock::new(1));
+    let breaker = Some(BreakerRules { cooldown_jitter: 0.0, ..rules });
+    let settings = Settings { strategy, breaker, clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() };
+    let router = Router::new(settings).unwrap();
+    for id in 0..deployments {
+        drop(router.add(deployment(id), ()).unwrap());
+    }
+    (clock, router)
+}
+
+#[test]
+fn one_probe_at_a_time_and_none_is_lost() {
+    for strategy in Strategy::ALL {
+        let rules = BreakerRules { success_threshold: u32::MAX, ..BreakerRules::default() };
+        let (clock, router) = with_health(strategy, rules, 1);
+        router.cool_down("0", 10).unwrap();
+        clock.advance(10);
+        let (inside, got) = (AtomicU32::new(0), AtomicU32::new(0));
+        together(|thread| {
+            for i in 0..2_000 {
+                if thread == 0 && i % 50 == 0 {
+                    drop(router.replace_all(vec![(deployment(0).with_weight(i), ())]).unwrap());
+                }
+                let Ok(lease) = router.acquire("model", &Request::default()) else { continue };
+                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                got.fetch_add(1, Ordering::SeqCst);
+                inside.fetch_sub(1, Ordering::SeqCst);
+                match i % 4 {
+                    0 => assert!(lease.success(None, None)),
+                    1 => assert!(lease.failure(FailureKind::BadRequest, None)),
+                    2 => assert!(lease.release(true)),
+                    _ => drop(lease),
+                }
+            }
+        });
+        assert!(got.load(Ordering::SeqCst) > 0);
+        assert_eq!(router.stats("0").unwrap().in_flight, 0);
+        assert!(router.acquire("model", &Request::default()).is_ok());
+    }
+}
+
+#[test]
+fn failures_at_once_never_take_out_all() {
+    for round in 0..200 {
+        let (_clock, router) = with_health(Strategy::ALL[round % 7], BreakerRules::default(), THREADS);
+        together(|thread| {
+            for _ in 0..10 {
+                router.record_failure(&thread.to_string(), FailureKind::Error, None).unwrap();
+            }
+        });
+        let out = router.snapshot().iter().filter(|stats| stats.status == Status::CoolingDown).count();
+        assert_eq!(out, THREADS - 1);
+    }
 }

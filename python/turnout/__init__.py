@@ -19,6 +19,7 @@ from turnout._core import ManualClock as ManualClock
 from turnout._core import Router as Router
 from turnout._core import __version__ as __version__
 from turnout._core import _after_fork
+from turnout.enums import EventKind as EventKind
 from turnout.enums import FailureKind as FailureKind
 from turnout.enums import Status as Status
 from turnout.enums import Strategy as Strategy
@@ -38,11 +39,13 @@ from turnout.headers import RateLimits as RateLimits
 from turnout.headers import read_rate_limits as read_rate_limits
 from turnout.limits import Limit as Limit
 from turnout.limits import Quota as Quota
+from turnout.options import Health as Health
 from turnout.options import Learning as Learning
 from turnout.options import Waiting as Waiting
 from turnout.outcomes import Failure as Failure
 from turnout.outcomes import classify_exception as classify_exception
 from turnout.records import DeploymentStats as DeploymentStats
+from turnout.records import Event as Event
 from turnout.records import Explanation as Explanation
 from turnout.records import LimitStats as LimitStats
 from turnout.records import ObservedStats as ObservedStats
@@ -57,9 +60,12 @@ __all__ = [
     "Deployment",
     "DeploymentNotFound",
     "DeploymentStats",
+    "Event",
+    "EventKind",
     "Explanation",
     "Failure",
     "FailureKind",
+    "Health",
     "Learning",
     "Lease",
     "Limit",

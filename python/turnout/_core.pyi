@@ -8,8 +8,8 @@ from typing_extensions import Self
 
 from turnout.enums import FailureKind, Strategy
 from turnout.limits import Limit, Quota
-from turnout.options import Learning, Waiting
-from turnout.records import DeploymentStats, Explanation, RouterMetrics
+from turnout.options import Health, Learning, Waiting
+from turnout.records import DeploymentStats, Event, Explanation, RouterMetrics
 
 __all__ = [
     "Deployment",
@@ -86,6 +86,8 @@ class Deployment:
         quotas: Limits that it shares with other deployments (see :class:`turnout.Quota`).
         tags: Labels that requests may ask for, none of them empty. The order is kept, repetitions are dropped.
         metadata: Anything the application wants to find again on the lease, such as a base URL. Copied (shallowly) and read-only.
+        domain: What one outage takes away together with it, such as a region: with :class:`turnout.Health`, errors of connection
+            count against all that share it.
 
     Raises:
         ConfigurationError: A value is out of range or empty.
@@ -112,6 +114,7 @@ class Deployment:
         quotas: Iterable[Quota] = (),
         tags: Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        domain: str | None = None,
     ) -> Self: ...
     @property
     def deployment_id(self) -> str:
@@ -160,6 +163,10 @@ class Deployment:
     @property
     def metadata(self) -> MappingProxyType[str, Any]:
         """A read-only view of what the application attached."""
+
+    @property
+    def domain(self) -> str | None:
+        """What one outage takes away together with it; None for no such thing."""
 
     def replace(self, **changes: Any) -> Deployment:
         """Return a copy with some facts changed.
@@ -346,14 +353,16 @@ class Router:
         min_requests: See ``allowed_fails``.
         cooldown_time: Seconds a cooldown lasts unless the failure says otherwise.
         success_threshold: Consecutive successes that end the probation after a cooldown or a failure, at least 1.
-        learning: What is learnt from providers.
+        health: A :class:`turnout.Health`: other rules for cooldown and probation, instead of those of the four arguments above.
+        learning: What is learnt from providers (see :class:`turnout.Learning`).
         waiting: How many may wait for capacity (see :class:`turnout.Waiting`).
         seed: Makes the random draws repeatable, 0 to 2**64 - 1. None seeds from the system, anew in every forked process.
         clock: A :class:`ManualClock`, or None for the system's monotonic clock, which starts at the wall clock's time: windows
             are the clock's minutes and a wall clock that is set back does not disturb them.
 
     Raises:
-        ConfigurationError: A value is out of range, a strategy unknown, or an id given twice.
+        ConfigurationError: A value is out of range, a strategy unknown, an id given twice, or ``health`` given together with one of
+            ``allowed_fails``, ``min_requests``, ``cooldown_time`` and ``success_threshold``.
         TypeError: A value is of the wrong type.
 
     Example:
@@ -374,6 +383,7 @@ class Router:
         min_requests: int = 10,
         cooldown_time: float = 5.0,
         success_threshold: int = 3,
+        health: Health | None = None,
         learning: Learning = ...,
         waiting: Waiting = ...,
         seed: int | None = None,
@@ -737,6 +747,23 @@ class Router:
 
         Raises:
             DeploymentNotFound: There is none with this id.
+        """
+
+    # --- events ---
+    def subscribe(self, callback: Callable[[Event], object], /) -> Callable[[], None]:
+        """Call ``callback`` with an :class:`turnout.Event` whenever a deployment or a group changes its state.
+
+        It is called at the end of the call that caused the event, by the thread that made it or by another that is telling events
+        just then, and may use the router. What it raises goes to `sys.unraisablehook`. Keep it short: the call waits.
+
+        Args:
+            callback: What to call.
+
+        Returns:
+            A function without arguments that ends the subscription.
+
+        Raises:
+            TypeError: ``callback`` is not callable.
         """
 
     # --- inspection ---

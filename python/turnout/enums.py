@@ -2,7 +2,7 @@
 
 from enum import Enum
 
-__all__ = ["FailureKind", "Status", "Strategy"]
+__all__ = ["EventKind", "FailureKind", "Status", "Strategy"]
 
 
 class _Name(str, Enum):
@@ -74,3 +74,18 @@ class Status(_Name):
     """Out of service until its cooldown ends."""
     UNHEALTHY = "unhealthy"
     """Out of service until a health check reports it well."""
+
+
+class EventKind(_Name):
+    """What has happened."""
+
+    COOLDOWN = "cooldown"
+    """A deployment was taken out for a while, or for longer than it was already."""
+    RECOVERY = "recovery"
+    """A deployment is back in service: it ended its probation, or a health check brought it back."""
+    PANIC = "panic"
+    """So few of a group are in service that their health is ignored."""
+    PANIC_OVER = "panic_over"
+    """Enough of a group are in service again."""
+    LIMIT_LEARNT = "limit_learnt"
+    """A limit of a deployment was learnt from its provider."""

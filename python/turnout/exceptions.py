@@ -89,8 +89,8 @@ class NoAvailableDeployment(RouterError):
             and of what limits let go. None if there is no such time: a place in flight frees when its lease ends, and a health
             check reports when it does.
         reasons: How many deployments each gate stopped, by its name: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``,
-            ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit`` (one of ``Deployment.limits``), ``learnt_parallel``,
-            ``observed_limit`` (the provider said so), ``quota``.
+            ``probation``, ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit`` (one of ``Deployment.limits``),
+            ``learnt_parallel``, ``observed_limit`` (the provider said so), ``slow_start``, ``quota``.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class NoAvailableDeployment(RouterError):
 
 
 class AllDeploymentsInCooldown(NoAvailableDeployment):
-    """Every deployment that the request could use is cooling down."""
+    """Every deployment that the request could use is cooling down, or on probation with its one place taken."""
 
 
 class RateLimitExceeded(NoAvailableDeployment):

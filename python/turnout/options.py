@@ -1,13 +1,98 @@
 """How a router behaves, in groups of options: frozen, checked where they are made, and each with a default that is explained."""
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 from operator import index
 
 from turnout.exceptions import ConfigurationError
 
-__all__ = ["Learning", "Waiting"]
+__all__ = ["Health", "Learning", "Waiting"]
 
+_LONGEST = 1e9
 _MOST = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """When a deployment is taken out, for how long, and how it comes back: ``Router(health=Health())``.
+
+    It replaces the rules of ``allowed_fails``, ``min_requests``, ``cooldown_time`` and ``success_threshold``, which a router
+    without it follows. ``docs/health.md`` tells the whole story.
+
+    Args:
+        consecutive_failures: So many failures in a row start a cooldown, at least 1; None for no such rule.
+        failure_rate: So large a share of failures in the window starts a cooldown, over 0 to 1; None for no such rule.
+        window: Seconds that outcomes count, at least 0.1. They are counted in ten buckets, so nine tenths to the whole of it.
+        min_volume: A share of failures says something only of so many outcomes in the window, at least 1.
+        cooldown_time: Seconds that the first cooldown lasts, unless the provider says how long it wants to be left alone.
+        cooldown_growth: Each further cooldown is so many times as long as the one before, at least 1.
+        max_cooldown: Seconds beyond which cooldowns do not grow.
+        cooldown_jitter: A cooldown lasts up to this share longer, by chance, 0 to 1, so that deployments which were taken out
+            together do not return at one instant. A provider's own time is taken exactly.
+        forget_after: For so many seconds without a cooldown, counted from the end of the last, the growth of one is forgotten.
+        success_threshold: Successes that end the probation after a cooldown, at least 1.
+        slow_start: Seconds over which the share of a deployment that returns or joins grows from a tenth to the whole. 0 by
+            default: hosted APIs have no cold caches. For engines of your own, 30 is a start.
+        panic_threshold: If a smaller share of a group than this, 0 to 1, would be left by cooldowns, health checks and probation,
+            these are ignored, since too few would break under the load of all. 0 by default: never.
+        cool_last: Cool down the last deployment of a group that is in service, too. By default it stays: failures that may pass
+            beat no service at all. What it says itself (rate limit, credentials, not found) counts in any case, and so does
+            ``cool_down``.
+        failure_penalty: For so many seconds a failure weighs like one more request in flight where strategies compare those, so
+            that a deployment which fails fast is never the least busy one. 0 for not at all.
+        outlier_factor: So many times the share of failures that the rest of its group has, at least 1, starts a cooldown, if it
+            is a tenth at least and both have ``min_volume``; None for no such rule.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+        TypeError: A value is of the wrong type.
+
+    Example:
+        >>> from turnout import Deployment, Health, Router
+        >>> router = Router([Deployment("a", "m"), Deployment("b", "m")], health=Health(panic_threshold=0.5), seed=1)
+        >>> for _ in range(3):
+        ...     router.record_failure("a", "timeout")
+        >>> router.select("m")
+        'b'
+    """
+
+    consecutive_failures: int | None = 3
+    failure_rate: float | None = 0.5
+    window: float = 60.0
+    min_volume: int = 10
+    cooldown_time: float = 5.0
+    cooldown_growth: float = 2.0
+    max_cooldown: float = 300.0
+    cooldown_jitter: float = 0.2
+    forget_after: float = 300.0
+    success_threshold: int = 2
+    slow_start: float = 0.0
+    panic_threshold: float = 0.0
+    cool_last: bool = False
+    failure_penalty: float = 10.0
+    outlier_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.consecutive_failures is not None:
+            _whole("consecutive_failures", self.consecutive_failures, 1, _MOST)
+        if self.failure_rate is not None:
+            _number("failure_rate", self.failure_rate, math.ulp(0.0), 1.0, "a number over 0, up to 1, or None")
+        _seconds("window", self.window, 0.1)
+        _whole("min_volume", self.min_volume, 1, _MOST)
+        _seconds("cooldown_time", self.cooldown_time)
+        _number("cooldown_growth", self.cooldown_growth, 1.0, 1e6, "a number from 1 to 1e6")
+        _seconds("max_cooldown", self.max_cooldown)
+        _number("cooldown_jitter", self.cooldown_jitter, 0.0, 1.0, "a number from 0 to 1")
+        _seconds("forget_after", self.forget_after, 0.001)
+        _whole("success_threshold", self.success_threshold, 1, _MOST)
+        _seconds("slow_start", self.slow_start)
+        _number("panic_threshold", self.panic_threshold, 0.0, 1.0, "a number from 0 to 1")
+        if not isinstance(self.cool_last, bool):
+            raise TypeError(f"cool_last must be a bool, not {self.cool_last!r} ({type(self.cool_last).__name__})")
+        _seconds("failure_penalty", self.failure_penalty)
+        if self.outlier_factor is not None:
+            _number("outlier_factor", self.outlier_factor, 1.0, 1e6, "a number from 1 to 1e6, or None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +139,27 @@ class Waiting:
         object.__setattr__(self, "max_waiters", _whole("max_waiters", self.max_waiters, 0, _MOST))
 
 
+def _number(name: str, value: object, least: float, most: float, allowed: str) -> None:
+    """Refuses what is no number from least to most."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {allowed}, not {value!r} ({type(value).__name__})")
+    if not least <= float(value) <= most:
+        raise ConfigurationError(f"{name} must be {allowed}, not {value!r}")
+
+
+def _seconds(name: str, value: object, least: float = 0.0) -> None:
+    start = "0" if least == 0 else f"{least:g}"
+    _number(name, value, least, _LONGEST, f"a finite number of seconds from {start} to 1e9")
+
+
 def _whole(name: str, value: object, least: int, most: int) -> int:
     said = f"{name} must be an int from {least} to {most}, not {value!r} ({type(value).__name__})"
     try:
         number = index(value)  # type: ignore[arg-type]  # what it is for
     except TypeError:
         raise TypeError(said) from None
+    if isinstance(value, bool):
+        raise TypeError(said)
     if not least <= number <= most:
         raise ConfigurationError(said)
     return number

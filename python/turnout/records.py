@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from turnout.enums import Status, Strategy
+from turnout.enums import EventKind, Status, Strategy
 from turnout.limits import Limit
 
-__all__ = ["DeploymentStats", "Explanation", "LimitStats", "ObservedStats", "RouterMetrics", "Verdict"]
+__all__ = ["DeploymentStats", "Event", "Explanation", "LimitStats", "ObservedStats", "RouterMetrics", "Verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,13 @@ class DeploymentStats:
         limits: Its limits beside ``rpm_limit`` and ``tpm_limit``, those of its quotas included.
         observed: What the provider said is left, as far as that holds.
         learnt_parallel: The most in flight that its refusals have taught; None if nothing was learnt.
+        domain: Its failure domain. What follows is counted with :class:`turnout.Health` only:
+        consecutive_failures: Failures since the last success or cooldown.
+        window_successes: Successes in the window, since the last cooldown.
+        window_failures: Failures in the window, since the last cooldown.
+        trips: Cooldowns that are not forgotten: the next one lasts ``cooldown_time * cooldown_growth ** trips``.
+        penalty: Failures that weigh on it like requests in flight.
+        slow_start_share: The share of time in which slow start lets it be a candidate, 1.0 outside of one.
     """
 
     deployment_id: str
@@ -92,6 +99,13 @@ class DeploymentStats:
     limits: tuple[LimitStats, ...] = ()
     observed: tuple[ObservedStats, ...] = ()
     learnt_parallel: int | None = None
+    domain: str | None = None
+    consecutive_failures: int = 0
+    window_successes: int = 0
+    window_failures: int = 0
+    trips: int = 0
+    penalty: int = 0
+    slow_start_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +125,7 @@ class RouterMetrics:
         total_successes: Successes.
         total_failures: Failures, those that say nothing about a deployment's health left out.
         total_tokens: Tokens of successes.
+        panicking: The model names whose groups have so few in service that their health is ignored, sorted.
     """
 
     models: int
@@ -125,6 +140,26 @@ class RouterMetrics:
     total_successes: int
     total_failures: int
     total_tokens: int
+    panicking: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that has happened to a deployment or to a group, as :meth:`turnout.Router.subscribe` tells it.
+
+    Attributes:
+        kind: What.
+        deployment_id: To which deployment; None if to a group.
+        model_name: In which group.
+        at: When, in seconds of the router's clock: Unix time, unless it has a :class:`turnout.ManualClock`.
+        detail: More about it, for people to read.
+    """
+
+    kind: EventKind
+    deployment_id: str | None
+    model_name: str
+    at: float
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +168,9 @@ class Verdict:
 
     Attributes:
         deployment_id: The deployment.
-        gate: The first gate that stopped it: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``, ``max_parallel_requests``,
-            ``rpm_limit``, ``tpm_limit``, ``limit``, ``learnt_parallel``, ``observed_limit`` or ``quota``; None if it is a
-            candidate.
+        gate: The first gate that stopped it: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``, ``probation``,
+            ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit``, ``learnt_parallel``, ``observed_limit``,
+            ``slow_start`` or ``quota``; None if it is a candidate.
         detail: Why that gate stopped it, with the numbers; None if it is a candidate.
         score: What the strategy compares (see ``Explanation.score_name``); None if a gate stopped it.
         probability: The chance that the strategy takes it, 0.0 if a gate stopped it.
@@ -159,6 +194,7 @@ class Explanation:
         winner: The id that a pick right now takes; None if no deployment is available.
         retry_after: Without a winner, the seconds that the error would give; else None.
         verdicts: One verdict a deployment, in registration order.
+        panic: Whether so few of the group are in service that the gates of health are ignored.
     """
 
     model_name: str
@@ -167,6 +203,7 @@ class Explanation:
     winner: str | None
     retry_after: float | None
     verdicts: tuple[Verdict, ...]
+    panic: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the explanation as plain data that `json.dumps` takes.
@@ -183,6 +220,8 @@ class Explanation:
         chosen = f"picks {self.winner!r}" if self.winner is not None else "no deployment is available"
         if self.retry_after is not None:
             chosen += f" for {self.retry_after:.1f} s"
+        if self.panic:
+            chosen += " (panic: health is ignored)"
         lines = [f"{self.model_name!r} by {self.strategy}: {chosen}"]
         width = max((len(verdict.deployment_id) for verdict in self.verdicts), default=0)
         for verdict in self.verdicts:

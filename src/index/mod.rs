@@ -8,6 +8,7 @@
 //! A request's own wishes narrow what a pick takes from a tree: its size and excluded members by a [`Filter`], its tags by a tree over
 //! the members that have them ([`Views`]), once such tags were asked for before.
 
+mod census;
 mod nodes;
 mod tree;
 mod views;
@@ -16,6 +17,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::{Arc, PoisonError};
 
+use census::Census;
+pub(crate) use census::{Fitness, Peers};
 pub(crate) use tree::Filter;
 use tree::{Leaf, Tree};
 use views::Views;
@@ -23,13 +26,15 @@ use views::Views;
 use rustc_hash::FxHashSet;
 
 use crate::clock::{Nanos, Now};
+use crate::events::{Event, EventKind};
+use crate::health::Pool;
 use crate::registry::{Entry, Fate};
-use crate::select::{Live, Request, gate_alone, tokens_left};
+use crate::select::{Live, Request, Waived, gate_alone, tokens_left};
 use crate::strategy::{
     Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, Position, RateLimitAware, RoundRobin, Rule, Strategy,
     WeightedRandom,
 };
-use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 /// The index of one group. Locked after the group's shard of the registry and before a member's counters.
@@ -39,11 +44,19 @@ pub(crate) struct Index {
     forest: Mutex<AnyForest>,
     /// The counter of round robin; here, since it is written at every turn.
     pub(crate) turn: AtomicU64,
+    pool: Pool,
 }
 
 impl Index {
-    pub(crate) fn new(strategy: Strategy) -> Self {
-        Self { forest: Mutex::new(AnyForest::new(strategy)), turn: AtomicU64::new(0) }
+    /// Of a group that panics with a smaller share in service than `panic_threshold`.
+    pub(crate) fn new(strategy: Strategy, panic_threshold: f64) -> Self {
+        let forest = Mutex::new(AnyForest::new(strategy, panic_threshold));
+        Self { forest, turn: AtomicU64::new(0), pool: Pool::default() }
+    }
+
+    /// The outcomes of all members.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     #[inline]
@@ -66,6 +79,8 @@ pub(crate) struct Home {
     position: AtomicU32,
     /// The views it is in, one bit each.
     views: AtomicU8,
+    /// Whether the census knows it as well.
+    is_well: AtomicBool,
 }
 
 impl Home {
@@ -76,6 +91,7 @@ impl Home {
             changes_at: AtomicU64::new(Nanos::MAX),
             position: AtomicU32::new(position),
             views: AtomicU8::new(0),
+            is_well: AtomicBool::new(false),
         }
     }
 
@@ -90,6 +106,7 @@ impl Home {
         self.tokens.store(0, Ordering::Relaxed);
         self.changes_at.store(Nanos::MAX, Ordering::Relaxed);
         self.views.store(views, Ordering::Relaxed);
+        self.is_well.store(false, Ordering::Relaxed);
     }
 
     #[inline]
@@ -151,15 +168,16 @@ macro_rules! with_forest {
 }
 
 impl AnyForest {
-    fn new(strategy: Strategy) -> Self {
+    fn new(strategy: Strategy, panic_threshold: f64) -> Self {
+        let census = Census::new(panic_threshold);
         match strategy {
-            Strategy::SimpleShuffle => Self::SimpleShuffle(Forest::new(0)),
-            Strategy::LeastBusy => Self::LeastBusy(Forest::new(0)),
-            Strategy::UsageBased => Self::UsageBased(Forest::new(0)),
-            Strategy::LatencyBased => Self::LatencyBased(Forest::new(0)),
-            Strategy::PriorityBased => Self::PriorityBased(Forest::new(0)),
-            Strategy::RateLimitAware => Self::RateLimitAware(Forest::new(0)),
-            Strategy::RoundRobin => Self::RoundRobin(Forest::new(0)),
+            Strategy::SimpleShuffle => Self::SimpleShuffle(Forest::new(census)),
+            Strategy::LeastBusy => Self::LeastBusy(Forest::new(census)),
+            Strategy::UsageBased => Self::UsageBased(Forest::new(census)),
+            Strategy::LatencyBased => Self::LatencyBased(Forest::new(census)),
+            Strategy::PriorityBased => Self::PriorityBased(Forest::new(census)),
+            Strategy::RateLimitAware => Self::RateLimitAware(Forest::new(census)),
+            Strategy::RoundRobin => Self::RoundRobin(Forest::new(census)),
         }
     }
 
@@ -187,9 +205,17 @@ impl AnyForest {
         with_forest!(self, forest => forest.enter(position, member, now));
     }
 
-    /// Makes a place empty.
-    pub(crate) fn clear(&mut self, position: Position) {
-        with_forest!(self, forest => forest.clear(position));
+    /// Makes the place of a member empty.
+    pub(crate) fn clear<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) {
+        with_forest!(self, forest => {
+            forest.clear(position);
+            forest.assess(member, now);
+        });
+    }
+
+    /// What the members are by their health.
+    fn census(&self) -> &Census {
+        with_forest!(self, forest => &forest.census)
     }
 
     /// Tells the members their places and makes all leaves anew.
@@ -220,11 +246,12 @@ pub(crate) struct Forest<R: Rule> {
     refills_at: Nanos,
     /// The places whose members may have more tokens left for some requests than their leaves say.
     least: FxHashSet<Position>,
+    census: Census,
 }
 
 impl<R: Rule> Forest<R> {
-    fn new(leaves: usize) -> Self {
-        let all = Tree::new(leaves);
+    fn new(census: Census) -> Self {
+        let all = Tree::new(0);
         let changes = vec![Nanos::MAX; all.leaves()];
         Self {
             all,
@@ -233,6 +260,7 @@ impl<R: Rule> Forest<R> {
             changes,
             refills_at: Nanos::MAX,
             least: FxHashSet::default(),
+            census,
         }
     }
 
@@ -249,6 +277,10 @@ impl<R: Rule> Forest<R> {
             && now.has_come(at)
         {
             self.wake(members, now);
+        }
+        // Who is ignored for what is for a walk to find out.
+        if self.census.panics {
+            return None;
         }
         if filter.tags.is_none() && self.all.passes_whole(filter) {
             return self.all.pick(chance, near);
@@ -281,6 +313,14 @@ impl<R: Rule> Forest<R> {
 
     #[inline]
     fn renew<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) {
+        if self.renew_leaf(position, member, now) {
+            self.assess(member, now);
+        }
+    }
+
+    /// Returns whether the member's fitness may have changed.
+    #[inline]
+    fn renew_leaf<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) -> bool {
         if position as usize >= self.all.leaves() {
             self.grow(position as usize + 1);
         }
@@ -293,6 +333,39 @@ impl<R: Rule> Forest<R> {
         };
         put(&mut self.all);
         self.views.renew(views, put);
+        self.count(position, member, now)
+    }
+
+    /// Counts a member by its health; returns whether that may have changed.
+    #[inline]
+    fn count<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) -> bool {
+        let fitness = Fitness::of(&member.slot, now);
+        let is_well = fitness == Fitness::Well;
+        if is_well && member.home.is_well.load(Ordering::Relaxed) {
+            return false;
+        }
+        member.home.is_well.store(is_well, Ordering::Relaxed);
+        self.census.set(position, fitness);
+        true
+    }
+
+    /// Finds out whether the group panics, and notes if that has changed.
+    #[cold]
+    fn assess<T>(&mut self, member: &Entry<T>, now: &Now<'_>) {
+        if self.census.assess(now) {
+            let (kind, detail) = if self.census.panics {
+                (EventKind::Panic, "too few are in service: health is ignored")
+            } else {
+                (EventKind::PanicOver, "enough are in service")
+            };
+            member.common.events.note(|| Event {
+                kind,
+                deployment_id: None,
+                model_name: Arc::clone(member.deployment().shared_model_name()),
+                at: now.get(),
+                detail: detail.to_owned(),
+            });
+        }
     }
 
     fn enter<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) {
@@ -306,6 +379,7 @@ impl<R: Rule> Forest<R> {
         if let Some(noted) = self.changes.get_mut(position as usize) {
             *noted = Nanos::MAX;
             self.trees().for_each(|tree| tree.put(position, &Leaf::stopped(None)));
+            self.census.set(position, Fitness::Nobody);
         }
     }
 
@@ -340,7 +414,7 @@ impl<R: Rule> Forest<R> {
     /// Renews the leaves whose time has come.
     #[cold]
     fn wake<T>(&mut self, members: &Members<T>, now: &Now<'_>) {
-        let mut renewed = 0;
+        let (mut renewed, mut counted) = (0, None);
         while let Some(&Reverse((at, position))) = self.wakes.peek()
             && at <= now.get()
         {
@@ -350,7 +424,7 @@ impl<R: Rule> Forest<R> {
                 *noted = Nanos::MAX;
                 if let Some(Some(entry)) = members.get(position as usize) {
                     entry.home.note_change(Nanos::MAX);
-                    self.renew(position, entry, now);
+                    counted = self.renew_leaf(position, entry, now).then_some(entry).or(counted);
                 }
                 // A new minute may change most leaves; all at once costs less than many of them one by one.
                 renewed += 1;
@@ -358,6 +432,9 @@ impl<R: Rule> Forest<R> {
                     return self.rebuild(members, now);
                 }
             }
+        }
+        if let Some(entry) = counted {
+            self.assess(entry, now);
         }
     }
 
@@ -369,21 +446,27 @@ impl<R: Rule> Forest<R> {
     }
 
     fn rebuild<T>(&mut self, members: &Members<T>, now: &Now<'_>) {
-        let Self { all, changes, .. } = Self::new(members.len());
-        (self.all, self.changes, self.refills_at) = (all, changes, Nanos::MAX);
+        self.all = Tree::new(members.len());
+        self.changes = vec![Nanos::MAX; self.all.leaves()];
+        self.refills_at = Nanos::MAX;
         self.wakes.clear();
         self.least.clear();
+        self.census.clear();
         self.views.trees().for_each(|(_, tree)| *tree = Tree::new(members.len()));
         for (position, member) in self::members(members) {
             member.home.enter(position, self.views.of_tags(member.deployment().tags()));
             let leaf = leaf::<R, T>(member, now);
             self.note(position, member, &leaf);
+            self.count(position, member, now);
             member.home.note_tokens(leaf.tokens);
             let views = member.home.views();
             self.all.set(position, &leaf);
             self.views.trees().filter(|(bit, _)| views & bit != 0).for_each(|(_, tree)| tree.set(position, &leaf));
         }
         self.trees().for_each(Tree::join_all);
+        if let Some((_, member)) = self::members(members).next() {
+            self.assess(member, now);
+        }
     }
 
     fn trees(&mut self) -> impl Iterator<Item = &mut Tree<R>> {
@@ -396,7 +479,7 @@ impl<R: Rule> Forest<R> {
 fn leaf<R: Rule, T>(member: &Entry<T>, now: &Now<'_>) -> Leaf<R::Leaf> {
     let state = &*member.slot;
     now.take_change();
-    if gate_alone(member, state, &Request::default(), now).is_err() {
+    if gate_alone(member, state, &Request::default(), Waived::default(), now).is_err() {
         return Leaf::stopped(now.take_change());
     }
     let candidate = Some(R::leaf(&Live { entry: member, state, now }));
@@ -408,25 +491,36 @@ fn leaf<R: Rule, T>(member: &Entry<T>, now: &Now<'_>) -> Leaf<R::Leaf> {
 /// Renews the leaf of a member whose counters were changed, wherever it is now.
 #[inline]
 pub(crate) fn renew<T>(member: &Entry<T>, now: &Now<'_>) {
+    change(member, now, |_| ());
+}
+
+/// Changes a member's counters and renews its leaf, wherever that is now, under one lock: what is decided by what the others of the
+/// group are holds when it is done.
+#[inline]
+pub(crate) fn change<T, R>(member: &Entry<T>, now: &Now<'_>, change: impl FnOnce(&Peers<'_>) -> R) -> R {
     let mut heir: Arc<Entry<T>>;
     let mut member = member;
     loop {
-        let mut tree = member.home.index.lock();
+        let index = &member.home.index;
+        let mut forest = index.lock();
+        let position = member.home.position();
         // Asked under the lock: whoever replaces or removes the member says so before it touches the tree.
         match member.fate() {
             Fate::Registered => {
                 // Without a place of its own it waits for the rebuild, which takes the counters as they are then.
-                if member.home.position() != NOWHERE {
-                    tree.renew(member.home.position(), member, now);
+                let place = Some(position).filter(|&position| position != NOWHERE);
+                let result = change(&Peers { census: forest.census(), pool: index.pool(), position: place });
+                if place.is_some() {
+                    forest.renew(position, member, now);
                 }
-                return;
+                return result;
             }
             Fate::Replaced(by) => {
-                drop(tree);
+                drop(forest);
                 heir = by;
                 member = &heir;
             }
-            Fate::Removed => return,
+            Fate::Removed => return change(&Peers { census: forest.census(), pool: index.pool(), position: None }),
         }
     }
 }

@@ -30,9 +30,9 @@ impl PyDeployment {
     #[new]
     #[pyo3(
         signature = (deployment_id, model_name, *, model=None, weight=None, priority=None, rpm_limit=None, tpm_limit=None,
-                     max_parallel_requests=None, limits=None, quotas=None, tags=None, metadata=None),
+                     max_parallel_requests=None, limits=None, quotas=None, tags=None, metadata=None, domain=None),
         text_signature = "(deployment_id, model_name, *, model=None, weight=1, priority=0, rpm_limit=None, tpm_limit=None, \
-                          max_parallel_requests=None, limits=(), quotas=(), tags=(), metadata=None)"
+                          max_parallel_requests=None, limits=(), quotas=(), tags=(), metadata=None, domain=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
@@ -49,6 +49,7 @@ impl PyDeployment {
         quotas: Option<&Bound<'_, PyAny>>,
         tags: Option<&Bound<'_, PyAny>>,
         metadata: Option<&Bound<'_, PyAny>>,
+        domain: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let id = text("deployment_id", deployment_id)?;
         let mut facts = Deployment::new(id, text("model_name", model_name)?)?;
@@ -78,6 +79,7 @@ impl PyDeployment {
         if let Some(quotas) = &quotas {
             facts = facts.with_quotas(&quotas.iter().map(|quota| quota_facts(&quota)).collect::<PyResult<Vec<_>>>()?)?;
         }
+        facts = facts.with_domain(domain.filter(|domain| !domain.is_none()).map(|domain| text("domain", domain)).transpose()?)?;
         // An exact str, so that nothing of a subclass outlives this call.
         let id = PyString::new(py, id).unbind();
         Ok(Self {
@@ -162,6 +164,12 @@ impl PyDeployment {
             Some(metadata) => metadata.bind(py).clone(),
             None => PyMappingProxy::new(py, PyDict::new(py).as_mapping()),
         }
+    }
+
+    /// What one outage takes away together with it; None for no such thing.
+    #[getter]
+    fn domain(&self) -> Option<&str> {
+        self.facts.domain()
     }
 
     /// Return a copy with some facts changed.
@@ -249,6 +257,9 @@ impl PyDeployment {
         }
         if let Some(metadata) = &self.metadata {
             keywords.set_item("metadata", py.get_type::<PyDict>().call1((metadata,))?)?;
+        }
+        if let Some(domain) = facts.domain() {
+            keywords.set_item("domain", domain)?;
         }
         Ok(keywords)
     }

@@ -5,6 +5,8 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::limits::limit_object;
 use super::router::Attached;
+use crate::clock;
+use crate::events::Event;
 use crate::explain::{Explanation, Verdict};
 use crate::health::Status;
 use crate::learn::ObservedStats;
@@ -39,7 +41,7 @@ impl<'py> Statuses<'py> {
 
 /// The fields of `turnout.DeploymentStats`, in order.
 #[allow(clippy::cast_precision_loss)] // seconds are a float
-fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyResult<[(&'static str, Bound<'py, PyAny>); 20]> {
+fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyResult<[(&'static str, Bound<'py, PyAny>); 27]> {
     let avg_latency = (stats.avg_latency_us != 0).then_some(stats.avg_latency_us as f64 / 1e6);
     Ok([
         ("deployment_id", (&*stats.deployment_id).into_pyobject(py)?.into_any()),
@@ -62,6 +64,13 @@ fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyRe
         ("limits", limits(py, &stats.limits)?),
         ("observed", observed(py, &stats.observed)?),
         ("learnt_parallel", stats.learnt_parallel.into_pyobject(py)?),
+        ("domain", stats.domain.as_deref().into_pyobject(py)?.into_any()),
+        ("consecutive_failures", stats.consecutive_failures.into_pyobject(py)?.into_any()),
+        ("window_successes", stats.window_successes.into_pyobject(py)?.into_any()),
+        ("window_failures", stats.window_failures.into_pyobject(py)?.into_any()),
+        ("trips", stats.trips.into_pyobject(py)?.into_any()),
+        ("penalty", stats.penalty.into_pyobject(py)?.into_any()),
+        ("slow_start_share", stats.slow_start_share.into_pyobject(py)?.into_any()),
     ])
 }
 
@@ -132,7 +141,16 @@ pub(crate) fn router_metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResul
     keywords.set_item("total_successes", metrics.total_successes)?;
     keywords.set_item("total_failures", metrics.total_failures)?;
     keywords.set_item("total_tokens", metrics.total_tokens)?;
+    keywords.set_item("panicking", PyTuple::new(py, metrics.panicking.iter().map(|name| &**name))?)?;
     class(py, "turnout.records", "RouterMetrics")?.call((), Some(&keywords))
+}
+
+/// A `turnout.Event`.
+pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyAny>> {
+    let kind = class(py, "turnout.enums", "EventKind")?.call1((event.kind.name(),))?;
+    let at = clock::seconds(event.at);
+    let fields = (kind, event.deployment_id.as_deref(), &*event.model_name, at, &*event.detail);
+    class(py, "turnout.records", "Event")?.call1(fields)
 }
 
 /// A `turnout.Explanation`.
@@ -154,5 +172,6 @@ pub(crate) fn explanation<'py>(py: Python<'py>, explanation: &Explanation<Attach
         winner,
         explanation.retry_after,
         PyTuple::new(py, verdicts)?,
+        explanation.panic,
     ))
 }

@@ -5,27 +5,27 @@ use std::sync::Arc;
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyMapping, PyString};
+use pyo3::types::{PyCFunction, PyDict, PyList, PyMapping, PyString};
 use rustc_hash::FxHashMap;
 
 use super::args::{Kind, Tokens, flag, items, latency_us, length, optional, request, strategy, text, whole};
 use super::clock::PyManualClock;
 use super::deployment::PyDeployment;
 use super::errors::wrong_type;
+use super::events::Subscriptions;
 use super::lease::PyLease;
 use super::limits::read_headers;
-use super::records;
 use super::waiting::{PyWaiter, Timeout};
+use super::{options, records};
 use crate::clock::Clock;
 use crate::deployment::Deployment;
 use crate::error::Error;
 use crate::health::{FailureKind, HealthRules};
-use crate::learn::Learning;
 use crate::registry::Attachment;
 use crate::router::{Router, Settings};
 use crate::select::Request;
 use crate::strategy::Strategy;
-use crate::wait::{Patience, Waiting};
+use crate::wait::Patience;
 
 /// What hangs on each deployment.
 pub(crate) struct Attached {
@@ -48,16 +48,16 @@ const MOST_PICKS: usize = 10_000_000;
 
 /// Picks one deployment of a model for every request.
 #[pyclass(name = "Router", module = "turnout", frozen)]
-pub(crate) struct PyRouter(pub(crate) Router<Attached>);
+pub(crate) struct PyRouter(pub(crate) Router<Attached>, Arc<Subscriptions>);
 
 #[pymethods]
 impl PyRouter {
     #[new]
     #[pyo3(
         signature = (deployments=None, *, strategy=None, strategies=None, allowed_fails=None, min_requests=None, cooldown_time=None,
-                     success_threshold=None, learning=None, waiting=None, seed=None, clock=None),
+                     success_threshold=None, health=None, learning=None, waiting=None, seed=None, clock=None),
         text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, allowed_fails=3, min_requests=10, \
-                          cooldown_time=5.0, success_threshold=3, learning=Learning(), waiting=Waiting(), \
+                          cooldown_time=5.0, success_threshold=3, health=None, learning=Learning(), waiting=Waiting(), \
                           seed=None, clock=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
@@ -69,13 +69,27 @@ impl PyRouter {
         min_requests: Option<&Bound<'_, PyAny>>,
         cooldown_time: Option<&Bound<'_, PyAny>>,
         success_threshold: Option<&Bound<'_, PyAny>>,
+        health: Option<&Bound<'_, PyAny>>,
         learning: Option<&Bound<'_, PyAny>>,
         waiting: Option<&Bound<'_, PyAny>>,
         seed: Option<&Bound<'_, PyAny>>,
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
+        let breaker = optional(health, options::health)?;
+        let others = [
+            ("allowed_fails", allowed_fails),
+            ("min_requests", min_requests),
+            ("cooldown_time", cooldown_time),
+            ("success_threshold", success_threshold),
+        ];
+        if breaker.is_some()
+            && let Some((name, _)) = others.iter().find(|(_, value)| value.is_some())
+        {
+            let message = format!("{name} and health cannot be given together: health has all the rules");
+            return Err(Error::Configuration(message).into());
+        }
         let usual = HealthRules::default();
-        let health = HealthRules {
+        let minute = HealthRules {
             allowed_fails: allowed_fails.map_or(Ok(usual.allowed_fails), |fails| whole("allowed_fails", 0, u64::MAX, fails))?,
             min_requests: min_requests.map_or(Ok(usual.min_requests), |requests| whole("min_requests", 0, u64::MAX, requests))?,
             cooldown_time: cooldown_time.map_or(Ok(usual.cooldown_time), |time| length("cooldown_time", time))?,
@@ -89,16 +103,17 @@ impl PyRouter {
         let router = Router::new(Settings {
             strategy: strategy.map_or(Ok(Strategy::default()), self::strategy)?,
             strategies: optional(strategies, per_model)?.unwrap_or_default(),
-            health,
-            learning: optional(learning, self::learning)?.unwrap_or_default(),
-            waiting: optional(waiting, self::waiting)?.unwrap_or_default(),
+            health: minute,
+            breaker,
+            learning: optional(learning, options::learning)?.unwrap_or_default(),
+            waiting: optional(waiting, options::waiting)?.unwrap_or_default(),
             seed: optional(seed, |seed| whole("seed", 0, u64::MAX, seed))?,
             clock: clock.unwrap_or_default(),
         })?;
         if let Some(deployments) = deployments {
             drop(router.replace_all(self::deployments(deployments)?)?);
         }
-        Ok(Self(router))
+        Ok(Self(router, Arc::default()))
     }
 
     // --- registry ---
@@ -347,6 +362,17 @@ impl PyRouter {
         Ok(self.0.report_health(text("deployment_id", deployment_id)?, flag("healthy", healthy)?)?)
     }
 
+    // --- events ---
+
+    /// Call ``callback`` with an :class:`turnout.Event` whenever a deployment or a group changes its state.
+    #[pyo3(signature = (callback, /))]
+    fn subscribe<'py>(&self, callback: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyCFunction>> {
+        if !callback.is_callable() {
+            return Err(wrong_type("callback", "a callable", callback));
+        }
+        self.1.subscribe(&self.0, callback)
+    }
+
     // --- inspection ---
 
     /// Return a deployment's state at this moment.
@@ -397,7 +423,12 @@ impl PyRouter {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.1.traverse(&visit)?;
         self.0.try_visit(|attached| visit.call(&attached.deployment))
+    }
+
+    fn __clear__(&self) {
+        self.1.end();
     }
 }
 
@@ -428,23 +459,8 @@ fn priority(value: &Bound<'_, PyAny>) -> PyResult<i32> {
     whole("priority", i32::MIN, i32::MAX, value)
 }
 
-fn waiting(value: &Bound<'_, PyAny>) -> PyResult<Waiting> {
-    // By its type: what it says of itself may be anything.
-    if !value.get_type().is_subclass(&value.py().import("turnout.options")?.getattr("Waiting")?)? {
-        return Err(wrong_type("waiting", "a Waiting or None", value));
-    }
-    Ok(Waiting { max_waiters: value.getattr("max_waiters")?.extract()? })
-}
-
 fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<(Deployment, Attached)>> {
     items("deployments", "an iterable of Deployment", value)?.map(|item| deployment("an item of deployments", &item?)).collect()
-}
-
-fn learning(value: &Bound<'_, PyAny>) -> PyResult<Learning> {
-    if !value.is_instance(&value.py().import("turnout.options")?.getattr("Learning")?)? {
-        return Err(wrong_type("learning", "a Learning", value));
-    }
-    Ok(Learning { headers: value.getattr("headers")?.extract()?, concurrency: value.getattr("concurrency")?.extract()? })
 }
 
 fn per_model(value: &Bound<'_, PyAny>) -> PyResult<FxHashMap<Arc<str>, Strategy>> {

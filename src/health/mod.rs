@@ -1,7 +1,24 @@
 //! Outcomes, cooldown and probation.
+//!
+//! A router follows one of two sets of rules: those of the minute ([`HealthRules`]), which are litellm-rs's, or those of the breaker
+//! ([`BreakerRules`]), if it has health options. Both write the same few words here, which is all that a pick reads; what the breaker
+//! counts besides lies in the annex of the deployment's state.
+
+mod breaker;
+mod domain;
+mod pool;
+mod ring;
+mod rules;
+mod slow_start;
 
 use std::fmt;
 use std::str::FromStr;
+
+pub use breaker::Cause;
+pub(crate) use breaker::{Breaker, Evidence, Judge};
+pub(crate) use domain::Domain;
+pub(crate) use pool::Pool;
+pub use rules::BreakerRules;
 
 use crate::clock::{Nanos, SECOND};
 use crate::error::Error;
@@ -109,9 +126,14 @@ impl FailureKind {
         matches!(self, Self::BadRequest | Self::ContentPolicy | Self::ContextWindow | Self::Cancelled)
     }
 
-    /// Whether one of it is enough for a cooldown.
+    /// Whether the deployment, or the application for it, says that it will not serve for now.
+    const fn is_refusal(self) -> bool {
+        matches!(self, Self::RateLimit | Self::Auth | Self::NotFound | Self::Manual)
+    }
+
+    /// Whether one of it is enough for a cooldown, by the rules of the minute.
     const fn trips_at_once(self) -> bool {
-        matches!(self, Self::RateLimit | Self::Auth | Self::NotFound | Self::Timeout | Self::Manual)
+        self.is_refusal() || matches!(self, Self::Timeout)
     }
 }
 
@@ -129,6 +151,17 @@ impl FromStr for FailureKind {
             Error::Configuration(format!("unknown failure kind {name:?}: must be one of {}", Self::ALL.map(Self::name).join(", ")))
         })
     }
+}
+
+/// A failure as it came in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
+    pub(crate) retry_after: Option<Nanos>,
+    /// When the request was sent.
+    pub(crate) sent_at: Nanos,
+    /// Whether it was in flight here.
+    pub(crate) has_lease: bool,
 }
 
 /// What a deployment is.
@@ -203,24 +236,38 @@ impl Health {
         }
     }
 
-    /// Takes in a success, with the request's latency if it is known.
-    pub(crate) fn success(&self, _: &Held<'_>, rules: &HealthRules, now: Nanos, latency_us: Option<u64>) {
-        if let Some(sample) = latency_us {
-            self.avg_latency_us.store(smooth(self.avg_latency_us(), sample), Ordering::Relaxed);
-        }
+    /// Takes in how long a success took.
+    pub(crate) fn smooth_latency(&self, _: &Held<'_>, sample_us: u64) {
+        self.avg_latency_us.store(smooth(self.avg_latency_us(), sample_us), Ordering::Relaxed);
+    }
+
+    /// Takes in a success by the rules of the minute.
+    pub(crate) fn success(&self, held: &Held<'_>, rules: &HealthRules, now: Nanos) {
         // A request that was sent before the cooldown tells nothing about the time after it.
-        if now < self.cooldown_until() {
-            return;
-        }
-        let successes = self.consecutive_successes().saturating_add(1);
-        self.consecutive_successes.store(successes, Ordering::Relaxed);
-        if successes >= rules.success_threshold {
-            self.degraded.store(false, Ordering::Relaxed);
-            self.cooldown_until.store(0, Ordering::Relaxed);
+        if now >= self.cooldown_until() && self.count_success(held) >= rules.success_threshold {
+            self.restore(held);
         }
     }
 
-    /// Takes in a failure that `minute` has counted.
+    /// Counts a success, and returns how many there were since the last failure.
+    pub(crate) fn count_success(&self, _: &Held<'_>) -> u32 {
+        let successes = self.consecutive_successes().saturating_add(1);
+        self.consecutive_successes.store(successes, Ordering::Relaxed);
+        successes
+    }
+
+    /// Ends the probation.
+    pub(crate) fn restore(&self, _: &Held<'_>) {
+        self.degraded.store(false, Ordering::Relaxed);
+        self.cooldown_until.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts no success any more.
+    pub(crate) fn break_streak(&self, _: &Held<'_>) {
+        self.consecutive_successes.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes in a failure that `minute` has counted, by the rules of the minute.
     pub(crate) fn failure(
         &self,
         held: &Held<'_>,
@@ -230,7 +277,7 @@ impl Health {
         minute: Counts,
         retry_after: Option<Nanos>,
     ) {
-        self.consecutive_successes.store(0, Ordering::Relaxed);
+        self.break_streak(held);
         self.degraded.store(true, Ordering::Relaxed);
         if rules.trips(kind, minute) {
             self.cool_down(held, now, retry_after.unwrap_or(rules.cooldown_time));
@@ -238,19 +285,19 @@ impl Health {
     }
 
     /// Starts a cooldown. One that lasts longer already is not shortened.
-    pub(crate) fn cool_down(&self, _: &Held<'_>, now: Nanos, length: Nanos) {
-        self.consecutive_successes.store(0, Ordering::Relaxed);
+    pub(crate) fn cool_down(&self, held: &Held<'_>, now: Nanos, length: Nanos) {
+        self.break_streak(held);
         self.degraded.store(true, Ordering::Relaxed);
         self.cooldown_until.store(self.cooldown_until().max(now.saturating_add(length)), Ordering::Relaxed);
     }
 
-    /// Takes in what a health check found.
-    pub(crate) fn checked(&self, _: &Held<'_>, now: Nanos, healthy: bool) {
+    /// Takes in what a health check found. Probation begins at `probation_from`, where the rules want it to be seen; 0 if not.
+    pub(crate) fn checked(&self, held: &Held<'_>, now: Nanos, healthy: bool, probation_from: Nanos) {
         // One that is in service already goes on with its probation: checks come often, and would prolong it for ever.
         if healthy && (self.is_unhealthy() || now < self.cooldown_until()) {
-            self.consecutive_successes.store(0, Ordering::Relaxed);
+            self.break_streak(held);
             self.degraded.store(true, Ordering::Relaxed);
-            self.cooldown_until.store(0, Ordering::Relaxed);
+            self.cooldown_until.store(probation_from, Ordering::Relaxed);
         }
         self.unhealthy.store(!healthy, Ordering::Relaxed);
     }

@@ -1,0 +1,171 @@
+//! Outcomes of the last while, in buckets of time.
+//!
+//! Ten buckets, of which the newest is still filling: what is counted covers nine tenths to the whole of the window. Counts are exact,
+//! and nothing is averaged. Buckets roll lazily, when the ring is next written to; until then a reader leaves out those whose time is over.
+//!
+//! One thread at a time writes, under the lock of whatever the ring is part of. Anyone reads.
+
+use std::array;
+
+use crate::clock::Nanos;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+pub(crate) const BUCKETS: u64 = 10;
+
+const PLACES: usize = 10;
+
+/// What was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Tally {
+    pub(crate) successes: u64,
+    pub(crate) failures: u64,
+}
+
+impl Tally {
+    pub(crate) fn total(self) -> u64 {
+        self.successes + self.failures
+    }
+
+    /// Failures among all; 0 without any.
+    #[allow(clippy::cast_precision_loss)] // counts of some minutes
+    pub(crate) fn rate(self) -> f64 {
+        if self.failures == 0 { 0.0 } else { self.failures as f64 / self.total() as f64 }
+    }
+
+    pub(crate) fn without(self, part: Self) -> Self {
+        Self { successes: self.successes.saturating_sub(part.successes), failures: self.failures.saturating_sub(part.failures) }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    successes: AtomicU32,
+    failures: AtomicU32,
+}
+
+impl Bucket {
+    fn tally(&self) -> Tally {
+        Tally { successes: self.successes.load(Ordering::Relaxed).into(), failures: self.failures.load(Ordering::Relaxed).into() }
+    }
+
+    fn set(&self, successes: u32, failures: u32) {
+        self.successes.store(successes, Ordering::Relaxed);
+        self.failures.store(failures, Ordering::Relaxed);
+    }
+}
+
+/// A ring of buckets, each `length` long as its user says in every call.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    /// The number of the newest bucket, counted from the epoch; the one with number n lies at n modulo ten.
+    newest: AtomicU64,
+    buckets: [Bucket; PLACES],
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self { newest: AtomicU64::new(0), buckets: array::from_fn(|_| Bucket::default()) }
+    }
+}
+
+impl Ring {
+    /// Counts an outcome.
+    pub(crate) fn add(&self, length: Nanos, now: Nanos, failed: bool) {
+        let newest = self.newest.load(Ordering::Relaxed);
+        let number = (now / length.max(1)).max(newest);
+        for passed in newest.max(number.saturating_sub(BUCKETS))..number {
+            self.bucket(passed + 1).inspect(|bucket| bucket.set(0, 0));
+        }
+        self.newest.store(number, Ordering::Relaxed);
+        if let Some(bucket) = self.bucket(number) {
+            let count = if failed { &bucket.failures } else { &bucket.successes };
+            count.store(count.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// What the window that ends now has.
+    pub(crate) fn tally(&self, length: Nanos, now: Nanos) -> Tally {
+        self.current(length, now).fold(Tally::default(), |sum, (_, bucket)| {
+            let part = bucket.tally();
+            Tally { successes: sum.successes + part.successes, failures: sum.failures + part.failures }
+        })
+    }
+
+    /// When the first of the failures that count now no longer does; None if there is none.
+    pub(crate) fn fades_at(&self, length: Nanos, now: Nanos) -> Option<Nanos> {
+        let oldest = self.current(length, now).find(|(_, bucket)| bucket.tally().failures > 0);
+        oldest.map(|(number, _)| (number + BUCKETS).saturating_mul(length.max(1)))
+    }
+
+    /// Takes out what another ring with buckets of the same length has.
+    pub(crate) fn take_out(&self, other: &Self) {
+        let newest = self.newest.load(Ordering::Relaxed);
+        let others_newest = other.newest.load(Ordering::Relaxed);
+        for number in newest.max(others_newest).saturating_sub(BUCKETS - 1)..=newest.min(others_newest) {
+            if let (Some(bucket), Some(part)) = (self.bucket(number), other.bucket(number)) {
+                let less =
+                    |from: &AtomicU32, by: &AtomicU32| from.load(Ordering::Relaxed).saturating_sub(by.load(Ordering::Relaxed));
+                bucket.set(less(&bucket.successes, &part.successes), less(&bucket.failures, &part.failures));
+            }
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&self) {
+        self.newest.store(0, Ordering::Relaxed);
+        self.buckets.iter().for_each(|bucket| bucket.set(0, 0));
+    }
+
+    /// The buckets that count now, oldest first, with their numbers.
+    fn current(&self, length: Nanos, now: Nanos) -> impl Iterator<Item = (u64, &Bucket)> {
+        let newest = self.newest.load(Ordering::Relaxed);
+        let number = (now / length.max(1)).max(newest);
+        (number.saturating_sub(BUCKETS - 1)..=newest).filter_map(|number| Some((number, self.bucket(number)?)))
+    }
+
+    fn bucket(&self, number: u64) -> Option<&Bucket> {
+        self.buckets.get(usize::try_from(number % BUCKETS).ok()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_window_is_nine_tenths_to_the_whole() {
+        let ring = Ring::default();
+        ring.add(10, 9, true);
+        ring.add(10, 10, false);
+        assert_eq!(ring.tally(10, 99), Tally { successes: 1, failures: 1 });
+        assert_eq!(ring.fades_at(10, 99), Some(100));
+        assert_eq!(ring.tally(10, 100), Tally { successes: 1, failures: 0 });
+        assert_eq!(ring.fades_at(10, 100), None);
+        assert_eq!(ring.tally(10, 110), Tally::default());
+    }
+
+    proptest! {
+        #[test]
+        fn counts_are_those_of_the_last_ten_buckets(steps in prop::collection::vec((0..250_u64, any::<bool>()), 1..80)) {
+            let (ring, pool) = (Ring::default(), Ring::default());
+            let (mut now, mut seen) = (0, Vec::new());
+            for (i, (passed, failed)) in steps.into_iter().enumerate() {
+                now += passed;
+                pool.add(10, now, failed);
+                if i % 2 == 0 {
+                    ring.add(10, now, failed);
+                    seen.push((now / 10, failed));
+                }
+                let count = |failed| {
+                    seen.iter().filter(|&&(number, which)| which == failed && number + BUCKETS > now / 10).count() as u64
+                };
+                prop_assert_eq!(ring.tally(10, now), Tally { successes: count(false), failures: count(true) });
+            }
+            let whole = pool.tally(10, now);
+            pool.take_out(&ring);
+            prop_assert_eq!(pool.tally(10, now), whole.without(ring.tally(10, now)));
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Callbacks of Python for the core's events.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::PyCFunction;
+
+use super::records;
+use super::router::Attached;
+use crate::events::{Event, Subscription};
+use crate::router::Router;
+
+/// A callable of the application.
+#[derive(Debug)]
+struct Callback(Py<PyAny>);
+
+impl Callback {
+    /// Calls it. What it raises is its own affair, and not that of whoever caused the event.
+    fn call(&self, event: &Event) {
+        // None while the interpreter shuts down: there is nobody left to tell.
+        Python::try_attach(|py| {
+            // Whoever caused the event may be on the way out with an exception of their own.
+            let pending = PyErr::take(py);
+            if let Err(error) = records::event(py, event).and_then(|event| self.0.call1(py, (event,))) {
+                error.write_unraisable(py, Some(self.0.bind(py)));
+            }
+            if let Some(pending) = pending {
+                pending.restore(py);
+            }
+        });
+    }
+}
+
+/// The subscriptions of a router, which end with it. The core has the callbacks too; here they are for the garbage collector to see.
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions(Mutex<Vec<Arc<Kept>>>);
+
+#[derive(Debug)]
+struct Kept {
+    subscription: Subscription,
+    callback: Arc<Callback>,
+}
+
+impl Subscriptions {
+    /// Lets a callable be told, and returns what ends that.
+    pub(crate) fn subscribe<'py>(
+        self: &Arc<Self>,
+        router: &Router<Attached>,
+        callback: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyCFunction>> {
+        let callable = Arc::new(Callback(callback.clone().unbind()));
+        let called = Arc::clone(&callable);
+        let subscription = router.subscribe(move |event| called.call(event));
+        let kept = Arc::new(Kept { subscription, callback: callable });
+        // Neither keeps the other alive, so that the garbage collector need not look into the function.
+        let (subscriptions, weak) = (Arc::downgrade(self), Arc::downgrade(&kept));
+        self.lock().push(kept);
+        PyCFunction::new_closure(callback.py(), Some(c"unsubscribe"), None, move |_, _| {
+            if let (Some(subscriptions), Some(kept)) = (subscriptions.upgrade(), weak.upgrade()) {
+                kept.subscription.end();
+                subscriptions.lock().retain(|other| !Arc::ptr_eq(other, &kept));
+            }
+        })
+    }
+
+    /// Ends all of them.
+    pub(crate) fn end(&self) {
+        let all = std::mem::take(&mut *self.lock());
+        for kept in &all {
+            kept.subscription.end();
+        }
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Ok(all) = self.0.try_lock() else { return Ok(()) };
+        all.iter().try_for_each(|kept| visit.call(&kept.callback.0))
+    }
+
+    /// Nothing may be dropped while this is held that runs anything when it is dropped.
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Kept>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Subscriptions {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

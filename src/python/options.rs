@@ -1,0 +1,58 @@
+//! From the option objects of `turnout.options` to the core's rules.
+
+use pyo3::prelude::*;
+
+use super::args::{flag, length, optional, whole};
+use super::errors::wrong_type;
+use crate::health::BreakerRules;
+use crate::learn::Learning;
+use crate::wait::Waiting;
+
+/// Refuses what is not of a class of `turnout.options`, by its type: what it says of itself may be anything.
+fn must_be(name: &str, class: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    let expected = value.py().import("turnout.options")?.getattr(class)?;
+    if value.get_type().is_subclass(&expected)? { Ok(()) } else { Err(wrong_type(name, &format!("a {class} or None"), value)) }
+}
+
+/// What a `turnout.Learning` says.
+pub(crate) fn learning(value: &Bound<'_, PyAny>) -> PyResult<Learning> {
+    must_be("learning", "Learning", value)?;
+    Ok(Learning {
+        headers: flag("headers", &value.getattr("headers")?)?,
+        concurrency: flag("concurrency", &value.getattr("concurrency")?)?,
+    })
+}
+
+/// What a `turnout.Waiting` says.
+pub(crate) fn waiting(value: &Bound<'_, PyAny>) -> PyResult<Waiting> {
+    must_be("waiting", "Waiting", value)?;
+    Ok(Waiting { max_waiters: value.getattr("max_waiters")?.extract()? })
+}
+
+/// The rules of a `turnout.Health`, which has checked them.
+pub(crate) fn health(value: &Bound<'_, PyAny>) -> PyResult<BreakerRules> {
+    must_be("health", "Health", value)?;
+    let get = |name: &str| value.getattr(name);
+    let seconds = |name: &str| length(name, &get(name)?);
+    let count = |name: &str| whole(name, 1, u32::MAX, &get(name)?);
+    let number = |value: &Bound<'_, PyAny>| value.extract::<f64>();
+    Ok(BreakerRules {
+        consecutive_failures: optional(Some(&get("consecutive_failures")?), |value| {
+            whole("consecutive_failures", 1, u32::MAX, value)
+        })?,
+        failure_rate: optional(Some(&get("failure_rate")?), number)?,
+        window: seconds("window")?,
+        min_volume: count("min_volume")?,
+        cooldown_time: seconds("cooldown_time")?,
+        cooldown_growth: number(&get("cooldown_growth")?)?,
+        max_cooldown: seconds("max_cooldown")?,
+        cooldown_jitter: number(&get("cooldown_jitter")?)?,
+        forget_after: seconds("forget_after")?,
+        success_threshold: count("success_threshold")?,
+        slow_start: seconds("slow_start")?,
+        panic_threshold: number(&get("panic_threshold")?)?,
+        cool_last: flag("cool_last", &get("cool_last")?)?,
+        failure_penalty: seconds("failure_penalty")?,
+        outlier_factor: optional(Some(&get("outlier_factor")?), number)?,
+    })
+}
