@@ -52,11 +52,11 @@ impl Ledger {
     pub(crate) fn new(quota: &Quota, serial: u64, before: Option<&Self>, now: Nanos) -> Self {
         let Some(before) = before else {
             let common = Common { serial, lock: Mutex::default(), observed: Observations::default() };
-            let meters = quota.limits().iter().map(|&limit| Meter::new(limit)).collect();
+            let meters = Meter::all(quota.limits(), &[], now);
             return Self { quota: quota.clone(), meters, common: Arc::new(common) };
         };
         let _held = before.hold();
-        let meters = quota.limits().iter().map(|&limit| Meter::after(limit, &before.meters, now)).collect();
+        let meters = Meter::all(quota.limits(), &before.meters, now);
         Self { quota: quota.clone(), meters, common: Arc::clone(&before.common) }
     }
 
