@@ -10,6 +10,7 @@ use rustc_hash::FxHashSet;
 
 use crate::clock::{Clock, Nanos, Now, seconds};
 use crate::context::{Candidate, Usage};
+use crate::deployment::Deployment;
 use crate::error::{Error, Reasons, TooLarge, Unavailable};
 use crate::group::Group;
 use crate::learn::Lack;
@@ -55,6 +56,12 @@ impl Request {
     /// A request of unknown size still needs a token to be left.
     pub(crate) fn least_tokens(&self) -> u64 {
         self.tokens.max(1)
+    }
+
+    /// Whether it takes no prompt or no answer, and so may pass where a request of unknown size would not.
+    #[inline]
+    pub(crate) fn lacks_part(&self) -> bool {
+        self.split.is_some_and(|(input, output)| input == 0 || output == 0)
     }
 
     /// Whether the request itself leaves a deployment in.
@@ -240,13 +247,14 @@ pub(crate) fn gate_alone<T>(entry: &Entry<T>, state: &State, request: &Request, 
         return Err(Refusal::Limit(spent));
     }
     let marks = state.marks();
-    if marks != 0 { gate_marked(state, marks, request, now) } else { Ok(()) }
+    if marks != 0 { gate_marked(deployment, state, marks, request, now) } else { Ok(()) }
 }
 
 /// The gates that few deployments have.
 #[cold]
-fn gate_marked(state: &State, marks: u32, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
-    if marks & mark::CAPPED != 0 {
+fn gate_marked(deployment: &Deployment, state: &State, marks: u32, request: &Request, now: &Now<'_>) -> Result<(), Refusal> {
+    // Limits may have been configured since the cap was learnt.
+    if marks & mark::CAPPED != 0 && !deployment.is_limited() {
         let (in_flight, limit) = (state.in_flight(), state.annex().cap.most());
         if in_flight >= limit {
             return Err(Refusal::LearntParallel { in_flight, limit });
@@ -292,6 +300,12 @@ pub(crate) struct TokensLeft {
     pub(crate) is_least: bool,
 }
 
+/// Whether a request may pass the gates that takes no part of some kind, where one without wishes does not.
+pub(crate) fn limits_parts<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> bool {
+    entry.metering.as_ref().is_some_and(|metering| metering.limits_parts())
+        || (state.marks() & mark::OBSERVED != 0 && state.annex().observed.active(now.get()).any(|(unit, ..)| unit.is_part()))
+}
+
 #[inline]
 pub(crate) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> TokensLeft {
     let mut tokens = match entry.deployment().tpm_limit() {
@@ -310,6 +324,7 @@ pub(crate) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> 
     if state.marks() & mark::OBSERVED != 0 {
         for (unit, observed, until) in state.annex().observed.active(now.get()) {
             if unit != Unit::Requests {
+                is_least |= unit.is_part();
                 tokens = tokens.min(observed);
                 now.note_change(until);
             }
@@ -318,10 +333,11 @@ pub(crate) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> 
     TokensLeft { tokens, refills_at: now.take_change(), is_least }
 }
 
-/// The most tokens that a request to a deployment can have.
-fn largest<T>(entry: &Entry<T>) -> u64 {
-    let metered = entry.metering.as_ref().map_or(u64::MAX, |metering| metering.largest());
-    entry.deployment().tpm_limit().unwrap_or(u64::MAX).min(metered)
+/// The smallest limit of a deployment that a request is too large for, now and ever; None if it may fit.
+fn exceeded<T>(entry: &Entry<T>, request: &Request) -> Option<u64> {
+    let minute = entry.deployment().tpm_limit().filter(|&limit| request.least_tokens() > limit);
+    let metered = entry.metering.as_ref().and_then(|metering| metering.exceeded(request.into()));
+    minute.into_iter().chain(metered).min()
 }
 
 /// When a deployment that a gate stops may be available; None if no such time is known.
@@ -329,7 +345,7 @@ fn available_at<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -> Option
     let state = &*entry.slot;
     let deployment = entry.deployment();
     let asked = request.least_tokens();
-    if request.rules_in(entry).is_err() || state.health.is_unhealthy() || asked > largest(entry) {
+    if request.rules_in(entry).is_err() || state.health.is_unhealthy() || exceeded(entry, request).is_some() {
         return None;
     }
     let now = now.get();
@@ -533,17 +549,19 @@ impl<'a, T: Attachment> Walk<'a, T> {
     pub(crate) fn refuse(&self, model_name: &Arc<str>) -> Option<Error> {
         let mut reasons = Reasons::default();
         // Of those that the request does not rule out.
-        let (mut earliest, mut largest_limit) = (None, None);
+        let (mut earliest, mut largest_limit, mut may_fit) = (None, None, false);
         for (position, entry) in self.group.members() {
             let refusal = self.gate(position, entry).err()?;
             reasons.count(&refusal);
             if !matches!(refusal, Refusal::Tags | Refusal::Excluded) {
-                largest_limit = largest_limit.max(Some(largest(entry)));
+                let exceeded = exceeded(entry, self.request);
+                may_fit |= exceeded.is_none();
+                largest_limit = largest_limit.max(exceeded);
                 earliest = earlier(earliest, available_at(entry, self.request, &self.now));
             }
         }
         if let Some(largest_limit) = largest_limit
-            && self.request.tokens > largest_limit
+            && !may_fit
         {
             return Some(Error::RequestTooLarge(Box::new(TooLarge {
                 model_name: Arc::clone(model_name),

@@ -27,7 +27,8 @@ class Limit:
         kind: ``"fixed"``: windows of that length, at whose end all is let go. ``"sliding"``: no stretch of that length has more,
             wherever it begins; counted in sixtieths of it, so that it is up to a sixtieth stricter than a log of all requests.
             ``"bucket"``: refills continuously (GCRA, ITU-T I.371).
-        burst: Of a bucket, the most that can be used at once; None for the whole limit. A bucket is full in the beginning.
+        burst: Of a bucket, the most that can be used at once, at most what refills in 1e9 seconds; None for the whole limit. A
+            bucket is full in the beginning.
         start: Of fixed windows: ``"clock"`` begins them at multiples of their length since 1970 (UTC), ``"first_use"`` with the
             first request after the one before.
 
@@ -67,6 +68,9 @@ class Limit:
             raise ConfigurationError(f"start must be 'clock' for a limit of kind {self.kind!r}, not {self.start!r}")
         if self.kind == "bucket" and self.amount > self.per * 1e9:
             raise ConfigurationError(f"{self.unit} of a bucket must be at most one a nanosecond, not {self.amount} in {self.per} s")
+        if self.burst is not None and self.burst * self.per > 1e9 * self.amount:
+            refill = f"{self.burst} at {self.amount} in {self.per} s"
+            raise ConfigurationError(f"burst must be at most what refills in 1e9 seconds, not {refill}")
 
     @property
     def unit(self) -> Literal["requests", "tokens", "input_tokens", "output_tokens"]:

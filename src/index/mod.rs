@@ -24,7 +24,7 @@ use rustc_hash::FxHashSet;
 
 use crate::clock::{Nanos, Now};
 use crate::registry::{Entry, Fate};
-use crate::select::{Live, Request, gate_alone, tokens_left};
+use crate::select::{Live, Request, gate_alone, limits_parts, tokens_left};
 use crate::strategy::{
     Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, Position, RateLimitAware, RoundRobin, Rule, Strategy,
     WeightedRandom,
@@ -250,7 +250,7 @@ impl<R: Rule> Forest<R> {
         {
             self.wake(members, now);
         }
-        if filter.tags.is_none() && self.all.passes_whole(filter) {
+        if filter.tags.is_none() && !filter.lacks_part && self.all.passes_whole(filter) {
             return self.all.pick(chance, near);
         }
         self.pick_filtered(members, filter, now, chance)
@@ -397,7 +397,8 @@ fn leaf<R: Rule, T>(member: &Entry<T>, now: &Now<'_>) -> Leaf<R::Leaf> {
     let state = &*member.slot;
     now.take_change();
     if gate_alone(member, state, &Request::default(), now).is_err() {
-        return Leaf::stopped(now.take_change());
+        let until = now.take_change();
+        return Leaf { is_least: limits_parts(member, state, now), ..Leaf::stopped(until) };
     }
     let candidate = Some(R::leaf(&Live { entry: member, state, now }));
     let changes_at = now.take_change();
