@@ -101,12 +101,13 @@ impl Meter {
     /// When so many units will be left, now at the earliest; None if there are never so many.
     pub(crate) fn frees_at(&self, now: Nanos, units: u64) -> Option<Nanos> {
         let spare = self.limit.capacity().checked_sub(units)?;
+        // Nothing is left even where more is used than there is.
+        if self.left(now) >= units {
+            return Some(now);
+        }
         Some(match self.counter {
             Counter::Bucket(bucket) => bucket.frees_at(&self.words, now, units),
-            Counter::Fixed(_) => match Fixed::used(&self.words, now) {
-                (used, _) if used <= spare => now,
-                (_, ends) => ends,
-            },
+            Counter::Fixed(_) => Fixed::used(&self.words, now).1,
             Counter::Sliding(sliding) => sliding.lets_go_at(&self.words, now, sliding.used(&self.words, now).saturating_sub(spare)),
         })
     }
@@ -222,6 +223,7 @@ mod tests {
             let charge = meter.charge(now, 60);
             meter.settle(now, charge, 60, 250);
             assert_eq!((meter.left(now), meter.used(now)), (0, 250));
+            assert_eq!((meter.lacks(now, 0), meter.frees_at(now, 0)), (None, Some(now)));
             let at = meter.frees_at(now, 100).unwrap();
             assert!(meter.left(at - 1) < 100 && meter.left(at) == 100, "{kind:?}");
         }
