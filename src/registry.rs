@@ -235,8 +235,7 @@ impl Changes {
         let quotas = deployment.quotas().iter().map(|quota| self.ledger(quota, now)).collect();
         let _held = old.map(|old| old.slot.hold());
         let before = old.and_then(|old| old.metering.as_ref()).map_or(&[][..], |metering| metering.own());
-        let own = deployment.limits().iter().map(|&limit| Meter::after(limit, before, now)).collect();
-        Some(Box::new(Metering::new(own, quotas)))
+        Some(Box::new(Metering::new(Meter::all(deployment.limits(), before, now), quotas)))
     }
 }
 

@@ -226,9 +226,9 @@ impl<T: Attachment> Router<T> {
             let mut walk = Walk::new(group, request, self.registry.common(), &self.rng);
             let mut filter = walk.quotas_are_open().then(|| self.filter(group, request));
             loop {
-                // The index answers first, unless a quota is spent, of which it does not know. Where it finds nobody but a walk would, it cannot tell, was asked amid a change that another
-                // thread is making, or by a coarse clock took a time for one to come; where it finds somebody whom the request rules
-                // out, it was asked amid a change. The walk decides then.
+                // The index answers first, unless a quota is spent, of which it does not know. Where it finds nobody but a walk would,
+                // it cannot tell, was asked amid a change that another thread is making, or by a coarse clock took a time for one to
+                // come; where it finds somebody whom the request rules out, it was asked amid a change. The walk decides then.
                 let picked = match filter.take() {
                     Some(filter) => {
                         // Read for the cache: see `Tree::pick`.
@@ -340,7 +340,7 @@ impl<T: Attachment> Router<T> {
     /// What the index is asked for.
     #[inline]
     fn filter<'a>(&self, group: &Group<T>, request: &'a Request) -> Filter<'a> {
-        let mut filter = Filter { tokens: request.least_tokens(), skips: Vec::new(), tags: None };
+        let mut filter = Filter { tokens: request.least_tokens(), skips: Vec::new(), lacks_part: request.lacks_part(), tags: None };
         if let Some(wishes) = &request.wishes {
             filter.skips.extend(wishes.exclude.iter().filter_map(|id| self.registry.position_in(group, id)));
             filter.skips.sort_unstable();

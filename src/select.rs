@@ -68,6 +68,12 @@ impl Request {
         self.tokens.max(1)
     }
 
+    /// Whether it takes no prompt or no answer, and so may pass where a request of unknown size would not.
+    #[inline]
+    pub(crate) fn lacks_part(&self) -> bool {
+        self.split.is_some_and(|(input, output)| input == 0 || output == 0)
+    }
+
     /// Whether the request itself leaves a deployment in.
     #[inline(always)]
     #[allow(clippy::inline_always)] // see `gate_alone`
@@ -306,7 +312,8 @@ fn gate_marked<T>(
         now.note_change(now.get().saturating_add(spent.frees_in));
         return Err(Refusal::Limit(spent));
     }
-    if marks & mark::CAPPED != 0 {
+    // Limits may have been configured since the cap was learnt.
+    if marks & mark::CAPPED != 0 && !entry.deployment().is_limited() {
         let (in_flight, limit) = (state.in_flight(), state.annex().cap.most());
         if in_flight >= limit {
             return Err(Refusal::LearntParallel { in_flight, limit });
@@ -370,6 +377,12 @@ pub(crate) struct TokensLeft {
     pub(crate) is_least: bool,
 }
 
+/// Whether a request may pass the gates that takes no part of some kind, where one without wishes does not.
+pub(crate) fn limits_parts<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> bool {
+    entry.metering.as_ref().is_some_and(|metering| metering.limits_parts())
+        || (state.marks() & mark::OBSERVED != 0 && state.annex().observed.active(now.get()).any(|(unit, ..)| unit.is_part()))
+}
+
 #[inline]
 pub(crate) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> TokensLeft {
     let tokens = match entry.deployment().tpm_limit() {
@@ -398,6 +411,7 @@ fn tokens_left_marked<T>(entry: &Entry<T>, state: &State, mut tokens: u64, now: 
     if state.marks() & mark::OBSERVED != 0 {
         for (unit, observed, until) in state.annex().observed.active(now.get()) {
             if unit != Unit::Requests {
+                is_least |= unit.is_part();
                 tokens = tokens.min(observed);
                 now.note_change(until);
             }
@@ -406,10 +420,11 @@ fn tokens_left_marked<T>(entry: &Entry<T>, state: &State, mut tokens: u64, now: 
     TokensLeft { tokens, refills_at: now.take_change(), is_least }
 }
 
-/// The most tokens that a request to a deployment can have.
-fn largest<T>(entry: &Entry<T>) -> u64 {
-    let metered = entry.metering.as_ref().map_or(u64::MAX, |metering| metering.largest());
-    entry.deployment().tpm_limit().unwrap_or(u64::MAX).min(metered)
+/// The smallest limit of a deployment that a request is too large for, now and ever; None if it may fit.
+fn exceeded<T>(entry: &Entry<T>, request: &Request) -> Option<u64> {
+    let minute = entry.deployment().tpm_limit().filter(|&limit| request.least_tokens() > limit);
+    let metered = entry.metering.as_ref().and_then(|metering| metering.exceeded(request.into()));
+    minute.into_iter().chain(metered).min()
 }
 
 /// When a deployment that a gate stops may be available; None if no such time is known.
@@ -420,7 +435,7 @@ fn available_at<T>(entry: &Entry<T>, request: &Request, waived: Waived, now: &No
     let cooldown_until = if waived.health { 0 } else { state.health.cooldown_until() };
     // A check reports when it does, and a probe ends when its lease does.
     let is_unknown = !waived.health && (state.health.is_unhealthy() || (cooldown_until != 0 && state.is_probed()));
-    if is_unknown || request.rules_in(entry).is_err() || asked > largest(entry) {
+    if is_unknown || request.rules_in(entry).is_err() || exceeded(entry, request).is_some() {
         return None;
     }
     let now = now.get();
@@ -653,17 +668,19 @@ impl<'a, T: Attachment> Walk<'a, T> {
         self.waive();
         let mut reasons = Reasons::default();
         // Of those that the request does not rule out.
-        let (mut earliest, mut largest_limit) = (None, None);
+        let (mut earliest, mut largest_limit, mut may_fit) = (None, None, false);
         for (position, entry) in self.group.members() {
             let refusal = self.gate(position, entry).err()?;
             reasons.count(&refusal);
             if !matches!(refusal, Refusal::Tags | Refusal::Excluded) {
-                largest_limit = largest_limit.max(Some(largest(entry)));
+                let exceeded = exceeded(entry, self.request);
+                may_fit |= exceeded.is_none();
+                largest_limit = largest_limit.max(exceeded);
                 earliest = earlier(earliest, available_at(entry, self.request, self.waived, &self.now));
             }
         }
         if let Some(largest_limit) = largest_limit
-            && self.request.tokens > largest_limit
+            && !may_fit
         {
             return Some(Error::RequestTooLarge(Box::new(TooLarge {
                 model_name: Arc::clone(model_name),

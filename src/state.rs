@@ -164,7 +164,7 @@ impl State {
             total_tokens: self.total_tokens.load(Ordering::Relaxed),
             limits: LimitStats::all(metering, now),
             observed: ObservedStats::all(self.annex.get().map(|annex| &annex.observed), metering, now),
-            learnt_parallel: self.annex.get().map(|annex| annex.cap.most()).filter(|&most| most > 0),
+            learnt_parallel: self.annex.get().map(|annex| annex.cap.most()).filter(|&most| most > 0 && !deployment.is_limited()),
             domain: deployment.shared_domain().cloned(),
             consecutive_failures: breaker.consecutive_failures,
             window_successes: breaker.window_successes,

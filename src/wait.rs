@@ -523,7 +523,7 @@ mod tests {
     }
 
     fn tagged() -> Request {
-        Request { tokens: 0, wishes: Some(Box::new(Wishes { tags: vec!["tag".to_owned()], ..Wishes::default() })) }
+        Request { tokens: 0, split: None, wishes: Some(Box::new(Wishes { tags: vec!["tag".to_owned()], ..Wishes::default() })) }
     }
 
     #[test]

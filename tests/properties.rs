@@ -11,8 +11,8 @@ use turnout::strategy::{
     RoundRobinCounters, least_busy, lowest_latency, lowest_priority, lowest_usage, rate_limit_aware, round_robin, weighted_random,
 };
 use turnout::{
-    BreakerRules, Clock, Deployment, Error, FailureKind, HealthRules, Lease, ManualClock, Refusal, Request, Rng, Router,
-    RoutingContext, Settings, Status, Strategy as Rule, Verdict, Wishes,
+    BreakerRules, Clock, Deployment, Error, FailureKind, HealthRules, Lease, Limit, LimitKind, ManualClock, Observed, Quota,
+    Refusal, Request, Rng, Router, RoutingContext, Settings, Start, Status, Strategy as Rule, Unit, Verdict, Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -114,19 +114,26 @@ fn the_largest_weights_share_evenly() {
 /// One step of a random history.
 #[derive(Debug, Clone)]
 enum Step {
-    Acquire { tokens: u64, tags: Tags, exclude: Vec<usize> },
-    Select { tokens: u64, tags: Tags, exclude: Vec<usize> },
-    Succeed { lease: usize, tokens: Option<u64> },
+    Acquire { tokens: Tokens, tags: Tags, exclude: Vec<usize> },
+    Select { tokens: Tokens, tags: Tags, exclude: Vec<usize> },
+    Succeed { lease: usize, tokens: Option<u64>, split: Option<(u64, u64)> },
+    Observe { lease: usize, said: Observed, retry_after: Option<u64> },
     Fail { lease: usize, kind: usize, retry_after: Option<u64> },
     Release { lease: usize, unused: bool },
     Record { id: usize, failed: bool },
     CoolDown { id: usize, seconds: u64 },
     Report { id: usize, healthy: bool },
-    Add { id: usize, model: usize, limits: (u8, u8, u8) },
+    Add { id: usize, model: usize, limits: (u8, u8, u8), metered: Metered },
     Remove { id: usize },
-    ReplaceAll { ids: Vec<(usize, usize)> },
+    ReplaceAll { ids: Vec<(usize, usize, Metered)>, quota: u64 },
     Advance { tenths: u64 },
 }
+
+/// The tokens of a request, and those of its prompt if that is known.
+type Tokens = (u64, Option<u64>);
+
+/// Which of some limits, and which quotas: a bit each.
+type Metered = (u16, u8);
 
 /// The tags that a request asks for, and whether one of them is enough.
 type Tags = (Vec<usize>, bool);
@@ -137,7 +144,17 @@ const TAGS: [&str; 4] = ["a", "b", "c", "d"];
 
 fn step() -> impl Strategy<Value = Step> {
     let id = 0..IDS;
-    let tokens = prop_oneof![Just(0_u64), 1..60_u64];
+    let tokens = prop_oneof![3 => Just((0, None)), 3 => (1..60_u64).prop_map(|tokens| (tokens, None)), 1 => (0..60_u64, any::<prop::sample::Index>())
+        .prop_map(|(tokens, input)| (tokens, Some([0, tokens / 2, tokens][input.index(3)])))];
+    let metered =
+        || prop_oneof![2 => Just((0, 0)), 2 => ((0..METERED).prop_map(|nth| 1 << nth), 0..4_u8), 1 => (any::<u16>(), 0..4_u8)];
+    let unit = (0..Unit::ALL.len()).prop_map(|nth| Unit::ALL[nth]);
+    let said = (unit, 0..30_u64, prop::option::of(0..300_u64)).prop_map(|(unit, remaining, reset)| Observed {
+        unit,
+        limit: None,
+        remaining,
+        reset: reset.map(|tenths| tenths * SECOND / 10),
+    });
     let exclude = prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(0..IDS, 0..4)];
     // Some sets again and again, so that they get trees of their own, and others now and then, so that there are more sets than trees.
     let tags = prop_oneof![
@@ -148,15 +165,21 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (tokens.clone(), tags.clone(), exclude.clone()).prop_map(|(tokens, tags, exclude)| Step::Acquire { tokens, tags, exclude }),
         6 => (tokens, tags, exclude).prop_map(|(tokens, tags, exclude)| Step::Select { tokens, tags, exclude }),
-        3 => (any::<usize>(), prop::option::of(0..90_u64)).prop_map(|(lease, tokens)| Step::Succeed { lease, tokens }),
+        3 => (any::<usize>(), prop::option::of(0..90_u64), prop::option::of((0..40_u64, 0..40_u64))).prop_map(|(lease, tokens, split)| {
+            let tokens = tokens.map(|tokens| tokens.max(split.map_or(0, |(input, output)| input + output)));
+            Step::Succeed { lease, tokens, split }
+        }),
+        1 => (any::<usize>(), said, prop_oneof![5 => Just(None), 1 => (0..300_u64).prop_map(Some)])
+            .prop_map(|(lease, said, retry_after)| Step::Observe { lease, said, retry_after }),
         2 => (any::<usize>(), 0..FailureKind::ALL.len(), prop::option::of(0..90_u64)).prop_map(|(lease, kind, retry_after)| Step::Fail { lease, kind, retry_after }),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(lease, unused)| Step::Release { lease, unused }),
         1 => (id.clone(), any::<bool>()).prop_map(|(id, failed)| Step::Record { id, failed }),
         1 => (id.clone(), 0..80_u64).prop_map(|(id, seconds)| Step::CoolDown { id, seconds }),
         1 => (id.clone(), any::<bool>()).prop_map(|(id, healthy)| Step::Report { id, healthy }),
-        2 => (id.clone(), 0..2_usize, (0..6_u8, 0..200_u8, 0..4_u8)).prop_map(|(id, model, limits)| Step::Add { id, model, limits }),
+        2 => (id.clone(), 0..2_usize, (0..6_u8, 0..200_u8, 0..4_u8), metered())
+            .prop_map(|(id, model, limits, metered)| Step::Add { id, model, limits, metered }),
         1 => id.prop_map(|id| Step::Remove { id }),
-        1 => prop::collection::vec((0..IDS, 0..2_usize), 0..IDS).prop_map(|ids| Step::ReplaceAll { ids }),
+        1 => (prop::collection::vec((0..IDS, 0..2_usize, metered()), 0..IDS), 1..4_u64).prop_map(|(ids, quota)| Step::ReplaceAll { ids, quota }),
         2 => (0..400_u64).prop_map(|tenths| Step::Advance { tenths }),
     ]
 }
@@ -181,7 +204,42 @@ fn deployment(id: usize, model: usize, (rpm, tpm, parallel): (u8, u8, u8)) -> De
         .unwrap()
 }
 
-fn request(tokens: u64, (tags, any_tag): &Tags, exclude: &[usize]) -> Request {
+/// So many limits there are to choose from.
+const METERED: usize = 10;
+
+/// With some of the limits, and under some of the quotas; `quota` says how large these are.
+fn metered(deployment: Deployment, (limits, quotas): Metered, quota: u64) -> Deployment {
+    let (fixed, first_use) = (LimitKind::Fixed(Start::Clock), LimitKind::Fixed(Start::FirstUse));
+    let limit = |unit, amount, per, kind| Limit::new(unit, amount, per * SECOND, kind).unwrap();
+    let all: [Limit; METERED] = [
+        limit(Unit::Requests, 2, 1, fixed),
+        limit(Unit::Requests, 4, 20, first_use),
+        limit(Unit::Requests, 3, 30, LimitKind::Sliding),
+        limit(Unit::Requests, 6, 60, LimitKind::Bucket { burst: 2 }),
+        limit(Unit::Tokens, 90, 60, first_use),
+        limit(Unit::Tokens, 70, 7, LimitKind::Sliding),
+        limit(Unit::Tokens, 77, 60, LimitKind::Bucket { burst: 60 }),
+        limit(Unit::InputTokens, 50, 60, fixed),
+        limit(Unit::OutputTokens, 60, 60, LimitKind::Sliding),
+        limit(Unit::OutputTokens, 100, 60, LimitKind::Bucket { burst: 40 }),
+    ];
+    let limits: Vec<_> = all.into_iter().enumerate().filter(|(nth, _)| limits >> nth & 1 == 1).map(|(_, limit)| limit).collect();
+    let all = [
+        ("a", [limit(Unit::Tokens, 60 * quota, 60, LimitKind::Sliding), limit(Unit::Requests, 5 * quota, 10, first_use)]),
+        (
+            "b",
+            [
+                limit(Unit::Requests, 6 * quota, 60, LimitKind::Bucket { burst: 4 * quota }),
+                limit(Unit::InputTokens, 50 * quota, 60, LimitKind::Bucket { burst: 60 }),
+            ],
+        ),
+    ];
+    let quotas: Vec<_> = all.iter().enumerate().filter(|(nth, _)| quotas >> nth & 1 == 1).collect();
+    let quotas: Vec<_> = quotas.into_iter().map(|(_, (id, limits))| Quota::new(id, limits).unwrap()).collect();
+    deployment.with_limits(&limits).with_quotas(&quotas).unwrap()
+}
+
+fn request((tokens, input): Tokens, (tags, any_tag): &Tags, exclude: &[usize]) -> Request {
     let wishes = (!tags.is_empty() || !exclude.is_empty()).then(|| {
         Box::new(Wishes {
             tags: tags.iter().map(|&tag| TAGS[tag].to_owned()).collect(),
@@ -189,7 +247,13 @@ fn request(tokens: u64, (tags, any_tag): &Tags, exclude: &[usize]) -> Request {
             exclude: exclude.iter().map(|id| format!("d{id}")).collect(),
         })
     });
-    Request { tokens, split: None, wishes }
+    Request { tokens, split: input.map(|input| (input, tokens - input)), wishes }
+}
+
+/// Whether places in flight may be wanting, beside whatever a time is known for.
+fn places_may_lack(router: &Router<()>, model: &str) -> bool {
+    let lacks = |stats: turnout::Stats| stats.max_parallel_requests.or(stats.learnt_parallel).is_some();
+    router.group(model).unwrap().iter().any(|member| lacks(router.stats(member.deployment().id()).unwrap()))
 }
 
 /// What explain, which walks over all members, says that the next pick takes.
@@ -257,6 +321,7 @@ fn run(rule: Rule, crowd: usize, breaker: Option<BreakerRules>, steps: Vec<Step>
         drop(router.add(member(id), ()).unwrap());
     }
     let mut leases: Vec<Lease<()>> = Vec::new();
+    let mut quota = 1;
     for step in steps {
         match step {
             Step::Acquire { tokens, tags, exclude } => {
@@ -280,14 +345,7 @@ fn run(rule: Rule, crowd: usize, breaker: Option<BreakerRules>, steps: Vec<Step>
                                 assert!(clock.advance(wait - 1));
                                 assert!(router.select(model, &request, |_| ()).is_err());
                                 assert!(clock.advance(1));
-                                if !panics
-                                    && !may_stay_shut(&router, model)
-                                    && router
-                                        .group(model)
-                                        .unwrap()
-                                        .iter()
-                                        .all(|member| member.deployment().max_parallel_requests().is_none())
-                                {
+                                if !panics && !may_stay_shut(&router, model) && !places_may_lack(&router, model) {
                                     assert!(router.select(model, &request, |_| ()).is_ok(), "after {seconds} s");
                                 }
                             }
@@ -303,9 +361,12 @@ fn run(rule: Rule, crowd: usize, breaker: Option<BreakerRules>, steps: Vec<Step>
                     assert_eq!(picked.clone().ok(), expected, "{picked:?}");
                 }
             }
-            Step::Succeed { lease, tokens } if !leases.is_empty() => {
+            Step::Succeed { lease, tokens, split } if !leases.is_empty() => {
                 let lease = leases.swap_remove(lease % leases.len());
-                assert!(lease.success(tokens, None, None) && !lease.release(false));
+                assert!(lease.success(tokens, split, None) && !lease.release(false));
+            }
+            Step::Observe { lease, said, retry_after } if !leases.is_empty() => {
+                leases[lease % leases.len()].observe(&[said], retry_after.map(|tenths| tenths * SECOND / 10));
             }
             Step::Fail { lease, kind, retry_after } if !leases.is_empty() => {
                 let lease = leases.swap_remove(lease % leases.len());
@@ -314,7 +375,7 @@ fn run(rule: Rule, crowd: usize, breaker: Option<BreakerRules>, steps: Vec<Step>
             Step::Release { lease, unused } if !leases.is_empty() => {
                 assert!(leases.swap_remove(lease % leases.len()).release(unused));
             }
-            Step::Succeed { .. } | Step::Fail { .. } | Step::Release { .. } => {}
+            Step::Succeed { .. } | Step::Observe { .. } | Step::Fail { .. } | Step::Release { .. } => {}
             Step::Record { id, failed } => {
                 let id = format!("d{id}");
                 let done = if failed {
@@ -326,13 +387,16 @@ fn run(rule: Rule, crowd: usize, breaker: Option<BreakerRules>, steps: Vec<Step>
             }
             Step::CoolDown { id, seconds } => drop(router.cool_down(&format!("d{id}"), seconds * SECOND)),
             Step::Report { id, healthy } => drop(router.report_health(&format!("d{id}"), healthy)),
-            Step::Add { id, model, limits } => drop(router.add(deployment(id, model, limits), ()).unwrap()),
+            Step::Add { id, model, limits, metered: by } => {
+                drop(router.add(metered(deployment(id, model, limits), by, quota), ()).unwrap());
+            }
             Step::Remove { id } => drop(router.remove(&format!("d{id}"))),
-            Step::ReplaceAll { mut ids } => {
+            Step::ReplaceAll { mut ids, quota: other } => {
                 ids.sort_unstable();
-                ids.dedup_by_key(|(id, _)| *id);
+                ids.dedup_by_key(|(id, ..)| *id);
                 ids.reverse();
-                let some = ids.into_iter().map(|(id, model)| (deployment(id, model, (3, 90, 2)), ()));
+                quota = other;
+                let some = ids.into_iter().map(|(id, model, by)| (metered(deployment(id, model, (3, 90, 2)), by, quota), ()));
                 let crowd = (IDS..IDS + 2 * crowd).map(|id| (member(id), ()));
                 drop(router.replace_all(some.chain(crowd).collect()).unwrap());
             }

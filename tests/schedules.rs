@@ -17,8 +17,8 @@ use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, thread};
 use turnout::{
-    BreakerRules, Clock, Deployment, Error, FailureKind, Lease, ManualClock, Patience, Request, Router, Settings, Stats, Strategy,
-    Turn, Verdict, Waiter, Wishes,
+    BreakerRules, Clock, Deployment, Error, FailureKind, Lease, Limit, LimitKind, ManualClock, Patience, Quota, Request, Router,
+    Settings, Start, Stats, Strategy, Turn, Unit, Verdict, Waiter, Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -232,6 +232,96 @@ fn what_is_given_back_can_be_taken_again() {
         assert_eq!(total(|stats| stats.total_failures), 1);
         assert_eq!(total(|stats| stats.total_tokens), 2);
         assert_settled(&router);
+    });
+}
+
+// === quotas ===
+
+fn limit(unit: Unit, amount: u64, kind: LimitKind) -> Limit {
+    let kind = if let LimitKind::Bucket { .. } = kind { LimitKind::Bucket { burst: amount } } else { kind };
+    Limit::new(unit, amount, MINUTE, kind).unwrap()
+}
+
+/// Three deployments in two groups, all under two quotas that they name in different orders. One admits so many requests, the other so
+/// many tokens.
+fn under_quotas(requests: u64, tokens: u64, kind: LimitKind) -> Vec<(Deployment, ())> {
+    let a = Quota::new("a", &[limit(Unit::Requests, requests, kind)]).unwrap();
+    let b = Quota::new("b", &[limit(Unit::Tokens, tokens, kind)]).unwrap();
+    let quotas = [[a.clone(), b.clone()], [b, a]];
+    let members = [("1", "one", 0), ("2", "two", 1), ("3", "one", 1)];
+    members.map(|(id, model_name, order)| (deployment(id, model_name).with_quotas(&quotas[order]).unwrap(), ())).into()
+}
+
+/// Runs `check` with every kind of limit.
+fn explore_kinds(schedules: usize, check: impl Fn(LimitKind) + Copy + Send + Sync + 'static) {
+    for kind in [LimitKind::Fixed(Start::FirstUse), LimitKind::Sliding, LimitKind::Bucket { burst: 1 }] {
+        explore(schedules, move || check(kind));
+    }
+}
+
+/// What is used of the two quotas, as every deployment sees it.
+fn used(router: &Router<()>) -> (u64, u64) {
+    let seen: Vec<_> = router.snapshot().iter().map(|stats| (stats.limits[0].used, stats.limits[1].used)).collect();
+    assert!(seen.iter().all(|used| *used == seen[0]), "{seen:?}");
+    seen[0]
+}
+
+#[test]
+fn the_last_of_a_quota_has_one_winner() {
+    explore_kinds(1_000, |kind| {
+        let (_, router) = router(Strategy::LeastBusy);
+        drop(router.replace_all(under_quotas(2, 100, kind)).unwrap());
+        let first = router.acquire("two", &request(9)).unwrap();
+        let leases = shuttle::sync::Mutex::new(Vec::new());
+        let acquire = |model_name: &str, request: &Request| leases.lock().unwrap().extend(router.acquire(model_name, request));
+        let settle = || assert!(first.success(Some(4), None, None));
+        together(&[&|| acquire("one", &request(3)), &|| acquire("two", &tagged(3)), &settle]);
+        assert_eq!((leases.lock().unwrap().len(), used(&router)), (1, (2, 4 + 3)));
+    });
+}
+
+#[test]
+fn what_is_given_back_to_a_quota_can_be_taken_by_another_group() {
+    explore_kinds(1_000, |kind| {
+        let (_, router) = router(Strategy::RoundRobin);
+        drop(router.replace_all(under_quotas(2, 100, kind)).unwrap());
+        let first = router.acquire("two", &request(9)).unwrap();
+        let admitted = AtomicU64::new(0);
+        let acquire = |model_name: &str| {
+            admitted.fetch_add(router.acquire(model_name, &request(3)).is_ok().into(), SeqCst);
+        };
+        together(&[&|| acquire("one"), &|| acquire("two"), &|| assert!(first.release(true))]);
+        let admitted = admitted.load(SeqCst);
+        assert!((1..=2).contains(&admitted) && used(&router) == (admitted, 3 * admitted));
+        let left = (0..3).filter(|_| router.acquire("one", &request(3)).is_ok()).count() as u64;
+        assert_eq!(admitted + left, 2);
+        assert!(router.snapshot().iter().all(|stats| stats.in_flight == 0));
+    });
+}
+
+#[test]
+fn a_quota_whose_limits_change_goes_on() {
+    explore_kinds(1_000, |kind| {
+        let (_, router) = router(Strategy::SimpleShuffle);
+        drop(router.replace_all(under_quotas(3, 30, kind)).unwrap());
+        let (unused, settled) = (router.acquire("one", &request(9)).unwrap(), router.acquire("two", &request(9)).unwrap());
+        let admitted = AtomicU64::new(0);
+        let acquire = || {
+            admitted.fetch_add(router.acquire("one", &request(3)).is_ok().into(), SeqCst);
+            admitted.fetch_add(router.acquire("two", &request(3)).is_ok().into(), SeqCst);
+        };
+        let change = || drop(router.replace_all(under_quotas(2 + 2 * random(2) as u64, 40, kind)).unwrap());
+        let end = || {
+            assert!(unused.release(true));
+            assert!(settled.success(Some(6), None, None));
+        };
+        together(&[&acquire, &change, &end]);
+        let (admitted, most) = (admitted.load(SeqCst), router.stats("1").unwrap().limits[0].limit.amount());
+        assert_eq!(used(&router), (1 + admitted, 6 + 3 * admitted));
+        // No more than one of the limits has ever admitted, and as many as are left.
+        assert!(1 + admitted <= most.max(3));
+        let left = (0..5).filter(|_| router.acquire("two", &request(1)).is_ok()).count() as u64;
+        assert_eq!(left, most.saturating_sub(1 + admitted));
     });
 }
 
@@ -706,7 +796,11 @@ fn act(router: &Router<()>, clock: &ManualClock, leases: &mut Vec<Lease<()>>) {
     let limits = |id: &str, model_name: &str| {
         let deployment = deployment(id, model_name).with_max_parallel_requests([None, Some(1), Some(2)][random(3)]).unwrap();
         let deployment = deployment.with_tags(["tag"].into_iter().take(random(2))).unwrap();
-        deployment.with_tpm_limit([None, Some(9)][random(2)]).unwrap().with_rpm_limit([None, Some(3)][random(2)]).unwrap()
+        let deployment =
+            deployment.with_tpm_limit([None, Some(9)][random(2)]).unwrap().with_rpm_limit([None, Some(3)][random(2)]).unwrap();
+        let sliding = [limit(Unit::Tokens, 9, LimitKind::Sliding)];
+        let shared = [Quota::new("q", &[limit(Unit::Requests, 9, LimitKind::Bucket { burst: 1 })]).unwrap()];
+        deployment.with_limits(&sliding[random(2)..]).with_quotas(&shared[random(2)..]).unwrap()
     };
     match random(13) {
         0..4 => leases.extend(router.acquire(model_name, &request(random(5) as u64))),
@@ -714,7 +808,7 @@ fn act(router: &Router<()>, clock: &ManualClock, leases: &mut Vec<Lease<()>>) {
         4 | 5 => {
             if let Some(lease) = leases.pop() {
                 match random(4) {
-                    0 => lease.success(Some(random(9) as u64), Some(random(100) as u64)),
+                    0 => lease.success(Some(random(9) as u64), None, Some(random(100) as u64)),
                     1 => lease.failure(FailureKind::ALL[random(FailureKind::ALL.len())], Some(random(2) as u64 * SECOND)),
                     2 => lease.release(true),
                     _ => lease.release(false),

@@ -23,11 +23,12 @@ class Limit:
         tokens: Most tokens, prompt and answer together.
         input_tokens: Most tokens of prompts.
         output_tokens: Most tokens of answers.
-        per: In how many seconds, at least 0.001. 1.0 for slices of a second, 86400.0 for a day.
+        per: In how many seconds, at least 0.001, rounded to a nanosecond. 1.0 for slices of a second, 86400.0 for a day.
         kind: ``"fixed"``: windows of that length, at whose end all is let go. ``"sliding"``: no stretch of that length has more,
             wherever it begins; counted in sixtieths of it, so that it is up to a sixtieth stricter than a log of all requests.
             ``"bucket"``: refills continuously (GCRA, ITU-T I.371).
-        burst: Of a bucket, the most that can be used at once; None for the whole limit. A bucket is full in the beginning.
+        burst: Of a bucket, the most that can be used at once, at most what refills in 1e9 seconds; None for the whole limit. A
+            bucket is full in the beginning.
         start: Of fixed windows: ``"clock"`` begins them at multiples of their length since 1970 (UTC), ``"first_use"`` with the
             first request after the one before.
 
@@ -67,6 +68,12 @@ class Limit:
             raise ConfigurationError(f"start must be 'clock' for a limit of kind {self.kind!r}, not {self.start!r}")
         if self.kind == "bucket" and self.amount > self.per * 1e9:
             raise ConfigurationError(f"{self.unit} of a bucket must be at most one a nanosecond, not {self.amount} in {self.per} s")
+        if self.burst is not None and self.burst * self.per > 1e9 * self.amount:
+            refill = f"{self.burst} at {self.amount} in {self.per} s"
+            raise ConfigurationError(f"burst must be at most what refills in 1e9 seconds, not {refill}")
+        if self.burst == self.amount:
+            # One way to say it, so that what is the same is equal.
+            object.__setattr__(self, "burst", None)
 
     @property
     def unit(self) -> Literal["requests", "tokens", "input_tokens", "output_tokens"]:
@@ -142,7 +149,8 @@ def _length(name: str, value: object) -> float:
         raise TypeError(f"{name} must be a number of seconds, not {value!r} ({type(value).__name__})")
     if not (math.isfinite(value) and 0.001 <= value <= 1e9):
         raise ConfigurationError(f"{name} must be a finite number of seconds from 0.001 to 1e9, not {value}")
-    return float(value)
+    # As the core counts it, so that a limit that comes back from there is equal.
+    return round(value * 1e9) / 1e9
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -29,7 +29,7 @@ use crate::clock::{Nanos, Now};
 use crate::events::{Event, EventKind};
 use crate::health::Pool;
 use crate::registry::{Entry, Fate};
-use crate::select::{Live, Request, Waived, gate_alone, tokens_left};
+use crate::select::{Live, Request, Waived, gate_alone, limits_parts, tokens_left};
 use crate::strategy::{
     Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, Position, RateLimitAware, RoundRobin, Rule, Strategy,
     WeightedRandom,
@@ -282,7 +282,7 @@ impl<R: Rule> Forest<R> {
         if self.census.panics {
             return None;
         }
-        if filter.tags.is_none() && self.all.passes_whole(filter) {
+        if filter.tags.is_none() && !filter.lacks_part && self.all.passes_whole(filter) {
             return self.all.pick(chance, near);
         }
         self.pick_filtered(members, filter, now, chance)
@@ -480,7 +480,8 @@ fn leaf<R: Rule, T>(member: &Entry<T>, now: &Now<'_>) -> Leaf<R::Leaf> {
     let state = &*member.slot;
     now.take_change();
     if gate_alone(member, state, &Request::default(), Waived::default(), now).is_err() {
-        return Leaf::stopped(now.take_change());
+        let until = now.take_change();
+        return Leaf { is_least: limits_parts(member, state, now), ..Leaf::stopped(until) };
     }
     let candidate = Some(R::leaf(&Live { entry: member, state, now }));
     let changes_at = now.take_change();

@@ -22,6 +22,8 @@ pub(crate) struct Filter<'a> {
     pub(crate) tokens: u64,
     /// Places that are excluded, in order.
     pub(crate) skips: Vec<Position>,
+    /// Whether it has no prompt or no answer: see [`Leaf::is_least`].
+    pub(crate) lacks_part: bool,
     /// Has the tags that are asked for, if any are.
     pub(crate) tags: Option<&'a Wishes>,
 }
@@ -114,7 +116,7 @@ pub(super) struct Leaf<L> {
     pub(super) candidate: Option<L>,
     /// The tokens it has left; 0 if a gate stops it.
     pub(super) tokens: u64,
-    /// Whether it may have more left for some requests.
+    /// Whether it may have more left for some requests, or be a candidate for those that take no prompt or no answer.
     pub(super) is_least: bool,
     /// When time alone changes the candidate; None if it does not.
     pub(super) changes_at: Option<Nanos>,

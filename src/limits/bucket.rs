@@ -6,6 +6,9 @@
 //!
 //! Intervals are whole nanoseconds, rounded up: a bucket is never faster than its limit, and slower by less than one part in
 //! (interval in nanoseconds), which is 0.1 % at 60 million a minute.
+//!
+//! What is put back counts as if it had never been taken. Had it not been, the bucket might have been full for a while and spilled; how
+//! near it was to that is what the [lows](Lows) remember.
 
 use crate::clock::Nanos;
 use crate::context::Usage;
@@ -18,18 +21,46 @@ pub(super) struct Bucket {
     burst: u64,
 }
 
-/// The words: when it will be full, and when it was last known to be.
-pub(super) const WORDS: usize = 2;
+/// The words: when it will be full, what refills a unit, the number of the last charge, and the lows.
+pub(super) const WORDS: usize = LOWS + 2 * Lows::MOST;
 const FULL_AT: usize = 0;
-const WAS_FULL_AT: usize = 1;
+const INTERVAL: usize = 1;
+const CHARGES: usize = 2;
+const LOWS: usize = 3;
+
+/// The number of a charge, from 1.
+pub(super) type Nth = u64;
 
 impl Bucket {
     pub(super) fn new(amount: u64, per: Nanos, burst: u64) -> Self {
         Self { interval: per.div_ceil(amount), burst }
     }
 
-    fn cost(self, units: u64) -> Nanos {
-        units.saturating_mul(self.interval)
+    /// Makes the words refill at its rate from now on. They may be those of a bucket with another one: what was used stays used.
+    pub(super) fn set_rate(self, words: &[AtomicU64], now: Nanos) {
+        let old = load(words, INTERVAL);
+        if old == self.interval {
+            return;
+        }
+        let scaled = |missing: Nanos| {
+            let units = u128::from(missing).div_ceil(u128::from(old.max(1)));
+            Nanos::try_from(units * u128::from(self.interval)).unwrap_or(Nanos::MAX)
+        };
+        let full_at = load(words, FULL_AT);
+        if full_at > now {
+            store(words, FULL_AT, now.saturating_add(scaled(full_at - now)));
+        }
+        Lows::of(words).each(|low| low.missing = scaled(low.missing));
+        store(words, INTERVAL, self.interval);
+    }
+
+    /// That of the words: of the bucket that took this one's place, if one did.
+    fn interval(words: &[AtomicU64]) -> Nanos {
+        load(words, INTERVAL).max(1)
+    }
+
+    fn cost(words: &[AtomicU64], units: u64) -> Nanos {
+        units.saturating_mul(Self::interval(words))
     }
 
     fn full_at(words: &[AtomicU64], now: Nanos) -> Nanos {
@@ -37,43 +68,120 @@ impl Bucket {
     }
 
     pub(super) fn left(self, words: &[AtomicU64], now: Nanos) -> u64 {
-        self.cost(self.burst).saturating_sub(Self::full_at(words, now) - now) / self.interval
+        Self::cost(words, self.burst).saturating_sub(Self::full_at(words, now) - now) / Self::interval(words)
     }
 
     /// What is used; more than the burst where it was charged afterwards.
-    pub(super) fn used(self, words: &[AtomicU64], now: Nanos) -> u64 {
-        (Self::full_at(words, now) - now).div_ceil(self.interval)
+    pub(super) fn used(words: &[AtomicU64], now: Nanos) -> u64 {
+        (Self::full_at(words, now) - now).div_ceil(Self::interval(words))
     }
 
     /// What is used, rounded up to a hundredth so that it holds for a while, and until when it does.
     pub(super) fn usage(self, words: &[AtomicU64], now: Nanos) -> (Usage, Option<Nanos>) {
         let step = self.burst.div_ceil(100);
-        let steps = self.used(words, now).div_ceil(step);
+        let steps = Self::used(words, now).div_ceil(step);
         let usage = Usage { current: steps.saturating_mul(step), limit: Some(self.burst) };
-        let less_at = Self::full_at(words, now).saturating_sub(self.cost((steps.saturating_sub(1)).saturating_mul(step)));
+        let less_at = Self::full_at(words, now).saturating_sub(Self::cost(words, steps.saturating_sub(1).saturating_mul(step)));
         (usage, (steps > 0).then_some(less_at))
     }
 
     /// When so many units will be left.
     pub(super) fn frees_at(self, words: &[AtomicU64], now: Nanos, units: u64) -> Nanos {
-        Self::full_at(words, now).saturating_add(self.cost(units)).saturating_sub(self.cost(self.burst)).max(now)
+        let spare = Self::cost(words, self.burst.saturating_sub(units));
+        Self::full_at(words, now).saturating_sub(spare).max(now)
     }
 
-    /// Takes units out, and returns when.
-    pub(super) fn charge(self, words: &[AtomicU64], now: Nanos, units: u64) -> Nanos {
-        if load(words, FULL_AT) <= now {
-            store(words, WAS_FULL_AT, now);
-        }
-        store(words, FULL_AT, Self::full_at(words, now).saturating_add(self.cost(units)));
-        now
+    /// Takes units out, and returns which charge that was.
+    pub(super) fn charge(words: &[AtomicU64], now: Nanos, units: u64) -> Nth {
+        let nth = load(words, CHARGES).saturating_add(1);
+        let full_at = Self::full_at(words, now);
+        Lows::of(words).note(Low { nth, missing: full_at - now });
+        store(words, FULL_AT, full_at.saturating_add(Self::cost(words, units)));
+        store(words, CHARGES, nth);
+        nth
     }
 
-    /// Puts units back that were taken out at a time. What has refilled a full bucket since is made good already.
-    pub(super) fn refund(self, words: &[AtomicU64], taken_at: Nanos, units: u64) {
-        if load(words, WAS_FULL_AT) <= taken_at {
-            store(words, FULL_AT, load(words, FULL_AT).saturating_sub(self.cost(units)));
+    /// Puts units back that a charge took out. What would have spilled without that charge is made good already.
+    pub(super) fn refund(words: &[AtomicU64], nth: Nth, units: u64) {
+        let lows = Lows::of(words);
+        let back = Self::cost(words, units).min(lows.least_after(nth));
+        lows.each(|low| low.missing = low.missing.saturating_sub(if low.nth > nth { back } else { 0 }));
+        store(words, FULL_AT, load(words, FULL_AT).saturating_sub(back));
+    }
+}
+
+/// What was missing just before a charge.
+#[derive(Clone, Copy)]
+struct Low {
+    nth: Nth,
+    missing: Nanos,
+}
+
+/// The least that was missing since any charge: of all charges those before which less was missing than before each later one. Where
+/// there are too many, the two most alike are taken for the lesser, so that charges before may be given back too little and never too
+/// much.
+struct Lows<'a>(&'a [AtomicU64]);
+
+impl<'a> Lows<'a> {
+    /// So many are kept.
+    const MOST: usize = 16;
+
+    fn of(words: &'a [AtomicU64]) -> Self {
+        Self(words.get(LOWS..).unwrap_or_default())
+    }
+
+    fn places(&self) -> impl Iterator<Item = (&'a AtomicU64, &'a AtomicU64)> + use<'a> {
+        self.0.chunks_exact(2).filter_map(|place| Some((place.first()?, place.last()?)))
+    }
+
+    /// Those that there are, oldest first.
+    fn iter(&self) -> impl Iterator<Item = Low> + use<'a> {
+        let lows =
+            self.places().map(|(nth, missing)| Low { nth: nth.load(Ordering::Relaxed), missing: missing.load(Ordering::Relaxed) });
+        lows.take_while(|low| low.nth > 0)
+    }
+
+    fn each(&self, change: impl Fn(&mut Low)) {
+        for (mut low, place) in self.iter().zip(self.places()) {
+            change(&mut low);
+            put(place, low);
         }
     }
+
+    fn least_after(&self, nth: Nth) -> Nanos {
+        self.iter().filter(|low| low.nth > nth).map(|low| low.missing).min().unwrap_or(Nanos::MAX)
+    }
+
+    /// Takes in the latest.
+    fn note(&self, latest: Low) {
+        // Nothing before it is reached that is not less.
+        let mut places = self.places();
+        for low in self.iter().filter(|low| low.missing < latest.missing) {
+            places.next().into_iter().for_each(|place| put(place, low));
+        }
+        if let Some(place) = places.next() {
+            put(place, latest);
+            places.for_each(|place| put(place, Low { nth: 0, missing: 0 }));
+            return;
+        }
+        let next = || self.iter().skip(1).chain([latest]);
+        let pairs = self.iter().zip(next()).enumerate();
+        let alike = |(_, (a, b)): &(usize, (Low, Low)), (_, (c, d)): &(usize, (Low, Low))| {
+            (u128::from(a.missing) * u128::from(d.missing)).cmp(&(u128::from(c.missing) * u128::from(b.missing)))
+        };
+        let Some((nth, (lesser, _))) = pairs.max_by(alike) else { return };
+        for (place, next) in self.places().zip(next()).skip(nth) {
+            put(place, next);
+        }
+        for (place, low) in self.places().zip(self.iter()).skip(nth).take(1) {
+            put(place, Low { missing: lesser.missing, ..low });
+        }
+    }
+}
+
+fn put((nth, missing): (&AtomicU64, &AtomicU64), low: Low) {
+    nth.store(low.nth, Ordering::Relaxed);
+    missing.store(low.missing, Ordering::Relaxed);
 }
 
 fn load(words: &[AtomicU64], word: usize) -> u64 {
@@ -83,5 +191,154 @@ fn load(words: &[AtomicU64], word: usize) -> u64 {
 fn store(words: &[AtomicU64], word: usize, value: u64) {
     if let Some(word) = words.get(word) {
         word.store(value, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: Nanos = 1_000_000_000;
+
+    fn words(bucket: Bucket) -> Vec<AtomicU64> {
+        let words: Vec<_> = (0..WORDS).map(|_| AtomicU64::new(0)).collect();
+        bucket.set_rate(&words, 0);
+        words
+    }
+
+    /// When a bucket is full that let these charges pass, by its definition: the fill at the last of them, clipped at each.
+    fn full_at(log: &[(Nanos, Nanos)]) -> Nanos {
+        log.iter().fold(0, |full_at, &(at, cost)| full_at.max(at) + cost)
+    }
+
+    #[test]
+    fn a_bucket_is_full_in_the_beginning_and_refills_a_unit_an_interval() {
+        let bucket = Bucket::new(60, 60 * SECOND, 5);
+        let words = words(bucket);
+        let now = 1_000 * SECOND;
+        assert_eq!((bucket.left(&words, now), Bucket::used(&words, now)), (5, 0));
+        Bucket::charge(&words, now, 5);
+        assert_eq!((bucket.left(&words, now), Bucket::used(&words, now)), (0, 5));
+        assert_eq!((bucket.left(&words, now + SECOND - 1), bucket.left(&words, now + SECOND)), (0, 1));
+        assert_eq!(bucket.frees_at(&words, now, 1), now + SECOND);
+        assert_eq!(bucket.frees_at(&words, now, 5), now + 5 * SECOND);
+        assert_eq!(bucket.left(&words, now + 100 * SECOND), 5);
+    }
+
+    #[test]
+    fn an_interval_is_rounded_up() {
+        // 7 in 1 s: 142,857,143 ns each, 7 of them a nanosecond more than a second.
+        let bucket = Bucket::new(7, SECOND, 7);
+        let words = words(bucket);
+        Bucket::charge(&words, 0, 7);
+        assert_eq!((bucket.left(&words, SECOND), bucket.left(&words, SECOND + 1)), (6, 7));
+    }
+
+    #[test]
+    fn what_would_have_spilled_is_not_put_back() {
+        // One a second. Without the first ten, the bucket would have been full at 5 s, and what refilled it until then lost.
+        let bucket = Bucket::new(60, 60 * SECOND, 20);
+        let words = words(bucket);
+        let first = Bucket::charge(&words, 0, 10);
+        Bucket::charge(&words, 5 * SECOND, 10);
+        Bucket::refund(&words, first, 10);
+        assert_eq!(bucket.frees_at(&words, 8 * SECOND, 20), 15 * SECOND);
+    }
+
+    #[test]
+    fn a_bucket_that_was_full_since_takes_nothing_back() {
+        let bucket = Bucket::new(60, 60 * SECOND, 20);
+        let words = words(bucket);
+        let first = Bucket::charge(&words, 0, 10);
+        Bucket::charge(&words, 10 * SECOND, 10);
+        Bucket::refund(&words, first, 10);
+        assert_eq!(Bucket::used(&words, 10 * SECOND), 10);
+    }
+
+    #[test]
+    fn another_rate_keeps_what_was_used() {
+        let words = words(Bucket::new(60, 60 * SECOND, 20));
+        let first = Bucket::charge(&words, SECOND, 10);
+        let faster = Bucket::new(120, 60 * SECOND, 40);
+        faster.set_rate(&words, SECOND);
+        assert_eq!((Bucket::used(&words, SECOND), faster.left(&words, SECOND)), (10, 30));
+        // What was charged at the old rate is put back as so many units.
+        Bucket::refund(&words, first, 10);
+        assert_eq!(Bucket::used(&words, SECOND), 0);
+    }
+
+    #[test]
+    fn many_charges_at_once_are_given_back() {
+        let bucket = Bucket::new(60, 60 * SECOND, 1_000);
+        let words = words(bucket);
+        let charges: Vec<_> = (0..200).map(|_| Bucket::charge(&words, SECOND, 4)).collect();
+        for &nth in charges.iter().chain(&charges) {
+            Bucket::refund(&words, nth, 1);
+        }
+        // Half of 800; what is given up for keeping few lows is a few of the hundredths.
+        let used = Bucket::used(&words, SECOND);
+        assert!((400..420).contains(&used), "{used}");
+    }
+
+    proptest! {
+        /// Whatever is charged and put back, the bucket is as full as one that never saw what was put back; with more lows than are
+        /// kept, never fuller.
+        #[test]
+        fn what_is_put_back_was_never_taken(
+            steps in prop::collection::vec((0..6_u64, 1..6_u64, any::<prop::sample::Index>(), prop::option::of(0..=6_u64)), 1..40),
+        ) {
+            let words = words(Bucket::new(60, 60 * SECOND, 1_000));
+            let (mut now, mut log, mut exact) = (0, Vec::<(Nanos, Nanos)>::new(), true);
+            for (wait, units, index, back) in steps {
+                now += wait * SECOND / 2;
+                match back {
+                    Some(back) if !log.is_empty() => {
+                        let nth = index.index(log.len());
+                        let back = back.min(log[nth].1 / SECOND);
+                        log[nth].1 -= back * SECOND;
+                        Bucket::refund(&words, nth as u64 + 1, back);
+                    }
+                    _ => {
+                        exact &= Lows::of(&words).iter().count() < Lows::MOST;
+                        log.push((now, units * SECOND));
+                        Bucket::charge(&words, now, units);
+                    }
+                }
+                let (ours, theirs) = (Bucket::full_at(&words, now), full_at(&log).max(now));
+                prop_assert!(ours >= theirs && (ours == theirs || !exact), "{ours} {theirs}");
+            }
+        }
+
+        /// In no stretch of time more than the burst and what refills in it.
+        #[test]
+        fn no_stretch_admits_more_than_the_burst_and_the_rate(
+            amount in 1..50_u64, per in 1..90_u64, burst in 1..40_u64,
+            asks in prop::collection::vec((0..3_000_000_000_u64, 1..20_u64), 1..80),
+        ) {
+            let per = per * SECOND / 7;
+            let bucket = Bucket::new(amount, per, burst);
+            let words = words(bucket);
+            let (mut now, mut log) = (12_345, Vec::new());
+            for (wait, units) in asks {
+                now += wait;
+                if bucket.left(&words, now) >= units {
+                    Bucket::charge(&words, now, units);
+                    log.push((now, units));
+                } else if units <= burst {
+                    let at = bucket.frees_at(&words, now, units);
+                    prop_assert!(at > now && bucket.left(&words, at - 1) < units && bucket.left(&words, at) >= units);
+                }
+            }
+            for (first, &(from, _)) in log.iter().enumerate() {
+                let mut taken = 0;
+                for &(to, units) in &log[first..] {
+                    taken += units;
+                    let refilled = u128::from(to - from) * u128::from(amount);
+                    prop_assert!(u128::from(taken) * u128::from(per) <= u128::from(burst) * u128::from(per) + refilled);
+                }
+            }
+        }
     }
 }

@@ -55,3 +55,78 @@ impl Fixed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::MINUTE;
+
+    fn words() -> [AtomicU64; WORDS] {
+        Default::default()
+    }
+
+    #[test]
+    fn windows_of_the_clock_begin_at_multiples_of_their_length() {
+        let (fixed, words) = (Fixed::new(MINUTE, Start::Clock), words());
+        assert_eq!(fixed.charge(&words, 3 * MINUTE + 5, 7), 4 * MINUTE);
+        assert_eq!(Fixed::used(&words, 4 * MINUTE - 1), (7, 4 * MINUTE));
+        assert_eq!(Fixed::used(&words, 4 * MINUTE), (0, 4 * MINUTE));
+        // One that nobody used is skipped.
+        assert_eq!(fixed.charge(&words, 9 * MINUTE, 1), 10 * MINUTE);
+    }
+
+    #[test]
+    fn windows_of_use_begin_with_it() {
+        let (fixed, words) = (Fixed::new(MINUTE, Start::FirstUse), words());
+        assert_eq!(fixed.charge(&words, 5, 7), MINUTE + 5);
+        assert_eq!(fixed.charge(&words, MINUTE + 4, 1), MINUTE + 5);
+        assert_eq!(Fixed::used(&words, MINUTE + 4), (8, MINUTE + 5));
+        assert_eq!(fixed.charge(&words, MINUTE + 5, 2), 2 * MINUTE + 5);
+        assert_eq!(Fixed::used(&words, MINUTE + 5), (2, 2 * MINUTE + 5));
+    }
+
+    #[test]
+    fn who_read_the_clock_before_a_window_began_counts_into_it() {
+        for start in [Start::Clock, Start::FirstUse] {
+            let (fixed, words) = (Fixed::new(MINUTE, start), words());
+            let window = fixed.charge(&words, 2 * MINUTE, 7);
+            assert_eq!(fixed.charge(&words, 2 * MINUTE - 1, 1), window);
+            assert_eq!(Fixed::used(&words, 2 * MINUTE - 1), (8, window));
+        }
+    }
+
+    proptest! {
+        /// What is used is the sum of a log's charges in the window, as they were settled.
+        #[test]
+        fn a_window_is_the_sum_of_its_log(
+            per in 1..40_u64, first_use: bool,
+            steps in prop::collection::vec((0..50_u64, 0..9_u64, prop::option::of((any::<prop::sample::Index>(), 0..9_u64))), 1..60),
+        ) {
+            let start = if first_use { Start::FirstUse } else { Start::Clock };
+            let (fixed, words) = (Fixed::new(per, start), words());
+            let (mut now, mut ends, mut log) = (100, 0, Vec::new());
+            for (wait, units, settled) in steps {
+                now += wait;
+                match settled {
+                    Some((index, actual)) if !log.is_empty() => {
+                        let nth = index.index(log.len());
+                        let (window, charged): &mut (Window, u64) = &mut log[nth];
+                        Fixed::settle(&words, *window, *charged, actual);
+                        *charged = actual;
+                    }
+                    _ => {
+                        if now >= ends {
+                            ends = if first_use { now + per } else { (now / per + 1) * per };
+                        }
+                        log.push((ends, units));
+                        prop_assert_eq!(fixed.charge(&words, now, units), ends);
+                    }
+                }
+                let used: u64 = log.iter().filter(|&&(window, _)| window > now).map(|&(_, units)| units).sum();
+                prop_assert_eq!(Fixed::used(&words, now).0, used);
+            }
+        }
+    }
+}

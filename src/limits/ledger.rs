@@ -43,11 +43,11 @@ impl Ledger {
     pub(crate) fn new(quota: &Quota, serial: u64, before: Option<&Self>, now: Nanos) -> Self {
         let Some(before) = before else {
             let common = Common { serial, lock: Mutex::default(), observed: Observations::default() };
-            let meters = quota.limits().iter().map(|&limit| Meter::new(limit)).collect();
+            let meters = Meter::all(quota.limits(), &[], now);
             return Self { quota: quota.clone(), meters, common: Arc::new(common) };
         };
         let _held = before.hold();
-        let meters = quota.limits().iter().map(|&limit| Meter::after(limit, &before.meters, now)).collect();
+        let meters = Meter::all(quota.limits(), &before.meters, now);
         Self { quota: quota.clone(), meters, common: Arc::clone(&before.common) }
     }
 
@@ -126,11 +126,16 @@ impl Metering {
         self.quotas.iter().try_fold(own, |at, ledger| Some(at.max(ledger.frees_at(demand, now)?)))
     }
 
-    /// The most tokens that a request can have.
-    pub(crate) fn largest(&self) -> u64 {
+    /// The smallest limit that a request is too large for; None if it may fit.
+    pub(crate) fn exceeded(&self, demand: Demand) -> Option<u64> {
         let meters = self.own.iter().chain(self.quotas.iter().flat_map(|ledger| &ledger.meters));
-        let tokens = meters.filter(|meter| meter.unit() != Unit::Requests);
-        tokens.map(|meter| meter.limit().capacity()).min().unwrap_or(u64::MAX)
+        let sizes = meters.map(|meter| (meter.limit().capacity(), demand.least(meter.unit())));
+        sizes.filter(|(capacity, asked)| asked > capacity).map(|(capacity, _)| capacity).min()
+    }
+
+    /// Whether prompts or answers are limited apart.
+    pub(crate) fn limits_parts(&self) -> bool {
+        self.own.iter().any(|meter| meter.unit().is_part())
     }
 
     /// The tokens that its own limits leave any request, however they are split, and whether some request of more may fit: where time
@@ -140,7 +145,7 @@ impl Metering {
         for meter in self.own.iter().filter(|meter| meter.unit() != Unit::Requests) {
             tokens = tokens.min(meter.left(now.get()));
             let (usage, until) = meter.usage(now.get());
-            is_least |= meter.unit() != Unit::Tokens || (usage.current > 0 && meter.refills_bit_by_bit());
+            is_least |= meter.unit().is_part() || (usage.current > 0 && meter.refills_bit_by_bit());
             if let Some(until) = until {
                 now.note_change(until);
             }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::clock::{Nanos, seconds};
+use crate::clock::{Nanos, SECOND, seconds};
 use crate::deployment::not_empty;
 use crate::error::Error;
 use crate::select::Request;
@@ -35,6 +35,11 @@ impl Unit {
             Self::InputTokens => "input_tokens",
             Self::OutputTokens => "output_tokens",
         }
+    }
+
+    /// Whether it counts one part of a request's tokens.
+    pub(crate) const fn is_part(self) -> bool {
+        matches!(self, Self::InputTokens | Self::OutputTokens)
     }
 
     pub(crate) const fn index(self) -> usize {
@@ -79,7 +84,7 @@ impl Demand {
 
     /// What must be left: of a request of unknown size a token.
     pub(crate) fn least(&self, unit: Unit) -> u64 {
-        let known = matches!(unit, Unit::InputTokens | Unit::OutputTokens) && self.split.is_some();
+        let known = unit.is_part() && self.split.is_some();
         self.of(unit).max(u64::from(!known))
     }
 
@@ -152,9 +157,11 @@ impl Limit {
     /// A limit of `amount` in the time `per`.
     ///
     /// # Errors
-    /// If the amount or the burst is 0, the time less than a millisecond, or the amount of a bucket more than one a nanosecond.
+    /// If the amount or the burst is 0, the time less than a millisecond, the amount of a bucket more than one a nanosecond, or its burst
+    /// more than refills in 10^9 seconds.
     pub fn new(unit: Unit, amount: u64, per: Nanos, kind: LimitKind) -> Result<Self, Error> {
         const SHORTEST: Nanos = 1_000_000;
+        const LONGEST: Nanos = 1_000_000_000 * SECOND;
         let refused = |what: String| Err(Error::Configuration(what));
         if amount == 0 {
             return refused(format!("{unit} of a Limit must be at least 1, not 0"));
@@ -165,6 +172,12 @@ impl Limit {
         if let LimitKind::Bucket { burst } = kind {
             if burst == 0 {
                 return refused("burst must be at least 1, or None for the whole limit, not 0".to_owned());
+            }
+            if u128::from(burst) * u128::from(per) > u128::from(LONGEST) * u128::from(amount) {
+                return refused(format!(
+                    "burst must be at most what refills in 1e9 seconds, not {burst} at {amount} in {} s",
+                    seconds(per)
+                ));
             }
             if amount > per {
                 return refused(format!("{unit} of a bucket must be at most one a nanosecond, not {amount} in {} s", seconds(per)));

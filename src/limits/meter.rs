@@ -47,29 +47,33 @@ impl std::fmt::Display for Spent {
 pub(super) type Charge = u64;
 
 impl Meter {
-    pub(crate) fn new(limit: Limit) -> Self {
-        let (counter, words) = Counter::of(&limit);
-        Self { limit, counter, words: (0..words).map(|_| AtomicU64::new(0)).collect() }
+    /// Meters of these limits. Each goes on where one of `before` is, the same or one that counts alike, and no two where the same one
+    /// is. Under the lock of `before`.
+    pub(crate) fn all(limits: &[Limit], before: &[Self], now: Nanos) -> Box<[Self]> {
+        let mut before: Vec<_> = before.iter().map(Some).collect();
+        let mut take = |is_it: &dyn Fn(&Self) -> bool| before.iter_mut().find(|old| old.is_some_and(is_it)).and_then(Option::take);
+        // First those that stay as they are.
+        let same: Vec<_> = limits.iter().map(|limit| take(&|old| old.limit == *limit)).collect();
+        let meters = limits.iter().zip(same);
+        meters.map(|(&limit, same)| Self::new(limit, same.or_else(|| take(&|old| old.counts_alike(&limit))), now)).collect()
     }
 
-    /// A meter that goes on where one of `before` is, if one counts alike. Under the lock of `before`.
-    pub(crate) fn after(limit: Limit, before: &[Self], now: Nanos) -> Self {
-        let counts_alike = |old: &&Self| {
-            let same_kind = match (old.limit.kind(), limit.kind()) {
-                (LimitKind::Bucket { .. }, LimitKind::Bucket { .. }) => true,
-                (old, new) => old == new,
-            };
-            same_kind && old.limit.unit() == limit.unit() && old.limit.per() == limit.per()
-        };
-        let same = before.iter().find(|old| old.limit == limit);
-        let Some(old) = same.or_else(|| before.iter().find(counts_alike)) else { return Self::new(limit) };
-        if matches!(limit.kind(), LimitKind::Bucket { .. }) && old.limit.amount() != limit.amount() {
-            // Another rate: the words of the old one say something else.
-            let new = Self::new(limit);
-            new.charge(now, old.used(now));
-            return new;
+    fn new(limit: Limit, before: Option<&Self>, now: Nanos) -> Self {
+        let (counter, words) = Counter::of(&limit);
+        let words = before.map_or_else(|| (0..words).map(|_| AtomicU64::new(0)).collect(), |before| Arc::clone(&before.words));
+        if let Counter::Bucket(bucket) = counter {
+            bucket.set_rate(&words, now);
         }
-        Self { limit, counter: Counter::of(&limit).0, words: Arc::clone(&old.words) }
+        Self { limit, counter, words }
+    }
+
+    /// Whether its words mean the same to a meter of another limit.
+    fn counts_alike(&self, limit: &Limit) -> bool {
+        let same_kind = match (self.limit.kind(), limit.kind()) {
+            (LimitKind::Bucket { .. }, LimitKind::Bucket { .. }) => true,
+            (old, new) => old == new,
+        };
+        same_kind && self.unit() == limit.unit() && self.limit.per() == limit.per()
     }
 
     pub(crate) fn limit(&self) -> &Limit {
@@ -84,7 +88,7 @@ impl Meter {
         match self.counter {
             Counter::Fixed(_) => Fixed::used(&self.words, now).0,
             Counter::Sliding(sliding) => sliding.used(&self.words, now),
-            Counter::Bucket(bucket) => bucket.used(&self.words, now),
+            Counter::Bucket(_) => Bucket::used(&self.words, now),
         }
     }
 
@@ -98,12 +102,13 @@ impl Meter {
     /// When so many units will be left, now at the earliest; None if there are never so many.
     pub(crate) fn frees_at(&self, now: Nanos, units: u64) -> Option<Nanos> {
         let spare = self.limit.capacity().checked_sub(units)?;
+        // Nothing is left even where more is used than there is.
+        if self.left(now) >= units {
+            return Some(now);
+        }
         Some(match self.counter {
             Counter::Bucket(bucket) => bucket.frees_at(&self.words, now, units),
-            Counter::Fixed(_) => match Fixed::used(&self.words, now) {
-                (used, _) if used <= spare => now,
-                (_, ends) => ends,
-            },
+            Counter::Fixed(_) => Fixed::used(&self.words, now).1,
             Counter::Sliding(sliding) => sliding.lets_go_at(&self.words, now, sliding.used(&self.words, now).saturating_sub(spare)),
         })
     }
@@ -144,7 +149,7 @@ impl Meter {
         match self.counter {
             Counter::Fixed(fixed) => fixed.charge(&self.words, now, units),
             Counter::Sliding(sliding) => sliding.charge(&self.words, now, units),
-            Counter::Bucket(bucket) => bucket.charge(&self.words, now, units),
+            Counter::Bucket(_) => Bucket::charge(&self.words, now, units),
         }
     }
 
@@ -154,10 +159,10 @@ impl Meter {
         match self.counter {
             Counter::Fixed(_) => Fixed::settle(&self.words, charge, charged, actual),
             Counter::Sliding(_) => Sliding::settle(&self.words, charge, charged, actual),
-            Counter::Bucket(bucket) if actual > charged => {
-                bucket.charge(&self.words, now, actual - charged);
+            Counter::Bucket(_) if actual > charged => {
+                Bucket::charge(&self.words, now, actual - charged);
             }
-            Counter::Bucket(bucket) => bucket.refund(&self.words, charge, charged - actual),
+            Counter::Bucket(_) => Bucket::refund(&self.words, charge, charged - actual),
         }
     }
 }
@@ -177,6 +182,175 @@ impl Counter {
             LimitKind::Fixed(start) => (Self::Fixed(Fixed::new(limit.per(), start)), fixed::WORDS),
             LimitKind::Sliding => (Self::Sliding(Sliding::new(limit.per())), sliding::WORDS),
             LimitKind::Bucket { burst } => (Self::Bucket(Bucket::new(limit.amount(), limit.per(), burst)), bucket::WORDS),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::{MINUTE, SECOND};
+    use crate::limits::Start;
+
+    fn limit(amount: u64, kind: LimitKind) -> Limit {
+        Limit::new(Unit::Tokens, amount, MINUTE, kind).unwrap()
+    }
+
+    fn meter(limit: Limit) -> Meter {
+        Meter::new(limit, None, 0)
+    }
+
+    const KINDS: [LimitKind; 4] =
+        [LimitKind::Fixed(Start::Clock), LimitKind::Fixed(Start::FirstUse), LimitKind::Sliding, LimitKind::Bucket { burst: 100 }];
+
+    #[test]
+    fn every_kind_fills_exactly_to_its_limit() {
+        for kind in KINDS {
+            let (meter, now) = (meter(limit(100, kind)), 5 * MINUTE + 7 * SECOND);
+            meter.charge(now, 99);
+            assert_eq!(
+                (meter.lacks(0, now, 1), meter.lacks(0, now, 2).map(|spent| (spent.used, spent.asked))),
+                (None, Some((99, 2)))
+            );
+            meter.charge(now, 1);
+            assert_eq!((meter.left(now), meter.used(now)), (0, 100));
+            assert_eq!((meter.frees_at(now, 101), meter.lacks(0, now, 101).unwrap().frees_in), (None, Nanos::MAX));
+        }
+    }
+
+    #[test]
+    fn what_was_used_above_the_limit_counts_too() {
+        for kind in KINDS {
+            let (meter, now) = (meter(limit(100, kind)), 5 * MINUTE);
+            let charge = meter.charge(now, 60);
+            meter.settle(now, charge, 60, 250);
+            assert_eq!((meter.left(now), meter.used(now)), (0, 250));
+            assert_eq!((meter.lacks(0, now, 0), meter.frees_at(now, 0)), (None, Some(now)));
+            let at = meter.frees_at(now, 100).unwrap();
+            assert!(meter.left(at - 1) < 100 && meter.left(at) == 100, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_later_window_is_not_given_what_an_earlier_one_took() {
+        for kind in KINDS {
+            let (meter, now) = (meter(limit(100, kind)), 5 * MINUTE);
+            let charge = meter.charge(now, 60);
+            let later = now + 2 * MINUTE;
+            meter.charge(later, 30);
+            meter.settle(later, charge, 60, 0);
+            assert_eq!(meter.used(later), 30, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn other_facts_keep_what_is_used_where_it_counts_alike() {
+        let now = 5 * MINUTE;
+        for kind in KINDS {
+            let before = [meter(limit(100, kind))];
+            let charge = before[0].charge(now, 60);
+            let wider = if matches!(kind, LimitKind::Bucket { .. }) { LimitKind::Bucket { burst: 150 } } else { kind };
+            let after = Meter::all(&[limit(200, wider)], &before, now);
+            assert_eq!(after[0].used(now), 60, "{kind:?}");
+            // A lease of the facts before settles what it was charged.
+            before[0].settle(now, charge, 60, 20);
+            assert_eq!(after[0].used(now), 20, "{kind:?}");
+            before[0].charge(now, 5);
+            assert_eq!(after[0].used(now), 25, "{kind:?}");
+            // Another unit or time starts anew.
+            let others = [Limit::new(Unit::Requests, 200, MINUTE, wider), Limit::new(Unit::Tokens, 200, SECOND, wider)];
+            let others = Meter::all(&others.map(Result::unwrap), &before, now);
+            assert!(others.iter().all(|other| other.used(now) == 0));
+        }
+    }
+
+    #[test]
+    fn no_two_limits_go_on_where_the_same_one_is() {
+        let now = 5 * MINUTE;
+        for kind in KINDS {
+            let limits = [limit(100, kind), limit(100, kind)];
+            let before = Meter::all(&limits, &[], now);
+            before.iter().for_each(|meter| _ = meter.charge(now, 10));
+            for limits in [limits, [limit(50, kind), limit(200, kind)], [limit(50, kind), limit(100, kind)]] {
+                let after = Meter::all(&limits, &before, now);
+                let used = after[0].used(now);
+                after.iter().for_each(|meter| _ = meter.charge(now, 1));
+                assert!(after.iter().all(|meter| meter.used(now) == used + 1), "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn usage_holds_until_it_says() {
+        for kind in KINDS {
+            let meter = meter(limit(1_000, kind));
+            let mut now = 5 * MINUTE;
+            assert_eq!(meter.usage(now).1, None);
+            for units in [1, 7, 90, 2] {
+                meter.charge(now, units);
+                now += 3 * SECOND;
+            }
+            while let (usage, Some(until)) = meter.usage(now) {
+                assert_eq!(meter.usage(until - 1).0, usage, "{kind:?}");
+                assert!(meter.usage(until).0.current < usage.current);
+                now = until;
+            }
+            assert_eq!(meter.used(now), 0);
+        }
+    }
+
+    proptest! {
+        /// Of any kind: what frees at a time is missing just before and left then, if nothing else is used; and what is admitted and then
+        /// settled for less never comes to more than the limit in the windows of a log that knows only what was really used.
+        #[test]
+        fn no_window_of_a_log_has_more_than_the_limit(
+            kind in 0..4_usize, amount in 1..40_u64,
+            steps in prop::collection::vec((0..25_u64, 0..12_u64, prop::option::of((any::<prop::sample::Index>(), 0..12_u64))), 1..100),
+        ) {
+            let kind = match KINDS[kind] {
+                LimitKind::Bucket { .. } => LimitKind::Bucket { burst: amount },
+                kind => kind,
+            };
+            let meter = meter(limit(amount, kind));
+            let (mut now, mut log) = (100 * MINUTE + 3 * SECOND, Vec::new());
+            for (wait, units, settled) in steps {
+                now += wait * SECOND;
+                match settled {
+                    Some((index, actual)) if !log.is_empty() => {
+                        let nth = index.index(log.len());
+                        let (_, charge, charged): &mut (Nanos, Charge, u64) = &mut log[nth];
+                        let actual = actual.min(*charged);
+                        meter.settle(now, *charge, *charged, actual);
+                        *charged = actual;
+                    }
+                    _ if meter.lacks(0, now, units).is_none() => log.push((now, meter.charge(now, units), units)),
+                    _ => match meter.frees_at(now, units) {
+                        None => prop_assert!(units > amount),
+                        Some(at) => prop_assert!(at > now && meter.lacks(0, at - 1, units).is_some() && meter.lacks(0, at, units).is_none()),
+                    },
+                }
+            }
+            let mut window_began = 0;
+            for (first, &(from, ..)) in log.iter().enumerate() {
+                let began = match kind {
+                    LimitKind::Fixed(Start::Clock) => from - from % MINUTE,
+                    LimitKind::Fixed(Start::FirstUse) => {
+                        if from >= window_began + MINUTE {
+                            window_began = from;
+                        }
+                        window_began
+                    }
+                    LimitKind::Sliding | LimitKind::Bucket { .. } => from,
+                };
+                let in_window = log[first..].iter().filter(|&&(at, ..)| at < began + MINUTE);
+                let used: u64 = in_window.clone().map(|&(.., units)| units).sum();
+                // A bucket's window admits the burst and what refills in it.
+                let last = in_window.map(|&(at, ..)| at).max().unwrap_or(from);
+                let refilled = if matches!(kind, LimitKind::Bucket { .. }) { (last - from) * amount / MINUTE } else { 0 };
+                prop_assert!(used <= amount + refilled, "{kind:?}: {used}");
+            }
         }
     }
 }

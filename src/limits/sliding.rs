@@ -115,3 +115,83 @@ fn at(ring: &[AtomicU64], slice: Slice) -> u64 {
 fn add(counter: &AtomicU64, units: u64) {
     counter.store(counter.load(Ordering::Relaxed).saturating_add(units), Ordering::Relaxed);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::{MINUTE, SECOND};
+
+    fn words() -> Vec<AtomicU64> {
+        (0..WORDS).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    #[test]
+    fn a_charge_is_let_go_when_its_slice_is_a_window_old() {
+        let (sliding, words) = (Sliding::new(MINUTE), words());
+        let now = 1_000 * MINUTE + 10 * SECOND + 7;
+        sliding.charge(&words, now, 5);
+        let goes_at = 1_001 * MINUTE + 11 * SECOND;
+        assert_eq!(sliding.used(&words, goes_at - 1), 5);
+        assert_eq!(sliding.used(&words, goes_at), 0);
+        assert_eq!(sliding.lets_go_at(&words, now, 1), goes_at);
+        assert_eq!(sliding.lets_go_at(&words, now, 0), now);
+    }
+
+    #[test]
+    fn who_read_the_clock_before_a_slice_began_counts_into_it() {
+        let (sliding, words) = (Sliding::new(MINUTE), words());
+        let slice = sliding.charge(&words, 100 * SECOND, 5);
+        assert_eq!(sliding.charge(&words, 99 * SECOND, 1), slice);
+        assert_eq!(sliding.used(&words, 99 * SECOND), 6);
+        assert_eq!(sliding.used(&words, 161 * SECOND), 0);
+    }
+
+    #[test]
+    fn what_a_slice_that_has_left_took_is_not_settled() {
+        let (sliding, words) = (Sliding::new(MINUTE), words());
+        let old = sliding.charge(&words, 100 * SECOND, 5);
+        // The same place of the ring.
+        let new = sliding.charge(&words, 161 * SECOND, 3);
+        Sliding::settle(&words, old, 5, 0);
+        assert_eq!(sliding.used(&words, 161 * SECOND), 3);
+        Sliding::settle(&words, new, 3, 4);
+        assert_eq!(sliding.used(&words, 161 * SECOND), 4);
+    }
+
+    proptest! {
+        /// What is used is never less than what a log says of the last `per`, and never more than it says of a slice longer.
+        #[test]
+        fn what_is_used_lies_between_two_logs(
+            per in prop_oneof![1_000_000..2_000_000_u64, Just(MINUTE)],
+            steps in prop::collection::vec(
+                (prop_oneof![0..20_u64, 0..1_000_u64], 0..9_u64, prop::option::of((any::<prop::sample::Index>(), 0..9_u64))), 1..120,
+            ),
+        ) {
+            let (sliding, words) = (Sliding::new(per), words());
+            let slice = per.div_ceil(60);
+            let (mut now, mut log) = (5 * per, Vec::new());
+            for (wait, units, settled) in steps {
+                now += wait * per / 500;
+                match settled {
+                    Some((index, actual)) if !log.is_empty() => {
+                        let nth = index.index(log.len());
+                        let (_, mark, charged): &mut (Nanos, Slice, u64) = &mut log[nth];
+                        Sliding::settle(&words, *mark, *charged, actual);
+                        *charged = actual;
+                    }
+                    _ => log.push((now, sliding.charge(&words, now, units), units)),
+                }
+                let since = |length: Nanos| log.iter().filter(|&&(at, ..)| at + length > now).map(|&(.., units)| units).sum::<u64>();
+                let used = sliding.used(&words, now);
+                prop_assert!((since(per)..=since(61 * slice)).contains(&used), "{used} {} {}", since(per), since(61 * slice));
+                // And it says exactly when any part of it goes.
+                for units in 1..=used {
+                    let at = sliding.lets_go_at(&words, now, units);
+                    prop_assert!(sliding.used(&words, at - 1) > used - units && sliding.used(&words, at) <= used - units);
+                }
+            }
+        }
+    }
+}
