@@ -193,7 +193,7 @@ MESSAGES: list[tuple[type[Exception], Callable[[Router], object], list[str]]] = 
     (ConfigurationError, lambda router: Router(cooldown_time=-0.5), ["cooldown_time", "0 to 1e9", "-0.5"]),
     (ConfigurationError, lambda router: Router(cooldown_time=float("nan")), ["cooldown_time", "finite", "nan"]),
     (ConfigurationError, lambda router: Router(success_threshold=0), ["success_threshold", "1 to 4294967295", "0"]),
-    (ConfigurationError, lambda router: Router(waiting=Waiting(-1)), ["max_waiters", "0 to 4294967295", "-1 (int)"]),
+    (ConfigurationError, lambda router: Router(waiting=Waiting(max_waiters=-1)), ["max_waiters", "0 to 4294967295", "-1 (int)"]),
     (TypeError, lambda router: Router(waiting=5), ["waiting", "a Waiting or None", "5 (int)"]),  # type: ignore[arg-type]
     (ConfigurationError, lambda router: Router(seed=-1), ["seed", "0 to 18446744073709551615", "-1"]),
     (TypeError, lambda router: Router(seed=1.5), ["seed", "int", "1.5"]),  # type: ignore[arg-type]

@@ -643,7 +643,7 @@ def test_more_than_the_bound_are_shed() -> None:
 
 
 def test_a_bound_of_none_sheds_all_that_would_wait() -> None:
-    router = Router([Deployment("a", "m", max_parallel_requests=1)], waiting=Waiting(0))
+    router = Router([Deployment("a", "m", max_parallel_requests=1)], waiting=Waiting(max_waiters=0))
     with router.acquire("m", timeout=LONG), pytest.raises(TooManyWaiters):
         router.acquire("m", timeout=LONG)
 
@@ -651,17 +651,17 @@ def test_a_bound_of_none_sheds_all_that_would_wait() -> None:
 @pytest.mark.parametrize("bad", [-1, 2**32])
 def test_a_bound_out_of_range_is_refused(bad: int) -> None:
     with pytest.raises(ConfigurationError, match=rf"max_waiters must be an int from 0 to 4294967295, not {bad} \(int\)"):
-        Waiting(bad)
+        Waiting(max_waiters=bad)
 
 
 @pytest.mark.parametrize("bad", [None, 1.0, "5"])
 def test_a_bound_of_another_type_is_refused(bad: Any) -> None:
     with pytest.raises(TypeError, match="max_waiters must be an int"):
-        Waiting(bad)
+        Waiting(max_waiters=bad)
 
 
 def test_a_bound_is_plain_data() -> None:
-    assert Waiting() == Waiting(10_000) == pickle.loads(pickle.dumps(Waiting()))
+    assert Waiting() == Waiting(max_waiters=10_000) == pickle.loads(pickle.dumps(Waiting()))
     with pytest.raises(AttributeError):
         Waiting().max_waiters = 5  # type: ignore[misc]
     with pytest.raises(TypeError, match="waiting must be a Waiting or None, not 5"):

@@ -383,7 +383,7 @@ fn one_probe_at_a_time_and_none_is_lost() {
                 got.fetch_add(1, Ordering::SeqCst);
                 inside.fetch_sub(1, Ordering::SeqCst);
                 match i % 4 {
-                    0 => assert!(lease.success(None, None)),
+                    0 => assert!(lease.success(None, None, None)),
                     1 => assert!(lease.failure(FailureKind::BadRequest, None)),
                     2 => assert!(lease.release(true)),
                     _ => drop(lease),
