@@ -185,7 +185,13 @@ impl<T> Lease<T> {
     }
 
     /// Ends it without an outcome. `unused` gives back what it reserved in the window too. Returns whether this call ended it.
+    #[inline]
     pub fn release(&self, unused: bool) -> bool {
+        // Asked here, since every lease is released once more when it is dropped.
+        !self.has_ended() && self.release_now(unused)
+    }
+
+    fn release_now(&self, unused: bool) -> bool {
         let Some(held) = self.end() else { return false };
         if unused {
             self.entry.slot.window.refund(&held, self.minute, self.tokens);

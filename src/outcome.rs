@@ -32,6 +32,7 @@ enum Turn {
 }
 
 impl Turn {
+    #[inline]
     fn between(before: Nanos, state: &State, now: Nanos, cause: Option<Cause>) -> Self {
         match state.health.cooldown_until() {
             0 if before != 0 => Self::Back,
@@ -199,7 +200,15 @@ impl<T> Entry<T> {
         wait::freed(self);
     }
 
+    #[inline]
     fn note(&self, turn: Turn, now: Nanos) {
+        if !matches!(turn, Turn::None) {
+            self.note_turn(turn, now);
+        }
+    }
+
+    #[cold]
+    fn note_turn(&self, turn: Turn, now: Nanos) {
         let (kind, detail) = match turn {
             Turn::None => return,
             Turn::Out { until, cause } => (EventKind::Cooldown, Some((until, cause))),

@@ -383,7 +383,8 @@ pub(crate) fn limits_parts<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) ->
         || (state.marks() & mark::OBSERVED != 0 && state.annex().observed.active(now.get()).any(|(unit, ..)| unit.is_part()))
 }
 
-#[inline]
+#[inline(always)]
+#[allow(clippy::inline_always)] // see `gate_alone`
 pub(crate) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> TokensLeft {
     let tokens = match entry.deployment().tpm_limit() {
         Some(limit) if state.window.tokens_at_most() != 0 => {

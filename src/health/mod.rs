@@ -215,6 +215,12 @@ impl Health {
         self.unhealthy.load(Ordering::Relaxed)
     }
 
+    /// Whether nothing is known against it.
+    #[inline]
+    pub(crate) fn is_well(&self) -> bool {
+        self.cooldown_until() == 0 && !self.is_unhealthy()
+    }
+
     #[inline]
     pub(crate) fn avg_latency_us(&self) -> u64 {
         self.avg_latency_us.load(Ordering::Relaxed)

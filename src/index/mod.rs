@@ -30,6 +30,7 @@ use crate::events::{Event, EventKind};
 use crate::health::Pool;
 use crate::registry::{Entry, Fate};
 use crate::select::{Live, Request, Waived, gate_alone, limits_parts, tokens_left};
+use crate::state::State;
 use crate::strategy::{
     Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, Position, RateLimitAware, RoundRobin, Rule, Strategy,
     WeightedRandom,
@@ -324,7 +325,8 @@ impl<R: Rule> Forest<R> {
         if position as usize >= self.all.leaves() {
             self.grow(position as usize + 1);
         }
-        let leaf = leaf::<R, T>(member, now);
+        let state = &*member.slot;
+        let leaf = leaf::<R, T>(member, state, now);
         self.note(position, member, &leaf);
         // The tokens seldom change, and where they lie nothing else is read.
         let (views, same_tokens) = (member.home.views(), member.home.note_tokens(leaf.tokens));
@@ -333,20 +335,24 @@ impl<R: Rule> Forest<R> {
         };
         put(&mut self.all);
         self.views.renew(views, put);
-        self.count(position, member, now)
+        self.count(position, member, state, now)
     }
 
     /// Counts a member by its health; returns whether that may have changed.
     #[inline]
-    fn count<T>(&mut self, position: Position, member: &Entry<T>, now: &Now<'_>) -> bool {
-        let fitness = Fitness::of(&member.slot, now);
-        let is_well = fitness == Fitness::Well;
-        if is_well && member.home.is_well.load(Ordering::Relaxed) {
-            return false;
+    fn count<T>(&mut self, position: Position, member: &Entry<T>, state: &State, now: &Now<'_>) -> bool {
+        let was_well = member.home.is_well.load(Ordering::Relaxed);
+        let has_changed = !was_well || !state.health.is_well();
+        if has_changed {
+            self.set_fitness(position, member, Fitness::of(state, now));
         }
-        member.home.is_well.store(is_well, Ordering::Relaxed);
+        has_changed
+    }
+
+    #[cold]
+    fn set_fitness<T>(&mut self, position: Position, member: &Entry<T>, fitness: Fitness) {
+        member.home.is_well.store(fitness == Fitness::Well, Ordering::Relaxed);
         self.census.set(position, fitness);
-        true
     }
 
     /// Finds out whether the group panics, and notes if that has changed.
@@ -455,9 +461,10 @@ impl<R: Rule> Forest<R> {
         self.views.trees().for_each(|(_, tree)| *tree = Tree::new(members.len()));
         for (position, member) in self::members(members) {
             member.home.enter(position, self.views.of_tags(member.deployment().tags()));
-            let leaf = leaf::<R, T>(member, now);
+            let state = &*member.slot;
+            let leaf = leaf::<R, T>(member, state, now);
             self.note(position, member, &leaf);
-            self.count(position, member, now);
+            self.count(position, member, state, now);
             member.home.note_tokens(leaf.tokens);
             let views = member.home.views();
             self.all.set(position, &leaf);
@@ -476,8 +483,7 @@ impl<R: Rule> Forest<R> {
 
 /// Makes a leaf of what a pick without wishes sees of a member now.
 #[inline]
-fn leaf<R: Rule, T>(member: &Entry<T>, now: &Now<'_>) -> Leaf<R::Leaf> {
-    let state = &*member.slot;
+fn leaf<R: Rule, T>(member: &Entry<T>, state: &State, now: &Now<'_>) -> Leaf<R::Leaf> {
     now.take_change();
     if gate_alone(member, state, &Request::default(), Waived::default(), now).is_err() {
         let until = now.take_change();
