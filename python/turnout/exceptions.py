@@ -82,8 +82,8 @@ class NoAvailableDeployment(RouterError):
     Attributes:
         model_name: The model name whose group was asked.
         retry_after: Seconds until the earliest time at which some deployment may be available, computed from the ends of cooldowns
-            and of what limits let go. None if there is no such time: a place in flight frees when its lease ends, and a health check
-            reports when it does.
+            and of what limits let go. None if there is no such time: a place in flight frees when its lease ends, and a health
+            check reports when it does.
         reasons: How many deployments each gate stopped, by its name: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``,
             ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit`` (one of ``Deployment.limits``), ``learnt_parallel``,
             ``observed_limit`` (the provider said so), ``quota``.

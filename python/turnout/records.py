@@ -132,7 +132,8 @@ class Verdict:
     Attributes:
         deployment_id: The deployment.
         gate: The first gate that stopped it: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``, ``max_parallel_requests``,
-            ``rpm_limit``, ``tpm_limit``, ``limit``, ``learnt_parallel``, ``observed_limit`` or ``quota``; None if it is a candidate.
+            ``rpm_limit``, ``tpm_limit``, ``limit``, ``learnt_parallel``, ``observed_limit`` or ``quota``; None if it is a
+            candidate.
         detail: Why that gate stopped it, with the numbers; None if it is a candidate.
         score: What the strategy compares (see ``Explanation.score_name``); None if a gate stopped it.
         probability: The chance that the strategy takes it, 0.0 if a gate stopped it.
