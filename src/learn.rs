@@ -261,7 +261,7 @@ impl ObservedStats {
 }
 
 /// A cap on what is in flight, found by additive increase and multiplicative decrease (Chiu and Jain, 1989): a refusal lowers it to seven
-/// tenths of what was in flight, once for all that was sent before the last one; as many successes as the cap raise it by one, as long as
+/// tenths of what was in flight, once for all that was sent up to the last one; as many successes as the cap raise it by one, as long as
 /// it is what holds requests back.
 #[derive(Debug, Default)]
 pub(crate) struct Cap {
@@ -280,7 +280,8 @@ impl Cap {
 
     /// Takes in that a request was refused for its rate, sent at a time, with so many in flight. Returns whether that lowers the cap.
     pub(crate) fn refused(&self, sent_at: Nanos, in_flight: u32, now: Nanos) -> bool {
-        if self.most() != 0 && sent_at < self.cut_at.load(Ordering::Relaxed) {
+        // A clock may be coarse: what was sent at the very time of the refusal did not know of it.
+        if self.most() != 0 && sent_at <= self.cut_at.load(Ordering::Relaxed) {
             return false;
         }
         let kept = u32::try_from(u64::from(in_flight) * 7 / 10).unwrap_or(u32::MAX);

@@ -331,8 +331,11 @@ def test_the_short_form_and_a_fixed_limit_do_the_same() -> None:
 @pytest.mark.parametrize("per", [1.0, 60.0, 86_400.0])
 def test_a_limit_fills_exactly_and_frees_when_it_says(kind: Kind, unit: str, per: float) -> None:
     clock = ManualClock(1_000_000.125)
-    router = limited(Limit(per=per, kind=kind, **{unit: 10}), clock=clock)
-    facts = {} if unit == "requests" else {"tokens": 1} if unit == "tokens" else {"input_tokens": 1, "output_tokens": 1}
+    amount: dict[str, Any] = {unit: 10}
+    router = limited(Limit(per=per, kind=kind, **amount), clock=clock)
+    facts: dict[str, Any] = (
+        {} if unit == "requests" else {"tokens": 1} if unit == "tokens" else {"input_tokens": 1, "output_tokens": 1}
+    )
     for count in range(10):
         assert used(router) == count
         router.acquire("m", **facts).release()
@@ -444,7 +447,7 @@ def test_a_split_request_fits_by_its_parts() -> None:
     """Its sum is above the limit of its answers, and its answer is not."""
     clock = ManualClock(990)
     router = limited(Limit(requests=1), Limit(output_tokens=20), Limit(input_tokens=95), clock=clock)
-    facts = {"input_tokens": 90, "output_tokens": 10}
+    facts: dict[str, Any] = {"input_tokens": 90, "output_tokens": 10}
     assert admits(router, **facts)
     assert wait_for(router, **facts) == 30.0
     clock.advance(30)
@@ -453,7 +456,8 @@ def test_a_split_request_fits_by_its_parts() -> None:
 
 @pytest.mark.parametrize("unit", ["input_tokens", "output_tokens"])
 def test_a_part_that_is_not_known_counts_as_the_whole(unit: str) -> None:
-    router = limited(Limit(**{unit: 100}), clock=ManualClock())
+    amount: dict[str, Any] = {unit: 100}
+    router = limited(Limit(**amount), clock=ManualClock())
     router.acquire("m", tokens=60).release()
     assert used(router) == 60
     assert not admits(router, tokens=41)
@@ -465,7 +469,7 @@ def test_a_part_that_is_not_known_counts_as_the_whole(unit: str) -> None:
 def test_what_is_not_given_of_a_split_is_the_rest() -> None:
     router = limited(Limit(tokens=1000), Limit(input_tokens=1000), Limit(output_tokens=1000), clock=ManualClock())
 
-    def takes(**facts: int) -> list[int]:
+    def takes(**facts: Any) -> list[int]:
         before = [limit.used for limit in router.stats("d").limits]
         lease = router.acquire("m", **facts)
         taken = [limit.used - was for limit, was in zip(router.stats("d").limits, before, strict=True)]

@@ -162,7 +162,7 @@ class LimitsMachine(RuleBasedStateMachine):
     @rule(target=held, nth=st.integers(0, 2), split=splits)
     def acquire(self, nth: int, split: tuple[int, int]) -> Held | None:
         asked = [(log, least(log.limit, split)) for log in self.all_of(nth)]
-        facts = {"input_tokens": split[0], "output_tokens": split[1]}
+        facts: dict[str, Any] = {"input_tokens": split[0], "output_tokens": split[1]}
         if any(units > log.capacity for log, units in asked):
             assert self.router.explain(f"m{nth}", **facts).winner is None
             return None
@@ -204,7 +204,7 @@ class LimitsMachine(RuleBasedStateMachine):
     @rule(nth=st.integers(0, 2), split=splits)
     def wait_for(self, nth: int, split: tuple[int, int]) -> None:
         """Until just before a request fits, and then until it does."""
-        facts = {"input_tokens": split[0], "output_tokens": split[1]}
+        facts: dict[str, Any] = {"input_tokens": split[0], "output_tokens": split[1]}
         after = self.router.explain(f"m{nth}", **facts).retry_after
         if after is None or after < 0.001:
             return
