@@ -270,7 +270,7 @@ impl<T: Attachment> Router<T> {
         if self.registry.common().queue.is_waited_in() {
             return self.acquire_in_turn(model_name, request, priority);
         }
-        self.acquire_out_of_turn(model_name, request)
+        self.acquire_now(model_name, request)
     }
 
     #[cold]
@@ -287,8 +287,14 @@ impl<T: Attachment> Router<T> {
     }
 
     /// Tries without a look at who waits.
-    #[inline(never)] // what it calls is to be part of it, not of each of its callers and so of none
+    #[inline(never)]
     pub(crate) fn acquire_out_of_turn(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
+        self.acquire_now(model_name, request)
+    }
+
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // its other callers are rare
+    fn acquire_now(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
         let picked = self.registry.with_group(model_name, |model_name, group| {
             let mut walk = Walk::new(group, request, self.registry.common(), &self.rng);
             let filter = self.filter(group, request);

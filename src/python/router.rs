@@ -267,7 +267,10 @@ impl PyRouter {
         priority: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
-        let priority = priority.map_or(Ok(0), self::priority)?;
+        let priority = match priority {
+            Some(priority) => self::priority(priority)?,
+            None => 0,
+        };
         let model_name = text("model_name", model_name)?;
         match slf.get().0.acquire_by_priority(model_name, &request, priority) {
             Ok(lease) => Bound::new(slf.py(), PyLease::new(slf.py(), lease)).map(Bound::into_any),
