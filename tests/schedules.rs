@@ -669,7 +669,7 @@ fn nobody_sleeps_while_capacity_is_free() {
             None
         },
         |_, _, lease| {
-            lease.success(None, None);
+            lease.success(None, None, None);
             None
         },
         |clock, _, lease| {
@@ -890,7 +890,7 @@ fn one_probe_at_a_time_and_none_is_lost() {
                 thread::yield_now();
                 inside.fetch_sub(1, SeqCst);
                 match random(4) {
-                    0 => assert!(lease.success(None, None)),
+                    0 => assert!(lease.success(None, None, None)),
                     1 => assert!(lease.failure(FailureKind::Cancelled, None)),
                     2 => assert!(lease.release(true)),
                     _ => drop(lease),
