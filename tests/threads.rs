@@ -114,9 +114,9 @@ struct Seen {
 
 #[test]
 fn quotas_are_never_exceeded_and_nothing_is_lost() {
-    const REQUESTS: u64 = 900;
-    const TOKENS: u64 = 9_000;
-    const INPUT: u64 = 3_000;
+    const REQUESTS: u64 = 9_000;
+    const TOKENS: u64 = 90_000;
+    const INPUT: u64 = 30_000;
     for (kind, strategy) in
         KINDS.into_iter().zip([Strategy::RoundRobin, Strategy::UsageBased, Strategy::LeastBusy, Strategy::SimpleShuffle])
     {
@@ -126,18 +126,19 @@ fn quotas_are_never_exceeded_and_nothing_is_lost() {
         let b = Quota::new("b", &[limit(Unit::InputTokens, INPUT, kind), limit(Unit::Requests, REQUESTS, kind)]).unwrap();
         // In the order in which the locks of one would wait for those of the other.
         let quotas = [[a.clone(), b.clone()], [b, a]];
-        let models = ["one", "two"];
-        for id in 0..4 {
-            let deployment = Deployment::new(&id.to_string(), models[id / 2]).unwrap().with_quotas(&quotas[id % 2]).unwrap();
+        // Each in a group of its own, lest the lock of its index keep them apart.
+        let models = ["0", "1", "2", "3", "4", "5", "6", "7"];
+        for id in 0..THREADS {
+            let deployment = Deployment::new(&id.to_string(), models[id]).unwrap().with_quotas(&quotas[id % 2]).unwrap();
             drop(router.add(deployment, ()).unwrap());
         }
         let seen = Seen::default();
         let (admitted, refused) = (AtomicU32::new(0), AtomicU32::new(0));
         together(|thread| {
-            for i in 0..700 {
+            for i in 0..5_000 {
                 let (input, output) = (((i * 7 + thread) % 5) as u64, (i % 11) as u64);
                 let request = Request { tokens: input + output, split: Some((input, output)), wishes: None };
-                let Ok(lease) = router.acquire(models[(i + thread) % 2], &request) else {
+                let Ok(lease) = router.acquire(models[(i / 700 + thread) % models.len()], &request) else {
                     refused.fetch_add(1, Ordering::Relaxed);
                     continue;
                 };
