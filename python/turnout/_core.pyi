@@ -277,8 +277,8 @@ class Lease:
 
         Args:
             tokens: The tokens really used. They replace the estimate in the window that took it: nothing changes there once that is
-                over. A bucket gets back what has not refilled since, and gives what was estimated too low. None takes the sum of
-                the next two, and keeps the estimate if they are None as well.
+                over. A bucket is then as full as if they had been known. None takes the sum of the next two, and keeps the estimate if
+                they are None as well.
             latency: Seconds the request took; None takes the time since acquire.
             input_tokens: How many of them were the prompt's. None keeps the estimate, or takes the rest beside ``output_tokens``.
             output_tokens: How many of them were the answer's; None for the rest.
@@ -354,8 +354,8 @@ class Router:
         cooldown_time: Seconds a cooldown lasts unless the failure says otherwise.
         success_threshold: Consecutive successes that end the probation after a cooldown or a failure, at least 1.
         health: A :class:`turnout.Health`: other rules for cooldown and probation, instead of those of the four arguments above.
-        learning: What is learnt from providers (see :class:`turnout.Learning`).
-        waiting: How many may wait for capacity (see :class:`turnout.Waiting`).
+        learning: What is learnt from providers; None for ``Learning()``.
+        waiting: How many may wait for capacity; None for ``Waiting()``.
         seed: Makes the random draws repeatable, 0 to 2**64 - 1. None seeds from the system, anew in every forked process.
         clock: A :class:`ManualClock`, or None for the system's monotonic clock, which starts at the wall clock's time: windows
             are the clock's minutes and a wall clock that is set back does not disturb them.
@@ -384,8 +384,8 @@ class Router:
         cooldown_time: float = 5.0,
         success_threshold: int = 3,
         health: Health | None = None,
-        learning: Learning = ...,
-        waiting: Waiting = ...,
+        learning: Learning | None = None,
+        waiting: Waiting | None = None,
         seed: int | None = None,
         clock: ManualClock | None = None,
     ) -> Self: ...

@@ -154,7 +154,7 @@ impl Meter {
     }
 
     /// Replaces what was charged. A window takes back or takes more if it was the one that was charged; a bucket has no windows, so it
-    /// takes more at any time, and takes back what has not refilled since.
+    /// takes more at any time, and is afterwards as full as if what it takes back had never been taken.
     pub(super) fn settle(&self, now: Nanos, charge: Charge, charged: u64, actual: u64) {
         match self.counter {
             Counter::Fixed(_) => Fixed::settle(&self.words, charge, charged, actual),

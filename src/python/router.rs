@@ -57,8 +57,8 @@ impl PyRouter {
         signature = (deployments=None, *, strategy=None, strategies=None, allowed_fails=None, min_requests=None, cooldown_time=None,
                      success_threshold=None, health=None, learning=None, waiting=None, seed=None, clock=None),
         text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, allowed_fails=3, min_requests=10, \
-                          cooldown_time=5.0, success_threshold=3, health=None, learning=Learning(), waiting=Waiting(), \
-                          seed=None, clock=None)"
+                          cooldown_time=5.0, success_threshold=3, health=None, learning=None, waiting=None, seed=None, \
+                          clock=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
