@@ -480,7 +480,9 @@ def test_what_is_not_given_of_a_split_is_the_rest() -> None:
     assert takes(tokens=10, input_tokens=7) == [10, 7, 3]
     assert takes(tokens=10, output_tokens=7) == [10, 3, 7]
     assert takes(input_tokens=7, output_tokens=4) == [11, 7, 4]
-    assert takes(input_tokens=7) == [7, 7, 0]
+    for part, other in ("input_tokens", "output_tokens"), ("output_tokens", "input_tokens"):
+        with pytest.raises(ConfigurationError, match=f"{part} must come with {other} or with tokens"):
+            takes(**{part: 7})
     # Some are neither, such as tokens of reasoning that a provider counts apart.
     assert takes(tokens=20, input_tokens=7, output_tokens=4) == [20, 7, 4]
     assert takes(tokens=9) == [9, 9, 9]
@@ -490,7 +492,7 @@ def test_an_embedding_passes_where_answers_are_spent() -> None:
     """It has no answer. It is picked there, however large the group."""
     deployments = [Deployment(f"d{i}", "m", priority=i, limits=[Limit(output_tokens=10)]) for i in range(40)]
     router = Router(deployments, strategy="priority_based", clock=ManualClock())
-    router.acquire("m", output_tokens=10).release()
+    router.acquire("m", tokens=10).release()
     assert router.select("m", tokens=5) == "d1"
     assert router.explain("m", input_tokens=5, output_tokens=0).winner == "d0"
     assert router.select("m", input_tokens=5, output_tokens=0) == "d0"

@@ -280,8 +280,9 @@ class Lease:
                 over. A bucket is then as full as if they had been known. None takes the sum of the next two, and keeps the estimate if
                 they are None as well.
             latency: Seconds the request took; None takes the time since acquire.
-            input_tokens: How many of them were the prompt's. None keeps the estimate, or takes the rest beside ``output_tokens``.
-            output_tokens: How many of them were the answer's; None for the rest.
+            input_tokens: How many of them were the prompt's; None for the rest beside ``output_tokens``. If both are None, the prompt
+                is what was estimated.
+            output_tokens: How many of them were the answer's, likewise.
 
         Returns:
             True if this call ended the lease, False if it had ended before.
@@ -510,9 +511,9 @@ class Router:
             model_name: The model name or an alias.
             tokens: The tokens the request is expected to use, prompt and answer, at least 0. Only a deployment with so many left is
                 picked; 0 means that the size is not known, and one token must be left. Not given, it is the sum of the next two.
-            input_tokens: How many of them are the prompt's. None for the rest beside ``output_tokens``; if both are None, either
-                may be all of ``tokens``, and counts so where prompt and answer are limited apart.
-            output_tokens: How many of them are the answer's.
+            input_tokens: How many of them are the prompt's; None for the rest beside ``output_tokens``, or if it is not known. If
+                both are None, either may be all of ``tokens``, and counts so where prompt and answer are limited apart.
+            output_tokens: How many of them are the answer's, likewise.
             tags: Labels the deployment must have.
             tags_match: ``"all"`` for every one of ``tags``, ``"any"`` for at least one.
             exclude: Ids that must not be picked, such as those already tried.

@@ -128,16 +128,18 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Kind {
 /// How a number of tokens is made up of a prompt's and an answer's, and the number itself if that is not given.
 pub(crate) type Split = (Option<u64>, Option<(u64, u64)>);
 
-/// Reads `input_tokens` and `output_tokens`. What is not given of three is the rest.
+/// Reads `input_tokens` and `output_tokens`. What is not given of three follows from the other two.
 #[inline(never)]
 pub(crate) fn split(tokens: Option<u64>, input: Option<&Bound<'_, PyAny>>, output: Option<&Bound<'_, PyAny>>) -> PyResult<Split> {
     let input = optional(input, |input| whole("input_tokens", 0, u64::MAX, input))?;
     let output = optional(output, |output| whole("output_tokens", 0, u64::MAX, output))?;
-    let rest = |part: u64| tokens.unwrap_or(part).saturating_sub(part);
-    let split = match (input, output) {
-        (None, None) => return Ok((tokens, None)),
-        (Some(input), output) => (input, output.unwrap_or_else(|| rest(input))),
-        (None, Some(output)) => (rest(output), output),
+    let split = match (input, output, tokens) {
+        (None, None, _) => return Ok((tokens, None)),
+        (Some(input), Some(output), _) => (input, output),
+        (Some(input), None, Some(tokens)) => (input, tokens.saturating_sub(input)),
+        (None, Some(output), Some(tokens)) => (tokens.saturating_sub(output), output),
+        (Some(_), None, None) => return Err(lone_part("input_tokens", "output_tokens")),
+        (None, Some(_), None) => return Err(lone_part("output_tokens", "input_tokens")),
     };
     let sum = split.0.saturating_add(split.1);
     if let Some(tokens) = tokens.filter(|&tokens| tokens < sum) {
@@ -145,6 +147,10 @@ pub(crate) fn split(tokens: Option<u64>, input: Option<&Bound<'_, PyAny>>, outpu
         return Err(Error::Configuration(message).into());
     }
     Ok((Some(tokens.unwrap_or(sum)), Some(split)))
+}
+
+fn lone_part(given: &str, missing: &str) -> PyErr {
+    Error::Configuration(format!("{given} must come with {missing} or with tokens: a part does not tell the sum")).into()
 }
 
 /// What a pick is for.
