@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::clock::{Nanos, Now, seconds};
 use crate::events::{Event, EventKind};
-use crate::health::{Cause, Evidence, Failure, FailureKind, Judge};
+use crate::health::{Cause, Domain, Evidence, Failure, FailureKind, Judge};
 use crate::index;
 use crate::learn;
 use crate::limits::Minute;
@@ -64,14 +64,23 @@ impl<T> Entry<T> {
             None => state.health.success(&held, &common.rules, now),
             Some(judge) => judge.success(state, &held, self.home.index.pool(), success.sent_at),
         }
-        let turn = Turn::between(before, state, now, None);
+        // A success ends a cooldown's probation, and begins nothing.
+        let turn = if before == 0 { Turn::None } else { Turn::between(before, state, now, None) };
         drop(held);
         index::renew(self, &Now::at(&common.clock, now));
-        if let (Some(rules), Some(domain)) = (&common.breaker, &self.domain) {
-            domain.success(rules, now);
+        if let Some(domain) = &self.domain {
+            self.domain_succeeded(domain, now);
         }
         self.tell(turn, now);
         true
+    }
+
+    /// One of a failure domain, which there is only by the rules of the breaker, was reached.
+    #[cold]
+    fn domain_succeeded(&self, domain: &Domain<T>, now: Nanos) {
+        if let Some(rules) = &self.common.breaker {
+            domain.success(rules, now);
+        }
     }
 
     /// Takes in a failure. For `count` see [`Entry::succeed`].
