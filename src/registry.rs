@@ -132,6 +132,11 @@ impl<T> Entry<T> {
     fn leave(&self, heir: Option<&Arc<Self>>) {
         *self.heir.lock().unwrap_or_else(PoisonError::into_inner) = heir.map(Arc::downgrade).unwrap_or_default();
         self.left.store(true, Ordering::Relaxed);
+        if let Some(rules) = &self.common.breaker
+            && heir.is_none_or(|heir| !Arc::ptr_eq(&heir.home.index, &self.home.index))
+        {
+            self.slot.move_outcomes(&self.slot.hold(), rules, self.home.index.pool(), heir.map(|heir| heir.home.index.pool()));
+        }
     }
 }
 

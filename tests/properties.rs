@@ -5,14 +5,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
 
 use proptest::prelude::*;
 use turnout::strategy::{
     RoundRobinCounters, least_busy, lowest_latency, lowest_priority, lowest_usage, rate_limit_aware, round_robin, weighted_random,
 };
 use turnout::{
-    BreakerRules, Clock, Deployment, Error, FailureKind, HealthRules, Lease, Limit, LimitKind, ManualClock, Observed, Quota,
-    Refusal, Request, Rng, Router, RoutingContext, Settings, Start, Status, Strategy as Rule, Unit, Verdict, Wishes,
+    BreakerRules, Clock, Deployment, Error, FailureKind, HealthRules, Lease, Limit, LimitKind, ManualClock, Observed, Patience,
+    Quota, Refusal, Request, Rng, Router, RoutingContext, Settings, Start, Status, Strategy as Rule, Turn, Unit, Verdict, Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -630,6 +632,109 @@ fn places_close_up_when_most_members_have_left() {
         }
         assert!(router.acquire(MODELS[0], &Request::default()).is_err());
     }
+}
+
+/// A router by health options, whose cooldowns are as long as they say.
+fn with_health(rule: Rule, rules: BreakerRules, deployments: &[Deployment]) -> Router<()> {
+    let clock = Clock::Manual(Arc::new(ManualClock::new(100 * SECOND)));
+    let breaker = Some(BreakerRules { cooldown_jitter: 0.0, ..rules });
+    let router = Router::new(Settings { strategy: rule, breaker, clock, seed: Some(1), ..Settings::default() }).unwrap();
+    deployments.iter().for_each(|deployment| drop(router.add(deployment.clone(), ()).unwrap()));
+    router
+}
+
+fn in_group(id: &str, model: &str) -> Deployment {
+    Deployment::new(id, model).unwrap()
+}
+
+#[test]
+fn who_fails_fast_is_not_the_least_busy_in_a_panic_either() {
+    let rules = BreakerRules { panic_threshold: 0.6, ..BreakerRules::default() };
+    let router = with_health(Rule::LeastBusy, rules, &["hole", "a", "b", "c"].map(|id| in_group(id, "model")));
+    ["hole", "a"].iter().for_each(|id| router.cool_down(id, 100 * SECOND).unwrap());
+    assert!(router.explain("model", &Request::default()).unwrap().panic);
+    let leases: Vec<_> = (0..200)
+        .map(|_| router.acquire("model", &Request::default()).unwrap())
+        .filter(|lease| lease.deployment().id() != "hole" || !lease.failure(FailureKind::Error, None))
+        .collect();
+    // As many as each of the others.
+    assert!((145..=155).contains(&leases.len()), "{}", leases.len());
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Bell(AtomicUsize);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn whoever_waits_is_told_when_a_domain_makes_the_group_panic() {
+    let rules = BreakerRules { panic_threshold: 0.5, consecutive_failures: Some(2), ..BreakerRules::default() };
+    let in_domain = |id, model| in_group(id, model).with_domain(Some("east")).unwrap();
+    let single = |deployment: Deployment| deployment.with_max_parallel_requests(Some(1)).unwrap();
+    let router = with_health(
+        Rule::LeastBusy,
+        rules,
+        &[
+            in_domain("a", "one"),
+            in_domain("b", "one"),
+            single(in_domain("c", "two")),
+            single(in_group("d", "two")),
+            single(in_group("e", "two")),
+        ],
+    );
+    router.cool_down("e", 1000 * SECOND).unwrap();
+    let _leases = [(); 2].map(|()| router.acquire("two", &Request::default()).unwrap());
+    let bell = Arc::<Bell>::default();
+    let patience = Patience { timeout: None, priority: 0 };
+    let waiter = router.wait("two", Request::default(), patience, Waker::from(Arc::clone(&bell))).unwrap();
+    assert!(matches!(router.poll(&waiter), Ok(Turn::Waits(_))));
+    ["a", "b"].iter().for_each(|id| router.record_failure(id, FailureKind::Connection, None).unwrap());
+    assert_eq!(bell.0.load(Ordering::Relaxed), 1);
+    assert!(matches!(router.poll(&waiter), Ok(Turn::Served(lease)) if lease.deployment().id() == "e"));
+}
+
+#[test]
+fn outcomes_go_where_their_deployment_goes() {
+    let rules = BreakerRules {
+        outlier_factor: Some(3.0),
+        consecutive_failures: None,
+        failure_rate: None,
+        cool_last: true,
+        ..BreakerRules::default()
+    };
+    let cools = |change: &dyn Fn(&Router<()>)| {
+        let router = with_health(Rule::LeastBusy, rules, &[in_group("a", "one"), in_group("b", "one"), in_group("c", "two")]);
+        let record = |id, failures, successes| {
+            (0..successes).for_each(|_| router.record_success(id, 0, None).unwrap());
+            (0..failures).for_each(|_| router.record_failure(id, FailureKind::Error, None).unwrap());
+        };
+        record("b", 10, 90);
+        record("c", 100, 0);
+        change(&router);
+        record("a", 10, 10);
+        router.stats("a").unwrap().status == Status::CoolingDown
+    };
+    assert!(cools(&|_| ()));
+    // Among peers that fail as often it is no outlier.
+    assert!(!cools(&|router| drop(router.add(in_group("c", "one"), ()).unwrap())));
+    // What has left is none of them, by whichever way.
+    assert!(cools(&|router| {
+        drop(router.add(in_group("c", "one"), ()).unwrap());
+        drop(router.remove("c").unwrap());
+    }));
+    assert!(cools(&|router| {
+        drop(router.add(in_group("c", "one"), ()).unwrap());
+        drop(router.replace_all(["a", "b"].map(|id| (in_group(id, "one"), ())).into()).unwrap());
+    }));
+    assert!(cools(&|router| {
+        drop(router.add(in_group("c", "one"), ()).unwrap());
+        router.cool_down("c", SECOND).unwrap();
+    }));
 }
 
 // === the draws ===
