@@ -661,6 +661,38 @@ fn who_fails_fast_is_not_the_least_busy_in_a_panic_either() {
     assert!((145..=155).contains(&leases.len()), "{}", leases.len());
 }
 
+fn said(unit: Unit, remaining: u64) -> Observed {
+    Observed { unit, limit: None, remaining, reset: Some(60 * SECOND) }
+}
+
+/// What a provider said is left follows what becomes of a request as the limits that are configured do, of a quota too.
+#[test]
+fn what_was_observed_is_settled() {
+    let quota = Quota::new("q", &[Limit::new(Unit::Requests, 1000, SECOND, LimitKind::Sliding).unwrap()]).unwrap();
+    for quotas in [vec![], vec![quota]] {
+        let (_, router) = at(0);
+        drop(router.add(in_group("d", "model").with_quotas(&quotas).unwrap(), ()).unwrap());
+        let left = || router.stats("d").unwrap().observed.iter().map(|observed| observed.remaining).collect::<Vec<_>>();
+        let acquire = |tokens| router.acquire("model", &Request { tokens, split: None, wishes: None }).unwrap();
+        let before = acquire(70);
+        router.observe("d", &[said(Unit::Requests, 9), said(Unit::Tokens, 100)], None).unwrap();
+        // The provider has counted it, and does not give back what we do.
+        before.release(true);
+        assert_eq!(left(), [9, 100]);
+        let (unused, settled, asked) = (acquire(10), acquire(20), acquire(30));
+        assert_eq!(left(), [6, 40]);
+        unused.release(true);
+        assert_eq!(left(), [7, 50]);
+        settled.success(Some(25), None, None);
+        assert_eq!(left(), [7, 45]);
+        asked.observe(&[said(Unit::Tokens, 60)], None);
+        asked.success(Some(1), None, None);
+        assert_eq!(left(), [7, 60]);
+        router.record_success("d", 8, None).unwrap();
+        assert_eq!(left(), [6, 52]);
+    }
+}
+
 /// Counts how often it is woken.
 #[derive(Default)]
 struct Bell(AtomicUsize);

@@ -194,6 +194,9 @@ impl Locked<'_> {
                 meter.settle(now, mark, was, is);
             }
         }
+        for (ledger, reserved) in self.0.quotas.iter().zip(&charges.reserved) {
+            ledger.observed().settle(reserved, estimated, actual);
+        }
     }
 
     fn meters(&self) -> impl Iterator<Item = &Meter> {
