@@ -258,6 +258,16 @@ fn places_may_lack(router: &Router<()>, model: &str) -> bool {
     router.group(model).unwrap().iter().any(|member| lacks(router.stats(member.deployment().id()).unwrap()))
 }
 
+/// All that requests use, of every deployment.
+fn counted(router: &Router<()>) -> Vec<(u32, u64, u64, u64, Vec<(u64, u64)>, Vec<u64>)> {
+    let counted = |stats: turnout::Stats| {
+        let limits = stats.limits.iter().map(|limit| (limit.used, limit.remaining)).collect();
+        let observed = stats.observed.iter().map(|observed| observed.remaining).collect();
+        (stats.in_flight, stats.rpm_current, stats.tpm_current, stats.total_requests, limits, observed)
+    };
+    router.snapshot().into_iter().map(counted).collect()
+}
+
 /// What explain, which walks over all members, says that the next pick takes.
 fn foretold(router: &Router<()>, model: &str, request: &Request) -> Option<String> {
     router.explain(model, request).unwrap().winner.map(|winner| winner.deployment().id().to_owned())
@@ -301,8 +311,12 @@ fn breaker() -> impl Strategy<Value = Option<BreakerRules>> {
 
 /// Whether a deployment with the place of its probation taken stands in the way: when that frees is not known.
 fn may_stay_shut(router: &Router<()>, model: &str) -> bool {
+    is_probed(router, model) || router.explain(model, &Request::default()).unwrap().panic
+}
+
+fn is_probed(router: &Router<()>, model: &str) -> bool {
     let explanation = router.explain(model, &Request::default()).unwrap();
-    explanation.panic || explanation.verdicts.iter().any(|(_, verdict)| *verdict == Verdict::Stopped(Refusal::Probation))
+    explanation.verdicts.iter().any(|(_, verdict)| *verdict == Verdict::Stopped(Refusal::Probation))
 }
 
 /// `crowd` more deployments stand in each group, so that its index has as many levels as that takes.
@@ -329,6 +343,11 @@ fn run(rule: Rule, crowd: usize, breaker: Option<BreakerRules>, steps: Vec<Step>
             Step::Acquire { tokens, tags, exclude } => {
                 for model in MODELS.iter().filter(|model| router.resolve(model).is_ok()) {
                     let request = request(tokens, &tags, &exclude);
+                    let before = counted(&router);
+                    if let Ok(unused) = router.acquire(model, &request) {
+                        unused.release(true);
+                    }
+                    assert_eq!(counted(&router), before);
                     let expected = foretold(&router, model, &request);
                     match router.acquire(model, &request) {
                         Ok(lease) => {
@@ -408,6 +427,7 @@ fn run(rule: Rule, crowd: usize, breaker: Option<BreakerRules>, steps: Vec<Step>
     }
     drop(leases);
     in_flight_is_what_is_leased(&router, &[]);
+    assert!(!MODELS.iter().any(|model| router.resolve(model).is_ok() && is_probed(&router, model)));
 }
 
 /// A deployment that was removed and added again starts anew, so its earlier leases count only up to what it shows.
