@@ -713,6 +713,22 @@ fn what_was_observed_is_settled() {
     }
 }
 
+#[test]
+fn one_of_a_domain_that_cannot_be_reached_takes_none_with_it() {
+    let rules = BreakerRules { consecutive_failures: None, ..BreakerRules::default() };
+    let members = ["a", "b", "c", "d"].map(|id| in_group(id, "model").with_domain(Some("east").filter(|_| id != "d")).unwrap());
+    let router = with_health(Rule::LeastBusy, rules, &members);
+    let out = || router.snapshot().iter().filter(|stats| stats.status == Status::CoolingDown).count();
+    for _ in 0..9 {
+        router.record_failure("a", FailureKind::Connection, None).unwrap();
+        router.record_success("b", 0, None).unwrap();
+    }
+    assert_eq!(out(), 0);
+    // With another one it is the domain's.
+    router.record_failure("c", FailureKind::Connection, None).unwrap();
+    assert_eq!(out(), 3);
+}
+
 /// Counts how often it is woken.
 #[derive(Default)]
 struct Bell(AtomicUsize);
