@@ -89,7 +89,9 @@ impl Sliding {
             return last;
         }
         for begun in last.saturating_add(1).max(slice.saturating_sub(SLICES))..=slice {
-            place(ring, begun).into_iter().for_each(|taken| taken.store(0, Ordering::Relaxed));
+            if let Some(taken) = place(ring, begun) {
+                taken.store(0, Ordering::Relaxed);
+            }
         }
         // Added up anew: what is above 2^64 cannot be taken off again.
         let taken = ring.iter().map(|taken| taken.load(Ordering::Relaxed));
