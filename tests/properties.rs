@@ -259,13 +259,13 @@ fn places_may_lack(router: &Router<()>, model: &str) -> bool {
 }
 
 /// All that requests use, of every deployment.
-fn counted(router: &Router<()>) -> Vec<(u32, u64, u64, u64, Vec<(u64, u64)>, Vec<u64>)> {
+fn counted(router: &Router<()>) -> impl PartialEq + std::fmt::Debug {
     let counted = |stats: turnout::Stats| {
-        let limits = stats.limits.iter().map(|limit| (limit.used, limit.remaining)).collect();
-        let observed = stats.observed.iter().map(|observed| observed.remaining).collect();
+        let limits: Vec<_> = stats.limits.iter().map(|limit| (limit.used, limit.remaining)).collect();
+        let observed: Vec<_> = stats.observed.iter().map(|observed| observed.remaining).collect();
         (stats.in_flight, stats.rpm_current, stats.tpm_current, stats.total_requests, limits, observed)
     };
-    router.snapshot().into_iter().map(counted).collect()
+    router.snapshot().into_iter().map(counted).collect::<Vec<_>>()
 }
 
 /// What explain, which walks over all members, says that the next pick takes.

@@ -276,7 +276,9 @@ impl State {
     pub(crate) fn move_outcomes(&self, _: &Held<'_>, rules: &BreakerRules, from: &Pool, to: Option<&Pool>) {
         if let Some(breaker) = self.breaker() {
             from.forget(rules, &breaker.window);
-            to.into_iter().for_each(|to| to.take_in(rules, &breaker.window));
+            if let Some(to) = to {
+                to.take_in(rules, &breaker.window);
+            }
         }
     }
 
