@@ -31,11 +31,11 @@ impl Fixed {
     }
 
     pub(super) fn charge(self, words: &[AtomicU64], now: Nanos, units: u64) -> Window {
-        let [ends, used, charges, ..] = words else { return now };
+        let [ends, used, count, ..] = words else { return now };
         // Never back: who read the clock before another one began a window counts into that.
         if now >= ends.load(Ordering::Relaxed) {
             used.store(0, Ordering::Relaxed);
-            charges.store(0, Ordering::Relaxed);
+            count.store(0, Ordering::Relaxed);
             let began = match self.start {
                 Start::Clock => now - now % self.per,
                 Start::FirstUse => now,
@@ -44,22 +44,22 @@ impl Fixed {
             ends.store(began.saturating_add(self.per), Ordering::Release);
         }
         used.store(used.load(Ordering::Relaxed).saturating_add(units), Ordering::Relaxed);
-        charges.store(charges.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+        count.store(count.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
         ends.load(Ordering::Relaxed)
     }
 
     /// Replaces what was charged, if the window that took it is still the last; by None, if the request was never sent. A window of use in
     /// which nothing was sent has not begun.
     pub(super) fn settle(self, words: &[AtomicU64], window: Window, charged: u64, actual: Option<u64>) {
-        let [ends, used, charges, ..] = words else { return };
+        let [ends, used, count, ..] = words else { return };
         if ends.load(Ordering::Relaxed) != window {
             return;
         }
         let others = used.load(Ordering::Relaxed).saturating_sub(charged);
         used.store(others.saturating_add(actual.unwrap_or(0)), Ordering::Relaxed);
         if actual.is_none() {
-            let others = charges.load(Ordering::Relaxed).saturating_sub(1);
-            charges.store(others, Ordering::Relaxed);
+            let others = count.load(Ordering::Relaxed).saturating_sub(1);
+            count.store(others, Ordering::Relaxed);
             if others == 0 && self.start == Start::FirstUse {
                 ends.store(0, Ordering::Relaxed);
             }
