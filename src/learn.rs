@@ -138,16 +138,51 @@ pub(crate) struct Observations {
     units: [Observation; Unit::ALL.len()],
     /// Nothing before this time, it said.
     paused_until: AtomicU64,
-    /// What was reserved in all, so that an answer which is read late is brought up to date.
-    reserved: [AtomicU64; Unit::ALL.len()],
 }
 
 #[derive(Debug, Default)]
 struct Observation {
+    /// What it said is left, less what was reserved since.
     left: AtomicU64,
     until: AtomicU64,
-    /// When the request was sent whose answer said so.
+    /// What it said.
+    said: AtomicU64,
+    /// When the request was sent whose answer said so, and what had been reserved in all by then.
     sent_at: AtomicU64,
+    reserved_then: AtomicU64,
+    /// What was reserved in all, modulo 2^64.
+    reserved: AtomicU64,
+}
+
+impl Observation {
+    fn since(&self) -> u64 {
+        self.reserved.load(Ordering::Relaxed).wrapping_sub(self.reserved_then.load(Ordering::Relaxed))
+    }
+
+    fn count(&self) {
+        self.left.store(self.said.load(Ordering::Relaxed).saturating_sub(self.since()), Ordering::Relaxed);
+    }
+
+    fn reserve(&self, units: u64) -> u64 {
+        let reserved = self.reserved.load(Ordering::Relaxed).wrapping_add(units);
+        self.reserved.store(reserved, Ordering::Relaxed);
+        self.count();
+        reserved
+    }
+
+    /// Replaces what a request had reserved, if that is taken off what is left; `reserved` was reserved in all then.
+    fn settle(&self, reserved: u64, was: u64, is: u64) {
+        let nth = reserved.wrapping_sub(self.reserved_then.load(Ordering::Relaxed));
+        if (1..=self.since()).contains(&nth) {
+            let said = self.said.load(Ordering::Relaxed);
+            self.said.store(said.saturating_add(was).saturating_sub(is), Ordering::Relaxed);
+            self.count();
+        }
+    }
+
+    fn words(&self) -> [&AtomicU64; 6] {
+        [&self.left, &self.until, &self.said, &self.sent_at, &self.reserved_then, &self.reserved]
+    }
 }
 
 impl Observations {
@@ -192,27 +227,31 @@ impl Observations {
     /// Takes a request off what is left, and returns what was reserved in all.
     pub(crate) fn reserve(&self, demand: Demand) -> Reserved {
         let mut reserved = Reserved::default();
-        let units = Unit::ALL.into_iter().zip(&self.units).zip(&self.reserved);
-        for (((unit, said), total), reserved) in units.zip(&mut reserved) {
-            let taken = demand.of(unit);
-            said.left.store(said.left.load(Ordering::Relaxed).saturating_sub(taken), Ordering::Relaxed);
-            *reserved = total.load(Ordering::Relaxed).saturating_add(taken);
-            total.store(*reserved, Ordering::Relaxed);
+        for ((unit, said), reserved) in Unit::ALL.into_iter().zip(&self.units).zip(&mut reserved) {
+            *reserved = said.reserve(demand.of(unit));
         }
         reserved
+    }
+
+    /// Replaces what a request took off what is left; by nothing, if it was never sent.
+    pub(crate) fn settle(&self, reserved: &Reserved, estimated: Demand, actual: Option<Demand>) {
+        for ((unit, said), &reserved) in Unit::ALL.into_iter().zip(&self.units).zip(reserved) {
+            said.settle(reserved, estimated.of(unit), actual.map_or(0, |actual| actual.of(unit)));
+        }
     }
 
     /// Takes in what the answer to a request said that was sent at a time, when so much had been reserved. An older answer than the last
     /// one tells nothing while that holds.
     pub(crate) fn observe(&self, observed: &Observed, sent_at: Nanos, then: Option<&Reserved>, now: Nanos) {
         let nth = observed.unit.index();
-        let (Some(said), Some(total)) = (self.units.get(nth), self.reserved.get(nth)) else { return };
+        let Some(said) = self.units.get(nth) else { return };
         if sent_at < said.sent_at.load(Ordering::Relaxed) && now < said.until.load(Ordering::Relaxed) {
             return;
         }
-        let total = total.load(Ordering::Relaxed);
-        let since = total.saturating_sub(then.and_then(|then| then.get(nth)).copied().unwrap_or(total));
-        said.left.store(observed.remaining.saturating_sub(since), Ordering::Relaxed);
+        let then = then.and_then(|then| then.get(nth)).copied().unwrap_or(said.reserved.load(Ordering::Relaxed));
+        said.reserved_then.store(then, Ordering::Relaxed);
+        said.said.store(observed.remaining, Ordering::Relaxed);
+        said.count();
         said.sent_at.store(sent_at, Ordering::Relaxed);
         said.until.store(now.saturating_add(observed.reset.unwrap_or(MINUTE)), Ordering::Relaxed);
     }
@@ -224,8 +263,8 @@ impl Observations {
     }
 
     pub(crate) fn clear(&self) {
-        let said = self.units.iter().flat_map(|said| [&said.left, &said.until, &said.sent_at]);
-        said.chain(&self.reserved).chain([&self.paused_until]).for_each(|word| word.store(0, Ordering::Relaxed));
+        let words = self.units.iter().flat_map(Observation::words).chain([&self.paused_until]);
+        words.for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }
 

@@ -220,6 +220,9 @@ impl<T> Lease<T> {
     /// Replaces what it was charged beside its minute; by nothing, if the request was never sent.
     #[inline(never)]
     fn settle(&self, receipt: &Receipt, _: &Held<'_>, actual: Option<Demand>, now: Nanos) {
+        if let Some(reserved) = &receipt.reserved {
+            self.entry.slot.annex().observed.settle(reserved, receipt.demand, actual);
+        }
         if let Some(metering) = &self.entry.metering {
             metering.with_locks(|locked| locked.settle(&receipt.charges, receipt.demand, actual, now));
         }

@@ -132,6 +132,11 @@ impl<T> Entry<T> {
     fn leave(&self, heir: Option<&Arc<Self>>) {
         *self.heir.lock().unwrap_or_else(PoisonError::into_inner) = heir.map(Arc::downgrade).unwrap_or_default();
         self.left.store(true, Ordering::Relaxed);
+        if let Some(rules) = &self.common.breaker
+            && heir.is_none_or(|heir| !Arc::ptr_eq(&heir.home.index, &self.home.index))
+        {
+            self.slot.move_outcomes(&self.slot.hold(), rules, self.home.index.pool(), heir.map(|heir| heir.home.index.pool()));
+        }
     }
 }
 
@@ -496,7 +501,9 @@ impl<T: Attachment> Registry<T> {
         let mut domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
         let known = domains.get(name).and_then(Weak::upgrade);
         Some(known.unwrap_or_else(|| {
-            domains.retain(|_, domain| domain.strong_count() > 0);
+            if domains.len() == domains.capacity() {
+                domains.retain(|_, domain| domain.strong_count() > 0);
+            }
             let domain = Arc::new(Domain::new());
             domains.insert(Arc::clone(name), Arc::downgrade(&domain));
             domain
@@ -587,9 +594,8 @@ impl<T: Attachment> Registry<T> {
 
     /// A quota's limits are the same for all that are under it.
     fn quotas_must_agree(&self, changes: &Changes, deployment: &Deployment) -> Result<(), Error> {
-        let agrees =
-            |quota: &&Quota| changes.ledgers.get(quota.id()).and_then(Weak::upgrade).is_some_and(|ledger| ledger.quota() == *quota);
-        for quota in deployment.quotas().iter().filter(|quota| !agrees(quota)) {
+        let ledger = |quota: &Quota| changes.ledgers.get(quota.id()).and_then(Weak::upgrade);
+        for quota in deployment.quotas().iter().filter(|quota| ledger(quota).is_some_and(|ledger| ledger.quota() != *quota)) {
             let others = self.deployments.iter().filter(|other| other.deployment.id() != deployment.id());
             for other in others {
                 if let Some(known) = other.deployment.quotas().iter().find(|known| known.id() == quota.id()) {

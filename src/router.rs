@@ -22,7 +22,7 @@ use crate::outcome::Success;
 use crate::registry::{Attachment, Common, Entry, Registry, Removed};
 use crate::rng::Rng;
 use crate::select::{Live, Request, Unobserved, Waived, Walk};
-use crate::state::{Held, Metrics, Stats};
+use crate::state::{Held, Metrics, Stats, mark};
 use crate::strategy::Strategy;
 use crate::wait::{Patience, Queue, Turn, Waiting};
 
@@ -520,8 +520,12 @@ impl<T: Attachment> Router<T> {
 
 /// Counts a request that was sent without a lease.
 fn charge<T>(entry: &Entry<T>, held: &Held<'_>, tokens: u64, now: Nanos) -> Minute {
+    let demand = Demand { tokens, split: None };
     if let Some(metering) = &entry.metering {
-        metering.with_locks(|locked| locked.charge(Demand { tokens, split: None }, now));
+        metering.with_locks(|locked| locked.charge(demand, now));
+    }
+    if entry.slot.marks() & mark::OBSERVED != 0 {
+        entry.slot.annex().observed.reserve(demand);
     }
     entry.slot.window.charge(held, now, tokens)
 }

@@ -44,14 +44,14 @@ pub(crate) struct State {
 pub(crate) mod mark {
     /// The provider said what is left, and until when: see `learn`.
     pub(crate) const OBSERVED: u32 = 1 << 0;
-    /// It has limits beside the minute's, or is under quotas: see `limits`.
-    pub(crate) const METERED: u32 = 1 << 4;
     /// A cap on what is in flight was learnt: see `learn`.
     pub(crate) const CAPPED: u32 = 1 << 1;
     /// It returned or joined, and its share grows: see `health`.
     pub(crate) const SLOW_START: u32 = 1 << 2;
     /// Its recent failures weigh on it as if they were in flight: see `health`.
     pub(crate) const PENALIZED: u32 = 1 << 3;
+    /// It has limits beside the minute's, or is under quotas: see `limits`.
+    pub(crate) const METERED: u32 = 1 << 4;
 }
 
 /// Counters that few deployments need, beside their block. Written under its lock.
@@ -163,8 +163,8 @@ impl State {
             total_failures: self.total_failures.load(Ordering::Relaxed),
             total_tokens: self.total_tokens.load(Ordering::Relaxed),
             limits: LimitStats::all(metering, now),
-            observed: ObservedStats::all(self.annex.get().map(|annex| &annex.observed), metering, now),
-            learnt_parallel: self.annex.get().map(|annex| annex.cap.most()).filter(|&most| most > 0 && !deployment.is_limited()),
+            observed: ObservedStats::all(self.made_annex().map(|annex| &annex.observed), metering, now),
+            learnt_parallel: self.made_annex().map(|annex| annex.cap.most()).filter(|&most| most > 0 && !deployment.is_limited()),
             domain: deployment.shared_domain().cloned(),
             consecutive_failures: breaker.consecutive_failures,
             window_successes: breaker.window_successes,
@@ -178,15 +178,13 @@ impl State {
     fn clear(&self) {
         self.in_flight.store(0, Ordering::Relaxed);
         self.marks.store(0, Ordering::Relaxed);
-        if let Some(annex) = self.annex.get() {
+        if let Some(annex) = self.made_annex() {
             annex.observed.clear();
             annex.cap.clear();
+            annex.breaker.clear();
         }
         self.window.clear();
         self.health.clear();
-        if let Some(annex) = self.made_annex() {
-            annex.breaker.clear();
-        }
         for total in [&self.total_successes, &self.total_failures, &self.total_tokens] {
             total.store(0, Ordering::Relaxed);
         }

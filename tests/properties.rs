@@ -5,14 +5,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
 
 use proptest::prelude::*;
 use turnout::strategy::{
     RoundRobinCounters, least_busy, lowest_latency, lowest_priority, lowest_usage, rate_limit_aware, round_robin, weighted_random,
 };
 use turnout::{
-    BreakerRules, Clock, Deployment, Error, FailureKind, HealthRules, Lease, Limit, LimitKind, ManualClock, Observed, Quota,
-    Refusal, Request, Rng, Router, RoutingContext, Settings, Start, Status, Strategy as Rule, Unit, Verdict, Wishes,
+    BreakerRules, Clock, Deployment, Error, FailureKind, HealthRules, Lease, Limit, LimitKind, ManualClock, Observed, Patience,
+    Quota, Refusal, Request, Rng, Router, RoutingContext, Settings, Start, Status, Strategy as Rule, Turn, Unit, Verdict, Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -256,6 +258,16 @@ fn places_may_lack(router: &Router<()>, model: &str) -> bool {
     router.group(model).unwrap().iter().any(|member| lacks(router.stats(member.deployment().id()).unwrap()))
 }
 
+/// All that requests use, of every deployment.
+fn counted(router: &Router<()>) -> impl PartialEq + std::fmt::Debug {
+    let counted = |stats: turnout::Stats| {
+        let limits: Vec<_> = stats.limits.iter().map(|limit| (limit.used, limit.remaining)).collect();
+        let observed: Vec<_> = stats.observed.iter().map(|observed| observed.remaining).collect();
+        (stats.in_flight, stats.rpm_current, stats.tpm_current, stats.total_requests, limits, observed)
+    };
+    router.snapshot().into_iter().map(counted).collect::<Vec<_>>()
+}
+
 /// What explain, which walks over all members, says that the next pick takes.
 fn foretold(router: &Router<()>, model: &str, request: &Request) -> Option<String> {
     router.explain(model, request).unwrap().winner.map(|winner| winner.deployment().id().to_owned())
@@ -299,8 +311,12 @@ fn breaker() -> impl Strategy<Value = Option<BreakerRules>> {
 
 /// Whether a deployment with the place of its probation taken stands in the way: when that frees is not known.
 fn may_stay_shut(router: &Router<()>, model: &str) -> bool {
+    is_probed(router, model) || router.explain(model, &Request::default()).unwrap().panic
+}
+
+fn is_probed(router: &Router<()>, model: &str) -> bool {
     let explanation = router.explain(model, &Request::default()).unwrap();
-    explanation.panic || explanation.verdicts.iter().any(|(_, verdict)| *verdict == Verdict::Stopped(Refusal::Probation))
+    explanation.verdicts.iter().any(|(_, verdict)| *verdict == Verdict::Stopped(Refusal::Probation))
 }
 
 /// `crowd` more deployments stand in each group, so that its index has as many levels as that takes.
@@ -327,6 +343,11 @@ fn run(rule: Rule, crowd: usize, breaker: Option<BreakerRules>, steps: Vec<Step>
             Step::Acquire { tokens, tags, exclude } => {
                 for model in MODELS.iter().filter(|model| router.resolve(model).is_ok()) {
                     let request = request(tokens, &tags, &exclude);
+                    let before = counted(&router);
+                    if let Ok(unused) = router.acquire(model, &request) {
+                        unused.release(true);
+                    }
+                    assert_eq!(counted(&router), before);
                     let expected = foretold(&router, model, &request);
                     match router.acquire(model, &request) {
                         Ok(lease) => {
@@ -406,6 +427,7 @@ fn run(rule: Rule, crowd: usize, breaker: Option<BreakerRules>, steps: Vec<Step>
     }
     drop(leases);
     in_flight_is_what_is_leased(&router, &[]);
+    assert!(!MODELS.iter().any(|model| router.resolve(model).is_ok() && is_probed(&router, model)));
 }
 
 /// A deployment that was removed and added again starts anew, so its earlier leases count only up to what it shows.
@@ -630,6 +652,157 @@ fn places_close_up_when_most_members_have_left() {
         }
         assert!(router.acquire(MODELS[0], &Request::default()).is_err());
     }
+}
+
+/// A router by health options, whose cooldowns are as long as they say.
+fn with_health(rule: Rule, rules: BreakerRules, deployments: &[Deployment]) -> Router<()> {
+    let clock = Clock::Manual(Arc::new(ManualClock::new(100 * SECOND)));
+    let breaker = Some(BreakerRules { cooldown_jitter: 0.0, ..rules });
+    let router = Router::new(Settings { strategy: rule, breaker, clock, seed: Some(1), ..Settings::default() }).unwrap();
+    deployments.iter().for_each(|deployment| drop(router.add(deployment.clone(), ()).unwrap()));
+    router
+}
+
+fn in_group(id: &str, model: &str) -> Deployment {
+    Deployment::new(id, model).unwrap()
+}
+
+#[test]
+fn who_fails_fast_is_not_the_least_busy_in_a_panic_either() {
+    let rules = BreakerRules { panic_threshold: 0.6, ..BreakerRules::default() };
+    let router = with_health(Rule::LeastBusy, rules, &["hole", "a", "b", "c"].map(|id| in_group(id, "model")));
+    ["hole", "a"].iter().for_each(|id| router.cool_down(id, 100 * SECOND).unwrap());
+    assert!(router.explain("model", &Request::default()).unwrap().panic);
+    let leases: Vec<_> = (0..200)
+        .map(|_| router.acquire("model", &Request::default()).unwrap())
+        .filter(|lease| lease.deployment().id() != "hole" || !lease.failure(FailureKind::Error, None))
+        .collect();
+    // As many as each of the others.
+    assert!((145..=155).contains(&leases.len()), "{}", leases.len());
+}
+
+fn said(unit: Unit, remaining: u64) -> Observed {
+    Observed { unit, limit: None, remaining, reset: Some(60 * SECOND) }
+}
+
+/// What a provider said is left follows what becomes of a request as the limits that are configured do, of a quota too.
+#[test]
+fn what_was_observed_is_settled() {
+    let quota = Quota::new("q", &[Limit::new(Unit::Requests, 1000, SECOND, LimitKind::Sliding).unwrap()]).unwrap();
+    for quotas in [vec![], vec![quota]] {
+        let (_, router) = at(0);
+        drop(router.add(in_group("d", "model").with_quotas(&quotas).unwrap(), ()).unwrap());
+        let left = || router.stats("d").unwrap().observed.iter().map(|observed| observed.remaining).collect::<Vec<_>>();
+        let acquire = |tokens| router.acquire("model", &Request { tokens, split: None, wishes: None }).unwrap();
+        let before = acquire(70);
+        router.observe("d", &[said(Unit::Requests, 9), said(Unit::Tokens, 100)], None).unwrap();
+        // The provider has counted it, and does not give back what we do.
+        before.release(true);
+        assert_eq!(left(), [9, 100]);
+        let (unused, settled, asked) = (acquire(10), acquire(20), acquire(30));
+        assert_eq!(left(), [6, 40]);
+        unused.release(true);
+        assert_eq!(left(), [7, 50]);
+        settled.success(Some(25), None, None);
+        assert_eq!(left(), [7, 45]);
+        asked.observe(&[said(Unit::Tokens, 60)], None);
+        asked.success(Some(1), None, None);
+        assert_eq!(left(), [7, 60]);
+        router.record_success("d", 8, None).unwrap();
+        assert_eq!(left(), [6, 52]);
+    }
+}
+
+#[test]
+fn one_of_a_domain_that_cannot_be_reached_takes_none_with_it() {
+    let rules = BreakerRules { consecutive_failures: None, ..BreakerRules::default() };
+    let members = ["a", "b", "c", "d"].map(|id| in_group(id, "model").with_domain(Some("east").filter(|_| id != "d")).unwrap());
+    let router = with_health(Rule::LeastBusy, rules, &members);
+    let out = || router.snapshot().iter().filter(|stats| stats.status == Status::CoolingDown).count();
+    for _ in 0..9 {
+        router.record_failure("a", FailureKind::Connection, None).unwrap();
+        router.record_success("b", 0, None).unwrap();
+    }
+    assert_eq!(out(), 0);
+    // With another one it is the domain's.
+    router.record_failure("c", FailureKind::Connection, None).unwrap();
+    assert_eq!(out(), 3);
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Bell(AtomicUsize);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn whoever_waits_is_told_when_a_domain_makes_the_group_panic() {
+    let rules = BreakerRules { panic_threshold: 0.5, consecutive_failures: Some(2), ..BreakerRules::default() };
+    let in_domain = |id, model| in_group(id, model).with_domain(Some("east")).unwrap();
+    let single = |deployment: Deployment| deployment.with_max_parallel_requests(Some(1)).unwrap();
+    let router = with_health(
+        Rule::LeastBusy,
+        rules,
+        &[
+            in_domain("a", "one"),
+            in_domain("b", "one"),
+            single(in_domain("c", "two")),
+            single(in_group("d", "two")),
+            single(in_group("e", "two")),
+        ],
+    );
+    router.cool_down("e", 1000 * SECOND).unwrap();
+    let _leases = [(); 2].map(|()| router.acquire("two", &Request::default()).unwrap());
+    let bell = Arc::<Bell>::default();
+    let patience = Patience { timeout: None, priority: 0 };
+    let waiter = router.wait("two", Request::default(), patience, Waker::from(Arc::clone(&bell))).unwrap();
+    assert!(matches!(router.poll(&waiter), Ok(Turn::Waits(_))));
+    ["a", "b"].iter().for_each(|id| router.record_failure(id, FailureKind::Connection, None).unwrap());
+    assert_eq!(bell.0.load(Ordering::Relaxed), 1);
+    assert!(matches!(router.poll(&waiter), Ok(Turn::Served(lease)) if lease.deployment().id() == "e"));
+}
+
+#[test]
+fn outcomes_go_where_their_deployment_goes() {
+    let rules = BreakerRules {
+        outlier_factor: Some(3.0),
+        consecutive_failures: None,
+        failure_rate: None,
+        cool_last: true,
+        ..BreakerRules::default()
+    };
+    let cools = |change: &dyn Fn(&Router<()>)| {
+        let router = with_health(Rule::LeastBusy, rules, &[in_group("a", "one"), in_group("b", "one"), in_group("c", "two")]);
+        let record = |id, failures, successes| {
+            (0..successes).for_each(|_| router.record_success(id, 0, None).unwrap());
+            (0..failures).for_each(|_| router.record_failure(id, FailureKind::Error, None).unwrap());
+        };
+        record("b", 10, 90);
+        record("c", 100, 0);
+        change(&router);
+        record("a", 10, 10);
+        router.stats("a").unwrap().status == Status::CoolingDown
+    };
+    assert!(cools(&|_| ()));
+    // Among peers that fail as often it is no outlier.
+    assert!(!cools(&|router| drop(router.add(in_group("c", "one"), ()).unwrap())));
+    // What has left is none of them, by whichever way.
+    assert!(cools(&|router| {
+        drop(router.add(in_group("c", "one"), ()).unwrap());
+        drop(router.remove("c").unwrap());
+    }));
+    assert!(cools(&|router| {
+        drop(router.add(in_group("c", "one"), ()).unwrap());
+        drop(router.replace_all(["a", "b"].map(|id| (in_group(id, "one"), ())).into()).unwrap());
+    }));
+    assert!(cools(&|router| {
+        drop(router.add(in_group("c", "one"), ()).unwrap());
+        router.cool_down("c", SECOND).unwrap();
+    }));
 }
 
 // === the draws ===

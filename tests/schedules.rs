@@ -17,8 +17,8 @@ use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, thread};
 use turnout::{
-    BreakerRules, Clock, Deployment, Error, FailureKind, Lease, Limit, LimitKind, ManualClock, Patience, Quota, Request, Router,
-    Settings, Start, Stats, Strategy, Turn, Unit, Verdict, Waiter, Wishes,
+    BreakerRules, Clock, Deployment, Error, FailureKind, Lease, Limit, LimitKind, ManualClock, Observed, Patience, Quota, Request,
+    Router, Settings, Start, Stats, Strategy, Turn, Unit, Verdict, Waiter, Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -800,9 +800,10 @@ fn act(router: &Router<()>, clock: &ManualClock, leases: &mut Vec<Lease<()>>) {
             deployment.with_tpm_limit([None, Some(9)][random(2)]).unwrap().with_rpm_limit([None, Some(3)][random(2)]).unwrap();
         let sliding = [limit(Unit::Tokens, 9, LimitKind::Sliding)];
         let shared = [Quota::new("q", &[limit(Unit::Requests, 9, LimitKind::Bucket { burst: 1 })]).unwrap()];
+        let deployment = deployment.with_domain([None, Some("east")][random(2)]).unwrap();
         deployment.with_limits(&sliding[random(2)..]).with_quotas(&shared[random(2)..]).unwrap()
     };
-    match random(13) {
+    match random(16) {
         0..4 => leases.extend(router.acquire(model_name, &request(random(5) as u64))),
         12 => leases.extend(router.acquire(model_name, &tagged(random(5) as u64))),
         4 | 5 => {
@@ -825,6 +826,21 @@ fn act(router: &Router<()>, clock: &ManualClock, leases: &mut Vec<Lease<()>>) {
             clock.advance(random(40) as u64 * SECOND);
         }
         9 => drop(router.remove(id)),
+        13 => {
+            let _ = router.record_failure(id, FailureKind::Connection, None);
+        }
+        14 => {
+            let _ = router.cool_down(id, random(40) as u64 * SECOND);
+        }
+        15 => {
+            let said = |unit| Observed { unit, limit: None, remaining: random(5) as u64, reset: Some(random(60) as u64 * SECOND) };
+            let said = [said(Unit::Requests), said(Unit::Tokens)];
+            let pause = Some(SECOND).filter(|_| random(4) == 0);
+            match leases.last() {
+                Some(lease) => lease.observe(&said[random(2)..], pause),
+                None => drop(router.observe(id, &said[random(2)..], pause)),
+            }
+        }
         10 => add(router, limits(id, model_name)),
         _ => {
             let from = random(IDS.len());

@@ -169,7 +169,13 @@ impl Judge<'_> {
         let until = state.health.cooldown_until();
         let breaker = &state.annex().breaker;
         let cause = Cause::Failure(failure.kind);
-        if !breaker.is_news(failure.sent_at, until) {
+        let is_news = breaker.is_news(failure.sent_at, until);
+        // A panic lets requests through to a deployment that is out, and nothing else keeps them from one that fails fast.
+        if self.rules.failure_penalty > 0 && (is_news || peers.panic()) {
+            breaker.penalties.add(self.rules.penalty_bucket(), self.now, true);
+            state.mark(held, mark::PENALIZED, true);
+        }
+        if !is_news {
             if let Some(wait) = failure.retry_after.filter(|_| failure.kind.is_refusal()) {
                 self.cool_down(state, held, peers.pool, wait, cause);
             }
@@ -177,10 +183,6 @@ impl Judge<'_> {
         }
         breaker.window.add(self.rules.bucket(), self.now, true);
         peers.pool.add(self.rules, self.now, true);
-        if self.rules.failure_penalty > 0 {
-            breaker.penalties.add(self.rules.penalty_bucket(), self.now, true);
-            state.mark(held, mark::PENALIZED, true);
-        }
         let in_a_row = breaker.consecutive_failures.load(Ordering::Relaxed).saturating_add(1);
         breaker.consecutive_failures.store(in_a_row, Ordering::Relaxed);
         state.health.break_streak(held);
@@ -270,6 +272,16 @@ impl Judge<'_> {
 }
 
 impl State {
+    /// Takes the outcomes of a deployment that goes to another group, or away, out of what its group has counted.
+    pub(crate) fn move_outcomes(&self, _: &Held<'_>, rules: &BreakerRules, from: &Pool, to: Option<&Pool>) {
+        if let Some(breaker) = self.breaker() {
+            from.forget(rules, &breaker.window);
+            if let Some(to) = to {
+                to.take_in(rules, &breaker.window);
+            }
+        }
+    }
+
     fn breaker(&self) -> Option<&Breaker> {
         self.made_annex().map(|annex| &annex.breaker)
     }

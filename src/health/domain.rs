@@ -22,9 +22,12 @@ pub(crate) struct Domain<T> {
 struct Counted {
     window: Ring,
     in_a_row: u32,
-    /// The deployment of the first of those in a row, and whether others failed too.
-    first: Option<Arc<str>>,
+    /// Whether those in a row are of several deployments.
     are_several: bool,
+    /// The last failure: whose, and when.
+    last: Option<(Arc<str>, Nanos)>,
+    /// When any other than that deployment last failed.
+    other_at: Option<Nanos>,
 }
 
 impl<T> Domain<T> {
@@ -51,19 +54,23 @@ impl<T> Domain<T> {
     pub(crate) fn success(&self, rules: &BreakerRules, now: Nanos) {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         counted.window.add(rules.bucket(), now, false);
-        (counted.in_a_row, counted.first, counted.are_several) = (0, None, false);
+        (counted.in_a_row, counted.are_several) = (0, false);
     }
 
-    /// One of its deployments could not be reached; returns whether that is one too many. Failures in a row that are all of one deployment
-    /// say something of that deployment, which has its own rules.
+    /// One of its deployments could not be reached; returns whether that is one too many. Failures that are all of one deployment say something
+    /// of that deployment, which has its own rules.
     pub(crate) fn failure(&self, rules: &BreakerRules, now: Nanos, id: &Arc<str>) -> bool {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = &mut *guard;
         counted.window.add(rules.bucket(), now, true);
+        if let Some((_, at)) = counted.last.replace((Arc::clone(id), now)).filter(|(last, _)| last != id) {
+            counted.other_at = Some(at);
+            counted.are_several |= counted.in_a_row > 0;
+        }
         counted.in_a_row = counted.in_a_row.saturating_add(1);
-        let first = counted.first.get_or_insert_with(|| Arc::clone(id));
-        counted.are_several |= **first != **id;
+        let in_window = counted.other_at.is_some_and(|at| now.saturating_sub(at) < rules.window);
         let trips = (counted.are_several && rules.is_too_many_in_a_row(counted.in_a_row))
-            || rules.is_too_large_a_share(counted.window.tally(rules.bucket(), now));
+            || (in_window && rules.is_too_large_a_share(counted.window.tally(rules.bucket(), now)));
         if trips {
             *counted = Counted::default();
         }

@@ -27,6 +27,13 @@ impl Pool {
         self.ring().tally(rules.bucket(), now).without(own)
     }
 
+    /// Takes in what a new member has counted elsewhere.
+    pub(crate) fn take_in(&self, rules: &BreakerRules, window: &Ring) {
+        if rules.outlier_factor.is_some() {
+            self.ring().take_in(window);
+        }
+    }
+
     /// Takes out what a member has counted.
     pub(crate) fn forget(&self, rules: &BreakerRules, window: &Ring) {
         if rules.outlier_factor.is_some() {

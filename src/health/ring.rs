@@ -71,13 +71,7 @@ impl Default for Ring {
 impl Ring {
     /// Counts an outcome.
     pub(crate) fn add(&self, length: Nanos, now: Nanos, failed: bool) {
-        let newest = self.newest.load(Ordering::Relaxed);
-        let number = (now / length.max(1)).max(newest);
-        for passed in newest.max(number.saturating_sub(BUCKETS))..number {
-            self.bucket(passed + 1).inspect(|bucket| bucket.set(0, 0));
-        }
-        self.newest.store(number, Ordering::Relaxed);
-        if let Some(bucket) = self.bucket(number) {
+        if let Some(bucket) = self.bucket(self.roll(now / length.max(1))) {
             let count = if failed { &bucket.failures } else { &bucket.successes };
             count.store(count.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
         }
@@ -97,17 +91,36 @@ impl Ring {
         oldest.map(|(number, _)| (number + BUCKETS).saturating_mul(length.max(1)))
     }
 
+    /// Takes in what another ring with buckets of the same length has.
+    pub(crate) fn take_in(&self, other: &Self) {
+        self.combine(other, u32::saturating_add);
+    }
+
     /// Takes out what another ring with buckets of the same length has.
     pub(crate) fn take_out(&self, other: &Self) {
-        let newest = self.newest.load(Ordering::Relaxed);
+        self.combine(other, u32::saturating_sub);
+    }
+
+    fn combine(&self, other: &Self, with: impl Fn(u32, u32) -> u32) {
         let others_newest = other.newest.load(Ordering::Relaxed);
-        for number in newest.max(others_newest).saturating_sub(BUCKETS - 1)..=newest.min(others_newest) {
+        let newest = self.roll(others_newest);
+        for number in newest.saturating_sub(BUCKETS - 1)..=others_newest {
             if let (Some(bucket), Some(part)) = (self.bucket(number), other.bucket(number)) {
-                let less =
-                    |from: &AtomicU32, by: &AtomicU32| from.load(Ordering::Relaxed).saturating_sub(by.load(Ordering::Relaxed));
-                bucket.set(less(&bucket.successes, &part.successes), less(&bucket.failures, &part.failures));
+                let both = |own: &AtomicU32, other: &AtomicU32| with(own.load(Ordering::Relaxed), other.load(Ordering::Relaxed));
+                bucket.set(both(&bucket.successes, &part.successes), both(&bucket.failures, &part.failures));
             }
         }
+    }
+
+    /// Begins a bucket, and those between, if it is newer than the newest; returns the newest.
+    fn roll(&self, number: u64) -> u64 {
+        let newest = self.newest.load(Ordering::Relaxed);
+        let number = number.max(newest);
+        for passed in newest.max(number.saturating_sub(BUCKETS))..number {
+            self.bucket(passed + 1).inspect(|bucket| bucket.set(0, 0));
+        }
+        self.newest.store(number, Ordering::Relaxed);
+        number
     }
 
     /// Forgets everything.
@@ -166,6 +179,13 @@ mod tests {
             let whole = pool.tally(10, now);
             pool.take_out(&ring);
             prop_assert_eq!(pool.tally(10, now), whole.without(ring.tally(10, now)));
+            pool.take_in(&ring);
+            prop_assert_eq!(pool.tally(10, now), whole);
+            let other = Ring::default();
+            other.add(10, 0, true);
+            other.take_in(&ring);
+            let first = Tally { successes: 0, failures: u64::from(now < 100) };
+            prop_assert_eq!(other.tally(10, now).without(first), ring.tally(10, now));
         }
     }
 }

@@ -121,7 +121,9 @@ impl BreakerRules {
     /// How long a cooldown lasts after so many others.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // lengths of time, at most the longest
     pub(crate) fn cooldown(&self, trips: u32, jitter: &Rng) -> Nanos {
-        let grown = self.cooldown_time as f64 * self.cooldown_growth.powf(f64::from(trips));
+        // Finite, so that nothing grows to nothing.
+        let growth = self.cooldown_growth.powf(f64::from(trips)).min(f64::MAX);
+        let grown = self.cooldown_time as f64 * growth;
         let length = if grown < self.max_cooldown as f64 { grown as Nanos } else { self.max_cooldown };
         let most_on_top = (length as f64 * self.cooldown_jitter) as Nanos;
         if most_on_top == 0 { length } else { length.saturating_add(jitter.below(most_on_top.saturating_add(1))) }
@@ -149,6 +151,7 @@ mod tests {
         let lengths: Vec<_> = (0..8).map(|trips| exact.cooldown(trips, &rng) / SECOND).collect();
         assert_eq!(lengths, [5, 10, 20, 40, 80, 160, 300, 300]);
         assert_eq!(exact.cooldown(u32::MAX, &rng), 300 * SECOND);
+        assert_eq!(BreakerRules { cooldown_time: 0, ..exact }.cooldown(u32::MAX, &rng), 0);
 
         let rules = BreakerRules::default();
         let drawn: Vec<_> = (0..1000).map(|_| rules.cooldown(0, &rng)).collect();

@@ -115,6 +115,11 @@ pub(crate) struct Peers<'a> {
 }
 
 impl Peers<'_> {
+    /// Whether the group panics.
+    pub(crate) fn panic(&self) -> bool {
+        self.census.panics
+    }
+
     /// Whether another member is well, or on probation if that is what is asked for. Amid a change nobody is known to be.
     pub(crate) fn has_as_fit(&self, on_probation: bool, now: Nanos) -> bool {
         let Some(position) = self.position else { return false };

@@ -298,12 +298,12 @@ impl<R: Rule> Forest<R> {
         now: &Now<'_>,
         chance: &Chance<'_>,
     ) -> Option<Position> {
-        if !self.least.is_empty() {
-            return None;
-        }
-        // A new minute may have made good what tokens are missing.
+        // A new minute may have made good what tokens are missing, and a bucket may be full again.
         if self.refills_at != Nanos::MAX && now.has_come(self.refills_at) {
             self.rebuild(members, now);
+        }
+        if !self.least.is_empty() {
+            return None;
         }
         let tree = match filter.tags {
             Some(wishes) => self.views.get(wishes, members, &self.all)?,
@@ -537,6 +537,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, ManualClock, SECOND};
     use crate::deployment::Deployment;
+    use crate::limits::{Limit, LimitKind, Unit};
     use crate::router::{Router, Settings};
     use crate::select::Wishes;
 
@@ -557,6 +558,23 @@ mod tests {
             router.cool_down("a", length * SECOND).unwrap();
         }
         assert!(with_index(&router, |index| with_forest!(index, forest => forest.wakes.len())) < 50);
+    }
+
+    #[test]
+    fn a_bucket_that_is_full_again_needs_no_walk() {
+        let clock = Arc::new(ManualClock::new(0));
+        let router = Router::new(Settings { clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
+        let add = |deployment| drop(router.add(deployment, ()).unwrap());
+        add(Deployment::new("a", "model").unwrap().with_tpm_limit(Some(10)).unwrap());
+        let bucket = Limit::new(Unit::Tokens, 100, 60 * SECOND, LimitKind::Bucket { burst: 100 }).unwrap();
+        add(Deployment::new("b", "model").unwrap().with_limits(&[bucket]));
+        let request = Request { tokens: 20, split: None, wishes: None };
+        drop(router.acquire("model", &request).unwrap());
+        for (walks, wait) in [(true, 5 * SECOND), (false, 60 * SECOND)] {
+            clock.advance(wait);
+            assert!(router.select("model", &request, |_| ()).is_ok());
+            assert_eq!(with_index(&router, |index| with_forest!(index, forest => !forest.least.is_empty())), walks);
+        }
     }
 
     #[test]

@@ -124,7 +124,7 @@ struct Lows<'a>(&'a [AtomicU64]);
 
 impl<'a> Lows<'a> {
     /// So many are kept.
-    const MOST: usize = 64;
+    const MOST: usize = 32;
 
     fn of(words: &'a [AtomicU64]) -> Self {
         Self(words.get(LOWS..).unwrap_or_default())

@@ -11,8 +11,8 @@ pub(super) struct Fixed {
     start: Start,
 }
 
-/// The words: when the window ends (0 before the first), and what was used in it.
-pub(super) const WORDS: usize = 2;
+/// The words: when the window ends (0 before the first), what was used in it, and how many charges that is.
+pub(super) const WORDS: usize = 3;
 
 /// The window that was charged: when it ends.
 pub(super) type Window = Nanos;
@@ -31,10 +31,11 @@ impl Fixed {
     }
 
     pub(super) fn charge(self, words: &[AtomicU64], now: Nanos, units: u64) -> Window {
-        let [ends, used, ..] = words else { return now };
+        let [ends, used, count, ..] = words else { return now };
         // Never back: who read the clock before another one began a window counts into that.
         if now >= ends.load(Ordering::Relaxed) {
             used.store(0, Ordering::Relaxed);
+            count.store(0, Ordering::Relaxed);
             let began = match self.start {
                 Start::Clock => now - now % self.per,
                 Start::FirstUse => now,
@@ -43,15 +44,25 @@ impl Fixed {
             ends.store(began.saturating_add(self.per), Ordering::Release);
         }
         used.store(used.load(Ordering::Relaxed).saturating_add(units), Ordering::Relaxed);
+        count.store(count.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
         ends.load(Ordering::Relaxed)
     }
 
-    /// Replaces what was charged, if the window that took it is still the last.
-    pub(super) fn settle(words: &[AtomicU64], window: Window, charged: u64, actual: u64) {
-        let [ends, used, ..] = words else { return };
-        if ends.load(Ordering::Relaxed) == window {
-            let others = used.load(Ordering::Relaxed).saturating_sub(charged);
-            used.store(others.saturating_add(actual), Ordering::Relaxed);
+    /// Replaces what was charged, if the window that took it is still the last; by None, if the request was never sent. A window of use in
+    /// which nothing was sent has not begun.
+    pub(super) fn settle(self, words: &[AtomicU64], window: Window, charged: u64, actual: Option<u64>) {
+        let [ends, used, count, ..] = words else { return };
+        if ends.load(Ordering::Relaxed) != window {
+            return;
+        }
+        let others = used.load(Ordering::Relaxed).saturating_sub(charged);
+        used.store(others.saturating_add(actual.unwrap_or(0)), Ordering::Relaxed);
+        if actual.is_none() {
+            let others = count.load(Ordering::Relaxed).saturating_sub(1);
+            count.store(others, Ordering::Relaxed);
+            if others == 0 && self.start == Start::FirstUse {
+                ends.store(0, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -97,6 +108,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_window_in_which_nothing_was_sent_has_not_begun() {
+        for (start, ends) in [(Start::Clock, MINUTE), (Start::FirstUse, MINUTE + 9)] {
+            let (fixed, words) = (Fixed::new(MINUTE, start), words());
+            // One of unknown size that is still to come keeps a window going.
+            let (one, other) = (fixed.charge(&words, 5, 7), fixed.charge(&words, 6, 0));
+            fixed.settle(&words, one, 7, None);
+            fixed.settle(&words, other, 0, Some(3));
+            assert_eq!(Fixed::used(&words, 7), (3, one));
+            let words = self::words();
+            let (one, other) = (fixed.charge(&words, 5, 7), fixed.charge(&words, 6, 0));
+            fixed.settle(&words, one, 7, None);
+            fixed.settle(&words, other, 0, None);
+            assert_eq!(fixed.charge(&words, 9, 1), ends);
+            assert_eq!(Fixed::used(&words, 9), (1, ends));
+        }
+    }
+
     proptest! {
         /// What is used is the sum of a log's charges in the window, as they were settled.
         #[test]
@@ -113,7 +142,7 @@ mod tests {
                     Some((index, actual)) if !log.is_empty() => {
                         let nth = index.index(log.len());
                         let (window, charged): &mut (Window, u64) = &mut log[nth];
-                        Fixed::settle(&words, *window, *charged, actual);
+                        fixed.settle(&words, *window, *charged, Some(actual));
                         *charged = actual;
                     }
                     _ => {

@@ -189,10 +189,13 @@ impl Locked<'_> {
     /// Replaces what was counted; by nothing, if the request was never sent.
     pub(crate) fn settle(&self, charges: &Charges, estimated: Demand, actual: Option<Demand>, now: Nanos) {
         for (meter, &mark) in self.meters().zip(&charges.marks) {
-            let (was, is) = (estimated.of(meter.unit()), actual.map_or(0, |actual| actual.of(meter.unit())));
-            if was != is {
+            let (was, is) = (estimated.of(meter.unit()), actual.map(|actual| actual.of(meter.unit())));
+            if is != Some(was) {
                 meter.settle(now, mark, was, is);
             }
+        }
+        for (ledger, reserved) in self.0.quotas.iter().zip(&charges.reserved) {
+            ledger.observed().settle(reserved, estimated, actual);
         }
     }
 

@@ -153,11 +153,13 @@ impl Meter {
         }
     }
 
-    /// Replaces what was charged. A window takes back or takes more if it was the one that was charged; a bucket has no windows, so it
-    /// takes more at any time, and is afterwards as full as if what it takes back had never been taken.
-    pub(super) fn settle(&self, now: Nanos, charge: Charge, charged: u64, actual: u64) {
+    /// Replaces what was charged; by None, if the request was never sent. A window takes back or takes more if it was the one that was
+    /// charged; a bucket has no windows, so it takes more at any time, and is afterwards as full as if what it takes back had never been
+    /// taken.
+    pub(super) fn settle(&self, now: Nanos, charge: Charge, charged: u64, settled: Option<u64>) {
+        let actual = settled.unwrap_or(0);
         match self.counter {
-            Counter::Fixed(_) => Fixed::settle(&self.words, charge, charged, actual),
+            Counter::Fixed(fixed) => fixed.settle(&self.words, charge, charged, settled),
             Counter::Sliding(_) => Sliding::settle(&self.words, charge, charged, actual),
             Counter::Bucket(_) if actual > charged => {
                 Bucket::charge(&self.words, now, actual - charged);
@@ -225,7 +227,7 @@ mod tests {
         for kind in KINDS {
             let (meter, now) = (meter(limit(100, kind)), 5 * MINUTE);
             let charge = meter.charge(now, 60);
-            meter.settle(now, charge, 60, 250);
+            meter.settle(now, charge, 60, Some(250));
             assert_eq!((meter.left(now), meter.used(now)), (0, 250));
             assert_eq!((meter.lacks(0, now, 0), meter.frees_at(now, 0)), (None, Some(now)));
             let at = meter.frees_at(now, 100).unwrap();
@@ -240,7 +242,7 @@ mod tests {
             let charge = meter.charge(now, 60);
             let later = now + 2 * MINUTE;
             meter.charge(later, 30);
-            meter.settle(later, charge, 60, 0);
+            meter.settle(later, charge, 60, Some(0));
             assert_eq!(meter.used(later), 30, "{kind:?}");
         }
     }
@@ -255,7 +257,7 @@ mod tests {
             let after = Meter::all(&[limit(200, wider)], &before, now);
             assert_eq!(after[0].used(now), 60, "{kind:?}");
             // A lease of the facts before settles what it was charged.
-            before[0].settle(now, charge, 60, 20);
+            before[0].settle(now, charge, 60, Some(20));
             assert_eq!(after[0].used(now), 20, "{kind:?}");
             before[0].charge(now, 5);
             assert_eq!(after[0].used(now), 25, "{kind:?}");
@@ -322,7 +324,7 @@ mod tests {
                         let nth = index.index(log.len());
                         let (_, charge, charged): &mut (Nanos, Charge, u64) = &mut log[nth];
                         let actual = actual.min(*charged);
-                        meter.settle(now, *charge, *charged, actual);
+                        meter.settle(now, *charge, *charged, Some(actual));
                         *charged = actual;
                     }
                     _ if meter.lacks(0, now, units).is_none() => log.push((now, meter.charge(now, units), units)),

@@ -90,10 +90,12 @@ impl Sliding {
         }
         for begun in last.saturating_add(1).max(slice.saturating_sub(SLICES))..=slice {
             if let Some(taken) = place(ring, begun) {
-                let old = taken.swap(0, Ordering::Relaxed);
-                total.store(total.load(Ordering::Relaxed).saturating_sub(old), Ordering::Relaxed);
+                taken.store(0, Ordering::Relaxed);
             }
         }
+        // Added up anew: what is above 2^64 cannot be taken off again.
+        let taken = ring.iter().map(|taken| taken.load(Ordering::Relaxed));
+        total.store(taken.fold(0, u64::saturating_add), Ordering::Relaxed);
         latest.store(slice, Ordering::Relaxed);
         slice
     }
@@ -158,6 +160,18 @@ mod tests {
         assert_eq!(sliding.used(&words, 161 * SECOND), 3);
         Sliding::settle(&words, new, 3, 4);
         assert_eq!(sliding.used(&words, 161 * SECOND), 4);
+    }
+
+    #[test]
+    fn what_is_more_than_can_be_counted_does_not_count_as_less() {
+        let (sliding, words) = (Sliding::new(MINUTE), words());
+        for at in [100, 130] {
+            sliding.charge(&words, at * SECOND, u64::MAX);
+        }
+        sliding.charge(&words, 161 * SECOND, 1);
+        assert_eq!(sliding.used(&words, 161 * SECOND), u64::MAX);
+        sliding.charge(&words, 191 * SECOND, 1);
+        assert_eq!(sliding.used(&words, 191 * SECOND), 2);
     }
 
     proptest! {
