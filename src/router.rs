@@ -286,9 +286,16 @@ impl<T: Attachment> Router<T> {
         }
     }
 
-    /// Tries without a look at who waits.
+    #[inline]
+    fn acquire_out_of_turn(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
+        let picked = self.try_acquire(model_name, request);
+        self.deliver();
+        picked
+    }
+
+    /// Tries without a look at who waits. What happens is told by whoever calls it, once they hold no lock.
     #[inline(never)] // what it calls is to be part of it, not of each of its callers and so of none
-    pub(crate) fn acquire_out_of_turn(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
+    pub(crate) fn try_acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
         let picked = self.registry.with_group(model_name, |model_name, group| {
             let mut walk = Walk::new(group, request, self.registry.common(), &self.rng);
             let filter = self.filter(group, request);
@@ -326,7 +333,6 @@ impl<T: Attachment> Router<T> {
         if let Ok(lease) = &picked {
             lease.renew_moved();
         }
-        self.deliver();
         picked
     }
 
@@ -442,7 +448,7 @@ impl<T: Attachment> Router<T> {
     }
 
     #[inline]
-    fn deliver(&self) {
+    pub(crate) fn deliver(&self) {
         self.registry.common().events.deliver();
     }
 

@@ -13,7 +13,7 @@
 //! before the counter is read; the try and the change both lock the group's index. So either the try comes second and sees what was
 //! freed, or the change does and sees the waiter. Whoever leaves hands a ring that it has not answered on to the next.
 //!
-//! All lines of a router share one lock, taken before those of groups and counters; no waker runs under it.
+//! All lines of a router share one lock, taken before those of groups and counters; neither wakers nor callbacks run under it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -382,6 +382,7 @@ impl<T: Attachment> Router<T> {
         // It has looked.
         bells.retain(|bell| !bell.will_wake(&waiter.waker));
         ring(bells);
+        self.deliver();
         turn
     }
 
@@ -445,7 +446,7 @@ impl<T: Attachment> Router<T> {
         while let Some(Reverse((key, class))) = heads.pop() {
             let Some(members) = line.classes.get_mut(&class) else { continue };
             let Some(place) = members.places.get(&key) else { continue };
-            match self.acquire_out_of_turn(&waiter.model_name, &place.request) {
+            match self.try_acquire(&waiter.model_name, &place.request) {
                 Err(Error::NoAvailableDeployment(unavailable)) if unavailable.reasons.may_change() => {
                     line.alarm = line.alarm.min(unavailable.retry_at.unwrap_or(Nanos::MAX));
                     members.refused = Some(unavailable);

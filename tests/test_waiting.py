@@ -19,6 +19,7 @@ import trio
 from turnout import (
     ConfigurationError,
     Deployment,
+    Health,
     Lease,
     ManualClock,
     ModelNotFound,
@@ -891,3 +892,24 @@ def test_nothing_is_lost_among_many_threads() -> None:
 def test_importing_looks_for_no_loop() -> None:
     script = "import sys, turnout; print([name for name in ('trio', 'sniffio', 'anyio') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_who_waits_tells_events_without_holding_anything() -> None:
+    """A callback may use the router, also if what happened was found by one who looks for a place."""
+    clock = ManualClock(1.0)
+    deployments = [Deployment(name, "m", max_parallel_requests=1) for name in ("a", "b")]
+    router = Router(deployments, health=Health(panic_threshold=0.6), clock=clock)
+    first, second = router.acquire("m"), router.acquire("m")
+    router.cool_down(first.deployment_id, 10.0)
+    told: list[tuple[str, int]] = []
+    router.subscribe(lambda event: told.append((event.kind, router.waiting("m"))))
+    done: list[bool] = []
+    waiting = threading.Thread(target=lambda: done.append(router.acquire("m", timeout=LONG).release()), daemon=True)
+    waiting.start()
+    until_then(lambda: router.waiting("m") == 1)
+    clock.advance(10.0)
+    first.release()
+    until_then(lambda: done == [True])
+    second.release()
+    assert ("panic_over", 0) in told or ("panic_over", 1) in told
+    assert_nothing_left(router)
