@@ -151,6 +151,8 @@ impl<T> Entry<T> {
             Turn::between(before, state, judge.now, None)
         });
         self.note(turn, judge.now);
+        // Its group may panic now.
+        wait::freed(self);
     }
 
     /// Joins a group that has others.

@@ -913,3 +913,26 @@ def test_who_waits_tells_events_without_holding_anything() -> None:
     second.release()
     assert ("panic_over", 0) in told or ("panic_over", 1) in told
     assert_nothing_left(router)
+
+
+def test_a_panic_that_an_outage_elsewhere_begins_wakes_those_who_wait() -> None:
+    deployments = [
+        Deployment(name, "m", max_parallel_requests=1, domain=domain)
+        for name, domain in zip("abcd", (None, None, "z", None), strict=True)
+    ]
+    deployments += [Deployment(name, "other", domain="z") for name in ("y", "z")]
+    router = Router(deployments, health=Health(panic_threshold=0.5), clock=ManualClock(1.0))
+    router.cool_down("a", LONG)
+    router.cool_down("b", LONG)
+    held = [router.acquire("m"), router.acquire("m")]
+    done: list[bool] = []
+    waiting = threading.Thread(target=lambda: done.append(router.acquire("m", timeout=LONG).release()), daemon=True)
+    waiting.start()
+    until_then(lambda: router.waiting("m") == 1)
+    for name in ("y", "z", "y"):
+        router.record_failure(name, "connection")
+    until_then(lambda: done == [True])
+    assert router.metrics().panicking == ("m",)
+    for lease in held:
+        lease.release()
+    assert_nothing_left(router)
