@@ -851,3 +851,18 @@ def test_a_lease_that_ended_settles_nothing_more(end: Callable[[Lease], bool]) -
     assert used(router) == 30
     with pytest.raises(NoAvailableDeployment):
         router.acquire("m", tokens=71)
+
+
+def test_a_busy_bucket_gets_back_what_was_estimated_too_much() -> None:
+    """Some forty requests are in flight at any time, at seven tenths of the limit; the estimates are twice as much."""
+    clock, draw = ManualClock(1.0), random.Random(1)
+    router = Router([Deployment("a", "m", limits=[Limit(tokens=600_000, kind="bucket", burst=100_000)])], clock=clock)
+    in_flight: list[tuple[float, int, Lease]] = []
+    for _ in range(5_000):
+        clock.advance(draw.expovariate(7.0))
+        for ends_at, tokens, lease in in_flight:
+            if ends_at <= clock.now():
+                lease.success(tokens=tokens)
+        in_flight = [each for each in in_flight if not each[2].released]
+        tokens = draw.randrange(500, 1_500)
+        in_flight.append((clock.now() + draw.uniform(2.0, 10.0), tokens, router.acquire("m", tokens=2 * tokens)))
