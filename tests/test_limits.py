@@ -866,3 +866,5 @@ def test_a_busy_bucket_gets_back_what_was_estimated_too_much() -> None:
         in_flight = [each for each in in_flight if not each[2].released]
         tokens = draw.randrange(500, 1_500)
         in_flight.append((clock.now() + draw.uniform(2.0, 10.0), tokens, router.acquire("m", tokens=2 * tokens)))
+    for *_, lease in in_flight:
+        lease.release()
