@@ -825,11 +825,12 @@ def test_a_router_dropped_while_tasks_wait_serves_them_and_goes() -> None:
 
 def test_ctrl_c_ends_waiting_and_leaves_nothing() -> None:
     script = """
-import os, signal, threading, turnout
+import os, signal, threading, time, turnout
 router = turnout.Router([turnout.Deployment("a", "m", max_parallel_requests=1)])
 lease = router.acquire("m")
 def interrupt():
-    while router.waiting("m") == 0: pass
+    while router.waiting("m") == 0: time.sleep(0.001)
+    time.sleep(0.1)  # a signal on the way into a lock's wait does not end it: Python looks before
     os.kill(os.getpid(), signal.SIGINT)
 threading.Thread(target=interrupt).start()
 try:
@@ -935,4 +936,11 @@ def test_a_panic_that_an_outage_elsewhere_begins_wakes_those_who_wait() -> None:
     assert router.metrics().panicking == ("m",)
     for lease in held:
         lease.release()
+    assert_nothing_left(router)
+
+
+def test_a_waiting_call_has_the_name_that_was_called(router: Router) -> None:
+    waiting = router.acquire_async("m")
+    assert repr(waiting).startswith("<coroutine object Router.acquire_async at ")
+    waiting.close()
     assert_nothing_left(router)
