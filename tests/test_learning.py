@@ -86,7 +86,7 @@ def test_learning_takes_bools(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("learning", [True, {"headers": False}, "headers"])
 def test_a_router_takes_learning_and_nothing_else(learning: Any) -> None:
-    with pytest.raises(TypeError, match="learning must be a Learning, not "):
+    with pytest.raises(TypeError, match="learning must be a Learning or None, not "):
         Router(learning=learning)
 
 
