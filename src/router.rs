@@ -343,6 +343,12 @@ impl<T: Attachment> Router<T> {
         self.registry.with_group(model_name, refuse).unwrap_or_else(Some)
     }
 
+    /// Whether so few of a group are in service that their health is ignored.
+    pub(crate) fn panics(&self, model_name: &str) -> bool {
+        let now = Now::new(self.clock());
+        self.registry.with_group(model_name, |_, group| Ok(group.panics(self.registry.common(), &now))).unwrap_or(false)
+    }
+
     /// What the index is asked for.
     #[inline]
     fn filter<'a>(&self, group: &Group<T>, request: &'a Request) -> Filter<'a> {

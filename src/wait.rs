@@ -191,6 +191,10 @@ impl Line {
         })
     }
 
+    fn all_heads(&self) -> BinaryHeap<Reverse<(Key, Arc<Class>)>> {
+        self.heads().map(|(key, class, _)| Reverse((key, Arc::clone(class)))).collect()
+    }
+
     fn leader(&self) -> Option<(Key, &Waker)> {
         self.heads().map(|(key, _, place)| (key, &place.waker)).min_by_key(|&(key, _)| key)
     }
@@ -438,7 +442,7 @@ impl<T: Attachment> Router<T> {
         let mut heads: BinaryHeap<_>;
         if line.rung || line.alarm <= now {
             (line.rung, line.alarm) = (false, Nanos::MAX);
-            heads = line.heads().map(|(key, class, _)| Reverse((key, Arc::clone(class)))).collect();
+            heads = line.all_heads();
         } else {
             let head = line.classes.get(&waiter.class).and_then(|members| members.places.first_key_value());
             heads = head.filter(|&(&head, _)| head == key).map(|_| Reverse((key, Arc::clone(&waiter.class)))).into_iter().collect();
@@ -456,7 +460,12 @@ impl<T: Attachment> Router<T> {
                     let next = members.places.range((key.0, key.1 + 1)..).next().map(|(&next, _)| next);
                     bells.extend(line.remove(&class, key).map(|place| place.waker));
                     self.registry.common().queue.waiting.fetch_sub(1, Ordering::Relaxed);
-                    heads.extend(next.map(|next| Reverse((next, class))));
+                    if self.panics(&waiter.model_name) {
+                        // Perhaps since this one was served, and others failed before.
+                        heads = line.all_heads();
+                    } else {
+                        heads.extend(next.map(|next| Reverse((next, class))));
+                    }
                 }
             }
         }

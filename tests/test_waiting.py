@@ -944,3 +944,27 @@ def test_a_waiting_call_has_the_name_that_was_called(router: Router) -> None:
     assert repr(waiting).startswith("<coroutine object Router.acquire_async at ")
     waiting.close()
     assert_nothing_left(router)
+
+
+def test_a_panic_that_one_who_is_served_begins_lets_those_before_try_again() -> None:
+    """To serve one may take the place of a probation, and that was the last straw."""
+    deployments = [Deployment(name, "m", max_parallel_requests=1) for name in "abc"]
+    router = Router(deployments, health=Health(panic_threshold=0.6), clock=ManualClock(1.0))
+    held = {name: router.acquire("m", exclude=set("abc") - {name}) for name in "abc"}
+    router.report_health("b", False)
+    router.report_health("b", True)
+    router.cool_down("a", LONG)
+    held.pop("a").release()
+    assert router.metrics().panicking == ()
+
+    async def main() -> None:
+        without_b = asyncio.create_task(router.acquire_async("m", exclude={"b"}))
+        anywhere = asyncio.create_task(router.acquire_async("m"))
+        await until(lambda: router.waiting("m") == 2)
+        held.pop("b").release()
+        for lease in await asyncio.gather(without_b, anywhere):
+            lease.release()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    held.pop("c").release()
+    assert_nothing_left(router)
