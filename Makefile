@@ -64,7 +64,7 @@ format: $(VENV)/.lint
 bench: $(VENV)/.built $(VENV)/.floor
 	$(BIN)/python benches/compare.py
 
-# Decisions in simulated time, against their budgets: limits and fast failures. Half a minute.
+# Decisions in simulated time, against their budgets: limits and fast failures. Ten seconds after the build.
 bench-simulated: $(VENV)/.built
 	$(BIN)/python benches/limits.py
 	$(BIN)/python benches/black_hole.py

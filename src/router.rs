@@ -270,7 +270,7 @@ impl<T: Attachment> Router<T> {
         if self.registry.common().queue.is_waited_in() {
             return self.acquire_in_turn(model_name, request, priority);
         }
-        self.acquire_now(model_name, request)
+        self.acquire_out_of_turn(model_name, request)
     }
 
     #[cold]
@@ -286,15 +286,23 @@ impl<T: Attachment> Router<T> {
         }
     }
 
-    /// Tries without a look at who waits.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // its other callers are rare
+    fn acquire_out_of_turn(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
+        let picked = self.acquire_quietly(model_name, request);
+        self.deliver();
+        picked
+    }
+
+    /// Tries without a look at who waits. What happens is told by whoever calls it, once they hold no lock.
     #[inline(never)]
-    pub(crate) fn acquire_out_of_turn(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
-        self.acquire_now(model_name, request)
+    pub(crate) fn try_acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
+        self.acquire_quietly(model_name, request)
     }
 
     #[inline(always)]
-    #[allow(clippy::inline_always)] // its other callers are rare
-    fn acquire_now(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
+    #[allow(clippy::inline_always)] // see `acquire_out_of_turn`
+    fn acquire_quietly(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
         let picked = self.registry.with_group(model_name, |model_name, group| {
             let mut walk = Walk::new(group, request, self.registry.common(), &self.rng);
             let filter = self.filter(group, request);
@@ -332,7 +340,6 @@ impl<T: Attachment> Router<T> {
         if let Ok(lease) = &picked {
             lease.renew_moved();
         }
-        self.deliver();
         picked
     }
 
@@ -341,6 +348,12 @@ impl<T: Attachment> Router<T> {
         let refuse =
             |model_name: &_, group: &_| Ok(Walk::new(group, request, self.registry.common(), &self.rng).refuse(model_name));
         self.registry.with_group(model_name, refuse).unwrap_or_else(Some)
+    }
+
+    /// Whether so few of a group are in service that their health is ignored.
+    pub(crate) fn panics(&self, model_name: &str) -> bool {
+        let now = Now::new(self.clock());
+        self.registry.with_group(model_name, |_, group| Ok(group.panics(self.registry.common(), &now))).unwrap_or(false)
     }
 
     /// What the index is asked for.
@@ -448,7 +461,7 @@ impl<T: Attachment> Router<T> {
     }
 
     #[inline]
-    fn deliver(&self) {
+    pub(crate) fn deliver(&self) {
         self.registry.common().events.deliver();
     }
 

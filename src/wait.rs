@@ -13,7 +13,7 @@
 //! before the counter is read; the try and the change both lock the group's index. So either the try comes second and sees what was
 //! freed, or the change does and sees the waiter. Whoever leaves hands a ring that it has not answered on to the next.
 //!
-//! All lines of a router share one lock, taken before those of groups and counters; no waker runs under it.
+//! All lines of a router share one lock, taken before those of groups and counters; neither wakers nor callbacks run under it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -189,6 +189,10 @@ impl Line {
             let (&key, place) = members.places.first_key_value()?;
             Some((key, class, place))
         })
+    }
+
+    fn all_heads(&self) -> BinaryHeap<Reverse<(Key, Arc<Class>)>> {
+        self.heads().map(|(key, class, _)| Reverse((key, Arc::clone(class)))).collect()
     }
 
     fn leader(&self) -> Option<(Key, &Waker)> {
@@ -382,6 +386,7 @@ impl<T: Attachment> Router<T> {
         // It has looked.
         bells.retain(|bell| !bell.will_wake(&waiter.waker));
         ring(bells);
+        self.deliver();
         turn
     }
 
@@ -437,7 +442,7 @@ impl<T: Attachment> Router<T> {
         let mut heads: BinaryHeap<_>;
         if line.rung || line.alarm <= now {
             (line.rung, line.alarm) = (false, Nanos::MAX);
-            heads = line.heads().map(|(key, class, _)| Reverse((key, Arc::clone(class)))).collect();
+            heads = line.all_heads();
         } else {
             let head = line.classes.get(&waiter.class).and_then(|members| members.places.first_key_value());
             heads = head.filter(|&(&head, _)| head == key).map(|_| Reverse((key, Arc::clone(&waiter.class)))).into_iter().collect();
@@ -445,7 +450,7 @@ impl<T: Attachment> Router<T> {
         while let Some(Reverse((key, class))) = heads.pop() {
             let Some(members) = line.classes.get_mut(&class) else { continue };
             let Some(place) = members.places.get(&key) else { continue };
-            match self.acquire_out_of_turn(&waiter.model_name, &place.request) {
+            match self.try_acquire(&waiter.model_name, &place.request) {
                 Err(Error::NoAvailableDeployment(unavailable)) if unavailable.reasons.may_change() => {
                     line.alarm = line.alarm.min(unavailable.retry_at.unwrap_or(Nanos::MAX));
                     members.refused = Some(unavailable);
@@ -455,7 +460,12 @@ impl<T: Attachment> Router<T> {
                     let next = members.places.range((key.0, key.1 + 1)..).next().map(|(&next, _)| next);
                     bells.extend(line.remove(&class, key).map(|place| place.waker));
                     self.registry.common().queue.waiting.fetch_sub(1, Ordering::Relaxed);
-                    heads.extend(next.map(|next| Reverse((next, class))));
+                    if self.panics(&waiter.model_name) {
+                        // Perhaps since this one was served, and others failed before.
+                        heads = line.all_heads();
+                    } else {
+                        heads.extend(next.map(|next| Reverse((next, class))));
+                    }
                 }
             }
         }

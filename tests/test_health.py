@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import Counter
 from dataclasses import FrozenInstanceError, fields, replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -956,3 +957,17 @@ def test_it_does_what_the_model_does(
         assert (stats.window_successes, stats.window_failures) == model.counts()
         assert stats.cooldown_remaining == max(model.until - model.now, 0.0)
         assert stats.trips == model.level()
+
+
+def test_numbers_of_other_libraries_are_taken_for_those_of_python() -> None:
+    class Three:
+        def __index__(self) -> int:
+            return 3
+
+    three: Any = Three()
+    health = Health(consecutive_failures=three, window=Fraction(1, 2))  # type: ignore[arg-type]
+    assert health == Health(consecutive_failures=3, window=0.5)
+    assert "consecutive_failures=3, failure_rate=0.5, window=0.5," in repr(health)
+    assert pickle.loads(pickle.dumps(health)) == health
+    with pytest.raises(ConfigurationError, match="window must be a finite number"):
+        Health(window=10**400)

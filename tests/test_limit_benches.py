@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import turnout
 
 BENCHES = Path(__file__).resolve().parent.parent / "benches"
-
-pytestmark = pytest.mark.skipif(not {"Health", "Limit", "Quota"} <= set(vars(turnout)), reason="needs limits and health")
 
 
 def run(bench: str, file: Path, seed: int = 1) -> bytes:

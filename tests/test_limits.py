@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
+from fractions import Fraction
 from typing import Any, Literal, cast
 
 import pytest
@@ -79,9 +80,9 @@ def wait_for(router: Router, model_name: str = "m", **facts: Any) -> float:
             {"requests": 1, "tokens": 2},
             "a Limit must have exactly one of requests, tokens, input_tokens, output_tokens, not requests and tokens",
         ),
-        ({"requests": 0}, f"requests must be an int from 1 to {LARGEST}, not 0"),
-        ({"tokens": -1}, f"tokens must be an int from 1 to {LARGEST}, not -1"),
-        ({"input_tokens": LARGEST + 1}, f"input_tokens must be an int from 1 to {LARGEST}, not {LARGEST + 1}"),
+        ({"requests": 0}, f"requests must be an int from 1 to {LARGEST}, not 0 (int)"),
+        ({"tokens": -1}, f"tokens must be an int from 1 to {LARGEST}, not -1 (int)"),
+        ({"input_tokens": LARGEST + 1}, f"input_tokens must be an int from 1 to {LARGEST}, not {LARGEST + 1} (int)"),
         ({"requests": 1, "per": 0}, "per must be a finite number of seconds from 0.001 to 1e9, not 0"),
         ({"requests": 1, "per": 0.0009}, "per must be a finite number of seconds from 0.001 to 1e9, not 0.0009"),
         ({"requests": 1, "per": -60}, "per must be a finite number of seconds from 0.001 to 1e9, not -60"),
@@ -90,7 +91,7 @@ def wait_for(router: Router, model_name: str = "m", **facts: Any) -> float:
         ({"requests": 1, "per": 1.1e9}, "per must be a finite number of seconds from 0.001 to 1e9, not 1100000000.0"),
         ({"requests": 1, "kind": "window"}, "kind must be one of 'fixed', 'sliding', 'bucket', not 'window'"),
         ({"requests": 1, "start": "now"}, "start must be one of 'clock', 'first_use', not 'now'"),
-        ({"requests": 1, "kind": "bucket", "burst": 0}, f"burst must be an int from 1 to {LARGEST}, not 0"),
+        ({"requests": 1, "kind": "bucket", "burst": 0}, f"burst must be an int from 1 to {LARGEST}, not 0 (int)"),
         ({"requests": 1, "burst": 5}, "burst must be None for a limit of kind 'fixed', not 5"),
         ({"requests": 1, "kind": "sliding", "burst": 5}, "burst must be None for a limit of kind 'sliding', not 5"),
         (
@@ -115,14 +116,14 @@ def test_a_limit_that_makes_no_sense_is_refused(facts: dict[str, Any], message: 
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"requests": 1.5}, "requests must be an int, not 1.5 (float)"),
-        ({"tokens": "9"}, "tokens must be an int, not '9' (str)"),
-        ({"output_tokens": True}, "output_tokens must be an int, not True (bool)"),
-        ({"requests": 1, "per": "60"}, "per must be a number of seconds, not '60' (str)"),
-        ({"requests": 1, "per": None}, "per must be a number of seconds, not None (NoneType)"),
+        ({"requests": 1.5}, f"requests must be an int from 1 to {LARGEST}, not 1.5 (float)"),
+        ({"tokens": "9"}, f"tokens must be an int from 1 to {LARGEST}, not '9' (str)"),
+        ({"output_tokens": True}, f"output_tokens must be an int from 1 to {LARGEST}, not True (bool)"),
+        ({"requests": 1, "per": "60"}, "per must be a finite number of seconds from 0.001 to 1e9, not '60' (str)"),
+        ({"requests": 1, "per": None}, "per must be a finite number of seconds from 0.001 to 1e9, not None (NoneType)"),
         ({"requests": 1, "kind": 3}, "kind must be a str, not 3 (int)"),
         ({"requests": 1, "start": b"clock"}, "start must be a str, not b'clock' (bytes)"),
-        ({"requests": 1, "kind": "bucket", "burst": 2.0}, "burst must be an int, not 2.0 (float)"),
+        ({"requests": 1, "kind": "bucket", "burst": 2.0}, f"burst must be an int from 1 to {LARGEST}, not 2.0 (float)"),
     ],
 )
 def test_a_limit_of_a_wrong_type_is_refused(facts: dict[str, Any], message: str) -> None:
@@ -170,7 +171,7 @@ def test_a_deployment_takes_limits_and_quotas_and_nothing_else(facts: dict[str, 
 @pytest.mark.parametrize(
     ("facts", "error", "message"),
     [
-        ({"input_tokens": -1}, ConfigurationError, f"input_tokens must be an int from 0 to {LARGEST}, not -1"),
+        ({"input_tokens": -1}, ConfigurationError, f"input_tokens must be an int from 0 to {LARGEST}, not -1 (int)"),
         (
             {"output_tokens": LARGEST + 1},
             ConfigurationError,
@@ -853,3 +854,33 @@ def test_a_lease_that_ended_settles_nothing_more(end: Callable[[Lease], bool]) -
     assert used(router) == 30
     with pytest.raises(NoAvailableDeployment):
         router.acquire("m", tokens=71)
+
+
+def test_a_busy_bucket_gets_back_what_was_estimated_too_much() -> None:
+    """Some forty requests are in flight at any time, at seven tenths of the limit; the estimates are twice as much."""
+    clock, draw = ManualClock(1.0), random.Random(1)
+    router = Router([Deployment("a", "m", limits=[Limit(tokens=600_000, kind="bucket", burst=100_000)])], clock=clock)
+    in_flight: list[tuple[float, int, Lease]] = []
+    for _ in range(5_000):
+        clock.advance(draw.expovariate(7.0))
+        for ends_at, tokens, lease in in_flight:
+            if ends_at <= clock.now():
+                lease.success(tokens=tokens)
+        in_flight = [each for each in in_flight if not each[2].released]
+        tokens = draw.randrange(500, 1_500)
+        in_flight.append((clock.now() + draw.uniform(2.0, 10.0), tokens, router.acquire("m", tokens=2 * tokens)))
+    for *_, lease in in_flight:
+        lease.release()
+
+
+def test_numbers_of_other_libraries_are_taken_for_those_of_python() -> None:
+    class Three:
+        def __index__(self) -> int:
+            return 3
+
+    three: Any = Three()
+    limit = Limit(requests=three, per=Fraction(1, 2), kind="bucket", burst=three)  # type: ignore[arg-type]
+    assert limit == Limit(requests=3, per=0.5, kind="bucket")
+    assert repr(limit) == "Limit(requests=3, per=0.5, kind='bucket')"
+    with pytest.raises(ConfigurationError, match="per must be a finite number"):
+        Limit(requests=1, per=10**400)

@@ -19,6 +19,7 @@ import trio
 from turnout import (
     ConfigurationError,
     Deployment,
+    Health,
     Lease,
     ManualClock,
     ModelNotFound,
@@ -824,11 +825,12 @@ def test_a_router_dropped_while_tasks_wait_serves_them_and_goes() -> None:
 
 def test_ctrl_c_ends_waiting_and_leaves_nothing() -> None:
     script = """
-import os, signal, threading, turnout
+import os, signal, threading, time, turnout
 router = turnout.Router([turnout.Deployment("a", "m", max_parallel_requests=1)])
 lease = router.acquire("m")
 def interrupt():
-    while router.waiting("m") == 0: pass
+    while router.waiting("m") == 0: time.sleep(0.001)
+    time.sleep(0.1)  # a signal on the way into a lock's wait does not end it: Python looks before
     os.kill(os.getpid(), signal.SIGINT)
 threading.Thread(target=interrupt).start()
 try:
@@ -891,3 +893,78 @@ def test_nothing_is_lost_among_many_threads() -> None:
 def test_importing_looks_for_no_loop() -> None:
     script = "import sys, turnout; print([name for name in ('trio', 'sniffio', 'anyio') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_who_waits_tells_events_without_holding_anything() -> None:
+    """A callback may use the router, also if what happened was found by one who looks for a place."""
+    clock = ManualClock(1.0)
+    deployments = [Deployment(name, "m", max_parallel_requests=1) for name in ("a", "b")]
+    router = Router(deployments, health=Health(panic_threshold=0.6), clock=clock)
+    first, second = router.acquire("m"), router.acquire("m")
+    router.cool_down(first.deployment_id, 10.0)
+    told: list[tuple[str, int]] = []
+    router.subscribe(lambda event: told.append((event.kind, router.waiting("m"))))
+    done: list[bool] = []
+    waiting = threading.Thread(target=lambda: done.append(router.acquire("m", timeout=LONG).release()), daemon=True)
+    waiting.start()
+    until_then(lambda: router.waiting("m") == 1)
+    clock.advance(10.0)
+    first.release()
+    until_then(lambda: done == [True])
+    second.release()
+    assert ("panic_over", 0) in told or ("panic_over", 1) in told
+    assert_nothing_left(router)
+
+
+def test_a_panic_that_an_outage_elsewhere_begins_wakes_those_who_wait() -> None:
+    deployments = [
+        Deployment(name, "m", max_parallel_requests=1, domain=domain)
+        for name, domain in zip("abcd", (None, None, "z", None), strict=True)
+    ]
+    deployments += [Deployment(name, "other", domain="z") for name in ("y", "z")]
+    router = Router(deployments, health=Health(panic_threshold=0.5), clock=ManualClock(1.0))
+    router.cool_down("a", LONG)
+    router.cool_down("b", LONG)
+    held = [router.acquire("m"), router.acquire("m")]
+    done: list[bool] = []
+    waiting = threading.Thread(target=lambda: done.append(router.acquire("m", timeout=LONG).release()), daemon=True)
+    waiting.start()
+    until_then(lambda: router.waiting("m") == 1)
+    for name in ("y", "z", "y"):
+        router.record_failure(name, "connection")
+    until_then(lambda: done == [True])
+    assert router.metrics().panicking == ("m",)
+    for lease in held:
+        lease.release()
+    assert_nothing_left(router)
+
+
+def test_a_waiting_call_has_the_name_that_was_called(router: Router) -> None:
+    waiting = router.acquire_async("m")
+    assert repr(waiting).startswith("<coroutine object Router.acquire_async at ")
+    waiting.close()
+    assert_nothing_left(router)
+
+
+def test_a_panic_that_one_who_is_served_begins_lets_those_before_try_again() -> None:
+    """To serve one may take the place of a probation, and that was the last straw."""
+    deployments = [Deployment(name, "m", max_parallel_requests=1) for name in "abc"]
+    router = Router(deployments, health=Health(panic_threshold=0.6), clock=ManualClock(1.0))
+    held = {name: router.acquire("m", exclude=set("abc") - {name}) for name in "abc"}
+    router.report_health("b", False)
+    router.report_health("b", True)
+    router.cool_down("a", LONG)
+    held.pop("a").release()
+    assert router.metrics().panicking == ()
+
+    async def main() -> None:
+        without_b = asyncio.create_task(router.acquire_async("m", exclude={"b"}))
+        anywhere = asyncio.create_task(router.acquire_async("m"))
+        await until(lambda: router.waiting("m") == 2)
+        held.pop("b").release()
+        for lease in await asyncio.gather(without_b, anywhere):
+            lease.release()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    held.pop("c").release()
+    assert_nothing_left(router)

@@ -621,6 +621,8 @@ class Router:
         /,
         *,
         tokens: int = 0,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
         tags: Iterable[str] | None = None,
         tags_match: _TagsMatch = "all",
         exclude: Iterable[str] | None = None,
@@ -635,6 +637,8 @@ class Router:
         Args:
             model_name: As for :meth:`select`.
             tokens: As for :meth:`acquire`.
+            input_tokens: As for :meth:`select`.
+            output_tokens: As for :meth:`select`.
             tags: As for :meth:`select`.
             tags_match: As for :meth:`select`.
             exclude: As for :meth:`select`.

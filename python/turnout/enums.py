@@ -82,7 +82,7 @@ class EventKind(_Name):
     COOLDOWN = "cooldown"
     """A deployment was taken out for a while, or for longer than it was already."""
     RECOVERY = "recovery"
-    """A deployment is back in service: it ended its probation, or a health check brought it back."""
+    """A deployment is back in service: it ended the probation after a cooldown, or a health check ended the cooldown."""
     PANIC = "panic"
     """So few of a group are in service that their health is ignored."""
     PANIC_OVER = "panic_over"

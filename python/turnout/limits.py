@@ -1,9 +1,9 @@
 """What providers limit: so much of something in so much time."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from turnout._checks import seconds, whole
 from turnout.exceptions import ConfigurationError
 
 __all__ = ["Limit", "Quota"]
@@ -56,12 +56,14 @@ class Limit:
         given = [unit for unit in _UNITS if getattr(self, unit) is not None]
         if len(given) != 1:
             raise ConfigurationError(f"a Limit must have exactly one of {', '.join(_UNITS)}, not {' and '.join(given) or 'none'}")
-        _whole(self.unit, self.amount)
-        object.__setattr__(self, "per", _length("per", self.per))
+        whole(self, self.unit, 1, _MOST)
+        seconds(self, "per", 0.001)
+        # As the core counts it, so that a limit that comes back from there is equal.
+        object.__setattr__(self, "per", round(self.per * 1e9) / 1e9)
         _one_of("kind", self.kind, ("fixed", "sliding", "bucket"))
         _one_of("start", self.start, ("clock", "first_use"))
         if self.burst is not None:
-            _whole("burst", self.burst)
+            whole(self, "burst", 1, _MOST)
             if self.kind != "bucket":
                 raise ConfigurationError(f"burst must be None for a limit of kind {self.kind!r}, not {self.burst}")
         if self.start != "clock" and self.kind != "fixed":
@@ -135,22 +137,6 @@ class Quota:
 
     def __repr__(self) -> str:
         return f"Quota({', '.join(map(repr, (self.quota_id, *self.limits)))})"
-
-
-def _whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {value!r} ({type(value).__name__})")
-    if not 1 <= value <= _MOST:
-        raise ConfigurationError(f"{name} must be an int from 1 to {_MOST}, not {value}")
-
-
-def _length(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r} ({type(value).__name__})")
-    if not (math.isfinite(value) and 0.001 <= value <= 1e9):
-        raise ConfigurationError(f"{name} must be a finite number of seconds from 0.001 to 1e9, not {value}")
-    # As the core counts it, so that a limit that comes back from there is equal.
-    return round(value * 1e9) / 1e9
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

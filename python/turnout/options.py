@@ -2,14 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Real
-from operator import index
 
-from turnout.exceptions import ConfigurationError
+from turnout._checks import flag, number, seconds, whole
 
 __all__ = ["Health", "Learning", "Waiting"]
 
-_LONGEST = 1e9
 _MOST = 2**32 - 1
 
 
@@ -75,24 +72,23 @@ class Health:
 
     def __post_init__(self) -> None:
         if self.consecutive_failures is not None:
-            _whole("consecutive_failures", self.consecutive_failures, 1, _MOST)
+            whole(self, "consecutive_failures", 1, _MOST)
         if self.failure_rate is not None:
-            _number("failure_rate", self.failure_rate, math.ulp(0.0), 1.0, "a number over 0, up to 1, or None")
-        _seconds("window", self.window, 0.1)
-        _whole("min_volume", self.min_volume, 1, _MOST)
-        _seconds("cooldown_time", self.cooldown_time)
-        _number("cooldown_growth", self.cooldown_growth, 1.0, 1e6, "a number from 1 to 1e6")
-        _seconds("max_cooldown", self.max_cooldown)
-        _number("cooldown_jitter", self.cooldown_jitter, 0.0, 1.0, "a number from 0 to 1")
-        _seconds("forget_after", self.forget_after, 0.001)
-        _whole("success_threshold", self.success_threshold, 1, _MOST)
-        _seconds("slow_start", self.slow_start)
-        _number("panic_threshold", self.panic_threshold, 0.0, 1.0, "a number from 0 to 1")
-        if not isinstance(self.cool_last, bool):
-            raise TypeError(f"cool_last must be a bool, not {self.cool_last!r} ({type(self.cool_last).__name__})")
-        _seconds("failure_penalty", self.failure_penalty)
+            number(self, "failure_rate", math.ulp(0.0), 1.0, "a number over 0, up to 1, or None")
+        seconds(self, "window", 0.1)
+        whole(self, "min_volume", 1, _MOST)
+        seconds(self, "cooldown_time")
+        number(self, "cooldown_growth", 1.0, 1e6, "a number from 1 to 1e6")
+        seconds(self, "max_cooldown")
+        number(self, "cooldown_jitter", 0.0, 1.0, "a number from 0 to 1")
+        seconds(self, "forget_after", 0.001)
+        whole(self, "success_threshold", 1, _MOST)
+        seconds(self, "slow_start")
+        number(self, "panic_threshold", 0.0, 1.0, "a number from 0 to 1")
+        flag(self, "cool_last")
+        seconds(self, "failure_penalty")
         if self.outlier_factor is not None:
-            _number("outlier_factor", self.outlier_factor, 1.0, 1e6, "a number from 1 to 1e6, or None")
+            number(self, "outlier_factor", 1.0, 1e6, "a number from 1 to 1e6, or None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,10 +110,8 @@ class Learning:
     concurrency: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("headers", "concurrency"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} must be a bool, not {value!r} ({type(value).__name__})")
+        flag(self, "headers")
+        flag(self, "concurrency")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,30 +130,4 @@ class Waiting:
     max_waiters: int = 10_000
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "max_waiters", _whole("max_waiters", self.max_waiters, 0, _MOST))
-
-
-def _number(name: str, value: object, least: float, most: float, allowed: str) -> None:
-    """Refuses what is no number from least to most."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be {allowed}, not {value!r} ({type(value).__name__})")
-    if not least <= float(value) <= most:
-        raise ConfigurationError(f"{name} must be {allowed}, not {value!r}")
-
-
-def _seconds(name: str, value: object, least: float = 0.0) -> None:
-    start = "0" if least == 0 else f"{least:g}"
-    _number(name, value, least, _LONGEST, f"a finite number of seconds from {start} to 1e9")
-
-
-def _whole(name: str, value: object, least: int, most: int) -> int:
-    said = f"{name} must be an int from {least} to {most}, not {value!r} ({type(value).__name__})"
-    try:
-        number = index(value)  # type: ignore[arg-type]  # what it is for
-    except TypeError:
-        raise TypeError(said) from None
-    if isinstance(value, bool):
-        raise TypeError(said)
-    if not least <= number <= most:
-        raise ConfigurationError(said)
-    return number
+        whole(self, "max_waiters", 0, _MOST)

