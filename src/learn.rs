@@ -63,8 +63,8 @@ impl fmt::Display for Lack {
 /// What was reserved of each unit so far.
 pub(crate) type Reserved = [u64; Unit::ALL.len()];
 
-/// Takes in what the answer to a request said that was sent at a time. Where a deployment is under quotas it is about the nearest to its
-/// limit: providers tell what comes first.
+/// Takes in what the answer to a request said that was sent at a time. Where a deployment is under quotas that limit the same it is about
+/// the nearest to its limit: providers tell what comes first.
 pub(crate) fn observe<T>(
     entry: &Entry<T>,
     said: &[Observed],
@@ -73,9 +73,9 @@ pub(crate) fn observe<T>(
     receipt: Option<&Receipt>,
     now: Nanos,
 ) {
-    let quota = |unit| entry.metering.as_ref().and_then(|metering| metering.nearest_quota(unit, now));
     for observed in said {
-        if let Some((nth, ledger)) = quota(Some(observed.unit)) {
+        let quota = entry.metering.as_ref().and_then(|metering| metering.nearest_quota(Some(observed.unit), now));
+        if let Some((nth, ledger)) = quota {
             let _held = ledger.hold();
             ledger.observed().observe(observed, sent_at, receipt.and_then(|receipt| receipt.reserved(Some(nth))), now);
         } else {
@@ -86,14 +86,9 @@ pub(crate) fn observe<T>(
         }
     }
     if let Some(length) = retry_after {
-        if let Some((_, ledger)) = quota(None) {
-            let _held = ledger.hold();
-            ledger.observed().pause(now, length);
-        } else {
-            let held = entry.slot.hold();
-            entry.slot.annex().observed.pause(now, length);
-            entry.slot.mark(&held, mark::OBSERVED, true);
-        }
+        let held = entry.slot.hold();
+        entry.slot.annex().observed.pause(now, length);
+        entry.slot.mark(&held, mark::OBSERVED, true);
     }
     index::renew(entry, &Now::at(&entry.common.clock, now));
     // A newer answer may leave more than an older one.
@@ -147,6 +142,8 @@ struct Observation {
     until: AtomicU64,
     /// What it said.
     said: AtomicU64,
+    /// What it said may be used in all; 0 if it did not.
+    limit: AtomicU64,
     /// When the request was sent whose answer said so, and what had been reserved in all by then.
     sent_at: AtomicU64,
     reserved_then: AtomicU64,
@@ -219,9 +216,15 @@ impl Observations {
     }
 
     /// As `active`; no requests are left while the provider wants not to be asked.
-    fn stats(&self, now: Nanos) -> impl Iterator<Item = (Unit, u64, Nanos)> {
+    fn stats(&self, quota: Option<&Arc<str>>, now: Nanos) -> Vec<ObservedStats> {
+        let stats = |unit, limit, remaining, until: Nanos| {
+            let limit = Some(limit).filter(|&limit| limit > 0);
+            ObservedStats { unit, quota: quota.cloned(), limit, remaining, resets_in: seconds(until - now) }
+        };
         let paused_until = self.paused_until.load(Ordering::Relaxed);
-        (now < paused_until).then_some((Unit::Requests, 0, paused_until)).into_iter().chain(self.active(now))
+        let pause = (now < paused_until).then(|| stats(Unit::Requests, 0, 0, paused_until));
+        let limit = |unit: Unit| self.units.get(unit.index()).map_or(0, |said| said.limit.load(Ordering::Relaxed));
+        pause.into_iter().chain(self.active(now).map(|(unit, left, until)| stats(unit, limit(unit), left, until))).collect()
     }
 
     /// Takes a request off what is left, and returns what was reserved in all.
@@ -251,6 +254,7 @@ impl Observations {
         let then = then.and_then(|then| then.get(nth)).copied().unwrap_or(said.reserved.load(Ordering::Relaxed));
         said.reserved_then.store(then, Ordering::Relaxed);
         said.said.store(observed.remaining, Ordering::Relaxed);
+        said.limit.store(observed.limit.unwrap_or(0), Ordering::Relaxed);
         said.count();
         said.sent_at.store(sent_at, Ordering::Relaxed);
         said.until.store(now.saturating_add(observed.reset.unwrap_or(MINUTE)), Ordering::Relaxed);
@@ -275,6 +279,8 @@ pub struct ObservedStats {
     pub unit: Unit,
     /// The quota that this is about; None for the deployment itself.
     pub quota: Option<Arc<str>>,
+    /// What it said may be used in all, if it did.
+    pub limit: Option<u64>,
     /// What it said is left, less what was reserved since.
     pub remaining: u64,
     /// Seconds until that is out of date.
@@ -287,15 +293,7 @@ impl ObservedStats {
         let quotas = metering.into_iter().flat_map(Metering::quotas);
         let quotas = quotas.map(|ledger| (Some(ledger.quota().shared_id()), ledger.observed()));
         let all = own.into_iter().map(|own| (None, own)).chain(quotas);
-        all.flat_map(|(quota, observed)| {
-            observed.stats(now).map(move |(unit, remaining, until)| Self {
-                unit,
-                quota: quota.cloned(),
-                remaining,
-                resets_in: seconds(until - now),
-            })
-        })
-        .collect()
+        all.flat_map(|(quota, observed)| observed.stats(quota, now)).collect()
     }
 }
 

@@ -176,7 +176,7 @@ impl Refusal {
         "rpm_limit",
         "tpm_limit",
         "limit",
-        "learnt_parallel",
+        "learnt_parallel_requests",
         "observed_limit",
         "slow_start",
         "quota",

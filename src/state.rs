@@ -164,7 +164,10 @@ impl State {
             total_tokens: self.total_tokens.load(Ordering::Relaxed),
             limits: LimitStats::all(metering, now),
             observed: ObservedStats::all(self.made_annex().map(|annex| &annex.observed), metering, now),
-            learnt_parallel: self.made_annex().map(|annex| annex.cap.most()).filter(|&most| most > 0 && !deployment.is_limited()),
+            learnt_parallel_requests: self
+                .made_annex()
+                .map(|annex| annex.cap.most())
+                .filter(|&most| most > 0 && !deployment.is_limited()),
             domain: deployment.shared_domain().cloned(),
             consecutive_failures: breaker.consecutive_failures,
             window_successes: breaker.window_successes,
@@ -239,7 +242,7 @@ pub struct Stats {
     /// What the provider said is left, as far as that holds, of its quotas too.
     pub observed: Vec<ObservedStats>,
     /// The most in flight that refusals have taught; None if nothing was learnt.
-    pub learnt_parallel: Option<u32>,
+    pub learnt_parallel_requests: Option<u32>,
     /// Its failure domain.
     pub domain: Option<Arc<str>>,
     /// Failures since the last success; this and what follows by the rules of the breaker alone.

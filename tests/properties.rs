@@ -254,7 +254,7 @@ fn request((tokens, input): Tokens, (tags, any_tag): &Tags, exclude: &[usize]) -
 
 /// Whether places in flight may be wanting, beside whatever a time is known for.
 fn places_may_lack(router: &Router<()>, model: &str) -> bool {
-    let lacks = |stats: turnout::Stats| stats.max_parallel_requests.or(stats.learnt_parallel).is_some();
+    let lacks = |stats: turnout::Stats| stats.max_parallel_requests.or(stats.learnt_parallel_requests).is_some();
     router.group(model).unwrap().iter().any(|member| lacks(router.stats(member.deployment().id()).unwrap()))
 }
 

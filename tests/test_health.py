@@ -885,14 +885,14 @@ class Model:
         if kind in NEUTRAL:
             return
         if self.now < self.until:
-            if kind in REFUSALS and wait is not None:
+            if wait is not None:
                 self.cool(wait)
             return
         self.outcomes.append((self.bucket(), True))
         self.row, self.streak = self.row + 1, 0
         good, bad = self.counts()
         rate = good + bad >= self.health.min_volume and bad / (good + bad) >= (self.health.failure_rate or 2.0)
-        if kind in REFUSALS or self.probation or self.row >= (self.health.consecutive_failures or 10**9) or rate:
+        if kind in REFUSALS or wait is not None or self.probation or self.row >= (self.health.consecutive_failures or 10**9) or rate:
             if wait is None:
                 level = self.level()
                 wait = min(self.health.cooldown_time * self.health.cooldown_growth**level, self.health.max_cooldown)

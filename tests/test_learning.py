@@ -380,7 +380,7 @@ def test_a_refusal_pauses_the_quota_and_cools_nobody(wait_ms: int | None, lease:
         router.record_failure("a", "rate_limit", retry_after=None if wait_ms is None else seconds)
     stats = router.stats("a")
     assert (stats.status, stats.cooldown_remaining, stats.total_failures, stats.fails_this_minute) == (Status.AVAILABLE, 0.0, 1, 0)
-    assert (stats.learnt_parallel, stats.observed) == (None, (ObservedStats("requests", "q", 0, seconds),))
+    assert (stats.learnt_parallel_requests, stats.observed) == (None, (ObservedStats("requests", "q", 0, seconds),))
     assert [verdict.gate for verdict in router.explain("m").verdicts] == ["quota", "quota", None]
     with router.acquire("m") as other:
         assert other.deployment_id == "c"
@@ -419,30 +419,30 @@ def test_a_refusal_lowers_the_cap_once_a_round_and_successes_raise_it() -> None:
     leases = taken(router, 10)
     clock.advance(1)
     refuse(leases[0])
-    assert router.stats("d").learnt_parallel == 7
+    assert router.stats("d").learnt_parallel_requests == 7
     # The others were sent before that.
     for lease in leases[1:]:
         refuse(lease)
-    assert router.stats("d").learnt_parallel == 7
+    assert router.stats("d").learnt_parallel_requests == 7
     clock.advance(5)
     leases = taken(router, 7)
     with pytest.raises(NoAvailableDeployment) as refused:
         router.acquire("m")
     assert (type(refused.value), refused.value.retry_after) == (NoAvailableDeployment, None)
-    assert refused.value.reasons == {"learnt_parallel": 1}
+    assert refused.value.reasons == {"learnt_parallel_requests": 1}
     verdict = router.explain("m").verdicts[0]
-    assert (verdict.gate, verdict.detail) == ("learnt_parallel", "in flight 7/7, learnt from refusals")
+    assert (verdict.gate, verdict.detail) == ("learnt_parallel_requests", "in flight 7/7, learnt from refusals")
     # As many successes as the cap, with the cap holding others back, raise it by one.
     for count in range(7):
-        assert router.stats("d").learnt_parallel == 7, count
+        assert router.stats("d").learnt_parallel_requests == 7, count
         leases.pop(0).success()
         leases += taken(router, 1)
-    assert router.stats("d").learnt_parallel == 8
+    assert router.stats("d").learnt_parallel_requests == 8
     leases += taken(router, 1)
     # The next round.
     clock.advance(1)
     refuse(leases.pop())
-    assert router.stats("d").learnt_parallel == 5
+    assert router.stats("d").learnt_parallel_requests == 5
     for lease in leases:
         lease.release()
 
@@ -457,7 +457,7 @@ def test_a_cap_that_holds_nobody_back_does_not_grow() -> None:
     clock.advance(5)
     for _ in range(50):
         router.acquire("m").success()
-    assert router.stats("d").learnt_parallel == 7
+    assert router.stats("d").learnt_parallel_requests == 7
 
 
 def test_a_cap_is_at_least_one() -> None:
@@ -467,12 +467,12 @@ def test_a_cap_is_at_least_one() -> None:
         lease = router.acquire("m")
         clock.advance(1)
         refuse(lease)
-        assert router.stats("d").learnt_parallel == 1
+        assert router.stats("d").learnt_parallel_requests == 1
         clock.advance(5)
     with router.acquire("m"), pytest.raises(NoAvailableDeployment):
         router.acquire("m")
     # It served what it holds back at: the next round has one more.
-    assert router.stats("d").learnt_parallel == 2
+    assert router.stats("d").learnt_parallel_requests == 2
 
 
 @pytest.mark.parametrize(
@@ -492,17 +492,17 @@ def test_a_cap_is_learnt_only_where_nothing_is_configured(facts: dict[str, Any])
         clock.advance(0.1)
         refuse(lease)
     clock.advance(5)
-    assert router.stats("d").learnt_parallel is None
+    assert router.stats("d").learnt_parallel_requests is None
     for lease in taken(router, 10):
         lease.release()
     # Nor does one that was learnt before stand beside it.
     free = one(clock)
     for lease in taken(free, 2):
         refuse(lease)
-    assert free.stats("d").learnt_parallel == 1
+    assert free.stats("d").learnt_parallel_requests == 1
     free.add_deployment(Deployment("d", "m", **facts))
     clock.advance(5)
-    assert free.stats("d").learnt_parallel is None
+    assert free.stats("d").learnt_parallel_requests is None
     for lease in taken(free, 3):
         lease.release()
 
@@ -513,7 +513,7 @@ def test_without_learning_a_refusal_teaches_no_cap() -> None:
     for lease in taken(router, 10):
         refuse(lease)
     clock.advance(5)
-    assert router.stats("d").learnt_parallel is None
+    assert router.stats("d").learnt_parallel_requests is None
     for lease in taken(router, 20):
         lease.release()
 
@@ -524,7 +524,7 @@ def test_other_failures_and_requests_without_a_lease_teach_no_cap() -> None:
     leases.pop().failure("error")
     leases.pop().failure("timeout")
     router.record_failure("d", "rate_limit")
-    assert router.stats("d").learnt_parallel is None
+    assert router.stats("d").learnt_parallel_requests is None
     for lease in leases:
         lease.release()
 
@@ -596,8 +596,9 @@ def test_real_clients_teach_a_router(
     provider.headers = says(9, "8.64s") | says(149_984, "6m0s", "tokens")
     with router.acquire("m", tokens=20) as lease:
         lease.observe(call(provider.url))
-    quota = "q" if quotas else None
-    assert router.stats("d").observed == (ObservedStats("requests", quota, 9, 8.64), ObservedStats("tokens", quota, 149_984, 360.0))
+    # The quota limits requests; tokens are nobody's but the deployment's.
+    requests, tokens = ObservedStats("requests", "q" if quotas else None, 9, 8.64), ObservedStats("tokens", None, 149_984, 360.0)
+    assert set(router.stats("d").observed) == {requests, tokens}
 
     provider.status, provider.headers = 429, says(0, "657ms", "tokens", wait_ms=657)
     with pytest.raises(error), router.acquire("m", tokens=20):

@@ -298,7 +298,7 @@ class Lease:
         Args:
             kind: What went wrong; it decides whether the deployment cools down (see :class:`turnout.FailureKind`).
             retry_after: Seconds after which the provider wants to be asked again: the length of the cooldown, if the failure
-                starts one.
+                starts one; it does by the rules of :class:`turnout.Health`.
 
         Returns:
             True if this call ended the lease, False if it had ended before.
@@ -321,9 +321,9 @@ class Lease:
         """Take in what the answer's headers say about the provider's limits.
 
         What is left by the provider's count holds until it resets, beside the limits that are configured: the stricter stops a
-        request. A wait that it asks for (``retry-after``) holds to its end. Where the deployment is under quotas this is about the
-        one nearest to its limit. Works before and after the end of the lease; an exception that leaves the block is read by itself
-        (see :class:`turnout.Learning`).
+        request. A wait that it asks for (``retry-after``) holds to its end. What the deployment's quotas limit as well is about the
+        quota nearest to its limit. Works before and after the end of the lease; an exception that leaves the block is read by
+        itself (see :class:`turnout.Learning`).
 
         Args:
             headers: Any mapping of header names, or an object with ``headers`` or with a ``response`` that has them. What is

@@ -90,7 +90,7 @@ class NoAvailableDeployment(RouterError):
             check reports when it does.
         reasons: How many deployments each gate stopped, by its name: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``,
             ``probation``, ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit`` (one of ``Deployment.limits``),
-            ``learnt_parallel``, ``observed_limit`` (the provider said so), ``slow_start``, ``quota``.
+            ``learnt_parallel_requests``, ``observed_limit`` (the provider said so), ``slow_start``, ``quota``.
     """
 
     def __init__(

@@ -37,12 +37,14 @@ class ObservedStats:
         quota: The id of the quota that this is about; None for the deployment itself.
         remaining: What it said, less what was reserved since. No requests, while it wants not to be asked.
         resets_in: Seconds until that is out of date.
+        limit: What it said may be used in all; None if it did not.
     """
 
     unit: str
     quota: str | None
     remaining: int
     resets_in: float
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class DeploymentStats:
         total_tokens: Tokens of successes since it was added: those reported, or those estimated where none were.
         limits: Its limits beside ``rpm_limit`` and ``tpm_limit``, those of its quotas included.
         observed: What the provider said is left, as far as that holds.
-        learnt_parallel: The most in flight that its refusals have taught; None if nothing was learnt.
+        learnt_parallel_requests: The most in flight that its refusals have taught; None if nothing was learnt.
         domain: Its failure domain. What follows is counted with :class:`turnout.Health` only:
         consecutive_failures: Failures since the last success or cooldown.
         window_successes: Successes in the window, since the last cooldown.
@@ -98,7 +100,7 @@ class DeploymentStats:
     total_tokens: int
     limits: tuple[LimitStats, ...] = ()
     observed: tuple[ObservedStats, ...] = ()
-    learnt_parallel: int | None = None
+    learnt_parallel_requests: int | None = None
     domain: str | None = None
     consecutive_failures: int = 0
     window_successes: int = 0
@@ -169,7 +171,7 @@ class Verdict:
     Attributes:
         deployment_id: The deployment.
         gate: The first gate that stopped it: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``, ``probation``,
-            ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit``, ``learnt_parallel``, ``observed_limit``,
+            ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit``, ``learnt_parallel_requests``, ``observed_limit``,
             ``slow_start`` or ``quota``; None if it is a candidate.
         detail: Why that gate stopped it, with the numbers; None if it is a candidate.
         score: What the strategy compares (see ``Explanation.score_name``); None if a gate stopped it.

@@ -176,7 +176,7 @@ impl Judge<'_> {
             state.mark(held, mark::PENALIZED, true);
         }
         if !is_news {
-            if let Some(wait) = failure.retry_after.filter(|_| failure.kind.is_refusal()) {
+            if let Some(wait) = failure.retry_after {
                 self.cool_down(state, held, peers.pool, wait, cause);
             }
             return Evidence::None;
@@ -186,7 +186,7 @@ impl Judge<'_> {
         let in_a_row = breaker.consecutive_failures.load(Ordering::Relaxed).saturating_add(1);
         breaker.consecutive_failures.store(in_a_row, Ordering::Relaxed);
         state.health.break_streak(held);
-        if failure.kind.is_refusal() {
+        if failure.is_refusal() {
             self.trip(state, held, peers, cause, failure.retry_after);
         } else if let Some(cause) = self.verdict(breaker, peers, in_a_row, until != 0)
             && self.may_trip(peers, until != 0)

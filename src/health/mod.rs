@@ -164,6 +164,13 @@ pub(crate) struct Failure {
     pub(crate) has_lease: bool,
 }
 
+impl Failure {
+    /// Whether the deployment says that it will not serve for now: by what it is, or by how long to wait.
+    fn is_refusal(&self) -> bool {
+        self.kind.is_refusal() || self.retry_after.is_some()
+    }
+}
+
 /// What a deployment is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {

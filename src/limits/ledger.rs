@@ -74,7 +74,7 @@ impl Ledger {
         Some(frees_at(&self.meters, demand, now)?.max(self.observed().frees_at(demand, now)))
     }
 
-    /// The smallest share of a limit that is left, on a unit if one is given.
+    /// The smallest share of a limit that is left, on a unit if one is given; None if there is no such limit.
     fn share_left(&self, unit: Option<Unit>, now: Nanos) -> Option<f64> {
         let meters = self.meters.iter().filter(|meter| unit.is_none_or(|unit| meter.unit() == unit));
         #[allow(clippy::cast_precision_loss)] // compared, not counted
@@ -170,8 +170,9 @@ impl Metering {
 
     /// The quota that a provider most likely speaks of: the one nearest to its limit, on a unit if that is known.
     pub(crate) fn nearest_quota(&self, unit: Option<Unit>, now: Nanos) -> Option<(usize, &Ledger)> {
-        let shares = self.quotas.iter().enumerate().map(|(nth, ledger)| (nth, ledger, ledger.share_left(unit, now).unwrap_or(1.0)));
-        shares.min_by(|(_, _, a), (_, _, b)| a.total_cmp(b)).map(|(nth, ledger, _)| (nth, &**ledger))
+        let quotas = self.quotas.iter().enumerate();
+        let shares = quotas.filter_map(|(nth, ledger)| Some((nth, &**ledger, ledger.share_left(unit, now)?)));
+        shares.min_by(|(_, _, a), (_, _, b)| a.total_cmp(b)).map(|(nth, ledger, _)| (nth, ledger))
     }
 }
 

@@ -63,7 +63,7 @@ fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyRe
         ("total_tokens", stats.total_tokens.into_pyobject(py)?.into_any()),
         ("limits", limits(py, &stats.limits)?),
         ("observed", observed(py, &stats.observed)?),
-        ("learnt_parallel", stats.learnt_parallel.into_pyobject(py)?),
+        ("learnt_parallel_requests", stats.learnt_parallel_requests.into_pyobject(py)?),
         ("domain", stats.domain.as_deref().into_pyobject(py)?.into_any()),
         ("consecutive_failures", stats.consecutive_failures.into_pyobject(py)?.into_any()),
         ("window_successes", stats.window_successes.into_pyobject(py)?.into_any()),
@@ -92,7 +92,7 @@ fn limits<'py>(py: Python<'py>, limits: &[LimitStats]) -> PyResult<Bound<'py, Py
 /// A tuple of `turnout.ObservedStats`.
 fn observed<'py>(py: Python<'py>, observed: &[ObservedStats]) -> PyResult<Bound<'py, PyAny>> {
     let records = observed.iter().map(|said| {
-        let facts = (said.unit.name(), said.quota.as_deref(), said.remaining, said.resets_in);
+        let facts = (said.unit.name(), said.quota.as_deref(), said.remaining, said.resets_in, said.limit);
         class(py, "turnout.records", "ObservedStats")?.call1(facts)
     });
     Ok(PyTuple::new(py, records.collect::<PyResult<Vec<_>>>()?)?.into_any())
