@@ -688,7 +688,8 @@ fn said(unit: Unit, remaining: u64) -> Observed {
 /// What a provider said is left follows what becomes of a request as the limits that are configured do, of a quota too.
 #[test]
 fn what_was_observed_is_settled() {
-    let quota = Quota::new("q", &[Limit::new(Unit::Requests, 1000, SECOND, LimitKind::Sliding).unwrap()]).unwrap();
+    let limits = [Unit::Requests, Unit::Tokens].map(|unit| Limit::new(unit, 1000, SECOND, LimitKind::Sliding).unwrap());
+    let quota = Quota::new("q", &limits).unwrap();
     for quotas in [vec![], vec![quota]] {
         let (_, router) = at(0);
         drop(router.add(in_group("d", "model").with_quotas(&quotas).unwrap(), ()).unwrap());

@@ -892,7 +892,8 @@ class Model:
         self.row, self.streak = self.row + 1, 0
         good, bad = self.counts()
         rate = good + bad >= self.health.min_volume and bad / (good + bad) >= (self.health.failure_rate or 2.0)
-        if kind in REFUSALS or wait is not None or self.probation or self.row >= (self.health.consecutive_failures or 10**9) or rate:
+        in_a_row = self.row >= (self.health.consecutive_failures or 10**9)
+        if kind in REFUSALS or wait is not None or self.probation or in_a_row or rate:
             if wait is None:
                 level = self.level()
                 wait = min(self.health.cooldown_time * self.health.cooldown_growth**level, self.health.max_cooldown)

@@ -277,11 +277,11 @@ class Lease:
 
         Args:
             tokens: The tokens really used. They replace the estimate in the window that took it: nothing changes there once that is
-                over. A bucket is then as full as if they had been known. None takes the sum of the next two, and keeps the estimate if
-                they are None as well.
+                over. A bucket is then as full as if they had been known. None takes the sum of the next two, and keeps the
+                estimate if they are None as well.
             latency: Seconds the request took; None takes the time since acquire.
-            input_tokens: How many of them were the prompt's; None for the rest beside ``output_tokens``. If both are None, the prompt
-                is what was estimated.
+            input_tokens: How many of them were the prompt's; None for the rest beside ``output_tokens``. If both are None, the
+                prompt is what was estimated.
             output_tokens: How many of them were the answer's, likewise.
 
         Returns:
