@@ -19,8 +19,14 @@ pub struct Deployment {
     model_name: Arc<str>,
     model: Arc<str>,
     tags: Arc<[Arc<str>]>,
-    limits: Arc<[Limit]>,
-    quotas: Arc<[Quota]>,
+    rare: Option<Arc<Rare>>,
+}
+
+/// What few deployments have, in a place of its own that they share with their copies.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Rare {
+    limits: Vec<Limit>,
+    quotas: Vec<Quota>,
     domain: Option<Arc<str>>,
 }
 
@@ -37,14 +43,12 @@ impl Deployment {
             model: Arc::clone(&model_name),
             model_name,
             tags: Arc::default(),
-            limits: Arc::default(),
-            quotas: Arc::default(),
             weight: 1,
             priority: 0,
             max_parallel_requests: None,
             rpm_limit: None,
             tpm_limit: None,
-            domain: None,
+            rare: None,
         })
     }
 
@@ -92,10 +96,16 @@ impl Deployment {
         Ok(Self { max_parallel_requests: not_zero("max_parallel_requests", limit, NonZeroU32::new)?, ..self })
     }
 
+    fn with_rare(self, change: impl FnOnce(&mut Rare)) -> Self {
+        let mut rare = self.rare.as_deref().cloned().unwrap_or_default();
+        change(&mut rare);
+        Self { rare: (rare != Rare::default()).then(|| Arc::new(rare)), ..self }
+    }
+
     /// With limits beside those above.
     #[must_use]
     pub fn with_limits(self, limits: &[Limit]) -> Self {
-        Self { limits: limits.into(), ..self }
+        self.with_rare(|rare| rare.limits = limits.to_vec())
     }
 
     /// Under quotas that other deployments may share.
@@ -108,7 +118,7 @@ impl Deployment {
                 return Err(Error::Configuration(format!("the quota {:?} is given twice to {:?}", quota.id(), self.id())));
             }
         }
-        Ok(Self { quotas: quotas.into(), ..self })
+        Ok(self.with_rare(|rare| rare.quotas = quotas.to_vec()))
     }
 
     /// With labels; the order is kept, repetitions are dropped.
@@ -131,7 +141,8 @@ impl Deployment {
     /// # Errors
     /// If it is empty.
     pub fn with_domain(self, domain: Option<&str>) -> Result<Self, Error> {
-        Ok(Self { domain: domain.map(|domain| not_empty("domain", domain)).transpose()?, ..self })
+        let domain = domain.map(|domain| not_empty("domain", domain)).transpose()?;
+        Ok(self.with_rare(|rare| rare.domain = domain))
     }
 
     /// Its unique id.
@@ -169,29 +180,29 @@ impl Deployment {
     /// Its limits beside requests and tokens a minute.
     #[must_use]
     pub fn limits(&self) -> &[Limit] {
-        &self.limits
+        self.rare.as_ref().map_or(&[], |rare| &rare.limits)
     }
 
     /// The quotas it is under.
     #[must_use]
     pub fn quotas(&self) -> &[Quota] {
-        &self.quotas
+        self.rare.as_ref().map_or(&[], |rare| &rare.quotas)
     }
 
     /// Whether it has a limit of any kind.
     pub(crate) fn is_limited(&self) -> bool {
         let counts = self.rpm_limit.is_some() || self.tpm_limit.is_some() || self.max_parallel_requests.is_some();
-        counts || !self.limits.is_empty() || !self.quotas.is_empty()
+        counts || !self.limits().is_empty() || !self.quotas().is_empty()
     }
 
     /// Its failure domain.
     #[must_use]
     pub fn domain(&self) -> Option<&str> {
-        self.domain.as_deref()
+        self.shared_domain().map(|domain| &**domain)
     }
 
     pub(crate) fn shared_domain(&self) -> Option<&Arc<str>> {
-        self.domain.as_ref()
+        self.rare.as_ref()?.domain.as_ref()
     }
 
     /// Relative share.

@@ -491,8 +491,7 @@ impl<T: Attachment> Registry<T> {
     }
 
     fn index(&self, model_name: &str) -> Arc<Index> {
-        let panic_threshold = self.common.breaker.map_or(0.0, |rules| rules.panic_threshold);
-        Arc::new(Index::new(self.strategy_of(model_name), panic_threshold))
+        Arc::new(Index::new(self.strategy_of(model_name), self.common.breaker.as_ref()))
     }
 
     /// The failure domain of a deployment, where the rules look at it.

@@ -61,6 +61,8 @@ impl Fitness {
 
 #[derive(Debug, Default)]
 pub(super) struct Census {
+    /// Whether anything is counted: the rules of the minute do not ask.
+    pub(super) is_kept: bool,
     of: Vec<Fitness>,
     members: usize,
     well: usize,
@@ -70,8 +72,10 @@ pub(super) struct Census {
 }
 
 impl Census {
-    pub(super) fn new(threshold: f64) -> Self {
-        Self { threshold, ..Self::default() }
+    /// For the rules of the breaker, if they are followed.
+    pub(super) fn new(rules: Option<&BreakerRules>) -> Self {
+        let threshold = rules.map_or(0.0, |rules| rules.panic_threshold);
+        Self { is_kept: rules.is_some(), threshold, ..Self::default() }
     }
 
     /// Notes what a member is.

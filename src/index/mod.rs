@@ -27,7 +27,7 @@ use rustc_hash::FxHashSet;
 
 use crate::clock::{Nanos, Now};
 use crate::events::{Event, EventKind};
-use crate::health::Pool;
+use crate::health::{BreakerRules, Pool};
 use crate::registry::{Entry, Fate};
 use crate::select::{Live, Request, Waived, gate_alone, limits_parts, tokens_left};
 use crate::state::State;
@@ -49,9 +49,9 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Of a group that panics with a smaller share in service than `panic_threshold`.
-    pub(crate) fn new(strategy: Strategy, panic_threshold: f64) -> Self {
-        let forest = Mutex::new(AnyForest::new(strategy, panic_threshold));
+    /// Of a group with a strategy and the rules of the breaker, if they are followed.
+    pub(crate) fn new(strategy: Strategy, rules: Option<&BreakerRules>) -> Self {
+        let forest = Mutex::new(AnyForest::new(strategy, rules));
         Self { forest, turn: AtomicU64::new(0), pool: Pool::default() }
     }
 
@@ -169,8 +169,8 @@ macro_rules! with_forest {
 }
 
 impl AnyForest {
-    fn new(strategy: Strategy, panic_threshold: f64) -> Self {
-        let census = Census::new(panic_threshold);
+    fn new(strategy: Strategy, rules: Option<&BreakerRules>) -> Self {
+        let census = Census::new(rules);
         match strategy {
             Strategy::SimpleShuffle => Self::SimpleShuffle(Forest::new(census)),
             Strategy::LeastBusy => Self::LeastBusy(Forest::new(census)),
@@ -341,8 +341,8 @@ impl<R: Rule> Forest<R> {
     /// Counts a member by its health; returns whether that may have changed.
     #[inline]
     fn count<T>(&mut self, position: Position, member: &Entry<T>, state: &State, now: &Now<'_>) -> bool {
-        let was_well = member.home.is_well.load(Ordering::Relaxed);
-        let has_changed = !was_well || !state.health.is_well();
+        let is_as_before = || member.home.is_well.load(Ordering::Relaxed) && state.health.is_well();
+        let has_changed = self.census.is_kept && !is_as_before();
         if has_changed {
             self.set_fitness(position, member, Fitness::of(state, now));
         }
@@ -385,7 +385,9 @@ impl<R: Rule> Forest<R> {
         if let Some(noted) = self.changes.get_mut(position as usize) {
             *noted = Nanos::MAX;
             self.trees().for_each(|tree| tree.put(position, &Leaf::stopped(None)));
-            self.census.set(position, Fitness::Nobody);
+            if self.census.is_kept {
+                self.census.set(position, Fitness::Nobody);
+            }
         }
     }
 
