@@ -8,8 +8,10 @@ use crate::health::BreakerRules;
 use crate::index::{self, Fitness, Index, Members};
 use crate::limits::Quotas;
 use crate::registry::{Attachment, Common, Entry, Removed, too_many};
+use crate::rng::Rng;
+use crate::select::Request;
 use crate::state::{State, StateTable};
-use crate::strategy::{Position, Strategy};
+use crate::strategy::{Chance, Position, Strategy};
 
 /// The members of a group by their places, in registration order; a place is empty once its member has left.
 #[derive(Debug)]
@@ -129,6 +131,18 @@ impl<T: Attachment> Group<T> {
     #[inline]
     pub(crate) fn id(&self, position: Position) -> Option<&T::Id> {
         self.places.ids.get(position as usize)?.as_ref()
+    }
+
+    /// What a pick draws from.
+    #[inline]
+    pub(crate) fn chance<'a>(&'a self, rng: &'a Rng) -> Chance<'a> {
+        Chance { rng, turn: &self.index.turn, peek: false }
+    }
+
+    /// Whether no quota of the group stops a request.
+    #[inline]
+    pub(crate) fn quotas_are_open(&self, request: &Request, now: &Now<'_>) -> bool {
+        self.quotas.are_open(|| (request.into(), now.get()))
     }
 
     /// The members and their places, in registration order.

@@ -223,33 +223,46 @@ impl<T: Attachment> Router<T> {
     #[inline]
     pub fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&T::Id) -> R) -> Result<R, Error> {
         let picked = self.registry.with_group(model_name, |model_name, group| {
-            let mut walk = Walk::new(group, request, self.registry.common(), &self.rng);
-            let mut filter = walk.quotas_are_open().then(|| self.filter(group, request));
-            loop {
-                // The index answers first, unless a quota is spent, of which it does not know. Where it finds nobody but a walk would,
-                // it cannot tell, was asked amid a change that another thread is making, or by a coarse clock took a time for one to
-                // come; where it finds somebody whom the request rules out, it was asked amid a change. The walk decides then.
-                let picked = match filter.take() {
-                    Some(filter) => {
-                        // Read for the cache: see `Tree::pick`.
-                        let near = |position| _ = black_box(group.id(position).is_some());
-                        group.index.lock().pick(group.places(), &filter, &walk.now, &walk.chance, near)
-                    }
-                    None => walk.choose(&mut Unobserved),
-                };
+            let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng));
+            if group.quotas_are_open(request, &now) {
+                let filter = self.filter(group, request);
+                // Read for the cache: see `Tree::pick`.
+                let near = |position| _ = black_box(group.id(position).is_some());
+                let picked = group.index.lock().pick(group.places(), &filter, &now, &chance, near);
+                // Where it finds somebody whom the request rules out, it was asked amid a change.
                 if let Some(position) = picked
                     && (request.wishes.is_none() || group.member(position).is_some_and(|entry| request.rules_in(entry).is_ok()))
                     && let Some(id) = group.id(position)
                 {
                     return Ok(found(id));
                 }
-                if let Some(error) = walk.refuse(model_name) {
-                    return Err(error);
-                }
             }
+            self.select_by_walk(model_name, group, request, now, found)
         });
         self.deliver();
         picked
+    }
+
+    /// For what the index cannot answer: where a quota is spent, of which it does not know, and where it finds nobody but a walk would, since
+    /// it was asked amid a change that another thread is making, or by a coarse clock took a time for one to come. And for the error.
+    #[cold]
+    fn select_by_walk<R>(
+        &self,
+        model_name: &Arc<str>,
+        group: &Group<T>,
+        request: &Request,
+        now: Now<'_>,
+        found: impl FnOnce(&T::Id) -> R,
+    ) -> Result<R, Error> {
+        let mut walk = Walk::new(group, request, self.registry.common(), &self.rng, now);
+        loop {
+            if let Some(id) = walk.choose(&mut Unobserved).and_then(|position| group.id(position)) {
+                return Ok(found(id));
+            }
+            if let Some(error) = walk.refuse(model_name) {
+                return Err(error);
+            }
+        }
     }
 
     /// Picks a deployment and reserves, in one step or not at all: one in flight, one request and the request's tokens.
@@ -304,38 +317,22 @@ impl<T: Attachment> Router<T> {
     #[allow(clippy::inline_always)] // see `acquire_out_of_turn`
     fn acquire_quietly(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
         let picked = self.registry.with_group(model_name, |model_name, group| {
-            let mut walk = Walk::new(group, request, self.registry.common(), &self.rng);
-            let filter = self.filter(group, request);
-            let mut forest = group.index.lock();
-            let near = |position| _ = black_box(group.member(position).is_some());
-            let picked =
-                if walk.quotas_are_open() { forest.pick(group.places(), &filter, &walk.now, &walk.chance, near) } else { None };
-            let found = picked.and_then(|position| Some((position, group.member_and_state(position, &self.registry.table)?)));
-            if let Some((position, (entry, state))) = found {
-                let lease = Lease::reserve(entry, state, request, Waived::default(), &walk.now);
-                forest.renew(position, entry, &walk.now);
-                if let Ok(lease) = lease {
-                    return Ok(lease);
-                }
-            }
-            drop(forest);
-            // A walk, for what the index cannot answer, for the error, and where the index was asked amid a change: see `select`.
-            loop {
-                while let Some((position, entry)) =
-                    walk.choose(&mut Unobserved).and_then(|position| Some((position, group.member(position)?)))
-                {
-                    match Lease::reserve(entry, &entry.slot, request, walk.waived, &walk.now) {
-                        Ok(lease) => {
-                            group.index.lock().renew(position, entry, &walk.now);
-                            return Ok(lease);
-                        }
-                        Err(refusal) => walk.lose(position, refusal),
+            let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng));
+            if group.quotas_are_open(request, &now) {
+                let filter = self.filter(group, request);
+                let mut forest = group.index.lock();
+                let near = |position| _ = black_box(group.member(position).is_some());
+                let picked = forest.pick(group.places(), &filter, &now, &chance, near);
+                let found = picked.and_then(|position| Some((position, group.member_and_state(position, &self.registry.table)?)));
+                if let Some((position, (entry, state))) = found {
+                    let lease = Lease::reserve(entry, state, request, Waived::default(), &now);
+                    forest.renew(position, entry, &now);
+                    if let Ok(lease) = lease {
+                        return Ok(lease);
                     }
                 }
-                if let Some(error) = walk.refuse(model_name) {
-                    return Err(error);
-                }
             }
+            self.acquire_by_walk(model_name, group, request, now)
         });
         if let Ok(lease) = &picked {
             lease.renew_moved();
@@ -343,10 +340,33 @@ impl<T: Attachment> Router<T> {
         picked
     }
 
+    /// See [`Router::select_by_walk`].
+    #[cold]
+    fn acquire_by_walk(&self, model_name: &Arc<str>, group: &Group<T>, request: &Request, now: Now<'_>) -> Result<Lease<T>, Error> {
+        let mut walk = Walk::new(group, request, self.registry.common(), &self.rng, now);
+        loop {
+            while let Some((position, entry)) =
+                walk.choose(&mut Unobserved).and_then(|position| Some((position, group.member(position)?)))
+            {
+                match Lease::reserve(entry, &entry.slot, request, walk.waived, &walk.now) {
+                    Ok(lease) => {
+                        group.index.lock().renew(position, entry, &walk.now);
+                        return Ok(lease);
+                    }
+                    Err(refusal) => walk.lose(position, refusal),
+                }
+            }
+            if let Some(error) = walk.refuse(model_name) {
+                return Err(error);
+            }
+        }
+    }
+
     /// Why a request is refused now; None if it is not.
     pub(crate) fn refusal(&self, model_name: &str, request: &Request) -> Option<Error> {
-        let refuse =
-            |model_name: &_, group: &_| Ok(Walk::new(group, request, self.registry.common(), &self.rng).refuse(model_name));
+        let refuse = |model_name: &_, group: &_| {
+            Ok(Walk::new(group, request, self.registry.common(), &self.rng, Now::new(self.clock())).refuse(model_name))
+        };
         self.registry.with_group(model_name, refuse).unwrap_or_else(Some)
     }
 
@@ -374,7 +394,7 @@ impl<T: Attachment> Router<T> {
     /// If no deployment serves the model.
     pub fn explain(&self, model_name: &str, request: &Request) -> Result<Explanation<T>, Error> {
         self.registry.with_group(model_name, |model_name, group| {
-            let mut walk = Walk::new(group, request, self.registry.common(), &self.rng);
+            let mut walk = Walk::new(group, request, self.registry.common(), &self.rng, Now::new(self.clock()));
             walk.chance.peek = true;
             let mut notes = Notes::new(group);
             let winner = walk.choose(&mut notes).and_then(|position| group.member(position)).cloned();

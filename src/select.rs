@@ -582,9 +582,8 @@ pub(crate) struct Walk<'a, T: Attachment> {
 
 impl<'a, T: Attachment> Walk<'a, T> {
     #[inline]
-    pub(crate) fn new(group: &'a Group<T>, request: &'a Request, common: &'a Common<T>, rng: &'a Rng) -> Self {
-        let chance = Chance { rng, turn: &group.index.turn, peek: false };
-        Self { group, request, now: Now::new(&common.clock), chance, common, waived: Waived::default(), lost: Vec::new() }
+    pub(crate) fn new(group: &'a Group<T>, request: &'a Request, common: &'a Common<T>, rng: &'a Rng, now: Now<'a>) -> Self {
+        Self { group, request, now, chance: group.chance(rng), common, waived: Waived::default(), lost: Vec::new() }
     }
 
     /// Finds out which gates are open to all.
@@ -598,12 +597,6 @@ impl<'a, T: Attachment> Walk<'a, T> {
             drop(verdicts);
             self.waived.slow_start = any.unwrap_or(false);
         }
-    }
-
-    /// Whether no quota of the group stops the request.
-    #[inline]
-    pub(crate) fn quotas_are_open(&self) -> bool {
-        self.group.quotas.are_open(|| (self.request.into(), self.now.get()))
     }
 
     /// Drops a candidate whose last place somebody else took.
