@@ -177,8 +177,8 @@ impl Observation {
         }
     }
 
-    fn words(&self) -> [&AtomicU64; 6] {
-        [&self.left, &self.until, &self.said, &self.sent_at, &self.reserved_then, &self.reserved]
+    fn words(&self) -> [&AtomicU64; 7] {
+        [&self.left, &self.until, &self.said, &self.limit, &self.sent_at, &self.reserved_then, &self.reserved]
     }
 }
 

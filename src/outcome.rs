@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::clock::{Nanos, Now, seconds};
 use crate::events::{Event, EventKind};
-use crate::health::{Cause, Domain, Evidence, Failure, FailureKind, Judge};
+use crate::health::{Cause, Domain, Failure, FailureKind, Judge};
 use crate::index;
 use crate::learn;
 use crate::limits::Minute;
@@ -109,17 +109,17 @@ impl<T> Entry<T> {
         let judged = index::change(self, &moment, |peers| {
             let (held, counted_in) = count(state)?;
             if kind.is_neutral() || self.was_refused(&held, failure, now) {
-                return Some((Evidence::None, Turn::None));
+                return Some((false, Turn::None));
             }
             let before = state.health.cooldown_until();
             state.failure(&held, now, counted_in);
-            let evidence = judge.failure(state, &held, peers, failure);
-            Some((evidence, Turn::between(before, state, now, None)))
+            let is_news = judge.failure(state, &held, peers, failure);
+            Some((is_news, Turn::between(before, state, now, None)))
         });
-        let Some((evidence, turn)) = judged else { return false };
+        let Some((is_news, turn)) = judged else { return false };
         self.note(turn, now);
         if kind == FailureKind::Connection
-            && evidence == Evidence::Counted
+            && is_news
             && let Some(domain) = &self.domain
             && domain.failure(judge.rules, now, self.deployment().shared_id())
         {

@@ -302,20 +302,15 @@ impl<T: Attachment> Router<T> {
     #[inline(always)]
     #[allow(clippy::inline_always)] // its other callers are rare
     fn acquire_out_of_turn(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
-        let picked = self.acquire_quietly(model_name, request);
+        let picked = self.try_acquire(model_name, request);
         self.deliver();
         picked
     }
 
     /// Tries without a look at who waits. What happens is told by whoever calls it, once they hold no lock.
-    #[inline(never)]
-    pub(crate) fn try_acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
-        self.acquire_quietly(model_name, request)
-    }
-
     #[inline(always)]
     #[allow(clippy::inline_always)] // see `acquire_out_of_turn`
-    fn acquire_quietly(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
+    pub(crate) fn try_acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
         let picked = self.registry.with_group(model_name, |model_name, group| {
             let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng));
             if group.quotas_are_open(request, &now) {

@@ -129,14 +129,6 @@ impl Breaker {
     }
 }
 
-/// What a failure has come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Evidence {
-    /// It says nothing of the time since the last cooldown.
-    None,
-    Counted,
-}
-
 /// What judges a deployment's outcomes.
 #[derive(Debug)]
 pub(crate) struct Judge<'a> {
@@ -164,8 +156,8 @@ impl Judge<'_> {
         self.tidy(state, held);
     }
 
-    /// Takes in a failure that is not neutral.
-    pub(crate) fn failure(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>, failure: &Failure) -> Evidence {
+    /// Takes in a failure that is not neutral; returns whether it says anything of the time since the last cooldown.
+    pub(crate) fn failure(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>, failure: &Failure) -> bool {
         let until = state.health.cooldown_until();
         let breaker = &state.annex().breaker;
         let cause = Cause::Failure(failure.kind);
@@ -179,7 +171,7 @@ impl Judge<'_> {
             if let Some(wait) = failure.retry_after {
                 self.cool_down(state, held, peers.pool, wait, cause);
             }
-            return Evidence::None;
+            return false;
         }
         breaker.window.add(self.rules.bucket(), self.now, true);
         peers.pool.add(self.rules, self.now, true);
@@ -193,7 +185,7 @@ impl Judge<'_> {
         {
             self.trip(state, held, peers, cause, failure.retry_after);
         }
-        Evidence::Counted
+        true
     }
 
     /// Cools down a deployment whose failure domain could not be reached. One that is out already stays out for as long as it is.

@@ -15,7 +15,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use breaker::Cause;
-pub(crate) use breaker::{Breaker, Evidence, Judge};
+pub(crate) use breaker::{Breaker, Judge};
 pub(crate) use domain::Domain;
 pub(crate) use pool::Pool;
 pub use rules::BreakerRules;

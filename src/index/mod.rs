@@ -17,13 +17,13 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::{Arc, PoisonError};
 
+use rustc_hash::FxHashSet;
+
 use census::Census;
 pub(crate) use census::{Fitness, Peers};
 pub(crate) use tree::Filter;
 use tree::{Leaf, Tree};
 use views::Views;
-
-use rustc_hash::FxHashSet;
 
 use crate::clock::{Nanos, Now};
 use crate::events::{Event, EventKind};
