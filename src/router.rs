@@ -224,7 +224,8 @@ impl<T: Attachment> Router<T> {
     pub fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&T::Id) -> R) -> Result<R, Error> {
         let picked = self.registry.with_group(model_name, |model_name, group| {
             let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng));
-            if group.quotas_are_open(request, &now) {
+            let asks_index = group.quotas_are_open(request, &now);
+            if asks_index {
                 let filter = self.filter(group, request);
                 // Read for the cache: see `Tree::pick`.
                 let near = |position| _ = black_box(group.id(position).is_some());
@@ -237,14 +238,15 @@ impl<T: Attachment> Router<T> {
                     return Ok(found(id));
                 }
             }
-            self.select_by_walk(model_name, group, request, now, found)
+            self.select_by_walk(model_name, group, request, now, asks_index, found)
         });
         self.deliver();
         picked
     }
 
     /// For what the index cannot answer: where a quota is spent, of which it does not know, and where it finds nobody but a walk would, since
-    /// it was asked amid a change that another thread is making, or by a coarse clock took a time for one to come. And for the error.
+    /// it was asked amid a change that another thread is making, or by a coarse clock took a time for one to come. And for the error, which it
+    /// mostly comes to where the index `found_nobody`.
     #[cold]
     fn select_by_walk<R>(
         &self,
@@ -252,16 +254,18 @@ impl<T: Attachment> Router<T> {
         group: &Group<T>,
         request: &Request,
         now: Now<'_>,
+        mut found_nobody: bool,
         found: impl FnOnce(&T::Id) -> R,
     ) -> Result<R, Error> {
         let mut walk = Walk::new(group, request, self.registry.common(), &self.rng, now);
         loop {
+            if found_nobody && let Some(error) = walk.refuse(model_name) {
+                return Err(error);
+            }
             if let Some(id) = walk.choose(&mut Unobserved).and_then(|position| group.id(position)) {
                 return Ok(found(id));
             }
-            if let Some(error) = walk.refuse(model_name) {
-                return Err(error);
-            }
+            found_nobody = true;
         }
     }
 
@@ -313,7 +317,8 @@ impl<T: Attachment> Router<T> {
     pub(crate) fn try_acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
         let picked = self.registry.with_group(model_name, |model_name, group| {
             let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng));
-            if group.quotas_are_open(request, &now) {
+            let asks_index = group.quotas_are_open(request, &now);
+            if asks_index {
                 let filter = self.filter(group, request);
                 let mut forest = group.index.lock();
                 let near = |position| _ = black_box(group.member(position).is_some());
@@ -327,7 +332,7 @@ impl<T: Attachment> Router<T> {
                     }
                 }
             }
-            self.acquire_by_walk(model_name, group, request, now)
+            self.acquire_by_walk(model_name, group, request, now, asks_index)
         });
         if let Ok(lease) = &picked {
             lease.renew_moved();
@@ -337,9 +342,19 @@ impl<T: Attachment> Router<T> {
 
     /// See [`Router::select_by_walk`].
     #[cold]
-    fn acquire_by_walk(&self, model_name: &Arc<str>, group: &Group<T>, request: &Request, now: Now<'_>) -> Result<Lease<T>, Error> {
+    fn acquire_by_walk(
+        &self,
+        model_name: &Arc<str>,
+        group: &Group<T>,
+        request: &Request,
+        now: Now<'_>,
+        mut found_nobody: bool,
+    ) -> Result<Lease<T>, Error> {
         let mut walk = Walk::new(group, request, self.registry.common(), &self.rng, now);
         loop {
+            if found_nobody && let Some(error) = walk.refuse(model_name) {
+                return Err(error);
+            }
             while let Some((position, entry)) =
                 walk.choose(&mut Unobserved).and_then(|position| Some((position, group.member(position)?)))
             {
@@ -351,9 +366,7 @@ impl<T: Attachment> Router<T> {
                     Err(refusal) => walk.lose(position, refusal),
                 }
             }
-            if let Some(error) = walk.refuse(model_name) {
-                return Err(error);
-            }
+            found_nobody = true;
         }
     }
 
