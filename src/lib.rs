@@ -18,44 +18,41 @@
 //!
 //! The crate has no Python in it unless the feature `python` is on, which adds the extension module `turnout._core`.
 
-mod clock;
-mod context;
-mod deployment;
-mod error;
-mod events;
-mod explain;
+mod base;
+mod counters;
+mod facts;
+mod gates;
 mod group;
 mod health;
 mod index;
-mod learn;
 mod lease;
 mod limits;
-mod outcome;
+mod pick;
 #[cfg(feature = "python")]
 mod python;
 mod registry;
-mod rng;
 mod router;
-mod select;
-mod state;
+mod settings;
 pub mod strategy;
-mod sync;
 mod wait;
 
-pub use clock::{Clock, ManualClock, Nanos, SystemClock, nanos, reading};
-pub use context::{Candidate, RoutingContext, Usage};
-pub use deployment::Deployment;
-pub use error::{Error, Reasons, TooLarge, Unavailable, UnknownDeployment, UnknownModel};
-pub use events::{Event, EventKind, Subscription};
-pub use explain::{Explanation, Verdict};
-pub use health::{BreakerRules, Cause, FailureKind, HealthRules, Status};
-pub use learn::{Lack, Learning, Observed, ObservedStats};
+pub use base::clock::{Clock, SystemClock};
+pub use base::error::{Error, Reasons, TooLarge, Unavailable, UnknownDeployment, UnknownModel};
+pub use base::events::{Event, EventKind, Subscription};
+pub use base::gate::Gate;
+pub use base::manual_clock::ManualClock;
+pub use base::rng::{Rng, after_fork};
+pub use base::time::{Nanos, nanos, reading};
+pub use facts::{Deployment, Learning, Request, Waiting, Wishes};
+pub use gates::Refusal;
+pub use group::{Attachment, Entry, Metrics, Removed, Stats};
+pub use health::{Cause, FailureKind, HealthRules, MinuteRules, Rules, Status};
 pub use lease::Lease;
-pub use limits::{Limit, LimitKind, LimitStats, Quota, Spent, Start, Unit};
-pub use registry::{Attachment, Entry, Removed};
-pub use rng::{Rng, after_fork};
-pub use router::{Router, Settings};
-pub use select::{Refusal, Request, Wishes};
-pub use state::{Metrics, Stats};
-pub use strategy::{RoundRobinCounters, Strategy};
-pub use wait::{Patience, Turn, Waiter, Waiting};
+pub use limits::{
+    Limit, LimitKind, LimitShortfall, LimitStats, Observed, ObservedShortfall, ObservedStats, Quota, Shortfall, Start, Unit, Usage,
+};
+pub use pick::{Explanation, Verdict};
+pub use router::Router;
+pub use settings::Settings;
+pub use strategy::{Candidate, RoundRobinCounters, RoutingContext, Strategy};
+pub use wait::{Patience, Progress, Waiter};

@@ -13,8 +13,9 @@ use turnout::strategy::{
     RoundRobinCounters, least_busy, lowest_latency, lowest_priority, lowest_usage, rate_limit_aware, round_robin, weighted_random,
 };
 use turnout::{
-    BreakerRules, Clock, Deployment, Error, FailureKind, HealthRules, Lease, Limit, LimitKind, ManualClock, Observed, Patience,
-    Quota, Refusal, Request, Rng, Router, RoutingContext, Settings, Start, Status, Strategy as Rule, Turn, Unit, Verdict, Wishes,
+    Clock, Deployment, Error, FailureKind, HealthRules, Lease, Limit, LimitKind, ManualClock, MinuteRules, Observed, Patience,
+    Progress, Quota, Refusal, Request, Rng, Router, RoutingContext, Rules, Settings, Start, Status, Strategy as Rule, Unit,
+    Verdict, Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -279,7 +280,7 @@ fn nobody(router: &Router<()>, model: &str, request: &Request) -> bool {
 }
 
 /// Health options that come to bear within the steps of a history.
-fn breaker() -> impl Strategy<Value = Option<BreakerRules>> {
+fn breaker() -> impl Strategy<Value = Option<HealthRules>> {
     let rules = (
         prop::option::of(1..4_u32),
         prop::option::of(0.3..1.0_f64),
@@ -291,7 +292,7 @@ fn breaker() -> impl Strategy<Value = Option<BreakerRules>> {
     );
     let rules = rules.prop_map(
         |(consecutive_failures, failure_rate, slow_start, panic_threshold, cool_last, failure_penalty, outlier_factor)| {
-            BreakerRules {
+            HealthRules {
                 consecutive_failures,
                 failure_rate,
                 window: 30 * SECOND,
@@ -302,7 +303,7 @@ fn breaker() -> impl Strategy<Value = Option<BreakerRules>> {
                 cool_last,
                 failure_penalty,
                 outlier_factor,
-                ..BreakerRules::default()
+                ..HealthRules::default()
             }
         },
     );
@@ -320,17 +321,12 @@ fn is_probed(router: &Router<()>, model: &str) -> bool {
 }
 
 /// `crowd` more deployments stand in each group, so that its index has as many levels as that takes.
-fn run(rule: Rule, crowd: usize, breaker: Option<BreakerRules>, steps: Vec<Step>) {
+fn run(rule: Rule, crowd: usize, breaker: Option<HealthRules>, steps: Vec<Step>) {
     let clock = Arc::new(ManualClock::new(30 * SECOND));
-    let health = HealthRules { allowed_fails: 2, min_requests: 3, cooldown_time: 7 * SECOND, success_threshold: 2 };
-    let settings = Settings {
-        strategy: rule,
-        health,
-        breaker,
-        seed: Some(5),
-        clock: Clock::Manual(Arc::clone(&clock)),
-        ..Settings::default()
-    };
+    let health = MinuteRules { allowed_fails: 2, min_requests: 3, cooldown_time: 7 * SECOND, success_threshold: 2 };
+    let health = breaker.map_or(Rules::Minute(health), Rules::Health);
+    let settings =
+        Settings { strategy: rule, health, seed: Some(5), clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() };
     let router = Router::new(settings).unwrap();
     let member = |id: usize| if id < IDS { deployment(id, id % 2, (0, 0, 0)) } else { deployment(id, id % 2, (1, 60, 1)) };
     for id in 0..IDS + 2 * crowd {
@@ -391,7 +387,9 @@ fn run(rule: Rule, crowd: usize, breaker: Option<BreakerRules>, steps: Vec<Step>
             }
             Step::Fail { lease, kind, retry_after } if !leases.is_empty() => {
                 let lease = leases.swap_remove(lease % leases.len());
-                assert!(lease.failure(FailureKind::ALL[kind], retry_after.map(|seconds| seconds * SECOND)) && lease.has_ended());
+                assert!(
+                    lease.failure(FailureKind::ALL[kind], retry_after.map(|seconds| seconds * SECOND), &[]) && lease.has_ended()
+                );
             }
             Step::Release { lease, unused } if !leases.is_empty() => {
                 assert!(leases.swap_remove(lease % leases.len()).release(unused));
@@ -509,8 +507,8 @@ proptest! {
     #[test]
     fn health_follows_its_rules(outcomes in prop::collection::vec((0..=FailureKind::ALL.len(), 0..80_u64), 1..120)) {
         let clock = Arc::new(ManualClock::new(0));
-        let rules = HealthRules { allowed_fails: 3, min_requests: 5, cooldown_time: 4 * SECOND, success_threshold: 2 };
-        let router = Router::new(Settings { health: rules, clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
+        let rules = MinuteRules { allowed_fails: 3, min_requests: 5, cooldown_time: 4 * SECOND, success_threshold: 2 };
+        let router = Router::new(Settings { health: Rules::Minute(rules), clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
         drop(router.add(Deployment::new("d", "model").unwrap(), ()).unwrap());
         let (mut minute, mut requests, mut fails, mut streak, mut degraded, mut until) = (0, 0, 0, 0, false, 0);
         for (outcome, tenths) in outcomes {
@@ -593,14 +591,15 @@ fn requests_of_the_minute_before_count_when_they_fail_in_this_one() {
     clock.advance(SECOND);
     for (i, lease) in leases.into_iter().enumerate() {
         assert_ne!(router.stats("d").unwrap().status, Status::CoolingDown, "after {i}");
-        lease.failure(FailureKind::Error, None);
+        lease.failure(FailureKind::Error, None, &[]);
     }
     assert_eq!(router.stats("d").unwrap().status, Status::CoolingDown);
 }
 
 #[test]
 fn half_of_the_requests_is_not_the_majority() {
-    let settings = || Settings { health: HealthRules { allowed_fails: 1000, ..HealthRules::default() }, ..Settings::default() };
+    let settings =
+        || Settings { health: Rules::Minute(MinuteRules { allowed_fails: 1000, ..MinuteRules::default() }), ..Settings::default() };
     for (successes, cools) in [(6, false), (5, true)] {
         let router = Router::new(Settings { clock: Clock::Manual(Arc::new(ManualClock::new(0))), ..settings() }).unwrap();
         drop(router.add(Deployment::new("d", "model").unwrap(), ()).unwrap());
@@ -655,10 +654,10 @@ fn places_close_up_when_most_members_have_left() {
 }
 
 /// A router by health options, whose cooldowns are as long as they say.
-fn with_health(rule: Rule, rules: BreakerRules, deployments: &[Deployment]) -> Router<()> {
+fn with_health(rule: Rule, rules: HealthRules, deployments: &[Deployment]) -> Router<()> {
     let clock = Clock::Manual(Arc::new(ManualClock::new(100 * SECOND)));
-    let breaker = Some(BreakerRules { cooldown_jitter: 0.0, ..rules });
-    let router = Router::new(Settings { strategy: rule, breaker, clock, seed: Some(1), ..Settings::default() }).unwrap();
+    let health = Rules::Health(HealthRules { cooldown_jitter: 0.0, ..rules });
+    let router = Router::new(Settings { strategy: rule, health, clock, seed: Some(1), ..Settings::default() }).unwrap();
     deployments.iter().for_each(|deployment| drop(router.add(deployment.clone(), ()).unwrap()));
     router
 }
@@ -669,13 +668,13 @@ fn in_group(id: &str, model: &str) -> Deployment {
 
 #[test]
 fn who_fails_fast_is_not_the_least_busy_in_a_panic_either() {
-    let rules = BreakerRules { panic_threshold: 0.6, ..BreakerRules::default() };
+    let rules = HealthRules { panic_threshold: 0.6, ..HealthRules::default() };
     let router = with_health(Rule::LeastBusy, rules, &["hole", "a", "b", "c"].map(|id| in_group(id, "model")));
     ["hole", "a"].iter().for_each(|id| router.cool_down(id, 100 * SECOND).unwrap());
     assert!(router.explain("model", &Request::default()).unwrap().panic);
     let leases: Vec<_> = (0..200)
         .map(|_| router.acquire("model", &Request::default()).unwrap())
-        .filter(|lease| lease.deployment().id() != "hole" || !lease.failure(FailureKind::Error, None))
+        .filter(|lease| lease.deployment().id() != "hole" || !lease.failure(FailureKind::Error, None, &[]))
         .collect();
     // As many as each of the others.
     assert!((145..=155).contains(&leases.len()), "{}", leases.len());
@@ -716,7 +715,7 @@ fn what_was_observed_is_settled() {
 
 #[test]
 fn one_of_a_domain_that_cannot_be_reached_takes_none_with_it() {
-    let rules = BreakerRules { consecutive_failures: None, ..BreakerRules::default() };
+    let rules = HealthRules { consecutive_failures: None, ..HealthRules::default() };
     let members = ["a", "b", "c", "d"].map(|id| in_group(id, "model").with_domain(Some("east").filter(|_| id != "d")).unwrap());
     let router = with_health(Rule::LeastBusy, rules, &members);
     let out = || router.snapshot().iter().filter(|stats| stats.status == Status::CoolingDown).count();
@@ -742,7 +741,7 @@ impl Wake for Bell {
 
 #[test]
 fn whoever_waits_is_told_when_a_domain_makes_the_group_panic() {
-    let rules = BreakerRules { panic_threshold: 0.5, consecutive_failures: Some(2), ..BreakerRules::default() };
+    let rules = HealthRules { panic_threshold: 0.5, consecutive_failures: Some(2), ..HealthRules::default() };
     let in_domain = |id, model| in_group(id, model).with_domain(Some("east")).unwrap();
     let single = |deployment: Deployment| deployment.with_max_parallel_requests(Some(1)).unwrap();
     let router = with_health(
@@ -761,20 +760,20 @@ fn whoever_waits_is_told_when_a_domain_makes_the_group_panic() {
     let bell = Arc::<Bell>::default();
     let patience = Patience { timeout: None, priority: 0 };
     let waiter = router.wait("two", Request::default(), patience, Waker::from(Arc::clone(&bell))).unwrap();
-    assert!(matches!(router.poll(&waiter), Ok(Turn::Waits(_))));
+    assert!(matches!(router.poll(&waiter), Ok(Progress::Waits(_))));
     ["a", "b"].iter().for_each(|id| router.record_failure(id, FailureKind::Connection, None).unwrap());
     assert_eq!(bell.0.load(Ordering::Relaxed), 1);
-    assert!(matches!(router.poll(&waiter), Ok(Turn::Served(lease)) if lease.deployment().id() == "e"));
+    assert!(matches!(router.poll(&waiter), Ok(Progress::Served(lease)) if lease.deployment().id() == "e"));
 }
 
 #[test]
 fn outcomes_go_where_their_deployment_goes() {
-    let rules = BreakerRules {
+    let rules = HealthRules {
         outlier_factor: Some(3.0),
         consecutive_failures: None,
         failure_rate: None,
         cool_last: true,
-        ..BreakerRules::default()
+        ..HealthRules::default()
     };
     let cools = |change: &dyn Fn(&Router<()>)| {
         let router = with_health(Rule::LeastBusy, rules, &[in_group("a", "one"), in_group("b", "one"), in_group("c", "two")]);

@@ -17,8 +17,8 @@ use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, thread};
 use turnout::{
-    BreakerRules, Clock, Deployment, Error, FailureKind, Lease, Limit, LimitKind, ManualClock, Observed, Patience, Quota, Request,
-    Router, Settings, Start, Stats, Strategy, Turn, Unit, Verdict, Waiter, Wishes,
+    Clock, Deployment, Error, FailureKind, HealthRules, Lease, Limit, LimitKind, ManualClock, Observed, Patience, Progress, Quota,
+    Request, Router, Rules, Settings, Start, Stats, Strategy, Unit, Verdict, Waiter, Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -221,7 +221,7 @@ fn what_is_given_back_can_be_taken_again() {
             router.acquire("model", &request(6)).unwrap().release(true);
         };
         let fail = || {
-            router.acquire("model", &request(6)).unwrap().failure(FailureKind::Error, None);
+            router.acquire("model", &request(6)).unwrap().failure(FailureKind::Error, None, &[]);
         };
         together(&[&succeed, &give_back, &fail]);
         let total = |count: fn(&Stats) -> u64| router.snapshot().iter().map(count).sum::<u64>();
@@ -435,7 +435,7 @@ fn a_lease_ends_once_and_counts_once() {
         };
         together(&[
             &|| end("success", lease.success(Some(7), None, Some(9))),
-            &|| end("failure", lease.failure(FailureKind::Error, None)),
+            &|| end("failure", lease.failure(FailureKind::Error, None, &[])),
             &|| end("release", lease.release(true)),
         ]);
         let stats = router.stats("a").unwrap();
@@ -520,7 +520,7 @@ fn a_lease_ends_where_its_deployment_has_moved_up_to() {
         let leases = [router.acquire("model", &without(["c"])).unwrap(), router.acquire("model", &without(["c"])).unwrap()];
         together(&[
             &|| assert!(leases[0].success(None, None, Some(10))),
-            &|| assert!(leases[1].failure(FailureKind::Error, None)),
+            &|| assert!(leases[1].failure(FailureKind::Error, None, &[])),
             &|| drop(router.remove("c").unwrap()),
         ]);
         assert_settled(&router);
@@ -635,8 +635,8 @@ impl<'a> Asking<'a> {
     /// Whether it has its lease.
     fn look(&self) -> Option<Lease<()>> {
         match self.router.poll(&self.waiter).unwrap() {
-            Turn::Served(lease) => Some(lease),
-            Turn::Waits(at_most) => at_most.map(|_| unreachable!("the clock is a manual one")),
+            Progress::Served(lease) => Some(lease),
+            Progress::Waits(at_most) => at_most.map(|_| unreachable!("the clock is a manual one")),
         }
     }
 
@@ -673,7 +673,7 @@ fn nobody_sleeps_while_capacity_is_free() {
             None
         },
         |clock, _, lease| {
-            lease.failure(FailureKind::RateLimit, Some(SECOND));
+            lease.failure(FailureKind::RateLimit, Some(SECOND), &[]);
             clock.advance(SECOND);
             None
         },
@@ -810,7 +810,7 @@ fn act(router: &Router<()>, clock: &ManualClock, leases: &mut Vec<Lease<()>>) {
             if let Some(lease) = leases.pop() {
                 match random(4) {
                     0 => lease.success(Some(random(9) as u64), None, Some(random(100) as u64)),
-                    1 => lease.failure(FailureKind::ALL[random(FailureKind::ALL.len())], Some(random(2) as u64 * SECOND)),
+                    1 => lease.failure(FailureKind::ALL[random(FailureKind::ALL.len())], Some(random(2) as u64 * SECOND), &[]),
                     2 => lease.release(true),
                     _ => lease.release(false),
                 };
@@ -853,12 +853,12 @@ fn act(router: &Router<()>, clock: &ManualClock, leases: &mut Vec<Lease<()>>) {
 #[test]
 fn the_index_and_the_walk_agree_after_anything() {
     explore_strategies(3_000, |strategy| {
-        let rules = BreakerRules {
+        let rules = HealthRules {
             consecutive_failures: Some(1),
             slow_start: 100 * SECOND,
             panic_threshold: 0.5,
             outlier_factor: Some(2.0),
-            ..BreakerRules::default()
+            ..HealthRules::default()
         };
         let (clock, router) = if random(2) == 0 { router(strategy) } else { with_health(strategy, rules, &[]) };
         for id in IDS {
@@ -879,10 +879,10 @@ fn the_index_and_the_walk_agree_after_anything() {
 
 // === health options ===
 
-fn with_health(strategy: Strategy, rules: BreakerRules, ids: &[&str]) -> (Arc<ManualClock>, Router<()>) {
+fn with_health(strategy: Strategy, rules: HealthRules, ids: &[&str]) -> (Arc<ManualClock>, Router<()>) {
     let clock = Arc::new(ManualClock::new(SECOND));
-    let breaker = Some(BreakerRules { cooldown_jitter: 0.0, ..rules });
-    let settings = Settings { strategy, breaker, seed: Some(5), clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() };
+    let health = Rules::Health(HealthRules { cooldown_jitter: 0.0, ..rules });
+    let settings = Settings { strategy, health, seed: Some(5), clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() };
     let router = Router::new(settings).unwrap();
     for id in ids {
         add(&router, deployment(id, "model").with_domain(Some("domain")).unwrap());
@@ -893,7 +893,7 @@ fn with_health(strategy: Strategy, rules: BreakerRules, ids: &[&str]) -> (Arc<Ma
 #[test]
 fn one_probe_at_a_time_and_none_is_lost() {
     explore_strategies(300, |strategy| {
-        let rules = BreakerRules { success_threshold: 100, cool_last: true, ..BreakerRules::default() };
+        let rules = HealthRules { success_threshold: 100, cool_last: true, ..HealthRules::default() };
         let (clock, router) = with_health(strategy, rules, &["a"]);
         router.cool_down("a", SECOND).unwrap();
         clock.advance(SECOND);
@@ -907,7 +907,7 @@ fn one_probe_at_a_time_and_none_is_lost() {
                 inside.fetch_sub(1, SeqCst);
                 match random(4) {
                     0 => assert!(lease.success(None, None, None)),
-                    1 => assert!(lease.failure(FailureKind::Cancelled, None)),
+                    1 => assert!(lease.failure(FailureKind::Cancelled, None, &[])),
                     2 => assert!(lease.release(true)),
                     _ => drop(lease),
                 }
@@ -928,7 +928,7 @@ fn one_probe_at_a_time_and_none_is_lost() {
 #[test]
 fn failures_at_once_never_take_out_all() {
     explore_strategies(300, |strategy| {
-        let rules = BreakerRules { consecutive_failures: Some(1), panic_threshold: 0.6, ..BreakerRules::default() };
+        let rules = HealthRules { consecutive_failures: Some(1), panic_threshold: 0.6, ..HealthRules::default() };
         let (_clock, router) = with_health(strategy, rules, &["a", "b", "c"]);
         let panics = AtomicU32::new(0);
         let fail = |id: &'static str| {
@@ -957,7 +957,7 @@ fn failures_at_once_never_take_out_all() {
 #[test]
 fn what_happens_is_told_once() {
     explore(500, || {
-        let rules = BreakerRules { consecutive_failures: Some(1), panic_threshold: 0.5, ..BreakerRules::default() };
+        let rules = HealthRules { consecutive_failures: Some(1), panic_threshold: 0.5, ..HealthRules::default() };
         let (_clock, router) = with_health(Strategy::SimpleShuffle, rules, &["a", "b", "c"]);
         let told = Arc::new(std::sync::Mutex::new(Vec::new()));
         let subscription = router.subscribe({

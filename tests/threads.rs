@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, OnceLock, Weak};
 
 use turnout::{
-    Attachment, BreakerRules, Clock, Deployment, FailureKind, Limit, LimitKind, ManualClock, Quota, Request, Router, Settings,
-    Start, Status, Strategy, Unit,
+    Attachment, Clock, Deployment, FailureKind, HealthRules, Limit, LimitKind, ManualClock, Quota, Request, Router, Rules,
+    Settings, Start, Status, Strategy, Unit,
 };
 
 const THREADS: usize = 8;
@@ -160,7 +160,7 @@ fn quotas_are_never_exceeded_and_nothing_is_lost() {
                         seen.tokens.fetch_sub(output / 2, Ordering::SeqCst);
                         assert!(lease.success(None, Some((input, output - output / 2)), None));
                     }
-                    2 => assert!(lease.failure(FailureKind::BadRequest, None)),
+                    2 => assert!(lease.failure(FailureKind::BadRequest, None, &[])),
                     _ => assert!(lease.release(false)),
                 }
             }
@@ -243,7 +243,7 @@ fn picks_go_on_while_deployments_change() {
                         let lease = router.acquire("model", &Request::default()).unwrap();
                         let _ = router.explain("model", &Request::default()).unwrap();
                         if i % 3 == 0 {
-                            lease.failure(FailureKind::Error, Some(1))
+                            lease.failure(FailureKind::Error, Some(1), &[])
                         } else {
                             lease.success(None, None, None)
                         };
@@ -274,7 +274,7 @@ fn a_lease_ends_once_whoever_ends_it() {
             let ends = match (thread + i) % 3 {
                 0 => lease.release(false),
                 1 => lease.success(None, None, None),
-                _ => lease.failure(FailureKind::BadRequest, None),
+                _ => lease.failure(FailureKind::BadRequest, None, &[]),
             };
             ended.fetch_add(u32::from(ends), Ordering::Relaxed);
         });
@@ -355,10 +355,10 @@ fn what_a_change_takes_out_is_dropped_when_no_lock_is_held() {
     assert!(router.is_empty());
 }
 
-fn with_health(strategy: Strategy, rules: BreakerRules, deployments: usize) -> (Arc<ManualClock>, Router<()>) {
+fn with_health(strategy: Strategy, rules: HealthRules, deployments: usize) -> (Arc<ManualClock>, Router<()>) {
     let clock = Arc::new(ManualClock::new(1));
-    let breaker = Some(BreakerRules { cooldown_jitter: 0.0, ..rules });
-    let settings = Settings { strategy, breaker, clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() };
+    let health = Rules::Health(HealthRules { cooldown_jitter: 0.0, ..rules });
+    let settings = Settings { strategy, health, clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() };
     let router = Router::new(settings).unwrap();
     for id in 0..deployments {
         drop(router.add(deployment(id), ()).unwrap());
@@ -369,7 +369,7 @@ fn with_health(strategy: Strategy, rules: BreakerRules, deployments: usize) -> (
 #[test]
 fn one_probe_at_a_time_and_none_is_lost() {
     for strategy in Strategy::ALL {
-        let rules = BreakerRules { success_threshold: u32::MAX, ..BreakerRules::default() };
+        let rules = HealthRules { success_threshold: u32::MAX, ..HealthRules::default() };
         let (clock, router) = with_health(strategy, rules, 1);
         router.cool_down("0", 10).unwrap();
         clock.advance(10);
@@ -385,7 +385,7 @@ fn one_probe_at_a_time_and_none_is_lost() {
                 inside.fetch_sub(1, Ordering::SeqCst);
                 match i % 4 {
                     0 => assert!(lease.success(None, None, None)),
-                    1 => assert!(lease.failure(FailureKind::BadRequest, None)),
+                    1 => assert!(lease.failure(FailureKind::BadRequest, None, &[])),
                     2 => assert!(lease.release(true)),
                     _ => drop(lease),
                 }
@@ -400,7 +400,7 @@ fn one_probe_at_a_time_and_none_is_lost() {
 #[test]
 fn failures_at_once_never_take_out_all() {
     for round in 0..200 {
-        let (_clock, router) = with_health(Strategy::ALL[round % 7], BreakerRules::default(), THREADS);
+        let (_clock, router) = with_health(Strategy::ALL[round % 7], HealthRules::default(), THREADS);
         together(|thread| {
             for _ in 0..10 {
                 router.record_failure(&thread.to_string(), FailureKind::Error, None).unwrap();

@@ -3,19 +3,20 @@
 //! Errors of connection count against the domain. When it trips, every deployment of it cools down, so that the others need not
 //! each find out for themselves.
 
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use rustc_hash::FxHashMap;
+
+use super::health_rules::HealthRules;
 use super::ring::Ring;
-use super::rules::BreakerRules;
-use crate::clock::Nanos;
-use crate::registry::Entry;
-use crate::sync::Mutex;
+use crate::base::sync::{Mutex, hold};
+use crate::base::time::Nanos;
 
 /// A domain and the deployments in it.
 #[derive(Debug)]
-pub(crate) struct Domain<T> {
+pub(crate) struct Domain<M> {
     counted: Mutex<Counted>,
-    members: Mutex<Vec<Weak<Entry<T>>>>,
+    members: Mutex<Vec<Weak<M>>>,
 }
 
 #[derive(Debug, Default)]
@@ -30,14 +31,14 @@ struct Counted {
     other_at: Option<Nanos>,
 }
 
-impl<T> Domain<T> {
-    pub(crate) fn new() -> Self {
+impl<M> Domain<M> {
+    fn new() -> Self {
         Self { counted: Mutex::default(), members: Mutex::default() }
     }
 
     /// Takes a deployment in. One that is gone drops out by itself.
-    pub(crate) fn enter(&self, member: &Arc<Entry<T>>) {
-        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn enter(&self, member: &Arc<M>) {
+        let mut members = hold(&self.members);
         if members.len() == members.capacity() {
             members.retain(|member| member.strong_count() > 0);
         }
@@ -45,24 +46,24 @@ impl<T> Domain<T> {
     }
 
     /// The deployments that are registered.
-    pub(crate) fn members(&self) -> Vec<Arc<Entry<T>>> {
-        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    pub(crate) fn members(&self) -> Vec<Arc<M>> {
+        let members = hold(&self.members).clone();
         members.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// One of its deployments was reached.
-    pub(crate) fn success(&self, rules: &BreakerRules, now: Nanos) {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        counted.window.add(rules.bucket(), now, false);
+    pub(crate) fn success(&self, rules: &HealthRules, now: Nanos) {
+        let mut counted = hold(&self.counted);
+        counted.window.add(rules.interval(), now, false);
         (counted.in_a_row, counted.are_several) = (0, false);
     }
 
     /// One of its deployments could not be reached; returns whether that is one too many. Failures that are all of one deployment say something
     /// of that deployment, which has its own rules.
-    pub(crate) fn failure(&self, rules: &BreakerRules, now: Nanos, id: &Arc<str>) -> bool {
-        let mut guard = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn failure(&self, rules: &HealthRules, now: Nanos, id: &Arc<str>) -> bool {
+        let mut guard = hold(&self.counted);
         let counted = &mut *guard;
-        counted.window.add(rules.bucket(), now, true);
+        counted.window.add(rules.interval(), now, true);
         if let Some((_, at)) = counted.last.replace((Arc::clone(id), now)).filter(|(last, _)| last != id) {
             counted.other_at = Some(at);
             counted.are_several |= counted.in_a_row > 0;
@@ -70,10 +71,39 @@ impl<T> Domain<T> {
         counted.in_a_row = counted.in_a_row.saturating_add(1);
         let in_window = counted.other_at.is_some_and(|at| now.saturating_sub(at) < rules.window);
         let trips = (counted.are_several && rules.is_too_many_in_a_row(counted.in_a_row))
-            || (in_window && rules.is_too_large_a_share(counted.window.tally(rules.bucket(), now)));
+            || (in_window && rules.is_too_large_a_share(counted.window.tally(rules.interval(), now)));
         if trips {
             *counted = Counted::default();
         }
         trips
+    }
+}
+
+/// The domains by their names, for as long as a deployment is in them.
+#[derive(Debug)]
+pub(crate) struct Domains<M>(Mutex<ByName<M>>);
+
+type ByName<M> = FxHashMap<Arc<str>, Weak<Domain<M>>>;
+
+impl<M> Default for Domains<M> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<M> Domains<M> {
+    /// Returns the domain with a name, which is made if there is none.
+    pub(crate) fn get(&self, name: &Arc<str>) -> Arc<Domain<M>> {
+        let mut domains = hold(&self.0);
+        let known = domains.get(name).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            // Domains that no deployment is in any more go when the map is full: so they never outnumber the others.
+            if domains.len() == domains.capacity() {
+                domains.retain(|_, domain| domain.strong_count() > 0);
+            }
+            let domain = Arc::new(Domain::new());
+            domains.insert(Arc::clone(name), Arc::downgrade(&domain));
+            domain
+        })
     }
 }

@@ -1,11 +1,9 @@
 //! The outcomes of all members of a group, beside which one of them is an outlier.
 
-use std::sync::PoisonError;
-
+use super::health_rules::HealthRules;
 use super::ring::{Ring, Tally};
-use super::rules::BreakerRules;
-use crate::clock::Nanos;
-use crate::sync::{Mutex, MutexGuard};
+use crate::base::sync::{Mutex, MutexGuard, hold};
+use crate::base::time::Nanos;
 
 /// Counts only where the rules look for outliers. Locked after everything else.
 #[derive(Debug, Default)]
@@ -13,29 +11,29 @@ pub(crate) struct Pool(Mutex<Ring>);
 
 impl Pool {
     fn ring(&self) -> MutexGuard<'_, Ring> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        hold(&self.0)
     }
 
-    pub(crate) fn add(&self, rules: &BreakerRules, now: Nanos, failed: bool) {
+    pub(crate) fn add(&self, rules: &HealthRules, now: Nanos, failed: bool) {
         if rules.outlier_factor.is_some() {
-            self.ring().add(rules.bucket(), now, failed);
+            self.ring().add(rules.interval(), now, failed);
         }
     }
 
     /// What the others of the group have counted.
-    pub(crate) fn without(&self, own: Tally, rules: &BreakerRules, now: Nanos) -> Tally {
-        self.ring().tally(rules.bucket(), now).without(own)
+    pub(crate) fn without(&self, own: Tally, rules: &HealthRules, now: Nanos) -> Tally {
+        self.ring().tally(rules.interval(), now).without(own)
     }
 
     /// Takes in what a new member has counted elsewhere.
-    pub(crate) fn take_in(&self, rules: &BreakerRules, window: &Ring) {
+    pub(crate) fn take_in(&self, rules: &HealthRules, window: &Ring) {
         if rules.outlier_factor.is_some() {
             self.ring().take_in(window);
         }
     }
 
     /// Takes out what a member has counted.
-    pub(crate) fn forget(&self, rules: &BreakerRules, window: &Ring) {
+    pub(crate) fn forget(&self, rules: &HealthRules, window: &Ring) {
         if rules.outlier_factor.is_some() {
             self.ring().take_out(window);
         }

@@ -1,16 +1,16 @@
-//! Outcomes of the last while, in buckets of time.
+//! Outcomes of the last while, in intervals of time.
 //!
-//! Ten buckets, of which the newest is still filling: what is counted covers nine tenths to the whole of the window. Counts are exact,
-//! and nothing is averaged. Buckets roll lazily, when the ring is next written to; until then a reader leaves out those whose time is over.
+//! Ten intervals, of which the newest is still filling: what is counted covers nine tenths to the whole of the window. Counts are exact,
+//! and nothing is averaged. Intervals roll lazily, when the ring is next written to; until then a reader leaves out those whose time is over.
 //!
 //! One thread at a time writes, under the lock of whatever the ring is part of. Anyone reads.
 
 use std::array;
 
-use crate::clock::Nanos;
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::base::time::Nanos;
 
-pub(crate) const BUCKETS: u64 = 10;
+pub(crate) const INTERVALS: u64 = 10;
 
 const PLACES: usize = 10;
 
@@ -38,12 +38,12 @@ impl Tally {
 }
 
 #[derive(Debug, Default)]
-struct Bucket {
+struct Interval {
     successes: AtomicU32,
     failures: AtomicU32,
 }
 
-impl Bucket {
+impl Interval {
     fn tally(&self) -> Tally {
         Tally { successes: self.successes.load(Ordering::Relaxed).into(), failures: self.failures.load(Ordering::Relaxed).into() }
     }
@@ -54,49 +54,49 @@ impl Bucket {
     }
 }
 
-/// A ring of buckets, each `length` long as its user says in every call.
+/// A ring of intervals, each `length` long as its user says in every call.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    /// The number of the newest bucket, counted from the epoch; the one with number n lies at n modulo ten.
+    /// The number of the newest interval, counted from the epoch; the one with number n lies at n modulo ten.
     newest: AtomicU64,
-    buckets: [Bucket; PLACES],
+    intervals: [Interval; PLACES],
 }
 
 impl Default for Ring {
     fn default() -> Self {
-        Self { newest: AtomicU64::new(0), buckets: array::from_fn(|_| Bucket::default()) }
+        Self { newest: AtomicU64::new(0), intervals: array::from_fn(|_| Interval::default()) }
     }
 }
 
 impl Ring {
     /// Counts an outcome.
     pub(crate) fn add(&self, length: Nanos, now: Nanos, failed: bool) {
-        if let Some(bucket) = self.bucket(self.roll(now / length.max(1))) {
-            let count = if failed { &bucket.failures } else { &bucket.successes };
+        if let Some(interval) = self.interval(self.roll(now / length.max(1))) {
+            let count = if failed { &interval.failures } else { &interval.successes };
             count.store(count.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
         }
     }
 
     /// What the window that ends now has.
     pub(crate) fn tally(&self, length: Nanos, now: Nanos) -> Tally {
-        self.current(length, now).fold(Tally::default(), |sum, (_, bucket)| {
-            let part = bucket.tally();
+        self.current(length, now).fold(Tally::default(), |sum, (_, interval)| {
+            let part = interval.tally();
             Tally { successes: sum.successes + part.successes, failures: sum.failures + part.failures }
         })
     }
 
     /// When the first of the failures that count now no longer does; None if there is none.
     pub(crate) fn fades_at(&self, length: Nanos, now: Nanos) -> Option<Nanos> {
-        let oldest = self.current(length, now).find(|(_, bucket)| bucket.tally().failures > 0);
-        oldest.map(|(number, _)| (number + BUCKETS).saturating_mul(length.max(1)))
+        let oldest = self.current(length, now).find(|(_, interval)| interval.tally().failures > 0);
+        oldest.map(|(number, _)| (number + INTERVALS).saturating_mul(length.max(1)))
     }
 
-    /// Takes in what another ring with buckets of the same length has.
+    /// Takes in what another ring with intervals of the same length has.
     pub(crate) fn take_in(&self, other: &Self) {
         self.combine(other, u32::saturating_add);
     }
 
-    /// Takes out what another ring with buckets of the same length has.
+    /// Takes out what another ring with intervals of the same length has.
     pub(crate) fn take_out(&self, other: &Self) {
         self.combine(other, u32::saturating_sub);
     }
@@ -104,20 +104,20 @@ impl Ring {
     fn combine(&self, other: &Self, with: impl Fn(u32, u32) -> u32) {
         let others_newest = other.newest.load(Ordering::Relaxed);
         let newest = self.roll(others_newest);
-        for number in newest.saturating_sub(BUCKETS - 1)..=others_newest {
-            if let (Some(bucket), Some(part)) = (self.bucket(number), other.bucket(number)) {
+        for number in newest.saturating_sub(INTERVALS - 1)..=others_newest {
+            if let (Some(interval), Some(part)) = (self.interval(number), other.interval(number)) {
                 let both = |own: &AtomicU32, other: &AtomicU32| with(own.load(Ordering::Relaxed), other.load(Ordering::Relaxed));
-                bucket.set(both(&bucket.successes, &part.successes), both(&bucket.failures, &part.failures));
+                interval.set(both(&interval.successes, &part.successes), both(&interval.failures, &part.failures));
             }
         }
     }
 
-    /// Begins a bucket, and those between, if it is newer than the newest; returns the newest.
+    /// Begins a interval, and those between, if it is newer than the newest; returns the newest.
     fn roll(&self, number: u64) -> u64 {
         let newest = self.newest.load(Ordering::Relaxed);
         let number = number.max(newest);
-        for passed in newest.max(number.saturating_sub(BUCKETS))..number {
-            self.bucket(passed + 1).inspect(|bucket| bucket.set(0, 0));
+        for passed in newest.max(number.saturating_sub(INTERVALS))..number {
+            self.interval(passed + 1).inspect(|interval| interval.set(0, 0));
         }
         self.newest.store(number, Ordering::Relaxed);
         number
@@ -126,18 +126,18 @@ impl Ring {
     /// Forgets everything.
     pub(crate) fn clear(&self) {
         self.newest.store(0, Ordering::Relaxed);
-        self.buckets.iter().for_each(|bucket| bucket.set(0, 0));
+        self.intervals.iter().for_each(|interval| interval.set(0, 0));
     }
 
-    /// The buckets that count now, oldest first, with their numbers.
-    fn current(&self, length: Nanos, now: Nanos) -> impl Iterator<Item = (u64, &Bucket)> {
+    /// The intervals that count now, oldest first, with their numbers.
+    fn current(&self, length: Nanos, now: Nanos) -> impl Iterator<Item = (u64, &Interval)> {
         let newest = self.newest.load(Ordering::Relaxed);
         let number = (now / length.max(1)).max(newest);
-        (number.saturating_sub(BUCKETS - 1)..=newest).filter_map(|number| Some((number, self.bucket(number)?)))
+        (number.saturating_sub(INTERVALS - 1)..=newest).filter_map(|number| Some((number, self.interval(number)?)))
     }
 
-    fn bucket(&self, number: u64) -> Option<&Bucket> {
-        self.buckets.get(usize::try_from(number % BUCKETS).ok()?)
+    fn interval(&self, number: u64) -> Option<&Interval> {
+        self.intervals.get(usize::try_from(number % INTERVALS).ok()?)
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn counts_are_those_of_the_last_ten_buckets(steps in prop::collection::vec((0..250_u64, any::<bool>()), 1..80)) {
+        fn counts_are_those_of_the_last_ten_intervals(steps in prop::collection::vec((0..250_u64, any::<bool>()), 1..80)) {
             let (ring, pool) = (Ring::default(), Ring::default());
             let (mut now, mut seen) = (0, Vec::new());
             for (i, (passed, failed)) in steps.into_iter().enumerate() {
@@ -172,7 +172,7 @@ mod tests {
                     seen.push((now / 10, failed));
                 }
                 let count = |failed| {
-                    seen.iter().filter(|&&(number, which)| which == failed && number + BUCKETS > now / 10).count() as u64
+                    seen.iter().filter(|&&(number, which)| which == failed && number + INTERVALS > now / 10).count() as u64
                 };
                 prop_assert_eq!(ring.tally(10, now), Tally { successes: count(false), failures: count(true) });
             }

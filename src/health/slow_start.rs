@@ -4,7 +4,7 @@
 //! works under every strategy, needs no chance, and an index knows when the next slice begins. The share grows from 10 % by 1 % a slice;
 //! which slices are open follows as the pixels of a line do (Bresenham), so that at any time as many were as the shares add up to.
 
-use crate::clock::Nanos;
+use crate::base::time::Nanos;
 
 const SLICES: u64 = 100;
 

@@ -8,10 +8,11 @@
 
 use std::marker::PhantomData;
 
+use super::leaf::Leaf;
 use super::nodes::{FANOUT, Keep, Node, Nodes};
-use crate::clock::Nanos;
-use crate::select::Wishes;
-use crate::strategy::{Chance, Position, Rule, Step};
+use crate::base::position::Position;
+use crate::facts::Wishes;
+use crate::strategy::{Chance, Rule, View};
 
 /// In a tree of so many levels, a search that stops at the child it is after is faster than one that looks at all of them without a branch.
 const FEW_LEVELS: usize = 2;
@@ -22,7 +23,7 @@ pub(crate) struct Filter<'a> {
     pub(crate) tokens: u64,
     /// Places that are excluded, in order.
     pub(crate) skips: Vec<Position>,
-    /// Whether it has no prompt or no answer: see [`Leaf::is_least`].
+    /// Whether it has no prompt or no answer: see [`Leaf::understates`].
     pub(crate) lacks_part: bool,
     /// Has the tags that are asked for, if any are.
     pub(crate) tags: Option<&'a Wishes>,
@@ -81,53 +82,31 @@ impl<R: Rule> Keep for Summaries<R> {
 struct Tokens;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct TokensLeft {
+struct Spread {
     least: u64,
     most: u64,
 }
 
 impl Keep for Tokens {
     type Leaf = u64;
-    type Sum = TokensLeft;
+    type Sum = Spread;
 
     const NOBODY: u64 = 0;
 
     /// Any request is too large for nobody.
     #[inline]
-    fn nothing() -> TokensLeft {
-        TokensLeft { least: u64::MAX, most: 0 }
+    fn nothing() -> Spread {
+        Spread { least: u64::MAX, most: 0 }
     }
 
     #[inline]
-    fn sum_up(_: usize, tokens: u64) -> TokensLeft {
-        if tokens == 0 { Self::nothing() } else { TokensLeft { least: tokens, most: tokens } }
+    fn sum_up(_: usize, tokens: u64) -> Spread {
+        if tokens == 0 { Self::nothing() } else { Spread { least: tokens, most: tokens } }
     }
 
     #[inline]
-    fn join(left: &TokensLeft, right: &TokensLeft) -> TokensLeft {
-        TokensLeft { least: left.least.min(right.least), most: left.most.max(right.most) }
-    }
-}
-
-/// What a pick without wishes makes of a member, and how long that holds.
-#[derive(Debug)]
-pub(super) struct Leaf<L> {
-    /// None if a gate stops it.
-    pub(super) candidate: Option<L>,
-    /// The tokens it has left; 0 if a gate stops it.
-    pub(super) tokens: u64,
-    /// Whether it may have more left for some requests, or be a candidate for those that take no prompt or no answer.
-    pub(super) is_least: bool,
-    /// When time alone changes the candidate; None if it does not.
-    pub(super) changes_at: Option<Nanos>,
-    /// When time alone changes the tokens that are left; None if it does not.
-    pub(super) refills_at: Option<Nanos>,
-}
-
-impl<L> Leaf<L> {
-    /// Of a member that a gate stops, until some time.
-    pub(super) fn stopped(until: Option<Nanos>) -> Self {
-        Self { candidate: None, tokens: 0, is_least: false, changes_at: until, refills_at: None }
+    fn join(left: &Spread, right: &Spread) -> Spread {
+        Spread { least: left.least.min(right.least), most: left.most.max(right.most) }
     }
 }
 
@@ -194,24 +173,21 @@ impl<R: Rule> Tree<R> {
         filter.skips.is_empty() && filter.tokens <= self.tokens.get(self.tokens.root()).least
     }
 
-    /// Picks where the filter takes nothing away; None if there is nobody. Calls `near` with a place close to the one it picks before it
-    /// knows which that is: what the caller reads there comes into the cache while the leaves do.
+    /// Picks where the filter takes nothing away; None if there is nobody. Calls `prefetch` with a place close to the
+    /// one that it picks before it knows which that is. What the caller reads there comes into the cache while the
+    /// leaves do.
     #[inline]
-    pub(super) fn pick(&self, chance: &Chance<'_>, near: impl Fn(Position)) -> Option<Position> {
-        let whole = self.summaries.get(self.summaries.root());
-        match chance.step(R::outcome(&whole)) {
-            Step::Done(picked) => picked,
-            Step::Find(left) => Some(self.find(&whole, left, near)),
-        }
+    pub(super) fn pick(&self, chance: &Chance<'_>, prefetch: impl Fn(Position)) -> Option<Position> {
+        R::choose(&Whole { tree: self, prefetch }, chance)
     }
 
     /// Goes down to the leaf in whose share `left` falls.
     #[inline]
-    fn find(&self, whole: &R::Summary, left: u64, near: impl Fn(Position)) -> Position {
+    fn find(&self, whole: &R::Summary, left: u64, prefetch: impl Fn(Position)) -> Position {
         if R::SHARES_VARY && self.summaries.root().level > FEW_LEVELS {
-            return self.find_deep(whole, left, near);
+            return self.find_deep(whole, left, prefetch);
         }
-        self.descend(whole, left, near, |node, left| {
+        self.descend(whole, left, prefetch, |node, left| {
             self.summaries.position(node, |child| {
                 let share = R::share(whole, child);
                 let is_here = *left < share;
@@ -223,8 +199,8 @@ impl<R: Rule> Tree<R> {
 
     /// As `find`, without a branch at each child, where none could be foreseen.
     #[inline(never)]
-    fn find_deep(&self, whole: &R::Summary, left: u64, near: impl Fn(Position)) -> Position {
-        self.descend(whole, left, near, |node, left| {
+    fn find_deep(&self, whole: &R::Summary, left: u64, prefetch: impl Fn(Position)) -> Position {
+        self.descend(whole, left, prefetch, |node, left| {
             // The child is as many to the right as shares end before it.
             let (_, before, nth) = self.summaries.fold(node, (0, 0, 0), |(end, before, nth), child| {
                 let end = end + R::share(whole, child);
@@ -242,13 +218,13 @@ impl<R: Rule> Tree<R> {
         &self,
         whole: &R::Summary,
         mut left: u64,
-        near: impl Fn(Position),
+        prefetch: impl Fn(Position),
         child: impl Fn(Node, &mut u64) -> usize,
     ) -> Position {
         let mut node = self.summaries.root();
         loop {
             if node.level == 1 {
-                near(position(node.child(0).place));
+                prefetch(position(node.child(0).place));
             }
             node = node.child(child(node, &mut left).min(FANOUT - 1));
             if node.level == 0 {
@@ -264,12 +240,7 @@ impl<R: Rule> Tree<R> {
 
     /// Picks from what a filter leaves; None if that is nobody.
     pub(super) fn pick_filtered(&self, filter: &Filter<'_>, chance: &Chance<'_>) -> Option<Position> {
-        let mut whole = R::Summary::default();
-        self.add_up(filter, self.summaries.root(), &mut whole);
-        match chance.step(R::outcome(&whole)) {
-            Step::Done(picked) => picked,
-            Step::Find(left) => Some(self.find_filtered(filter, &whole, left)),
-        }
+        R::choose(&Filtered { tree: self, filter }, chance)
     }
 
     /// Goes down to the leaf in whose share of what the filter leaves `left` falls.
@@ -328,8 +299,133 @@ impl<R: Rule> Tree<R> {
     }
 }
 
+/// All members of a tree.
+struct Whole<'a, R: Rule, P> {
+    tree: &'a Tree<R>,
+    /// See [`Tree::pick`].
+    prefetch: P,
+}
+
+impl<R: Rule, P: Fn(Position)> View<R> for Whole<'_, R, P> {
+    #[inline]
+    fn whole(&self) -> R::Summary {
+        self.tree.summaries.get(self.tree.summaries.root())
+    }
+
+    #[inline]
+    fn find(&self, whole: &R::Summary, left: u64) -> Option<Position> {
+        Some(self.tree.find(whole, left, &self.prefetch))
+    }
+
+    #[inline]
+    fn leaf(&self, position: Position) -> Option<R::Leaf> {
+        self.tree.summaries.leaf(position as usize)
+    }
+}
+
+/// The members of a tree that a filter leaves.
+struct Filtered<'a, R: Rule> {
+    tree: &'a Tree<R>,
+    filter: &'a Filter<'a>,
+}
+
+impl<R: Rule> View<R> for Filtered<'_, R> {
+    fn whole(&self) -> R::Summary {
+        let mut whole = R::Summary::default();
+        self.tree.add_up(self.filter, self.tree.summaries.root(), &mut whole);
+        whole
+    }
+
+    fn find(&self, whole: &R::Summary, left: u64) -> Option<Position> {
+        Some(self.tree.find_filtered(self.filter, whole, left))
+    }
+
+    fn leaf(&self, position: Position) -> Option<R::Leaf> {
+        self.tree.summaries.leaf(position as usize)
+    }
+}
+
 /// A leaf's place as a position: there are no more places than positions.
 #[inline]
 fn position(place: usize) -> Position {
     Position::try_from(place).unwrap_or(Position::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rng::Rng;
+    use crate::base::sync::atomic::AtomicU64;
+    use crate::strategy::{Candidate, Candidates, Choice, RoutingContext, Step};
+
+    /// The less busy of two candidates that are drawn: a rule whose pick does not follow from a summary.
+    #[derive(Debug)]
+    struct TwoChoices;
+
+    impl Rule for TwoChoices {
+        type Leaf = u32;
+        type Summary = u32;
+
+        const SCORE: &'static str = "active requests";
+
+        fn leaf(candidate: &impl Candidate) -> u32 {
+            candidate.active_requests()
+        }
+
+        fn sum_up(_: Position, _: u32) -> u32 {
+            1
+        }
+
+        fn join(left: &u32, right: &u32) -> u32 {
+            left + right
+        }
+
+        fn choice(count: &u32) -> Choice {
+            if *count == 0 { Choice::Nobody } else { Choice::Draw { total: u64::from(*count) } }
+        }
+
+        fn choose(view: &impl View<Self>, chance: &Chance<'_>) -> Option<Position> {
+            let whole = view.whole();
+            let draw = || match chance.step(Self::choice(&whole)) {
+                Step::Done(picked) => picked,
+                Step::Find(left) => view.find(&whole, left),
+            };
+            let (one, other) = (draw()?, draw()?);
+            if view.leaf(other)? < view.leaf(one)? { Some(other) } else { Some(one) }
+        }
+
+        fn share(_: &u32, part: &u32) -> u64 {
+            u64::from(*part)
+        }
+
+        fn score(_: &u32, candidate: &impl Candidate) -> f64 {
+            f64::from(candidate.active_requests())
+        }
+    }
+
+    #[test]
+    fn a_rule_that_compares_leaves_picks_from_a_tree_what_it_picks_from_a_walk() {
+        for members in [1, 7, 100] {
+            let busy = |place: u32| RoutingContext { active_requests: place % 5, ..RoutingContext::new("candidate") };
+            let present = || (0..members).filter(|place| place % 3 != 1).map(|place| (place, busy(place)));
+            let mut tree = Tree::<TwoChoices>::new(members as usize);
+            for (place, context) in present() {
+                let leaf = Leaf { candidate: Some(TwoChoices::leaf(&context)), tokens: 1, ..Leaf::stopped(None) };
+                tree.put(place, &leaf);
+            }
+            let picks = |pick: &dyn Fn(&Chance<'_>) -> Option<Position>| {
+                let (rng, next_turn) = (Rng::new(Some(3)), AtomicU64::new(0));
+                let chance = Chance { rng: &rng, next_turn: &next_turn, peek: false };
+                (0..50).map(|_| pick(&chance).unwrap()).collect::<Vec<_>>()
+            };
+            let by_tree = picks(&|chance| tree.pick(chance, |_| ()));
+            let filter = Filter { tokens: 1, skips: vec![0], lacks_part: false, tags: None };
+            assert_eq!(by_tree, picks(&|chance| TwoChoices::choose(&Candidates::new(present(), present), chance)));
+            let others = || present().filter(|&(place, _)| place != 0);
+            if members > 1 {
+                let by_filter = picks(&|chance| tree.pick_filtered(&filter, chance));
+                assert_eq!(by_filter, picks(&|chance| TwoChoices::choose(&Candidates::new(others(), others), chance)));
+            }
+        }
+    }
 }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use rustc_hash::FxBuildHasher;
 
-use super::Members;
+use super::member::{Member, Members, members};
 use super::tree::Tree;
-use crate::select::Wishes;
+use crate::facts::Wishes;
 use crate::strategy::Rule;
 
-/// One bit of [`Home::views`](super::Home) each.
+/// One bit of [`Place::views`](super::member::Place) each.
 const MOST: usize = 8;
 
 /// So many tag sets that have no tree are remembered.
@@ -66,7 +66,7 @@ impl<R: Rule> Default for Views<R> {
 
 impl<R: Rule> Views<R> {
     /// The tree for the tags of a request; None if a walk has to do.
-    pub(super) fn get<T>(&mut self, wishes: &Wishes, members: &Members<T>, all: &Tree<R>) -> Option<&Tree<R>> {
+    pub(super) fn get<M: Member>(&mut self, wishes: &Wishes, members: &Members<M>, all: &Tree<R>) -> Option<&Tree<R>> {
         if wishes.tags.iter().map(|tag| tag.len() + 8).sum::<usize>() > LONGEST {
             return None;
         }
@@ -83,13 +83,13 @@ impl<R: Rule> Views<R> {
 
     /// Makes a tree for tags that have none, if that is worth its while.
     #[cold]
-    fn make<T>(&mut self, wishes: &Wishes, members: &Members<T>, all: &Tree<R>) -> Option<usize> {
+    fn make<M: Member>(&mut self, wishes: &Wishes, members: &Members<M>, all: &Tree<R>) -> Option<usize> {
         let place = self.place_for(FxBuildHasher.hash_one((&wishes.tags, wishes.any_tag)))?;
         let wishes = Wishes { tags: wishes.tags.clone(), any_tag: wishes.any_tag, ..Wishes::default() };
         let mut tree = Tree::new(all.leaves());
-        for (position, member) in super::members(members) {
-            let matches = wishes.accepts_tags(member.deployment().tags());
-            member.home.set_view(place, matches);
+        for (position, member) in self::members(members) {
+            let matches = wishes.accepts_tags(member.tags());
+            member.place().set_view(place, matches);
             if matches {
                 tree.copy(position, all);
             }

@@ -10,9 +10,9 @@
 //! What is put back counts as if it had never been taken. Had it not been, the bucket might have been full for a while and spilled; how
 //! near it was to that is what the [lows](Lows) remember.
 
-use crate::clock::Nanos;
-use crate::context::Usage;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use super::usage::Usage;
+use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::base::time::Nanos;
 
 /// How fast a bucket refills, and how large it is.
 #[derive(Debug, Clone, Copy)]

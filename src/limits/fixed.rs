@@ -1,8 +1,8 @@
 //! Windows of a fixed length, at whose end all is let go at once.
 
-use crate::clock::Nanos;
-use crate::limits::Start;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use super::limit::Start;
+use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::base::time::Nanos;
 
 /// How long a window is, and where it begins.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +72,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::clock::MINUTE;
+    use crate::base::time::MINUTE;
 
     fn words() -> [AtomicU64; WORDS] {
         Default::default()

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use super::bucket::{self, Bucket};
+use super::demand::Demand;
 use super::fixed::{self, Fixed};
+use super::limit::{Limit, LimitKind};
+use super::shortfall::LimitShortfall;
 use super::sliding::{self, Sliding};
-use super::{Limit, LimitKind, Unit};
-use crate::clock::{Nanos, seconds};
-use crate::context::Usage;
-use crate::sync::atomic::AtomicU64;
+use super::unit::Unit;
+use super::usage::Usage;
+use crate::base::sync::atomic::AtomicU64;
+use crate::base::time::Nanos;
 
 /// A limit and what was used of it. Read without a lock, written under its owner's.
 #[derive(Debug)]
@@ -17,30 +20,6 @@ pub(crate) struct Meter {
     counter: Counter,
     /// Flat, and shared with the meter that takes its place when its deployment's facts are replaced.
     words: Arc<[AtomicU64]>,
-}
-
-/// A limit that leaves too little. Small, since every pick returns room for one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Spent {
-    /// Which one of its owner's limits.
-    pub nth: u32,
-    /// What is used of it.
-    pub used: u64,
-    /// What was asked for.
-    pub asked: u64,
-    /// Nanoseconds until enough is left; [`Nanos::MAX`] if that will never be.
-    pub frees_in: Nanos,
-}
-
-impl std::fmt::Display for Spent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { used, asked, frees_in, .. } = self;
-        if *frees_in == Nanos::MAX {
-            write!(f, "{asked} asked for, never fits")
-        } else {
-            write!(f, "{used} used, {asked} asked for, frees in {:.1} s", seconds(*frees_in))
-        }
-    }
 }
 
 /// The mark that a charge leaves, for settling it.
@@ -115,13 +94,23 @@ impl Meter {
 
     /// Why so many units are not left; None if they are. It is its owner's `nth`.
     #[inline]
-    pub(crate) fn lacks(&self, nth: u32, now: Nanos, units: u64) -> Option<Spent> {
-        (self.left(now) < units).then(|| Spent {
+    pub(crate) fn shortfall(&self, nth: u32, now: Nanos, units: u64) -> Option<LimitShortfall> {
+        (self.left(now) < units).then(|| LimitShortfall {
             nth,
             used: self.used(now),
             asked: units,
             frees_in: self.frees_at(now, units).map_or(Nanos::MAX, |at| at.saturating_sub(now)),
         })
+    }
+
+    /// Why the first of some meters that leaves too little does not let a request through; None if all let it.
+    pub(super) fn shortfall_of(meters: &[Self], demand: Demand, now: Nanos) -> Option<LimitShortfall> {
+        (0..).zip(meters).find_map(|(nth, meter)| meter.shortfall(nth, now, demand.least(meter.unit())))
+    }
+
+    /// When all of some meters may let a request through, now at the earliest; None if one never will.
+    pub(super) fn all_free_at(meters: &[Self], demand: Demand, now: Nanos) -> Option<Nanos> {
+        meters.iter().try_fold(now, |at, meter| Some(at.max(meter.frees_at(now, demand.least(meter.unit()))?)))
     }
 
     /// Whether what was used is let go little by little.
@@ -193,8 +182,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::clock::{MINUTE, SECOND};
-    use crate::limits::Start;
+    use crate::base::time::{MINUTE, SECOND};
+    use crate::limits::limit::Start;
 
     fn limit(amount: u64, kind: LimitKind) -> Limit {
         Limit::new(Unit::Tokens, amount, MINUTE, kind).unwrap()
@@ -213,12 +202,12 @@ mod tests {
             let (meter, now) = (meter(limit(100, kind)), 5 * MINUTE + 7 * SECOND);
             meter.charge(now, 99);
             assert_eq!(
-                (meter.lacks(0, now, 1), meter.lacks(0, now, 2).map(|spent| (spent.used, spent.asked))),
+                (meter.shortfall(0, now, 1), meter.shortfall(0, now, 2).map(|short| (short.used, short.asked))),
                 (None, Some((99, 2)))
             );
             meter.charge(now, 1);
             assert_eq!((meter.left(now), meter.used(now)), (0, 100));
-            assert_eq!((meter.frees_at(now, 101), meter.lacks(0, now, 101).unwrap().frees_in), (None, Nanos::MAX));
+            assert_eq!((meter.frees_at(now, 101), meter.shortfall(0, now, 101).unwrap().frees_in), (None, Nanos::MAX));
         }
     }
 
@@ -229,7 +218,7 @@ mod tests {
             let charge = meter.charge(now, 60);
             meter.settle(now, charge, 60, Some(250));
             assert_eq!((meter.left(now), meter.used(now)), (0, 250));
-            assert_eq!((meter.lacks(0, now, 0), meter.frees_at(now, 0)), (None, Some(now)));
+            assert_eq!((meter.shortfall(0, now, 0), meter.frees_at(now, 0)), (None, Some(now)));
             let at = meter.frees_at(now, 100).unwrap();
             assert!(meter.left(at - 1) < 100 && meter.left(at) == 100, "{kind:?}");
         }
@@ -327,10 +316,10 @@ mod tests {
                         meter.settle(now, *charge, *charged, Some(actual));
                         *charged = actual;
                     }
-                    _ if meter.lacks(0, now, units).is_none() => log.push((now, meter.charge(now, units), units)),
+                    _ if meter.shortfall(0, now, units).is_none() => log.push((now, meter.charge(now, units), units)),
                     _ => match meter.frees_at(now, units) {
                         None => prop_assert!(units > amount),
-                        Some(at) => prop_assert!(at > now && meter.lacks(0, at - 1, units).is_some() && meter.lacks(0, at, units).is_none()),
+                        Some(at) => prop_assert!(at > now && meter.shortfall(0, at - 1, units).is_some() && meter.shortfall(0, at, units).is_none()),
                     },
                 }
             }

@@ -3,12 +3,12 @@
 //! A window rolls when it is next written to in a later minute; until then a reader takes an old minute's counts as 0. It never rolls
 //! back, so a writer that read the clock just before another one rolled the window counts into the newer minute.
 //!
-//! Readers take no lock. Writers hold the lock of the [`State`](crate::state::State) that the window is part of, which is what makes a
-//! check and the reservation after it one step.
+//! Readers take no lock. Writers hold the lock of the block that the window is part of. That makes a check and the
+//! reservation after it one step.
 
-use crate::clock::{MINUTE, Nanos};
-use crate::state::Held;
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::base::lock::Held;
+use crate::base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::base::time::{MINUTE, Nanos};
 
 /// A clock minute, counted from the epoch.
 pub(crate) type Minute = u32;
@@ -154,15 +154,14 @@ impl MinuteWindow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::StateTable;
+    use crate::base::lock::Lock;
 
     #[test]
     fn who_read_the_clock_before_the_minute_turned_sees_the_newer_minute() {
-        let slot = StateTable::new().claim().unwrap();
-        let window = &slot.window;
-        window.charge(&slot.hold(), 2 * MINUTE, 7);
+        let (lock, window) = (Lock::default(), MinuteWindow::default());
+        window.charge(&lock.hold(), 2 * MINUTE, 7);
         assert_eq!(window.counts(2 * MINUTE - 1), Counts { requests: 1, tokens: 7, ..Counts::default() });
-        assert_eq!(window.charge(&slot.hold(), MINUTE, 1), 2);
+        assert_eq!(window.charge(&lock.hold(), MINUTE, 1), 2);
         assert_eq!(window.counts(3 * MINUTE), Counts::default());
     }
 
@@ -171,12 +170,12 @@ mod tests {
     #[test]
     fn a_new_minute_is_never_seen_with_the_counts_of_the_last() {
         for _ in 0..50 {
-            let slot = StateTable::new().claim().unwrap();
-            slot.window.charge(&slot.hold(), 0, 7);
+            let (lock, window) = (Lock::default(), MinuteWindow::default());
+            window.charge(&lock.hold(), 0, 7);
             std::thread::scope(|scope| {
-                scope.spawn(|| slot.window.charge(&slot.hold(), MINUTE, 1));
+                scope.spawn(|| window.charge(&lock.hold(), MINUTE, 1));
                 for _ in 0..50 {
-                    let counts = slot.window.counts(MINUTE);
+                    let counts = window.counts(MINUTE);
                     assert!(counts.tokens <= 1, "{counts:?}");
                     std::thread::yield_now();
                 }

@@ -1,20 +1,39 @@
 //! Limits: what may be used in a time, and what has been.
 //!
-//! `rpm_limit` and `tpm_limit` are counted in a deployment's block of counters ([`MinuteWindow`]); whatever else a provider limits is a
-//! [`Limit`], counted by a meter of its kind. A [`Quota`] is a set of limits that several deployments share.
+//! `rpm_limit` and `tpm_limit` are counted in a deployment's block of counters ([`MinuteWindow`]). Whatever else a
+//! provider limits is a [`Limit`], counted by a meter of its kind. A [`Quota`] is a set of limits that several
+//! deployments share. What a provider says about its limits is kept beside them ([`Observations`]).
 
 mod bucket;
+mod cap;
+mod demand;
 mod fixed;
 mod ledger;
 mod limit;
 mod meter;
+mod metering;
 mod minute;
+mod observed;
+mod quota;
+mod quotas;
+mod shortfall;
 mod sliding;
+mod stats;
+mod unit;
+mod usage;
 
-pub use ledger::LimitStats;
-pub(crate) use ledger::{Charges, Ledger, Metering, Quotas, Short};
-pub(crate) use limit::Demand;
-pub use limit::{Limit, LimitKind, Quota, Start, Unit};
+pub(crate) use cap::Cap;
+pub(crate) use demand::Demand;
+pub(crate) use ledger::Ledger;
+pub use limit::{Limit, LimitKind, Start};
 pub(crate) use meter::Meter;
-pub use meter::Spent;
+pub(crate) use metering::{Charges, Metering};
 pub(crate) use minute::{Counts, Minute, MinuteWindow, to_next_minute};
+pub use observed::Observed;
+pub(crate) use observed::{Observations, Reserved};
+pub use quota::Quota;
+pub(crate) use quotas::Quotas;
+pub use shortfall::{LimitShortfall, ObservedShortfall, Shortfall};
+pub use stats::{LimitStats, ObservedStats};
+pub use unit::Unit;
+pub use usage::Usage;

@@ -4,8 +4,8 @@
 //! window looks back by up to one slice more than it must: it never admits too much, and is at most a sixtieth stricter than a log of
 //! every request, which it would take unbounded memory to keep.
 
-use crate::clock::Nanos;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::base::time::Nanos;
 
 /// Slices of a window.
 const SLICES: u64 = 60;
@@ -123,7 +123,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::clock::{MINUTE, SECOND};
+    use crate::base::time::{MINUTE, SECOND};
 
     fn words() -> Vec<AtomicU64> {
         (0..WORDS).map(|_| AtomicU64::new(0)).collect()

@@ -5,10 +5,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyIterator, PyString};
 
 use super::errors::{out_of_range, wrong_type};
-use crate::clock::{self, Nanos, nanos};
-use crate::error::Error;
+use crate::base::error::Error;
+use crate::base::time::{self, Nanos, nanos};
+use crate::facts::{Request, Wishes};
 use crate::health::FailureKind;
-use crate::select::{Request, Wishes};
 use crate::strategy::Strategy;
 
 /// Whether an error is about the value, and not one that the value's own code let through, such as an interrupt.
@@ -63,15 +63,15 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Tokens {
 
 /// A length of time in seconds.
 pub(crate) fn length(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
-    time(name, "a finite number of seconds from 0 to 1e9", nanos, value)
+    moment(name, "a finite number of seconds from 0 to 1e9", nanos, value)
 }
 
 /// A reading of a clock in seconds.
 pub(crate) fn reading(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
-    time(name, "a finite number of seconds from 0 to 1e10", clock::reading, value)
+    moment(name, "a finite number of seconds from 0 to 1e10", time::reading, value)
 }
 
-fn time(name: &str, allowed: &str, convert: impl Fn(f64) -> Option<Nanos>, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
+fn moment(name: &str, allowed: &str, convert: impl Fn(f64) -> Option<Nanos>, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
     // An int may be too large for a float.
     let seconds = match value.extract::<f64>() {
         Ok(seconds) => seconds,

@@ -6,7 +6,8 @@ use pyo3::prelude::*;
 
 use super::args::{length, reading};
 use super::errors::out_of_range;
-use crate::clock::{ManualClock, seconds};
+use crate::base::manual_clock::ManualClock;
+use crate::base::time::seconds;
 
 const ALLOWED_READING: &str = "a step that keeps the reading at 1e10 seconds or less";
 

@@ -9,8 +9,8 @@ use pyo3::types::{PyDict, PyMapping, PyMappingProxy, PyString, PyTuple};
 
 use super::args::{optional, text, texts, whole};
 use super::errors::wrong_type;
-use super::limits::{limit_facts, limits, quota_facts, quotas};
-use crate::deployment::Deployment;
+use super::limits::{limit_from, limit_objects, quota_from, quota_objects};
+use crate::facts::Deployment;
 
 /// One concrete target that can serve a model: an account, a region, a replica.
 #[pyclass(name = "Deployment", module = "turnout", frozen)]
@@ -71,13 +71,13 @@ impl PyDeployment {
         if let Some(tags) = tags {
             facts = facts.with_tags(texts::<Vec<String>>("tags", tags)?)?;
         }
-        let limits = limits.map(self::limits).transpose()?.flatten();
+        let limits = limits.map(limit_objects).transpose()?.flatten();
         if let Some(limits) = &limits {
-            facts = facts.with_limits(&limits.iter().map(|limit| limit_facts(&limit)).collect::<PyResult<Vec<_>>>()?);
+            facts = facts.with_limits(&limits.iter().map(|limit| limit_from(&limit)).collect::<PyResult<Vec<_>>>()?);
         }
-        let quotas = quotas.map(self::quotas).transpose()?.flatten();
+        let quotas = quotas.map(quota_objects).transpose()?.flatten();
         if let Some(quotas) = &quotas {
-            facts = facts.with_quotas(&quotas.iter().map(|quota| quota_facts(&quota)).collect::<PyResult<Vec<_>>>()?)?;
+            facts = facts.with_quotas(&quotas.iter().map(|quota| quota_from(&quota)).collect::<PyResult<Vec<_>>>()?)?;
         }
         facts = facts.with_domain(domain.filter(|domain| !domain.is_none()).map(|domain| text("domain", domain)).transpose()?)?;
         // An exact str, so that nothing of a subclass outlives this call.

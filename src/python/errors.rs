@@ -4,7 +4,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::error::{Error, Unavailable};
+use crate::base::error::{Error, Unavailable};
 
 pyo3::import_exception!(turnout.exceptions, AliasCycle);
 pyo3::import_exception!(turnout.exceptions, AllDeploymentsInCooldown);
@@ -64,7 +64,7 @@ fn not_available(raise: fn(Args) -> PyErr, message: String, unavailable: &Unavai
     Python::attach(|py| {
         let reasons = PyDict::new(py);
         for (gate, count) in unavailable.reasons.iter() {
-            if let Err(error) = reasons.set_item(gate, count) {
+            if let Err(error) = reasons.set_item(gate.name(), count) {
                 return error;
             }
         }

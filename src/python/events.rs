@@ -8,7 +8,7 @@ use pyo3::types::PyCFunction;
 
 use super::records;
 use super::router::Attached;
-use crate::events::{Event, Subscription};
+use crate::base::events::{Event, Subscription};
 use crate::router::Router;
 
 /// A callable of the application.

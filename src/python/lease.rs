@@ -50,12 +50,12 @@ impl PyLease {
             }
         }
         match classify(exc) {
-            Ok(Some((kind, retry_after))) => self.lease.failure(kind, retry_after),
+            Ok(Some((kind, retry_after))) => self.lease.failure(kind, retry_after, &[]),
             Ok(None) => self.lease.release(false),
             Err(error) => {
                 // The caller's exception must get through, whatever is wrong with it.
                 error.write_unraisable(exc.py(), Some(exc));
-                self.lease.failure(FailureKind::Error, None)
+                self.lease.failure(FailureKind::Error, None, &[])
             }
         };
     }
@@ -111,7 +111,7 @@ impl PyLease {
     #[pyo3(signature = (kind=Kind(FailureKind::Error), retry_after=None), text_signature = "($self, kind='error', retry_after=None)")]
     fn failure(&self, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let retry_after = optional(retry_after, |seconds| length("retry_after", seconds))?;
-        Ok(self.lease.failure(kind.0, retry_after))
+        Ok(self.lease.failure(kind.0, retry_after, &[]))
     }
 
     /// End the lease without an outcome: the deployment's health does not change.

@@ -5,9 +5,8 @@ use pyo3::types::PyTuple;
 
 use super::args::{items, length, optional, text, whole};
 use super::errors::wrong_type;
-use crate::clock::Nanos;
-use crate::learn::Observed;
-use crate::limits::{Limit, LimitKind, Quota, Start, Unit};
+use crate::base::time::{Nanos, seconds};
+use crate::limits::{Limit, LimitKind, Observed, Quota, Start, Unit};
 
 /// A tuple of some class's instances, from any iterable of them; None if there is none.
 fn tuple_of<'py>(name: &str, class: &str, value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
@@ -26,16 +25,16 @@ fn tuple_of<'py>(name: &str, class: &str, value: &Bound<'py, PyAny>) -> PyResult
 }
 
 /// The limits of a deployment.
-pub(crate) fn limits<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+pub(crate) fn limit_objects<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
     tuple_of("limits", "Limit", value)
 }
 
 /// The quotas of a deployment.
-pub(crate) fn quotas<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+pub(crate) fn quota_objects<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
     tuple_of("quotas", "Quota", value)
 }
 
-pub(crate) fn limit_facts(limit: &Bound<'_, PyAny>) -> PyResult<Limit> {
+pub(crate) fn limit_from(limit: &Bound<'_, PyAny>) -> PyResult<Limit> {
     let unit: Unit = text("unit", &limit.getattr("unit")?)?.parse()?;
     let amount = whole(unit.name(), 1, u64::MAX, &limit.getattr("amount")?)?;
     let kind = limit.getattr("kind")?;
@@ -52,18 +51,18 @@ pub(crate) fn limit_facts(limit: &Bound<'_, PyAny>) -> PyResult<Limit> {
     Ok(Limit::new(unit, amount, length("per", &limit.getattr("per")?)?, kind)?)
 }
 
-pub(crate) fn quota_facts(quota: &Bound<'_, PyAny>) -> PyResult<Quota> {
+pub(crate) fn quota_from(quota: &Bound<'_, PyAny>) -> PyResult<Quota> {
     let id = quota.getattr("quota_id")?;
     let limits = quota.getattr("limits")?;
-    let limits = limits.try_iter()?.map(|limit| limit_facts(&limit?)).collect::<PyResult<Vec<_>>>()?;
+    let limits = limits.try_iter()?.map(|limit| limit_from(&limit?)).collect::<PyResult<Vec<_>>>()?;
     Ok(Quota::new(text("quota_id", &id)?, &limits)?)
 }
 
 /// A limit as Python knows it.
-pub(crate) fn limit_object<'py>(py: Python<'py>, limit: &Limit) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn limit_to<'py>(py: Python<'py>, limit: &Limit) -> PyResult<Bound<'py, PyAny>> {
     let keywords = pyo3::types::PyDict::new(py);
     keywords.set_item(limit.unit().name(), limit.amount())?;
-    keywords.set_item("per", crate::clock::seconds(limit.per()))?;
+    keywords.set_item("per", seconds(limit.per()))?;
     keywords.set_item("kind", limit.kind().name())?;
     match limit.kind() {
         LimitKind::Bucket { burst } if burst != limit.amount() => keywords.set_item("burst", burst)?,

@@ -44,6 +44,6 @@ mod _core {
     /// Seed the random draws anew in a forked child, which would otherwise draw what its parent draws.
     #[pyfunction]
     fn _after_fork() {
-        crate::rng::after_fork();
+        crate::base::rng::after_fork();
     }
 }

@@ -4,9 +4,8 @@ use pyo3::prelude::*;
 
 use super::args::{flag, length, optional, whole};
 use super::errors::wrong_type;
-use crate::health::BreakerRules;
-use crate::learn::Learning;
-use crate::wait::Waiting;
+use crate::facts::{Learning, Waiting};
+use crate::health::HealthRules;
 
 /// Refuses what is not of a class of `turnout.options`, by its type: what it says of itself may be anything.
 fn must_be(name: &str, class: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -30,13 +29,13 @@ pub(crate) fn waiting(value: &Bound<'_, PyAny>) -> PyResult<Waiting> {
 }
 
 /// The rules of a `turnout.Health`, which has checked them.
-pub(crate) fn health(value: &Bound<'_, PyAny>) -> PyResult<BreakerRules> {
+pub(crate) fn health(value: &Bound<'_, PyAny>) -> PyResult<HealthRules> {
     must_be("health", "Health", value)?;
     let get = |name: &str| value.getattr(name);
     let seconds = |name: &str| length(name, &get(name)?);
     let count = |name: &str| whole(name, 1, u32::MAX, &get(name)?);
     let number = |value: &Bound<'_, PyAny>| value.extract::<f64>();
-    Ok(BreakerRules {
+    Ok(HealthRules {
         consecutive_failures: optional(Some(&get("consecutive_failures")?), |value| {
             whole("consecutive_failures", 1, u32::MAX, value)
         })?,

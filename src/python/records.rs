@@ -3,15 +3,14 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::limits::limit_object;
+use super::limits::limit_to;
 use super::router::Attached;
-use crate::clock;
-use crate::events::Event;
-use crate::explain::{Explanation, Verdict};
+use crate::base::events::Event;
+use crate::base::time::seconds;
+use crate::group::{Metrics, Stats};
 use crate::health::Status;
-use crate::learn::ObservedStats;
-use crate::limits::LimitStats;
-use crate::state::{Metrics, Stats};
+use crate::limits::{LimitStats, ObservedStats};
+use crate::pick::{Explanation, Verdict};
 use crate::strategy::Strategy;
 
 /// A class of the Python half.
@@ -77,7 +76,7 @@ fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyRe
 /// A tuple of `turnout.LimitStats`.
 fn limits<'py>(py: Python<'py>, limits: &[LimitStats]) -> PyResult<Bound<'py, PyAny>> {
     let records = limits.iter().map(|limit| {
-        let object = limit_object(py, &limit.limit)?;
+        let object = limit_to(py, &limit.limit)?;
         class(py, "turnout.records", "LimitStats")?.call1((
             object,
             limit.quota.as_deref(),
@@ -148,7 +147,7 @@ pub(crate) fn router_metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResul
 /// A `turnout.Event`.
 pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyAny>> {
     let kind = class(py, "turnout.enums", "EventKind")?.call1((event.kind.name(),))?;
-    let at = clock::seconds(event.at);
+    let at = seconds(event.at);
     let fields = (kind, event.deployment_id.as_deref(), &*event.model_name, at, &*event.detail);
     class(py, "turnout.records", "Event")?.call1(fields)
 }
@@ -159,7 +158,9 @@ pub(crate) fn explanation<'py>(py: Python<'py>, explanation: &Explanation<Attach
     let verdicts = explanation.verdicts.iter().map(|(entry, verdict)| {
         let id = &entry.attachment().deployment.get().id;
         match verdict {
-            Verdict::Stopped(refusal) => class_of_verdict.call1((id, refusal.gate(), entry.describe(refusal), py.None(), 0.0)),
+            Verdict::Stopped(refusal) => {
+                class_of_verdict.call1((id, refusal.gate().name(), entry.describe(refusal), py.None(), 0.0))
+            }
             Verdict::Candidate { score, probability } => class_of_verdict.call1((id, py.None(), py.None(), score, probability)),
         }
     });

@@ -17,13 +17,13 @@ use super::lease::PyLease;
 use super::limits::read_headers;
 use super::waiting::{PyWaiter, Timeout};
 use super::{options, records};
-use crate::clock::Clock;
-use crate::deployment::Deployment;
-use crate::error::Error;
-use crate::health::{FailureKind, HealthRules};
-use crate::registry::Attachment;
-use crate::router::{Router, Settings};
-use crate::select::Request;
+use crate::base::clock::Clock;
+use crate::base::error::Error;
+use crate::facts::{Deployment, Request};
+use crate::group::Attachment;
+use crate::health::{FailureKind, MinuteRules, Rules};
+use crate::router::Router;
+use crate::settings::Settings;
 use crate::strategy::Strategy;
 use crate::wait::Patience;
 
@@ -75,21 +75,21 @@ impl PyRouter {
         seed: Option<&Bound<'_, PyAny>>,
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let breaker = optional(health, options::health)?;
+        let health = optional(health, options::health)?;
         let others = [
             ("allowed_fails", allowed_fails),
             ("min_requests", min_requests),
             ("cooldown_time", cooldown_time),
             ("success_threshold", success_threshold),
         ];
-        if breaker.is_some()
+        if health.is_some()
             && let Some((name, _)) = others.iter().find(|(_, value)| value.is_some())
         {
             let message = format!("{name} and health cannot be given together: health has all the rules");
             return Err(Error::Configuration(message).into());
         }
-        let usual = HealthRules::default();
-        let minute = HealthRules {
+        let usual = MinuteRules::default();
+        let minute = MinuteRules {
             allowed_fails: allowed_fails.map_or(Ok(usual.allowed_fails), |fails| whole("allowed_fails", 0, u64::MAX, fails))?,
             min_requests: min_requests.map_or(Ok(usual.min_requests), |requests| whole("min_requests", 0, u64::MAX, requests))?,
             cooldown_time: cooldown_time.map_or(Ok(usual.cooldown_time), |time| length("cooldown_time", time))?,
@@ -103,8 +103,7 @@ impl PyRouter {
         let router = Router::new(Settings {
             strategy: strategy.map_or(Ok(Strategy::default()), self::strategy)?,
             strategies: optional(strategies, per_model)?.unwrap_or_default(),
-            health: minute,
-            breaker,
+            health: health.map_or(Rules::Minute(minute), Rules::Health),
             learning: optional(learning, options::learning)?.unwrap_or_default(),
             waiting: optional(waiting, options::waiting)?.unwrap_or_default(),
             seed: optional(seed, |seed| whole("seed", 0, u64::MAX, seed))?,
@@ -272,7 +271,7 @@ impl PyRouter {
             None => 0,
         };
         let model_name = text("model_name", model_name)?;
-        match slf.get().0.acquire_by_priority(model_name, &request, priority) {
+        match slf.get().0.acquire_at(model_name, &request, priority) {
             Ok(lease) => Bound::new(slf.py(), PyLease::new(slf.py(), lease)).map(Bound::into_any),
             Err(error) => wait_after(error, slf, model_name, request, Patience { timeout: timeout.0, priority }),
         }

@@ -8,9 +8,9 @@ use pyo3::types::PyString;
 use super::args::{items, optional, text, texts, whole};
 use super::errors::wrong_type;
 use super::router::PyRouter;
-use crate::context::{Candidate, RoutingContext, Usage};
-use crate::rng::Rng;
-use crate::strategy::{self, RoundRobinCounters};
+use crate::base::rng::Rng;
+use crate::limits::Usage;
+use crate::strategy::{self, Candidate, RoundRobinCounters, RoutingContext};
 
 /// An immutable snapshot of one candidate: all that a strategy sees.
 #[pyclass(name = "RoutingContext", module = "turnout.strategies", frozen)]

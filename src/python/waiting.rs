@@ -11,9 +11,9 @@ use pyo3::prelude::*;
 use super::args::length;
 use super::lease::PyLease;
 use super::router::{Attached, PyRouter};
-use crate::clock::{Nanos, seconds};
-use crate::select::Request;
-use crate::wait::{Patience, Turn, Waiter};
+use crate::base::time::{Nanos, seconds};
+use crate::facts::Request;
+use crate::wait::{Patience, Progress, Waiter};
 
 /// The most seconds to wait.
 pub(crate) struct Timeout(pub(crate) Option<Nanos>);
@@ -102,10 +102,10 @@ impl PyWaiter {
     fn poll<'py>(&self, py: Python<'py>, wake: Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
         drop(self.bell.set(Some(wake)));
         let waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let turn = waiter.map_or(Ok(Turn::Waits(None)), |waiter| self.router.get().0.poll(&waiter))?;
-        match turn {
-            Turn::Served(lease) => PyLease::new(py, lease).into_bound_py_any(py),
-            Turn::Waits(at_most) => at_most.map_or(f64::INFINITY, seconds).into_bound_py_any(py),
+        let progress = waiter.map_or(Ok(Progress::Waits(None)), |waiter| self.router.get().0.poll(&waiter))?;
+        match progress {
+            Progress::Served(lease) => PyLease::new(py, lease).into_bound_py_any(py),
+            Progress::Waits(at_most) => at_most.map_or(f64::INFINITY, seconds).into_bound_py_any(py),
         }
     }
 

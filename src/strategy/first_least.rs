@@ -1,6 +1,7 @@
 //! The summary of the rules that take the least of something, ties to the first.
 
-use super::{Outcome, Position};
+use super::chance::Choice;
+use crate::base::position::Position;
 
 /// The least key and where it is first: one number whose high bits are the key and whose low bits are the place, so that the least number
 /// is the first least, found without a branch.
@@ -44,7 +45,7 @@ impl FirstLeast {
         (self.0 != u128::MAX).then_some((self.0 >> Position::BITS, self.0 as Position))
     }
 
-    pub(crate) fn outcome(self) -> Outcome {
-        self.get().map_or(Outcome::Nobody, |(_, position)| Outcome::At(position))
+    pub(crate) fn choice(self) -> Choice {
+        self.get().map_or(Choice::Nobody, |(_, position)| Choice::At(position))
     }
 }

@@ -6,9 +6,12 @@
 //!
 //! **When not.** Deployments of unlike size (it ignores weights), or ones that fail fast without a cooldown: they are never busy.
 
-use super::{Outcome, Position, Rule, pick_drawn};
-use crate::context::Candidate;
-use crate::rng::Rng;
+use super::candidate::Candidate;
+use super::chance::Choice;
+use super::pick::pick_drawn;
+use super::rule::Rule;
+use crate::base::position::Position;
+use crate::base::rng::Rng;
 
 /// See the module.
 #[derive(Debug)]
@@ -71,11 +74,11 @@ impl Rule for LeastBusy {
     }
 
     #[inline]
-    fn outcome(summary: &Summary) -> Outcome {
+    fn choice(summary: &Summary) -> Choice {
         match *summary {
-            Summary { ties: 0, .. } => Outcome::Nobody,
-            Summary { ties: 1, .. } => Outcome::Only,
-            Summary { ties, .. } => Outcome::Draw { total: u64::from(ties) },
+            Summary { ties: 0, .. } => Choice::Nobody,
+            Summary { ties: 1, .. } => Choice::Only,
+            Summary { ties, .. } => Choice::Draw { total: u64::from(ties) },
         }
     }
 

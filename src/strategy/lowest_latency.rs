@@ -7,9 +7,12 @@
 //! **When not.** Under load: an average is one response old, so everything goes to the best until it is the worst. Once one latency is
 //! known, an unknown deployment behind it only ties and is not tried.
 
+use super::candidate::Candidate;
+use super::chance::Choice;
 use super::first_least::FirstLeast;
-use super::{Outcome, Position, Rule, pick_first};
-use crate::context::Candidate;
+use super::pick::pick_first;
+use super::rule::Rule;
+use crate::base::position::Position;
 
 /// See the module.
 #[derive(Debug)]
@@ -67,14 +70,14 @@ impl Rule for LowestLatency {
     }
 
     #[inline]
-    fn outcome(summary: &Summary) -> Outcome {
+    fn choice(summary: &Summary) -> Choice {
         match (summary.known.get(), summary.first_unknown) {
-            (None, None) => Outcome::Nobody,
-            (None, Some(unknown)) => Outcome::At(unknown),
-            (Some((_, known)), None) => Outcome::At(known),
+            (None, None) => Choice::Nobody,
+            (None, Some(unknown)) => Choice::At(unknown),
+            (Some((_, known)), None) => Choice::At(known),
             (Some((latency, known)), Some(unknown)) => {
                 // The mean is never below the least, so an unknown one wins only by an earlier place among equals.
-                Outcome::At(if u128::from(summary.mean()) == latency { known.min(unknown) } else { known })
+                Choice::At(if u128::from(summary.mean()) == latency { known.min(unknown) } else { known })
             }
         }
     }

@@ -6,9 +6,12 @@
 //!
 //! **When not.** To share load: equals of the preferred one stand idle until a gate stops it.
 
+use super::candidate::Candidate;
+use super::chance::Choice;
 use super::first_least::FirstLeast;
-use super::{Outcome, Position, Rule, pick_first};
-use crate::context::Candidate;
+use super::pick::pick_first;
+use super::rule::Rule;
+use crate::base::position::Position;
 
 /// See the module.
 #[derive(Debug)]
@@ -41,8 +44,8 @@ impl Rule for LowestPriority {
         whole.replaced(*old, *new)
     }
 
-    fn outcome(summary: &Self::Summary) -> Outcome {
-        summary.outcome()
+    fn choice(summary: &Self::Summary) -> Choice {
+        summary.choice()
     }
 
     fn score(_: &Self::Summary, candidate: &impl Candidate) -> f64 {

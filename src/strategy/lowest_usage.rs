@@ -7,9 +7,13 @@
 //! **When not.** Large limits and few requests: within one percent everything goes to the first. An unlimited deployment always
 //! counts as empty and takes everything.
 
+use super::candidate::Candidate;
+use super::chance::Choice;
 use super::first_least::FirstLeast;
-use super::{Outcome, Position, Rule, pick_first};
-use crate::context::{Candidate, Usage};
+use super::pick::pick_first;
+use super::rule::Rule;
+use crate::base::position::Position;
+use crate::limits::Usage;
 
 /// See the module.
 #[derive(Debug)]
@@ -56,8 +60,8 @@ impl Rule for LowestUsage {
         whole.replaced(*old, *new)
     }
 
-    fn outcome(summary: &Self::Summary) -> Outcome {
-        summary.outcome()
+    fn choice(summary: &Self::Summary) -> Choice {
+        summary.choice()
     }
 
     #[allow(clippy::cast_precision_loss)] // for people to read

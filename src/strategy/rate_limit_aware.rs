@@ -7,9 +7,13 @@
 //!
 //! **When not.** With an unlimited deployment in the group: it is always the farthest and takes everything.
 
+use super::candidate::Candidate;
+use super::chance::Choice;
 use super::first_least::FirstLeast;
-use super::{Outcome, Position, Rule, pick_first};
-use crate::context::{Candidate, Usage};
+use super::pick::pick_first;
+use super::rule::Rule;
+use crate::base::position::Position;
+use crate::limits::Usage;
 
 /// See the module.
 #[derive(Debug)]
@@ -59,8 +63,8 @@ impl Rule for RateLimitAware {
         whole.replaced(*old, *new)
     }
 
-    fn outcome(summary: &Self::Summary) -> Outcome {
-        summary.outcome()
+    fn choice(summary: &Self::Summary) -> Choice {
+        summary.choice()
     }
 
     fn score(_: &Self::Summary, candidate: &impl Candidate) -> f64 {

@@ -6,11 +6,14 @@
 //!
 //! **When not.** While candidates come and go: the modulo then jumps and some get more than their share.
 
-use super::{Chance, Outcome, Position, Rule, pick};
-use crate::context::Candidate;
-use crate::rng::Rng;
-use crate::sync::Map;
-use crate::sync::atomic::AtomicU64;
+use super::candidate::Candidate;
+use super::chance::{Chance, Choice};
+use super::pick::pick;
+use super::rule::Rule;
+use crate::base::position::Position;
+use crate::base::rng::Rng;
+use crate::base::sync::Map;
+use crate::base::sync::atomic::AtomicU64;
 
 /// See the module.
 #[derive(Debug)]
@@ -41,11 +44,11 @@ impl Rule for RoundRobin {
     }
 
     #[inline]
-    fn outcome(summary: &Summary) -> Outcome {
+    fn choice(summary: &Summary) -> Choice {
         match summary.count {
-            0 => Outcome::Nobody,
-            1 => Outcome::Only,
-            count => Outcome::Turn { count: u64::from(count) },
+            0 => Choice::Nobody,
+            1 => Choice::Only,
+            count => Choice::Turn { count: u64::from(count) },
         }
     }
 
@@ -88,5 +91,5 @@ pub fn round_robin(model_name: &str, contexts: &[impl Candidate], counters: &Rou
         counters.0.entry(model_name.to_owned()).or_default();
     }
     let turn = counters.0.get(model_name)?;
-    pick::<RoundRobin>(contexts, &Chance { rng: &Rng::new(Some(0)), turn: &turn, peek: false })
+    pick::<RoundRobin>(contexts, &Chance { rng: &Rng::new(Some(0)), next_turn: &turn, peek: false })
 }

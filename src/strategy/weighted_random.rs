@@ -6,9 +6,12 @@
 //!
 //! **When not.** It does not notice load or speed: a slow deployment gets its full share and grows a queue.
 
-use super::{Outcome, Position, Rule, pick_drawn};
-use crate::context::Candidate;
-use crate::rng::Rng;
+use super::candidate::Candidate;
+use super::chance::Choice;
+use super::pick::pick_drawn;
+use super::rule::Rule;
+use crate::base::position::Position;
+use crate::base::rng::Rng;
 
 /// See the module.
 #[derive(Debug)]
@@ -52,12 +55,12 @@ impl Rule for WeightedRandom {
     }
 
     #[inline]
-    fn outcome(summary: &Summary) -> Outcome {
+    fn choice(summary: &Summary) -> Choice {
         match *summary {
-            Summary { count: 0, .. } => Outcome::Nobody,
-            Summary { count: 1, .. } => Outcome::Only,
-            Summary { total: 0, count, .. } => Outcome::Draw { total: u64::from(count) },
-            Summary { total, .. } => Outcome::Draw { total },
+            Summary { count: 0, .. } => Choice::Nobody,
+            Summary { count: 1, .. } => Choice::Only,
+            Summary { total: 0, count, .. } => Choice::Draw { total: u64::from(count) },
+            Summary { total, .. } => Choice::Draw { total },
         }
     }
 

@@ -1,0 +1,63 @@
+//! How the end of a lease finds those who wait for its place, from far below them.
+
+use std::sync::{OnceLock, Weak};
+
+use super::sync::atomic::{AtomicUsize, Ordering};
+
+/// Wakes those who wait for capacity. No lock of a group, of counters or of a clock may be held.
+pub(crate) trait Wakes: Send + Sync {
+    /// Wakes for a model name: some capacity of its group may be free.
+    fn wake(&self, model_name: &str);
+
+    /// Wakes for every model name.
+    fn wake_all(&self);
+}
+
+/// The bell at the door of the waiting room.
+#[derive(Debug, Default)]
+pub(crate) struct Doorbell {
+    /// How many requests wait, for any model name. Changed under the lock of the waiting room.
+    waiting: AtomicUsize,
+    /// The waiting room, which knows who they are.
+    room: OnceLock<Weak<dyn Wakes>>,
+}
+
+impl Doorbell {
+    /// Lets the bell ring in a waiting room.
+    pub(crate) fn connect(&self, room: Weak<dyn Wakes>) {
+        // There is one waiting room a router, connected when the router is made.
+        let _ = self.room.set(room);
+    }
+
+    /// Returns whether anybody waits, for any model name.
+    #[inline]
+    pub(crate) fn is_waited_at(&self) -> bool {
+        // Relaxed: the lock of the group's index orders it where it matters (see `wait`).
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
+
+    /// Counts one more request that waits.
+    pub(crate) fn enter(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one request less that waits.
+    pub(crate) fn leave(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Forgets all that wait.
+    pub(crate) fn clear(&self) {
+        self.waiting.store(0, Ordering::Relaxed);
+    }
+
+    /// Rings for those who wait for a model name; for all, if it is None. No lock may be held.
+    #[cold]
+    pub(crate) fn ring(&self, model_name: Option<&str>) {
+        let Some(room) = self.room.get().and_then(Weak::upgrade) else { return };
+        match model_name {
+            Some(model_name) => room.wake(model_name),
+            None => room.wake_all(),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What happens to deployments and groups, for callbacks of the application.
+//!
+//! An event is noted where it happens, under the locks that are held there. It is delivered when the call that
+//! caused it holds no lock any more: a callback may use the router. Without a subscriber nothing is noted.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use super::sync::atomic::{AtomicBool, Ordering};
+use super::sync::{Mutex, MutexGuard, hold};
+use super::time::Nanos;
+
+/// What has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// A deployment was taken out for a while, or its cooldown was made longer.
+    Cooldown,
+    /// A deployment is back in service.
+    Recovery,
+    /// So few members of a group are in service that their health is ignored.
+    Panic,
+    /// Enough members of a group are in service again.
+    PanicOver,
+    /// A limit of a deployment was learnt.
+    LimitLearnt,
+}
+
+impl EventKind {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cooldown => "cooldown",
+            Self::Recovery => "recovery",
+            Self::Panic => "panic",
+            Self::PanicOver => "panic_over",
+            Self::LimitLearnt => "limit_learnt",
+        }
+    }
+}
+
+/// Something that has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What.
+    pub kind: EventKind,
+    /// To which deployment; None if to a group.
+    pub deployment_id: Option<Arc<str>>,
+    /// In which group.
+    pub model_name: Arc<str>,
+    /// When, in nanoseconds of the router's clock.
+    pub at: Nanos,
+    /// More about it, for people to read.
+    pub detail: String,
+}
+
+type Callback = Arc<dyn Fn(&Event) + Send + Sync>;
+
+/// A callback that is called from now on. It ends with [`Subscription::end`], or with the router and the leases on
+/// its deployments.
+///
+/// ```
+/// use turnout::{Deployment, Router, Settings};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?, ())?);
+/// let subscription = router.subscribe(|event| println!("{}: {}", event.kind.name(), event.detail));
+/// router.cool_down("azure-eu", 1_000_000_000)?; // prints "cooldown: asked for, out for 1.000 s"
+/// subscription.end();
+/// # Ok::<(), turnout::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Subscription {
+    events: Weak<Events>,
+    number: u64,
+}
+
+impl Subscription {
+    pub(crate) fn new(events: &Arc<Events>, callback: Callback) -> Self {
+        Self { number: events.subscribe(callback), events: Arc::downgrade(events) }
+    }
+
+    /// Ends the subscription, unless it has ended before.
+    pub fn end(&self) {
+        let callback = self.events.upgrade().and_then(|events| events.unsubscribe(self.number));
+        // No lock is held here: it may run anything when it is dropped.
+        drop(callback);
+    }
+}
+
+/// The subscribers, and the events that they were not told yet.
+#[derive(Default)]
+pub(crate) struct Events {
+    has_subscribers: AtomicBool,
+    is_pending: AtomicBool,
+    is_telling: AtomicBool,
+    subscribers: Mutex<Subscribers>,
+    queue: Mutex<Vec<Event>>,
+}
+
+#[derive(Default)]
+struct Subscribers {
+    callbacks: Vec<(u64, Callback)>,
+    last: u64,
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").field("subscribers", &self.subscribers().callbacks.len()).finish_non_exhaustive()
+    }
+}
+
+impl Events {
+    fn subscribers(&self) -> MutexGuard<'_, Subscribers> {
+        hold(&self.subscribers)
+    }
+
+    /// Calls `callback` from now on. Returns the number that ends that.
+    fn subscribe(&self, callback: Callback) -> u64 {
+        let mut subscribers = self.subscribers();
+        subscribers.last += 1;
+        let number = subscribers.last;
+        subscribers.callbacks.push((number, callback));
+        self.has_subscribers.store(true, Ordering::Relaxed);
+        number
+    }
+
+    /// Ends a subscription. Returns the callback, to be dropped where that is harmless.
+    fn unsubscribe(&self, number: u64) -> Option<Callback> {
+        let mut subscribers = self.subscribers();
+        let place = subscribers.callbacks.iter().position(|&(other, _)| other == number)?;
+        let (_, callback) = subscribers.callbacks.remove(place);
+        self.has_subscribers.store(!subscribers.callbacks.is_empty(), Ordering::Relaxed);
+        Some(callback)
+    }
+
+    /// Notes an event, if there is a subscriber. Its locks are taken after all others.
+    pub(crate) fn note(&self, event: impl FnOnce() -> Event) {
+        if self.has_subscribers.load(Ordering::Relaxed) {
+            hold(&self.queue).push(event());
+            self.is_pending.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Tells the noted events, unless another thread is telling: that one then tells these too. The caller holds no
+    /// lock.
+    #[inline]
+    pub(crate) fn deliver(&self) {
+        if self.is_pending.load(Ordering::Relaxed) {
+            self.deliver_pending();
+        }
+    }
+
+    #[cold]
+    fn deliver_pending(&self) {
+        // Sequentially consistent. A thread that leaves its event to the telling one has set `is_pending` before. The
+        // telling one reads `is_pending` again after it has cleared `is_telling`.
+        while self.is_pending.load(Ordering::SeqCst) && !self.is_telling.swap(true, Ordering::SeqCst) {
+            let telling = Telling(self);
+            for event in self.take() {
+                let callbacks: Vec<_> = self.subscribers().callbacks.iter().map(|(_, callback)| Arc::clone(callback)).collect();
+                for callback in callbacks {
+                    callback(&event);
+                }
+            }
+            drop(telling);
+        }
+    }
+
+    fn take(&self) -> Vec<Event> {
+        let mut queue = hold(&self.queue);
+        self.is_pending.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *queue)
+    }
+}
+
+/// Clears `is_telling` in the end, whatever a callback does.
+struct Telling<'a>(&'a Events);
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.0.is_telling.store(false, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(detail: &str) -> Event {
+        Event { kind: EventKind::Panic, deployment_id: None, model_name: "m".into(), at: 0, detail: detail.to_owned() }
+    }
+
+    #[test]
+    fn what_a_callback_causes_comes_after_what_it_was_called_for() {
+        let (events, told) = (Arc::new(Events::default()), Arc::new(Mutex::new(Vec::new())));
+        for name in ["a", "b"] {
+            let (weak, told) = (Arc::downgrade(&events), Arc::clone(&told));
+            events.subscribe(Arc::new(move |event| {
+                told.lock().unwrap().push(format!("{name} {}", event.detail));
+                let events = weak.upgrade().unwrap();
+                if event.detail == "1" {
+                    events.note(|| self::event("2"));
+                    events.deliver();
+                }
+            }));
+        }
+        events.note(|| event("1"));
+        events.deliver();
+        assert_eq!(*told.lock().unwrap(), ["a 1", "b 1", "a 2", "b 2", "a 2", "b 2"]);
+    }
+
+    #[test]
+    fn without_a_subscriber_nothing_is_noted() {
+        let events = Events::default();
+        events.note(|| event("1"));
+        let number = events.subscribe(Arc::new(|_| ()));
+        events.note(|| event("2"));
+        assert_eq!(events.take().len(), 1);
+        assert!(events.unsubscribe(number).is_some() && events.unsubscribe(number).is_none());
+        events.note(|| event("3"));
+        assert!(events.take().is_empty());
+    }
+
+    #[test]
+    fn a_callback_that_panics_does_not_silence_the_others_for_ever() {
+        let (events, told) = (Events::default(), Arc::new(Mutex::new(Vec::new())));
+        let log = Arc::clone(&told);
+        events.subscribe(Arc::new(move |event| {
+            assert_ne!(event.detail, "1");
+            log.lock().unwrap().push(event.detail.clone());
+        }));
+        events.note(|| event("1"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| events.deliver())).is_err());
+        events.note(|| event("2"));
+        events.deliver();
+        assert_eq!(*told.lock().unwrap(), ["2"]);
+    }
+}

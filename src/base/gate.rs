@@ -1,0 +1,127 @@
+//! The gates: every check that can stop a deployment, in their order.
+
+use std::fmt;
+
+/// Hands the table of the gates to a macro.
+///
+/// A gate is one row of this table: its documentation, its variant of [`Gate`], its name, and what kind of obstacle
+/// it is. Rows stand in the order in which the gates are checked. Each row of a stage is also a call: `gates::check`
+/// makes a method of each stage, which calls the method of each gate's name.
+///
+/// | kind | what it means for a request that every deployment refuses |
+/// |---|---|
+/// | `wish` | the request itself rules the deployment out: it has no say |
+/// | `cooldown` | the deployment is out for a while |
+/// | `rate_limit` | a limit on requests or tokens is spent |
+/// | `other` | none of these |
+macro_rules! each_gate {
+    ($make:ident) => {
+        $make! {
+            by_request {
+                /// It lacks the tags that the request asks for.
+                Tags tags wish,
+                /// The request excludes it.
+                Excluded excluded wish,
+            }
+            by_counters {
+                /// It is cooling down.
+                CoolingDown cooling_down cooldown,
+                /// A health check took it out.
+                Unhealthy unhealthy other,
+                /// It is on probation, and another request has the one place.
+                Probation probation cooldown,
+                /// Every place in flight is taken.
+                MaxParallelRequests max_parallel_requests other,
+                /// Every request of this minute is spent.
+                RpmLimit rpm_limit rate_limit,
+                /// Too few tokens of this minute are left.
+                TpmLimit tpm_limit rate_limit,
+            }
+            by_marks {
+                /// Another limit of its own is spent.
+                Limit limit rate_limit,
+                /// Every place in flight is taken that refusals have taught to use.
+                LearntParallelRequests learnt_parallel_requests other,
+                /// The provider said that too little is left.
+                ObservedLimit observed_limit rate_limit,
+                /// It has returned or joined, and its share is still small.
+                SlowStart slow_start other,
+            }
+            by_quotas {
+                /// A limit of a quota that it shares is spent, or the provider said so.
+                Quota quota rate_limit,
+            }
+        }
+    };
+}
+pub(crate) use each_gate;
+
+macro_rules! gates {
+    ($( $stage:ident { $( $(#[$doc:meta])* $gate:ident $name:ident $kind:ident, )* } )*) => {
+        /// A check that can stop a deployment.
+        ///
+        /// ```
+        /// use turnout::Gate;
+        ///
+        /// assert_eq!(Gate::RpmLimit.name(), "rpm_limit");
+        /// assert_eq!(Gate::ALL.len(), 13);
+        /// ```
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Gate {
+            $($( $(#[$doc])* $gate, )*)*
+        }
+
+        impl Gate {
+            /// All gates, in the order in which they are checked.
+            pub const ALL: [Self; [$($( stringify!($name), )*)*].len()] = [$($( Self::$gate, )*)*];
+
+            /// Returns its name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $($( Self::$gate => stringify!($name), )*)*
+                }
+            }
+
+            const fn kind(self) -> Kind {
+                match self {
+                    $($( Self::$gate => Kind::$kind, )*)*
+                }
+            }
+        }
+    };
+}
+each_gate!(gates);
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What kind of obstacle a gate is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[allow(non_camel_case_types, reason = "the words of the table")]
+enum Kind {
+    wish,
+    cooldown,
+    rate_limit,
+    other,
+}
+
+impl Gate {
+    /// Returns whether the request itself rules the deployment out.
+    pub(crate) fn is_wish(self) -> bool {
+        self.kind() == Kind::wish
+    }
+
+    /// Returns whether the deployment is out for a while, or on probation afterwards.
+    pub(crate) fn is_cooldown(self) -> bool {
+        self.kind() == Kind::cooldown
+    }
+
+    /// Returns whether a limit on requests or tokens is spent.
+    pub(crate) fn is_rate_limit(self) -> bool {
+        self.kind() == Kind::rate_limit
+    }
+}

@@ -1,0 +1,19 @@
+//! A lock beside the words that it guards, and the proof that somebody holds it.
+
+use super::sync::{Mutex, MutexGuard, hold};
+
+/// A lock without a value of its own. Its owner writes words beside it only where a [`Held`] is at hand. Anyone may
+/// read them at any time.
+#[derive(Debug, Default)]
+pub(crate) struct Lock(Mutex<()>);
+
+/// Proof that the caller holds the lock of a deployment's counters.
+pub(crate) struct Held<'a>(#[allow(dead_code, reason = "held, not read")] MutexGuard<'a, ()>);
+
+impl Lock {
+    /// Takes the lock.
+    #[inline]
+    pub(crate) fn hold(&self) -> Held<'_> {
+        Held(hold(&self.0))
+    }
+}

@@ -1,0 +1,14 @@
+//! What everything else stands on: time, chance, locks, names, gates, errors and events.
+
+pub(crate) mod clock;
+pub(crate) mod doorbell;
+pub(crate) mod error;
+pub(crate) mod events;
+pub(crate) mod gate;
+pub(crate) mod lock;
+pub(crate) mod manual_clock;
+pub(crate) mod names;
+pub(crate) mod position;
+pub(crate) mod rng;
+pub(crate) mod sync;
+pub(crate) mod time;

@@ -1,0 +1,243 @@
+//! The facts of a deployment, validated.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+
+use crate::base::error::Error;
+use crate::base::names::not_empty;
+use crate::limits::{Limit, Quota};
+
+/// One concrete target that can serve a model. Immutable; cloning shares its strings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[repr(C)] // what every pick reads comes first and lies together
+pub struct Deployment {
+    weight: u32,
+    priority: u32,
+    rpm_limit: Option<NonZeroU64>,
+    tpm_limit: Option<NonZeroU64>,
+    max_parallel_requests: Option<NonZeroU32>,
+    id: Arc<str>,
+    model_name: Arc<str>,
+    model: Arc<str>,
+    tags: Arc<[Arc<str>]>,
+    rare: Option<Arc<Rare>>,
+}
+
+/// What few deployments have, in a place of its own that they share with their copies.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Rare {
+    limits: Vec<Limit>,
+    quotas: Vec<Quota>,
+    domain: Option<Arc<str>>,
+}
+
+impl Deployment {
+    /// A deployment of weight 1 and priority 0, without limits or tags, whose model is `model_name`.
+    ///
+    /// # Errors
+    /// If a name is empty.
+    pub fn new(id: &str, model_name: &str) -> Result<Self, Error> {
+        let id = not_empty("deployment_id", id)?;
+        let model_name = not_empty("model_name", model_name)?;
+        Ok(Self {
+            id,
+            model: Arc::clone(&model_name),
+            model_name,
+            tags: Arc::default(),
+            weight: 1,
+            priority: 0,
+            max_parallel_requests: None,
+            rpm_limit: None,
+            tpm_limit: None,
+            rare: None,
+        })
+    }
+
+    /// With the provider's own model identifier.
+    ///
+    /// # Errors
+    /// If it is empty.
+    pub fn with_model(self, model: &str) -> Result<Self, Error> {
+        Ok(Self { model: not_empty("model", model)?, ..self })
+    }
+
+    /// With a relative share.
+    #[must_use]
+    pub fn with_weight(self, weight: u32) -> Self {
+        Self { weight, ..self }
+    }
+
+    /// With a rank, lower first.
+    #[must_use]
+    pub fn with_priority(self, priority: u32) -> Self {
+        Self { priority, ..self }
+    }
+
+    /// With the most requests in a minute.
+    ///
+    /// # Errors
+    /// If it is 0.
+    pub fn with_rpm_limit(self, rpm_limit: Option<u64>) -> Result<Self, Error> {
+        Ok(Self { rpm_limit: not_zero("rpm_limit", rpm_limit, NonZeroU64::new)?, ..self })
+    }
+
+    /// With the most tokens in a minute.
+    ///
+    /// # Errors
+    /// If it is 0.
+    pub fn with_tpm_limit(self, tpm_limit: Option<u64>) -> Result<Self, Error> {
+        Ok(Self { tpm_limit: not_zero("tpm_limit", tpm_limit, NonZeroU64::new)?, ..self })
+    }
+
+    /// With the most leases in flight at once.
+    ///
+    /// # Errors
+    /// If it is 0.
+    pub fn with_max_parallel_requests(self, limit: Option<u32>) -> Result<Self, Error> {
+        Ok(Self { max_parallel_requests: not_zero("max_parallel_requests", limit, NonZeroU32::new)?, ..self })
+    }
+
+    fn with_rare(self, change: impl FnOnce(&mut Rare)) -> Self {
+        let mut rare = self.rare.as_deref().cloned().unwrap_or_default();
+        change(&mut rare);
+        Self { rare: (rare != Rare::default()).then(|| Arc::new(rare)), ..self }
+    }
+
+    /// With limits beside those above.
+    #[must_use]
+    pub fn with_limits(self, limits: &[Limit]) -> Self {
+        self.with_rare(|rare| rare.limits = limits.to_vec())
+    }
+
+    /// Under quotas that other deployments may share.
+    ///
+    /// # Errors
+    /// If two have the same id.
+    pub fn with_quotas(self, quotas: &[Quota]) -> Result<Self, Error> {
+        for (nth, quota) in quotas.iter().enumerate() {
+            if quotas.iter().take(nth).any(|other| other.id() == quota.id()) {
+                return Err(Error::Configuration(format!("the quota {:?} is given twice to {:?}", quota.id(), self.id())));
+            }
+        }
+        Ok(self.with_rare(|rare| rare.quotas = quotas.to_vec()))
+    }
+
+    /// With labels; the order is kept, repetitions are dropped.
+    ///
+    /// # Errors
+    /// If one is empty.
+    pub fn with_tags<S: AsRef<str>>(self, tags: impl IntoIterator<Item = S>) -> Result<Self, Error> {
+        let mut kept: Vec<Arc<str>> = Vec::new();
+        for tag in tags {
+            let tag = not_empty("a tag", tag.as_ref())?;
+            if !kept.contains(&tag) {
+                kept.push(tag);
+            }
+        }
+        Ok(Self { tags: kept.into(), ..self })
+    }
+
+    /// With a failure domain: what one outage takes away together.
+    ///
+    /// # Errors
+    /// If it is empty.
+    pub fn with_domain(self, domain: Option<&str>) -> Result<Self, Error> {
+        let domain = domain.map(|domain| not_empty("domain", domain)).transpose()?;
+        Ok(self.with_rare(|rare| rare.domain = domain))
+    }
+
+    /// Its unique id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn shared_id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// The public name that requests ask for.
+    #[must_use]
+    pub fn model_name(&self) -> &str {
+        &self.model_name
+    }
+
+    pub(crate) fn shared_model_name(&self) -> &Arc<str> {
+        &self.model_name
+    }
+
+    /// The provider's own model identifier.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Its labels.
+    #[must_use]
+    pub fn tags(&self) -> &[Arc<str>] {
+        &self.tags
+    }
+
+    /// Its limits beside requests and tokens a minute.
+    #[must_use]
+    pub fn limits(&self) -> &[Limit] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.limits)
+    }
+
+    /// The quotas it is under.
+    #[must_use]
+    pub fn quotas(&self) -> &[Quota] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.quotas)
+    }
+
+    /// Whether it has a limit of any kind.
+    pub(crate) fn is_limited(&self) -> bool {
+        let counts = self.rpm_limit.is_some() || self.tpm_limit.is_some() || self.max_parallel_requests.is_some();
+        counts || !self.limits().is_empty() || !self.quotas().is_empty()
+    }
+
+    /// Its failure domain.
+    #[must_use]
+    pub fn domain(&self) -> Option<&str> {
+        self.shared_domain().map(|domain| &**domain)
+    }
+
+    pub(crate) fn shared_domain(&self) -> Option<&Arc<str>> {
+        self.rare.as_ref()?.domain.as_ref()
+    }
+
+    /// Relative share.
+    #[must_use]
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// Rank, lower first.
+    #[must_use]
+    pub fn priority(&self) -> u32 {
+        self.priority
+    }
+
+    /// Most leases in flight at once.
+    #[must_use]
+    pub fn max_parallel_requests(&self) -> Option<u32> {
+        self.max_parallel_requests.map(NonZeroU32::get)
+    }
+
+    /// Most requests in a minute.
+    #[must_use]
+    pub fn rpm_limit(&self) -> Option<u64> {
+        self.rpm_limit.map(NonZeroU64::get)
+    }
+
+    /// Most tokens in a minute.
+    #[must_use]
+    pub fn tpm_limit(&self) -> Option<u64> {
+        self.tpm_limit.map(NonZeroU64::get)
+    }
+}
+
+fn not_zero<N, Z>(what: &str, limit: Option<N>, not_zero: impl FnOnce(N) -> Option<Z>) -> Result<Option<Z>, Error> {
+    let refused = || Error::Configuration(format!("{what} must be at least 1, or None for no limit, not 0"));
+    limit.map(|limit| not_zero(limit).ok_or_else(refused)).transpose()
+}

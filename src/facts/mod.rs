@@ -1,0 +1,9 @@
+//! What applications say: deployments, requests and options.
+
+mod deployment;
+mod options;
+mod request;
+
+pub use deployment::Deployment;
+pub use options::{Learning, Waiting};
+pub use request::{Request, Wishes};

@@ -1,0 +1,29 @@
+//! What a router does beside picking.
+
+/// What a router learns from providers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Learning {
+    /// Take limits from the headers of exceptions.
+    pub headers: bool,
+    /// Learn a cap on what is in flight from refusals, where nothing is configured.
+    pub concurrency: bool,
+}
+
+impl Default for Learning {
+    fn default() -> Self {
+        Self { headers: true, concurrency: true }
+    }
+}
+
+/// How many requests may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// The most requests that wait for one model name.
+    pub max_waiters: usize,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self { max_waiters: 10_000 }
+    }
+}

@@ -1,0 +1,75 @@
+//! What a pick is for.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
+
+use crate::limits::Demand;
+
+/// What a pick is for.
+///
+/// ```
+/// use turnout::{Deployment, Request, Router, Settings, Wishes};
+///
+/// let router = Router::new(Settings::default())?;
+/// for (id, region) in [("azure-eu", "eu"), ("azure-us", "us")] {
+///     drop(router.add(Deployment::new(id, "gpt-4o")?.with_tags([region])?, ())?);
+/// }
+/// let wishes = Wishes { tags: vec!["eu".to_owned()], ..Wishes::default() };
+/// let request = Request { tokens: 900, wishes: Some(Box::new(wishes)), ..Request::default() };
+/// assert_eq!(router.acquire("gpt-4o", &request)?.deployment().id(), "azure-eu");
+/// # Ok::<(), turnout::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The tokens that it is expected to use.
+    pub tokens: u64,
+    /// The parts of these that are the prompt's and the answer's, if they are known.
+    pub split: Option<(u64, u64)>,
+    /// Which deployments it can use; None for all of the group. Most requests have none, so they cost a pointer.
+    pub wishes: Option<Box<Wishes>>,
+}
+
+/// Which deployments a request can use.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    /// Labels that the deployment must have. Sort them: the index keeps one tree per list, and order tells lists
+    /// apart.
+    pub tags: Vec<String>,
+    /// Whether one of the labels is enough.
+    pub any_tag: bool,
+    /// Ids that must not be picked.
+    pub exclude: FxHashSet<String>,
+}
+
+impl Wishes {
+    /// Returns whether a deployment has the labels.
+    pub(crate) fn accepts_tags(&self, tags: &[Arc<str>]) -> bool {
+        let has = |wanted: &String| tags.iter().any(|tag| **tag == **wanted);
+        self.tags.is_empty() || if self.any_tag { self.tags.iter().any(has) } else { self.tags.iter().all(has) }
+    }
+
+    /// Returns whether a deployment is excluded by its id.
+    pub(crate) fn excludes(&self, id: &str) -> bool {
+        self.exclude.contains(id)
+    }
+}
+
+impl Request {
+    /// The tokens that must be left. A request of unknown size needs one token.
+    pub(crate) fn least_tokens(&self) -> u64 {
+        self.tokens.max(1)
+    }
+
+    /// Returns whether it takes no prompt or no answer. It may then pass where a request of unknown size would not.
+    #[inline]
+    pub(crate) fn lacks_part(&self) -> bool {
+        self.split.is_some_and(|(input, output)| input == 0 || output == 0)
+    }
+}
+
+impl From<&Request> for Demand {
+    fn from(request: &Request) -> Self {
+        Self { tokens: request.tokens, split: request.split }
+    }
+}

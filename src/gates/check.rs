@@ -1,0 +1,247 @@
+//! The checks of the gates.
+
+use super::refusal::Refusal;
+use crate::base::clock::Now;
+use crate::base::gate::each_gate;
+use crate::base::time::Nanos;
+use crate::counters::{State, mark};
+use crate::facts::Request;
+use crate::group::Entry;
+use crate::limits::to_next_minute;
+
+/// The gates that are open to all, since too few deployments would be left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Waived {
+    /// The gates of health: the group panics.
+    pub(crate) health: bool,
+    pub(crate) slow_start: bool,
+}
+
+/// What the checks look at: one deployment and one request.
+struct Check<'a, 'c, T> {
+    entry: &'a Entry<T>,
+    state: &'a State,
+    request: &'a Request,
+    waived: Waived,
+    now: &'a Now<'c>,
+    cooldown_until: Nanos,
+}
+
+macro_rules! stages {
+    ($( $stage:ident { $( $(#[$doc:meta])* $gate:ident $name:ident $kind:ident, )* } )*) => {
+        /// The stages of the table: each runs the checks of its gates in their order.
+        impl<T> Check<'_, '_, T> {
+            $(
+                #[inline(always)]
+                #[allow(clippy::inline_always)] // see `check_alone`
+                fn $stage(&self) -> Result<(), Refusal> {
+                    $( self.$name()?; )*
+                    Ok(())
+                }
+            )*
+        }
+    };
+}
+each_gate!(stages);
+
+/// The checks: one method a gate, which has the gate's name.
+#[allow(clippy::inline_always)] // see `check_alone`
+impl<T> Check<'_, '_, T> {
+    // --- what the request asks for ---
+
+    #[inline(always)]
+    fn tags(&self) -> Result<(), Refusal> {
+        match &self.request.wishes {
+            Some(wishes) if !wishes.accepts_tags(self.entry.deployment().tags()) => Err(Refusal::Tags),
+            _ => Ok(()),
+        }
+    }
+
+    #[inline(always)]
+    fn excluded(&self) -> Result<(), Refusal> {
+        match &self.request.wishes {
+            Some(wishes) if wishes.excludes(self.entry.deployment().id()) => Err(Refusal::Excluded),
+            _ => Ok(()),
+        }
+    }
+
+    // --- what every deployment counts ---
+
+    #[inline(always)]
+    fn cooling_down(&self) -> Result<(), Refusal> {
+        let until = self.cooldown_until;
+        if until != 0 && self.now.get() < until && !self.waived.health {
+            self.now.note_change(until);
+            return Err(Refusal::CoolingDown { ends_in: until - self.now.get(), cause: self.state.cause() });
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn unhealthy(&self) -> Result<(), Refusal> {
+        if self.state.vitals.is_unhealthy() && !self.waived.health { Err(Refusal::Unhealthy) } else { Ok(()) }
+    }
+
+    #[inline(always)]
+    fn probation(&self) -> Result<(), Refusal> {
+        // Where the rules know no such place, nobody has it.
+        if self.cooldown_until != 0 && self.state.is_probed() && !self.waived.health { Err(Refusal::Probation) } else { Ok(()) }
+    }
+
+    #[inline(always)]
+    fn max_parallel_requests(&self) -> Result<(), Refusal> {
+        if let Some(limit) = self.entry.deployment().max_parallel_requests() {
+            let in_flight = self.state.in_flight();
+            if in_flight >= limit {
+                return Err(Refusal::MaxParallelRequests { in_flight, limit });
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn rpm_limit(&self) -> Result<(), Refusal> {
+        if let Some(limit) = self.entry.deployment().rpm_limit()
+            && self.state.window.requests_at_most() >= limit
+        {
+            let used = self.state.window.counts(self.now.get()).requests;
+            if used >= limit {
+                return Err(Refusal::RpmLimit { used, limit, frees_in: minute_ends_in(self.now) });
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn tpm_limit(&self) -> Result<(), Refusal> {
+        if let Some(limit) = self.entry.deployment().tpm_limit() {
+            let asked = self.request.least_tokens();
+            if limit.saturating_sub(self.state.window.tokens_at_most()) < asked {
+                let used = self.state.window.counts(self.now.get()).tokens;
+                if limit.saturating_sub(used) < asked {
+                    return Err(Refusal::TpmLimit { used, asked, limit, frees_in: minute_ends_in(self.now) });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // --- what few deployments count ---
+
+    #[inline]
+    fn limit(&self) -> Result<(), Refusal> {
+        if let Some(metering) = &self.entry.metering
+            && let Some(shortfall) = metering.shortfall(self.request.into(), self.now.get())
+        {
+            self.now.note_change(self.now.get().saturating_add(shortfall.frees_in));
+            return Err(Refusal::Limit(shortfall));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn learnt_parallel_requests(&self) -> Result<(), Refusal> {
+        // Limits may have been configured since the cap was learnt.
+        if self.state.marks() & mark::CAPPED != 0 && !self.entry.deployment().is_limited() {
+            let (in_flight, limit) = (self.state.in_flight(), self.state.annex().cap.most());
+            if in_flight >= limit {
+                return Err(Refusal::LearntParallelRequests { in_flight, limit });
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn observed_limit(&self) -> Result<(), Refusal> {
+        if self.state.marks() & mark::OBSERVED != 0
+            && let Some(shortfall) = self.state.annex().observed.shortfall(self.request.into(), self.now.get())
+        {
+            self.now.note_change(self.now.get().saturating_add(shortfall.ends_in));
+            return Err(Refusal::ObservedLimit(shortfall));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn slow_start(&self) -> Result<(), Refusal> {
+        if self.state.marks() & mark::SLOW_START == 0 || self.waived.slow_start {
+            return Ok(());
+        }
+        let slice = self.entry.rules().health().and_then(|rules| self.state.slow_start(rules, self.now.get()));
+        let Some(slice) = slice else { return Ok(()) };
+        self.now.note_change(slice.ends_at);
+        if slice.is_open {
+            return Ok(());
+        }
+        Err(Refusal::SlowStart { percent: slice.percent, next_in: slice.ends_at.saturating_sub(self.now.get()) })
+    }
+
+    // --- what it shares with others ---
+
+    #[inline]
+    fn quota(&self) -> Result<(), Refusal> {
+        let metering = self.entry.metering.as_ref();
+        match metering.and_then(|metering| metering.quota_shortfall(self.request.into(), self.now.get())) {
+            Some((nth, shortfall)) => Err(Refusal::Quota { nth, shortfall }),
+            None => Ok(()),
+        }
+    }
+
+    // --- stages that few deployments need ---
+
+    #[inline(never)]
+    fn marked(&self) -> Result<(), Refusal> {
+        self.by_marks()
+    }
+
+    #[inline(never)]
+    fn shared(&self) -> Result<(), Refusal> {
+        self.by_quotas()
+    }
+}
+
+/// Lets a deployment pass, or names the first gate that stops it, as far as that depends on the deployment alone: an
+/// index can keep the result.
+///
+/// The clock is read only where a number would stop the deployment that a new minute or an elapsed cooldown might
+/// have freed.
+#[inline(always)]
+#[allow(clippy::inline_always)] // most requests ask for nothing special, and where that is known much of this goes
+pub(super) fn check_alone<T>(
+    entry: &Entry<T>,
+    state: &State,
+    request: &Request,
+    waived: Waived,
+    now: &Now<'_>,
+) -> Result<(), Refusal> {
+    let check = Check { entry, state, request, waived, now, cooldown_until: state.vitals.cooldown_until() };
+    if request.wishes.is_some() {
+        check.by_request()?;
+    }
+    check.by_counters()?;
+    if state.marks() == 0 { Ok(()) } else { check.marked() }
+}
+
+/// Lets a deployment pass, or names the first gate that stops it. `state` has the entry's counters.
+#[inline]
+pub(crate) fn check<T>(entry: &Entry<T>, state: &State, request: &Request, waived: Waived, now: &Now<'_>) -> Result<(), Refusal> {
+    check_alone(entry, state, request, waived, now)?;
+    if state.marks() & mark::METERED == 0 {
+        return Ok(());
+    }
+    Check { entry, state, request, waived, now, cooldown_until: 0 }.shared()
+}
+
+/// Returns whether a request itself leaves a deployment in.
+pub(crate) fn is_wished<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -> bool {
+    let check = Check { entry, state: &entry.slot, request, waived: Waived::default(), now, cooldown_until: 0 };
+    check.by_request().is_ok()
+}
+
+/// Returns the nanoseconds to the next minute, and notes that it changes what was just read.
+#[inline]
+pub(super) fn minute_ends_in(now: &Now<'_>) -> Nanos {
+    let left = to_next_minute(now.get());
+    now.note_change(now.get().saturating_add(left));
+    left
+}

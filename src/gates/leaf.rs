@@ -1,0 +1,66 @@
+//! What the index needs of a deployment: a leaf made by the gates and the rule that a walk uses.
+
+use std::sync::Arc;
+
+use super::check::{Waived, check_alone};
+use super::live::Live;
+use super::room::{limits_parts, tokens_left};
+use crate::base::clock::Now;
+use crate::base::events::{Event, EventKind};
+use crate::base::time::Nanos;
+use crate::facts::Request;
+use crate::group::Entry;
+use crate::health::Fitness;
+use crate::index::{Leaf, Member, Place};
+use crate::strategy::Rule;
+
+impl<T> Member for Entry<T> {
+    #[inline]
+    fn place(&self) -> &Place {
+        &self.home.place
+    }
+
+    #[inline]
+    fn tags(&self) -> &[Arc<str>] {
+        self.deployment().tags()
+    }
+
+    #[inline]
+    fn is_well(&self) -> bool {
+        self.slot.vitals.is_well()
+    }
+
+    #[inline]
+    fn fitness(&self, now: &Now<'_>) -> Fitness {
+        self.slot.fitness(now)
+    }
+
+    #[inline]
+    fn leaf<R: Rule>(&self, now: &Now<'_>) -> Leaf<R::Leaf> {
+        let state = &*self.slot;
+        now.take_change();
+        if check_alone(self, state, &Request::default(), Waived::default(), now).is_err() {
+            let until = now.take_change();
+            return Leaf { understates: limits_parts(self, state, now), ..Leaf::stopped(until) };
+        }
+        let candidate = Some(R::leaf(&Live { entry: self, state, now }));
+        let changes_at = now.take_change();
+        let room = tokens_left(self, state, now);
+        Leaf { candidate, tokens: room.tokens, understates: room.understates, changes_at, refills_at: room.refills_at }
+    }
+
+    fn announce_panic(&self, panics: bool, now: Nanos) {
+        let (kind, detail) = if panics {
+            (EventKind::Panic, "too few are in service: health is ignored")
+        } else {
+            (EventKind::PanicOver, "enough are in service")
+        };
+        self.services.events.note(|| Event {
+            kind,
+            deployment_id: None,
+            model_name: Arc::clone(self.deployment().shared_model_name()),
+            at: now,
+            detail: detail.to_owned(),
+        });
+    }
+}

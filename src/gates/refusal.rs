@@ -1,0 +1,168 @@
+//! What stopped a deployment, in numbers and in words.
+
+use std::fmt;
+
+use crate::base::gate::Gate;
+use crate::base::time::{Nanos, seconds};
+use crate::group::Entry;
+use crate::health::Cause;
+use crate::limits::{LimitShortfall, ObservedShortfall, Shortfall};
+
+/// The gate that stopped a deployment, with the numbers that did.
+///
+/// ```
+/// use turnout::{Deployment, Gate, Refusal, Request, Router, Settings, Verdict};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?.with_rpm_limit(Some(1))?, ())?);
+/// let lease = router.acquire("gpt-4o", &Request::default())?;
+/// let explanation = router.explain("gpt-4o", &Request::default())?;
+/// let Some((_, Verdict::Stopped(refusal))) = explanation.verdicts.first() else { unreachable!() };
+/// assert_eq!(refusal.gate(), Gate::RpmLimit);
+/// assert!(matches!(refusal, Refusal::RpmLimit { used: 1, limit: 1, .. }));
+/// # Ok::<(), turnout::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It lacks the tags asked for.
+    Tags,
+    /// The request excludes it.
+    Excluded,
+    /// It is cooling down.
+    CoolingDown {
+        /// Nanoseconds until that ends.
+        ends_in: Nanos,
+        /// Why, by the rules of `Health`.
+        cause: Option<Cause>,
+    },
+    /// A health check took it out.
+    Unhealthy,
+    /// It is on probation, and another request has the one place there is.
+    Probation,
+    /// Every place in flight is taken.
+    MaxParallelRequests {
+        /// Leases in flight.
+        in_flight: u32,
+        /// The most there may be.
+        limit: u32,
+    },
+    /// Every request of this minute is spent.
+    RpmLimit {
+        /// Requests counted.
+        used: u64,
+        /// The most there may be.
+        limit: u64,
+        /// Nanoseconds until the next minute.
+        frees_in: Nanos,
+    },
+    /// Too few tokens of this minute are left.
+    TpmLimit {
+        /// Tokens counted.
+        used: u64,
+        /// Tokens asked for.
+        asked: u64,
+        /// The most there may be.
+        limit: u64,
+        /// Nanoseconds until the next minute.
+        frees_in: Nanos,
+    },
+    /// Another limit of its own is spent.
+    Limit(LimitShortfall),
+    /// Every place in flight is taken that refusals have taught to use.
+    LearntParallelRequests {
+        /// Leases in flight.
+        in_flight: u32,
+        /// The most there may be.
+        limit: u32,
+    },
+    /// The provider said that too little is left.
+    ObservedLimit(ObservedShortfall),
+    /// It has returned or joined, and its share is still small. Ignored where nobody else is left.
+    SlowStart {
+        /// Its share, in percent.
+        percent: u64,
+        /// Nanoseconds until that may let it pass.
+        next_in: Nanos,
+    },
+    /// A limit of a quota that it shares is spent, or the provider said so.
+    Quota {
+        /// Which of its quotas, in the order of their locks.
+        nth: u32,
+        /// Which of the quota's limits, and why.
+        shortfall: Shortfall,
+    },
+}
+
+impl Refusal {
+    /// Returns the gate.
+    #[must_use]
+    pub fn gate(&self) -> Gate {
+        match self {
+            Self::Tags => Gate::Tags,
+            Self::Excluded => Gate::Excluded,
+            Self::CoolingDown { .. } => Gate::CoolingDown,
+            Self::Unhealthy => Gate::Unhealthy,
+            Self::Probation => Gate::Probation,
+            Self::MaxParallelRequests { .. } => Gate::MaxParallelRequests,
+            Self::RpmLimit { .. } => Gate::RpmLimit,
+            Self::TpmLimit { .. } => Gate::TpmLimit,
+            Self::Limit(_) => Gate::Limit,
+            Self::LearntParallelRequests { .. } => Gate::LearntParallelRequests,
+            Self::ObservedLimit(_) => Gate::ObservedLimit,
+            Self::SlowStart { .. } => Gate::SlowStart,
+            Self::Quota { .. } => Gate::Quota,
+        }
+    }
+}
+
+/// Which limit or quota it is that stopped a deployment, [`Entry::describe`] says.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Tags => f.write_str("lacks the tags asked for"),
+            Self::Excluded => f.write_str("excluded by the request"),
+            Self::CoolingDown { ends_in, cause: None } => write!(f, "cooling down, ends in {:.1} s", seconds(ends_in)),
+            Self::CoolingDown { ends_in, cause: Some(cause) } => {
+                write!(f, "cooling down ({cause}), ends in {:.1} s", seconds(ends_in))
+            }
+            Self::Unhealthy => f.write_str("reported unhealthy"),
+            Self::Probation => f.write_str("on probation, and its one place is taken"),
+            Self::MaxParallelRequests { in_flight, limit } => write!(f, "in flight {in_flight}/{limit}"),
+            Self::RpmLimit { used, limit, frees_in } => write!(f, "rpm {used}/{limit}, frees in {:.1} s", seconds(frees_in)),
+            Self::TpmLimit { asked, limit, .. } if asked > limit => write!(f, "tpm limit {limit}, {asked} asked for: never fits"),
+            Self::TpmLimit { used, asked, limit, frees_in } => {
+                write!(f, "tpm {used}/{limit}, {asked} asked for, frees in {:.1} s", seconds(frees_in))
+            }
+            Self::Limit(shortfall) => shortfall.fmt(f),
+            Self::LearntParallelRequests { in_flight, limit } => write!(f, "in flight {in_flight}/{limit}, learnt from refusals"),
+            Self::ObservedLimit(shortfall) => shortfall.fmt(f),
+            Self::Quota { shortfall, .. } => shortfall.fmt(f),
+            Self::SlowStart { percent, next_in } => {
+                write!(f, "slow start, a candidate {percent} % of the time, next try in {:.1} s", seconds(next_in))
+            }
+        }
+    }
+}
+
+impl<T> Entry<T> {
+    /// Returns in words what stopped it.
+    pub fn describe(&self, refusal: &Refusal) -> String {
+        let nth = |nth: u32| usize::try_from(nth).unwrap_or(usize::MAX);
+        let cause = match refusal {
+            Refusal::Limit(shortfall) => self.deployment().limits().get(nth(shortfall.nth)).map(ToString::to_string),
+            Refusal::Quota { nth: at, shortfall } => {
+                let quota = self.metering.as_ref().and_then(|metering| Some(metering.quotas().get(nth(*at))?.quota()));
+                quota.map(|quota| {
+                    let limit = match shortfall {
+                        Shortfall::Limit(shortfall) => quota.limits().get(nth(shortfall.nth)),
+                        Shortfall::Observed(_) => None,
+                    };
+                    let limit = limit.map(|limit| format!(": {limit}")).unwrap_or_default();
+                    format!("quota {:?}{limit}", quota.id())
+                })
+            }
+            _ => None,
+        };
+        cause.map_or_else(|| refusal.to_string(), |cause| format!("{cause}: {refusal}"))
+    }
+}

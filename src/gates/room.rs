@@ -1,0 +1,96 @@
+//! What is left of a deployment's limits, and when more will be.
+
+use super::check::{Waived, is_wished, minute_ends_in};
+use crate::base::clock::Now;
+use crate::base::time::Nanos;
+use crate::counters::{State, mark};
+use crate::facts::Request;
+use crate::group::Entry;
+use crate::limits::{Unit, to_next_minute};
+
+/// The tokens that a deployment has left.
+pub(super) struct Room {
+    /// So many for any request.
+    pub(super) tokens: u64,
+    /// From when on there may be more; None if time makes them no more.
+    pub(super) refills_at: Option<Nanos>,
+    /// Whether there may be more already for some requests: see `index::Leaf`.
+    pub(super) understates: bool,
+}
+
+/// Whether a request may pass the gates that takes no part of some kind, where one without wishes does not.
+pub(super) fn limits_parts<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> bool {
+    entry.metering.as_ref().is_some_and(|metering| metering.limits_parts())
+        || (state.marks() & mark::OBSERVED != 0 && state.annex().observed.active(now.get()).any(|(unit, ..)| unit.is_part()))
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always)] // see `check_alone`
+pub(super) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> Room {
+    let tokens = match entry.deployment().tpm_limit() {
+        Some(limit) if state.window.tokens_at_most() != 0 => {
+            minute_ends_in(now);
+            limit.saturating_sub(state.window.counts(now.get()).tokens)
+        }
+        limit => limit.unwrap_or(u64::MAX),
+    };
+    if state.marks() == 0 {
+        Room { tokens, refills_at: now.take_change(), understates: false }
+    } else {
+        tokens_left_marked(entry, state, tokens, now)
+    }
+}
+
+/// As [`tokens_left`], of what the minute leaves.
+#[inline(never)]
+fn tokens_left_marked<T>(entry: &Entry<T>, state: &State, mut tokens: u64, now: &Now<'_>) -> Room {
+    let mut understates = false;
+    if let Some(metering) = &entry.metering {
+        let own = metering.tokens_left(now);
+        tokens = tokens.min(own.0);
+        understates = own.1;
+    }
+    if state.marks() & mark::OBSERVED != 0 {
+        for (unit, observed, until) in state.annex().observed.active(now.get()) {
+            if unit != Unit::Requests {
+                understates |= unit.is_part();
+                tokens = tokens.min(observed);
+                now.note_change(until);
+            }
+        }
+    }
+    Room { tokens, refills_at: now.take_change(), understates }
+}
+
+/// Returns the smallest limit of a deployment that a request is too large for, now and ever; None if it may fit.
+pub(crate) fn exceeded<T>(entry: &Entry<T>, request: &Request) -> Option<u64> {
+    let minute = entry.deployment().tpm_limit().filter(|&limit| request.least_tokens() > limit);
+    let metered = entry.metering.as_ref().and_then(|metering| metering.exceeded(request.into()));
+    minute.into_iter().chain(metered).min()
+}
+
+/// When a deployment that a gate stops may be available; None if no such time is known.
+pub(crate) fn available_at<T>(entry: &Entry<T>, request: &Request, waived: Waived, now: &Now<'_>) -> Option<Nanos> {
+    let state = &*entry.slot;
+    let deployment = entry.deployment();
+    let asked = request.least_tokens();
+    let cooldown_until = if waived.health { 0 } else { state.vitals.cooldown_until() };
+    // A check reports when it does, and a probe ends when its lease does.
+    let is_unknown = !waived.health && (state.vitals.is_unhealthy() || (cooldown_until != 0 && state.is_probed()));
+    if is_unknown || !is_wished(entry, request, now) || exceeded(entry, request).is_some() {
+        return None;
+    }
+    let now = now.get();
+    let counts = state.window.counts(now);
+    let spent = deployment.rpm_limit().is_some_and(|limit| counts.requests >= limit)
+        || deployment.tpm_limit().is_some_and(|limit| limit.saturating_sub(counts.tokens) < asked);
+    let window_frees = if spent { now.saturating_add(to_next_minute(now)) } else { now };
+    let metered_frees = match &entry.metering {
+        Some(metering) => metering.frees_at(request.into(), now)?,
+        None => now,
+    };
+    let observed_frees =
+        if state.marks() & mark::OBSERVED != 0 { state.annex().observed.frees_at(request.into(), now) } else { now };
+    let at = window_frees.max(cooldown_until).max(metered_frees).max(observed_frees);
+    Some(at).filter(|&at| at > now)
+}

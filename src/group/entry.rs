@@ -1,0 +1,225 @@
+//! A registered deployment, and what becomes of it.
+//!
+//! The methods of [`Entry`] stand where their floors are:
+//!
+//! | file | methods |
+//! |---|---|
+//! | here | facts, rules, what becomes of it, `change` and `renew` its leaf, `finish` |
+//! | `group/stats.rs` | `stats` |
+//! | `gates/leaf.rs` | what the index needs of it (`Member`) |
+//! | `gates/refusal.rs` | `describe` |
+//! | `lease/outcome.rs` | `succeed`, `fail`, `cool_down`, `report_health` |
+//! | `lease/learn.rs` | `observe`, `refused` |
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use super::services::Services;
+use crate::base::clock::Now;
+use crate::base::position::NOWHERE;
+use crate::base::sync::atomic::{AtomicBool, Ordering};
+use crate::base::sync::{Mutex, hold};
+use crate::counters::Slot;
+use crate::facts::Deployment;
+use crate::health::{Domain, Peers, Rules};
+use crate::index::{Index, Place};
+use crate::limits::Metering;
+
+/// What an application attaches to each deployment.
+///
+/// ```
+/// use std::sync::Arc;
+/// use turnout::{Attachment, Deployment, Request, Router, Settings};
+///
+/// struct Endpoint(&'static str);
+///
+/// impl Attachment for Endpoint {
+///     type Id = Arc<str>;
+///
+///     fn id(&self, deployment: &Deployment) -> Arc<str> {
+///         deployment.id().into()
+///     }
+/// }
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?, Endpoint("https://eu.example"))?);
+/// let lease = router.acquire("gpt-4o", &Request::default())?;
+/// assert_eq!(lease.attachment().0, "https://eu.example");
+/// # Ok::<(), turnout::Error>(())
+/// ```
+pub trait Attachment: Send + Sync + 'static {
+    /// The id as [`Router::select`](crate::Router::select) hands it out. It lies where a pick finds it without
+    /// looking at the deployment.
+    type Id: fmt::Debug;
+
+    /// Returns the id of a deployment. It is called under locks: it must be short and must not use the router.
+    fn id(&self, deployment: &Deployment) -> Self::Id;
+}
+
+impl Attachment for () {
+    type Id = Arc<str>;
+
+    fn id(&self, deployment: &Deployment) -> Arc<str> {
+        Arc::clone(deployment.shared_id())
+    }
+}
+
+/// A registered deployment: its facts, its counters, and what the application attached.
+#[derive(Debug)]
+#[repr(C)] // what an acquire reads comes first and lies together
+pub struct Entry<T> {
+    pub(crate) slot: Slot,
+    pub(crate) home: Home,
+    pub(crate) attachment: T,
+    pub(crate) services: Arc<Services>,
+    /// Whether it has left the registry.
+    pub(crate) left: AtomicBool,
+    /// What counts beside the minute window; None for most.
+    pub(crate) metering: Option<Box<Metering>>,
+    pub(crate) deployment: Deployment,
+    /// Registration order over the whole registry.
+    pub(crate) order: u64,
+    /// The entry that has its counters now. All entries that had them share this.
+    pub(crate) heir: Heir<T>,
+    /// Its failure domain, where the rules look at it.
+    pub(crate) domain: Option<Arc<Domain<Self>>>,
+}
+
+/// Where a member is: the index of its group, and its place there.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) index: Arc<Index>,
+    pub(crate) place: Place,
+}
+
+/// The entry that has a deployment's counters.
+pub(crate) type Heir<T> = Arc<Mutex<Weak<Entry<T>>>>;
+
+/// What has become of an entry.
+enum Fate<T> {
+    Registered,
+    /// Its counters belong to this one.
+    Replaced(Arc<Entry<T>>),
+    Removed,
+}
+
+impl<T> Entry<T> {
+    /// Returns its facts.
+    pub fn deployment(&self) -> &Deployment {
+        &self.deployment
+    }
+
+    /// Returns what the application attached.
+    pub fn attachment(&self) -> &T {
+        &self.attachment
+    }
+
+    /// Returns the rules by which it cools down and comes back.
+    #[inline]
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.services.rules
+    }
+
+    // --- what becomes of it ---
+
+    #[inline]
+    pub(crate) fn is_registered(&self) -> bool {
+        // Relaxed: it is written and read around the index's lock, which orders it.
+        !self.left.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether it is in the registry, and if not, which entry has its counters now.
+    #[inline]
+    fn fate(&self) -> Fate<T> {
+        if self.is_registered() {
+            return Fate::Registered;
+        }
+        let heir = hold(&self.heir).upgrade();
+        heir.map_or(Fate::Removed, Fate::Replaced)
+    }
+
+    /// Leaves the registry, and leaves its counters to an heir. Comes before the index is changed, so that nobody
+    /// renews its leaf afterwards.
+    pub(crate) fn leave(&self, heir: Option<&Arc<Self>>) {
+        *hold(&self.heir) = heir.map(Arc::downgrade).unwrap_or_default();
+        self.left.store(true, Ordering::Relaxed);
+        if let Some(rules) = self.rules().health()
+            && heir.is_none_or(|heir| !Arc::ptr_eq(&heir.home.index, &self.home.index))
+        {
+            let to = heir.map(|heir| &heir.home.index.words.pool);
+            self.slot.move_outcomes(&self.slot.hold(), rules, &self.home.index.words.pool, to);
+        }
+    }
+
+    /// Joins a group that has others.
+    pub(crate) fn start_slowly(&self) {
+        if let Some(rules) = self.rules().health() {
+            self.slot.start_slowly(&self.slot.hold(), rules, self.services.clock.now());
+        }
+    }
+
+    // --- its leaf ---
+
+    /// Renews the leaf of its counters, wherever that is now. Comes after every change of the counters.
+    #[inline]
+    pub(crate) fn renew(&self, now: &Now<'_>) {
+        self.change(now, |_| ());
+    }
+
+    /// Changes its counters and renews its leaf, wherever that is now, under one lock. So what is decided by the
+    /// other members of the group still holds when it is done.
+    #[inline]
+    pub(crate) fn change<R>(&self, now: &Now<'_>, change: impl FnOnce(&Peers<'_>) -> R) -> R {
+        let mut heir: Arc<Self>;
+        let mut member = self;
+        loop {
+            let index = &member.home.index;
+            let mut forest = index.lock();
+            let position = member.home.place.position();
+            // Asked under the lock: a member that is replaced or removed leaves before the tree is touched.
+            match member.fate() {
+                Fate::Registered => {
+                    // Without a place of its own it waits for the rebuild, which takes the counters as they are then.
+                    let place = Some(position).filter(|&position| position != NOWHERE);
+                    let result = change(&Peers::new(forest.census(), &index.words.pool, place));
+                    if place.is_some() {
+                        forest.renew(position, member, now);
+                    }
+                    return result;
+                }
+                Fate::Replaced(by) => {
+                    drop(forest);
+                    heir = by;
+                    member = &heir;
+                }
+                Fate::Removed => return change(&Peers::new(forest.census(), &index.words.pool, None)),
+            }
+        }
+    }
+
+    // --- what others learn of it ---
+
+    /// Ends a change of its counters, after the leaf was renewed: delivers the events that were noted, and wakes the
+    /// waiters that may find capacity now. No lock may be held.
+    #[inline]
+    pub(crate) fn finish(&self) {
+        self.services.events.deliver();
+        if self.services.bell.is_waited_at() {
+            self.wake_waiters();
+        }
+    }
+
+    /// Wakes the waiters of the group that its counters belong to now; all waiters, if it is under quotas that
+    /// others share.
+    #[cold]
+    fn wake_waiters(&self) {
+        if self.metering.as_ref().is_some_and(|metering| !metering.quotas().is_empty()) {
+            return self.services.bell.ring(None);
+        }
+        match self.fate() {
+            Fate::Registered => self.services.bell.ring(Some(self.deployment.model_name())),
+            Fate::Replaced(by) => by.wake_waiters(),
+            Fate::Removed => {}
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The deployments of one model name.
+
+use std::sync::Arc;
+
+use super::entry::{Attachment, Entry};
+use super::services::Services;
+use crate::base::clock::{Clock, Now};
+use crate::base::error::Error;
+use crate::base::position::Position;
+use crate::base::rng::Rng;
+use crate::counters::{State, StateTable};
+use crate::facts::Request;
+use crate::health::HealthRules;
+use crate::index::{self, Index, Members};
+use crate::limits::Quotas;
+use crate::strategy::{Chance, Strategy};
+
+/// The members of a group by their places, in registration order; a place is empty once its member has left.
+#[derive(Debug)]
+pub(crate) struct Places<T: Attachment> {
+    members: Vec<Option<Arc<Entry<T>>>>,
+    /// What a select hands out and where an acquire counts, without a look at the entry: among very many deployments no entry is in the
+    /// cache.
+    ids: Vec<Option<T::Id>>,
+    slots: Vec<u32>,
+}
+
+impl<T: Attachment> Places<T> {
+    pub(crate) fn new() -> Self {
+        Self { members: Vec::new(), ids: Vec::new(), slots: Vec::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(crate) fn push(&mut self, entry: &Arc<Entry<T>>) {
+        self.members.push(Some(Arc::clone(entry)));
+        self.ids.push(Some(entry.attachment().id(entry.deployment())));
+        self.slots.push(entry.slot.index());
+    }
+
+    /// Puts an entry into the place it was made for; returns whether that was empty.
+    fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) -> bool {
+        let place = entry.home.place.position() as usize;
+        if place == self.len() {
+            self.push(entry);
+            return true;
+        }
+        let was_empty = self.take(entry.home.place.position(), removed);
+        if let (Some(member), Some(id), Some(slot)) =
+            (self.members.get_mut(place), self.ids.get_mut(place), self.slots.get_mut(place))
+        {
+            *member = Some(Arc::clone(entry));
+            *id = Some(entry.attachment().id(entry.deployment()));
+            *slot = entry.slot.index();
+        }
+        was_empty
+    }
+
+    /// Empties a place; returns whether it was empty.
+    fn take(&mut self, position: Position, removed: &mut Removed<T>) -> bool {
+        removed.ids.extend(self.ids.get_mut(position as usize).and_then(Option::take));
+        let member = self.members.get_mut(position as usize).and_then(Option::take);
+        let was_empty = member.is_none();
+        removed.entries.extend(member);
+        was_empty
+    }
+
+    /// Drops the places that are empty. The members learn their new ones when the index is rebuilt.
+    fn close_up(&mut self) {
+        self.members.retain(Option::is_some);
+        self.ids.retain(Option::is_some);
+        self.slots.clear();
+        self.slots.extend(self.members.iter().flatten().map(|member| member.slot.index()));
+    }
+
+    /// Empties all places.
+    fn take_all(self, removed: &mut Removed<T>) {
+        removed.entries.extend(self.members.into_iter().flatten());
+        removed.ids.extend(self.ids.into_iter().flatten());
+    }
+}
+
+/// The deployments of one model name.
+#[derive(Debug)]
+pub(crate) struct Group<T: Attachment> {
+    pub(crate) strategy: Strategy,
+    pub(crate) index: Arc<Index>,
+    places: Places<T>,
+    /// How many places are not empty.
+    len: usize,
+    /// What some members share with each other or with other groups. An index does not know of it.
+    pub(crate) quotas: Quotas,
+}
+
+impl<T: Attachment> Group<T> {
+    pub(crate) fn new(strategy: Strategy, index: Arc<Index>) -> Self {
+        Self { strategy, index, places: Places::new(), len: 0, quotas: Quotas::default() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The place of a member to come.
+    pub(crate) fn next_position(&self) -> Result<Position, Error> {
+        Position::try_from(self.places.len()).map_err(|_| too_many())
+    }
+
+    /// All places, as the index knows them.
+    pub(crate) fn places(&self) -> &Members<Entry<T>> {
+        &self.places.members
+    }
+
+    #[inline]
+    pub(crate) fn member(&self, position: Position) -> Option<&Arc<Entry<T>>> {
+        self.places.members.get(position as usize)?.as_ref()
+    }
+
+    /// A member and its counters.
+    #[inline]
+    pub(crate) fn member_and_state<'a>(
+        &'a self,
+        position: Position,
+        table: &'a StateTable,
+    ) -> Option<(&'a Arc<Entry<T>>, &'a State)> {
+        let slot = *self.places.slots.get(position as usize)?;
+        Some((self.member(position)?, table.get(slot)))
+    }
+
+    /// The id of a member, as a select hands it out.
+    #[inline]
+    pub(crate) fn id(&self, position: Position) -> Option<&T::Id> {
+        self.places.ids.get(position as usize)?.as_ref()
+    }
+
+    /// What a pick draws from.
+    #[inline]
+    pub(crate) fn chance<'a>(&'a self, rng: &'a Rng) -> Chance<'a> {
+        Chance { rng, next_turn: &self.index.words.next_turn, peek: false }
+    }
+
+    /// Whether no quota of the group stops a request.
+    #[inline]
+    pub(crate) fn quotas_are_open(&self, request: &Request, now: &Now<'_>) -> bool {
+        self.quotas.are_open(|| (request.into(), now.get()))
+    }
+
+    /// The members and their places, in registration order.
+    #[inline]
+    pub(crate) fn members(&self) -> impl Iterator<Item = (Position, &Arc<Entry<T>>)> {
+        index::members(&self.places.members)
+    }
+
+    /// Whether so few members are in service that their health is ignored.
+    pub(crate) fn panics(&self, services: &Services, now: &Now<'_>) -> bool {
+        let threshold = services.rules.health().map_or(0.0, |rules| rules.panic_threshold);
+        let stopped = || self.members().filter(|(_, entry)| entry.slot.fitness(now).is_stopped(now.get())).count();
+        threshold > 0.0 && HealthRules::panics(threshold, stopped(), self.len)
+    }
+
+    /// Gives an entry the place it was made for.
+    pub(crate) fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) {
+        if let Some(old) = self.places.members.get(entry.home.place.position() as usize).and_then(Option::as_ref) {
+            self.quotas.leave(old.metering.as_deref());
+        }
+        self.quotas.enter(entry.metering.as_deref());
+        self.len += usize::from(self.places.put(entry, removed));
+        self.index.lock().enter(entry.home.place.position(), &**entry, &Now::new(&entry.services.clock));
+    }
+
+    /// Empties the place of an entry.
+    pub(crate) fn take(&mut self, entry: &Entry<T>, removed: &mut Removed<T>) {
+        let position = entry.home.place.position();
+        self.quotas.leave(entry.metering.as_deref());
+        self.len -= usize::from(!self.places.take(position, removed));
+        let now = Now::new(&entry.services.clock);
+        let mut forest = self.index.lock();
+        forest.leave(position, entry, &now);
+        // Empty places cost a walk something, so they may not outnumber the members.
+        if self.places.len() > 2 * self.len + 16 {
+            self.places.close_up();
+            forest.rebuild(&self.places.members, &now);
+        }
+    }
+
+    /// Takes other members in the place of all.
+    pub(crate) fn replace_all(&mut self, places: Places<T>, clock: &Clock, removed: &mut Removed<T>) {
+        self.len = places.len();
+        self.quotas = Quotas::default();
+        places.members.iter().flatten().for_each(|entry| self.quotas.enter(entry.metering.as_deref()));
+        std::mem::replace(&mut self.places, places).take_all(removed);
+        self.index.lock().rebuild(&self.places.members, &Now::new(clock));
+    }
+
+    /// Empties all places.
+    pub(crate) fn take_all(self, removed: &mut Removed<T>) {
+        self.places.take_all(removed);
+    }
+}
+
+/// What a change took out of the registry. Drop it where it is harmless.
+#[derive(Debug)]
+#[must_use]
+pub struct Removed<T: Attachment> {
+    pub(crate) entries: Vec<Arc<Entry<T>>>,
+    pub(crate) ids: Vec<T::Id>,
+}
+
+impl<T: Attachment> Default for Removed<T> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), ids: Vec::new() }
+    }
+}
+
+impl<T: Attachment> Removed<T> {
+    /// The deployments.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
+        self.entries.iter().map(|entry| &**entry)
+    }
+}
+
+/// The error for one deployment too many.
+pub(crate) fn too_many() -> Error {
+    Error::Configuration("a router holds at most 2^32 deployments".to_owned())
+}

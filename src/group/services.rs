@@ -1,0 +1,23 @@
+//! What every deployment of a router needs when an outcome comes in. The router itself may be gone by then.
+
+use std::sync::Arc;
+
+use crate::base::clock::Clock;
+use crate::base::doorbell::Doorbell;
+use crate::base::events::Events;
+use crate::base::rng::Rng;
+use crate::facts::Learning;
+use crate::health::Rules;
+
+/// What all deployments of a router share.
+#[derive(Debug)]
+pub(crate) struct Services {
+    pub(crate) clock: Clock,
+    /// The rules of every deployment. Ask a deployment for its own: see `Entry::rules`.
+    pub(crate) rules: Rules,
+    /// What cooldowns are lengthened by. It is apart from the draws of picks, which so do not depend on cooldowns.
+    pub(crate) jitter: Rng,
+    pub(crate) events: Arc<Events>,
+    pub(crate) learning: Learning,
+    pub(crate) bell: Doorbell,
+}

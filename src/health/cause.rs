@@ -1,0 +1,53 @@
+//! Why a deployment cools down.
+
+use std::fmt;
+
+use super::failure::FailureKind;
+
+/// Why a deployment cools down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The application asked for it.
+    Asked,
+    /// Too many failures in a row.
+    Consecutive,
+    /// Too large a share of failures.
+    Rate,
+    /// So much larger a share of failures than its peers have.
+    Outlier,
+    /// It failed on probation.
+    Probation,
+    /// Its failure domain could not be reached.
+    Domain,
+    /// One failure of this kind is enough.
+    Failure(FailureKind),
+}
+
+impl Cause {
+    const PLAIN: [Self; 6] = [Self::Asked, Self::Consecutive, Self::Rate, Self::Outlier, Self::Probation, Self::Domain];
+
+    /// A number from 1 on.
+    pub(super) fn code(self) -> u8 {
+        let all = Self::PLAIN.into_iter().chain(FailureKind::ALL.map(Self::Failure));
+        (1..).zip(all).find(|&(_, cause)| cause == self).map_or(0, |(code, _)| code)
+    }
+
+    pub(super) fn from_code(code: u8) -> Option<Self> {
+        let mut all = Self::PLAIN.into_iter().chain(FailureKind::ALL.map(Self::Failure));
+        all.nth(usize::from(code).checked_sub(1)?)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Asked => "asked for",
+            Self::Consecutive => "failures in a row",
+            Self::Rate => "failure rate",
+            Self::Outlier => "failure rate beside its peers'",
+            Self::Probation => "failed on probation",
+            Self::Domain => "its domain could not be reached",
+            Self::Failure(kind) => kind.name(),
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! What the members of a group are by their health, counted.
+//!
+//! Kept up to date with the leaves, under the index's lock. It answers at once what a walk over the members would find out: whether a
+//! deployment is the last in service, and whether so few are that the group panics.
+
+use super::health_rules::HealthRules;
+use super::pool::Pool;
+use crate::base::clock::Now;
+use crate::base::position::Position;
+use crate::base::time::Nanos;
+
+/// What a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Fitness {
+    /// There is none at this place.
+    #[default]
+    Nobody,
+    Well,
+    /// Its cooldown is over; `probed` if a lease has the place of the probation.
+    Probation {
+        probed: bool,
+    },
+    /// Out of service, until a time if one is known.
+    Out {
+        until: Option<Nanos>,
+    },
+}
+
+impl Fitness {
+    /// Whether a health gate stops it now, it having been this some time ago.
+    pub(crate) fn is_stopped(self, now: Nanos) -> bool {
+        match self {
+            Self::Nobody | Self::Well => false,
+            Self::Probation { probed } => probed,
+            Self::Out { until } => until.is_none_or(|until| now < until),
+        }
+    }
+
+    /// Whether it is at least on probation now.
+    fn is_on_probation(self, now: Nanos) -> bool {
+        match self {
+            Self::Probation { .. } => true,
+            Self::Out { until } => until.is_some_and(|until| until <= now),
+            Self::Nobody | Self::Well => false,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Census {
+    /// Whether anything is counted: the rules of the minute do not ask.
+    pub(crate) is_kept: bool,
+    of: Vec<Fitness>,
+    members: usize,
+    well: usize,
+    /// With a smaller share in service the group panics; 0 for never.
+    threshold: f64,
+    pub(crate) panics: bool,
+}
+
+impl Census {
+    /// For the rules of the breaker, if they are followed.
+    pub(crate) fn new(rules: Option<&HealthRules>) -> Self {
+        let threshold = rules.map_or(0.0, |rules| rules.panic_threshold);
+        Self { is_kept: rules.is_some(), threshold, ..Self::default() }
+    }
+
+    /// Notes what a member is.
+    #[cold]
+    pub(crate) fn set(&mut self, position: Position, fitness: Fitness) {
+        let place = position as usize;
+        if place >= self.of.len() {
+            self.of.resize(place + 1, Fitness::Nobody);
+        }
+        if let Some(noted) = self.of.get_mut(place) {
+            let old = std::mem::replace(noted, fitness);
+            self.members += usize::from(fitness != Fitness::Nobody);
+            self.members -= usize::from(old != Fitness::Nobody);
+            self.well += usize::from(fitness == Fitness::Well);
+            self.well -= usize::from(old == Fitness::Well);
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.of.clear();
+        (self.members, self.well) = (0, 0);
+    }
+
+    /// Finds out whether the group panics; returns whether that has changed.
+    pub(crate) fn assess(&mut self, now: &Now<'_>) -> bool {
+        let panics = |stopped| HealthRules::panics(self.threshold, stopped, self.members);
+        // Counted one by one only where it matters.
+        let panics = self.threshold > 0.0
+            && panics(self.members - self.well)
+            && panics(self.of.iter().filter(|fitness| fitness.is_stopped(now.get())).count());
+        std::mem::replace(&mut self.panics, panics) != panics
+    }
+}
+
+/// The other members of a deployment's group, as far as health is concerned.
+pub(crate) struct Peers<'a> {
+    census: &'a Census,
+    pub(crate) pool: &'a Pool,
+    /// Where the deployment itself is; None if it is nowhere at the moment, amid a change.
+    position: Option<Position>,
+}
+
+impl<'a> Peers<'a> {
+    pub(crate) fn new(census: &'a Census, pool: &'a Pool, position: Option<Position>) -> Self {
+        Self { census, pool, position }
+    }
+
+    /// Whether the group panics.
+    pub(crate) fn panic(&self) -> bool {
+        self.census.panics
+    }
+
+    /// Whether another member is well, or on probation if that is what is asked for. Amid a change nobody is known to be.
+    pub(crate) fn has_as_fit(&self, on_probation: bool, now: Nanos) -> bool {
+        let Some(position) = self.position else { return false };
+        let own = self.census.of.get(position as usize).copied().unwrap_or_default();
+        let others_well = self.census.well - usize::from(own == Fitness::Well);
+        let others = (0..).zip(&self.census.of).filter(|&(other, _)| other != position);
+        others_well > 0 || (on_probation && others.into_iter().any(|(_, fitness)| fitness.is_on_probation(now)))
+    }
+}

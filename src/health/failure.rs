@@ -1,0 +1,132 @@
+//! What went wrong with a request.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::base::error::Error;
+use crate::base::time::Nanos;
+
+/// What went wrong with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// The deployment failed; also whatever has no kind of its own.
+    Error,
+    /// It could not be reached.
+    Connection,
+    /// It refused for its rate limit.
+    RateLimit,
+    /// It refused the credentials or the account.
+    Auth,
+    /// It does not have the model.
+    NotFound,
+    /// It did not answer in time.
+    Timeout,
+    /// The application says so.
+    Manual,
+    /// The request was wrong.
+    BadRequest,
+    /// The content was refused.
+    ContentPolicy,
+    /// The prompt was too long for the model.
+    ContextWindow,
+    /// The caller gave up.
+    Cancelled,
+}
+
+impl FailureKind {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Error,
+        Self::Connection,
+        Self::RateLimit,
+        Self::Auth,
+        Self::NotFound,
+        Self::Timeout,
+        Self::Manual,
+        Self::BadRequest,
+        Self::ContentPolicy,
+        Self::ContextWindow,
+        Self::Cancelled,
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Connection => "connection",
+            Self::RateLimit => "rate_limit",
+            Self::Auth => "auth",
+            Self::NotFound => "not_found",
+            Self::Timeout => "timeout",
+            Self::Manual => "manual",
+            Self::BadRequest => "bad_request",
+            Self::ContentPolicy => "content_policy",
+            Self::ContextWindow => "context_window",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether it is the caller's doing and says nothing about the deployment.
+    #[must_use]
+    pub const fn is_neutral(self) -> bool {
+        matches!(self, Self::BadRequest | Self::ContentPolicy | Self::ContextWindow | Self::Cancelled)
+    }
+
+    /// Whether the deployment, or the application for it, says that it will not serve for now.
+    const fn is_refusal(self) -> bool {
+        matches!(self, Self::RateLimit | Self::Auth | Self::NotFound | Self::Manual)
+    }
+
+    /// Whether one of it is enough for a cooldown, by the rules of the minute.
+    pub(super) const fn trips_at_once(self) -> bool {
+        self.is_refusal() || matches!(self, Self::Timeout)
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for FailureKind {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+            Error::Configuration(format!("unknown failure kind {name:?}: must be one of {}", Self::ALL.map(Self::name).join(", ")))
+        })
+    }
+}
+
+/// A failure as it came in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
+    pub(crate) retry_after: Option<Nanos>,
+    /// When the request was sent.
+    pub(crate) sent_at: Nanos,
+    /// Whether it was in flight here.
+    pub(crate) has_lease: bool,
+}
+
+impl Failure {
+    /// Whether the deployment says that it will not serve for now: by what it is, or by how long to wait.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.kind.is_refusal() || self.retry_after.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_reads_back() {
+        for kind in FailureKind::ALL {
+            assert_eq!(kind.name().parse::<FailureKind>().unwrap(), kind);
+        }
+        assert!("5xx".parse::<FailureKind>().unwrap_err().to_string().contains("rate_limit"));
+    }
+}

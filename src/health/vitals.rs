@@ -1,0 +1,187 @@
+//! The few words of a deployment's health that every pick reads.
+
+use super::failure::FailureKind;
+use super::minute_rules::MinuteRules;
+use crate::base::lock::Held;
+use crate::base::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::base::time::Nanos;
+use crate::limits::Counts;
+
+/// What a deployment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// In service.
+    Available,
+    /// In service on probation.
+    Degraded,
+    /// Out of service until a time.
+    CoolingDown,
+    /// Out of service until a health check reports it well.
+    Unhealthy,
+}
+
+impl Status {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Degraded => "degraded",
+            Self::CoolingDown => "cooling_down",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// A deployment's health. Read without a lock, written under that of its state.
+#[derive(Debug, Default)]
+#[repr(C)] // its place in a cache line counts: see `State`
+pub(crate) struct Vitals {
+    /// When the last cooldown ends or ended; 0 if there is none to think of.
+    cooldown_until: AtomicU64,
+    /// Integer microseconds; 0 before the first sample.
+    avg_latency_us: AtomicU64,
+    consecutive_successes: AtomicU32,
+    degraded: AtomicBool,
+    unhealthy: AtomicBool,
+}
+
+impl Vitals {
+    /// When the last cooldown ends or ended; 0 if there is none to think of.
+    #[inline]
+    pub(crate) fn cooldown_until(&self) -> Nanos {
+        self.cooldown_until.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn is_unhealthy(&self) -> bool {
+        self.unhealthy.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing is known against it.
+    #[inline]
+    pub(crate) fn is_well(&self) -> bool {
+        self.cooldown_until() == 0 && !self.is_unhealthy()
+    }
+
+    #[inline]
+    pub(crate) fn avg_latency_us(&self) -> u64 {
+        self.avg_latency_us.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn consecutive_successes(&self) -> u32 {
+        self.consecutive_successes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn status(&self, now: Nanos) -> Status {
+        if now < self.cooldown_until() {
+            Status::CoolingDown
+        } else if self.is_unhealthy() {
+            Status::Unhealthy
+        } else if self.degraded.load(Ordering::Relaxed) {
+            Status::Degraded
+        } else {
+            Status::Available
+        }
+    }
+
+    /// Takes in how long a success took.
+    pub(crate) fn smooth_latency(&self, _: &Held<'_>, sample_us: u64) {
+        self.avg_latency_us.store(smooth(self.avg_latency_us(), sample_us), Ordering::Relaxed);
+    }
+
+    /// Takes in a success by the rules of the minute.
+    pub(crate) fn success(&self, held: &Held<'_>, rules: &MinuteRules, now: Nanos) {
+        // A request that was sent before the cooldown tells nothing about the time after it.
+        if now >= self.cooldown_until() && self.count_success(held) >= rules.success_threshold {
+            self.restore(held);
+        }
+    }
+
+    /// Counts a success, and returns how many there were since the last failure.
+    pub(crate) fn count_success(&self, _: &Held<'_>) -> u32 {
+        let successes = self.consecutive_successes().saturating_add(1);
+        self.consecutive_successes.store(successes, Ordering::Relaxed);
+        successes
+    }
+
+    /// Ends the probation.
+    pub(crate) fn restore(&self, _: &Held<'_>) {
+        self.degraded.store(false, Ordering::Relaxed);
+        self.cooldown_until.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts no success any more.
+    pub(crate) fn break_streak(&self, _: &Held<'_>) {
+        self.consecutive_successes.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes in a failure that `minute` has counted, by the rules of the minute.
+    pub(crate) fn failure(
+        &self,
+        held: &Held<'_>,
+        rules: &MinuteRules,
+        now: Nanos,
+        kind: FailureKind,
+        minute: Counts,
+        retry_after: Option<Nanos>,
+    ) {
+        self.break_streak(held);
+        self.degraded.store(true, Ordering::Relaxed);
+        if rules.trips(kind, minute) {
+            self.cool_down(held, now, retry_after.unwrap_or(rules.cooldown_time));
+        }
+    }
+
+    /// Starts a cooldown. One that lasts longer already is not shortened.
+    pub(crate) fn cool_down(&self, held: &Held<'_>, now: Nanos, length: Nanos) {
+        self.break_streak(held);
+        self.degraded.store(true, Ordering::Relaxed);
+        self.cooldown_until.store(self.cooldown_until().max(now.saturating_add(length)), Ordering::Relaxed);
+    }
+
+    /// Takes in what a health check found. Probation begins at `probation_from`, where the rules want it to be seen; 0 if not.
+    pub(crate) fn report_health(&self, held: &Held<'_>, now: Nanos, healthy: bool, probation_from: Nanos) {
+        // One that is in service already goes on with its probation: checks come often, and would prolong it for ever.
+        if healthy && (self.is_unhealthy() || now < self.cooldown_until()) {
+            self.break_streak(held);
+            self.degraded.store(true, Ordering::Relaxed);
+            self.cooldown_until.store(probation_from, Ordering::Relaxed);
+        }
+        self.unhealthy.store(!healthy, Ordering::Relaxed);
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&self) {
+        self.cooldown_until.store(0, Ordering::Relaxed);
+        self.avg_latency_us.store(0, Ordering::Relaxed);
+        self.consecutive_successes.store(0, Ordering::Relaxed);
+        self.degraded.store(false, Ordering::Relaxed);
+        self.unhealthy.store(false, Ordering::Relaxed);
+    }
+}
+
+/// An exponential average in which each sample weighs 1/5 and the first is taken whole.
+fn smooth(average: u64, sample: u64) -> u64 {
+    if average == 0 {
+        return sample;
+    }
+    match average.checked_mul(4).and_then(|fourfold| fourfold.checked_add(sample)) {
+        Some(fivefold) => fivefold / 5,
+        // A mean of 64-bit numbers is one, though its sum is not.
+        None => u64::try_from((u128::from(average) * 4 + u128::from(sample)) / 5).unwrap_or(u64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latency_is_smoothed_in_whole_microseconds() {
+        assert_eq!(smooth(0, 1000), 1000);
+        assert_eq!(smooth(1000, 2000), 1200);
+        assert_eq!(smooth(1200, 3), 960);
+        assert_eq!(smooth(u64::MAX, u64::MAX), u64::MAX);
+    }
+}

@@ -1,0 +1,130 @@
+//! What the rules of `Health` make of outcomes: what trips a deployment, how long it is out, and how it comes back.
+//!
+//! What was sent before the end of the last cooldown says nothing of the time after it. Such a late outcome changes
+//! nothing here. So the many requests that were in flight when a deployment broke are one reason for a cooldown and
+//! not many. Only a wait that the provider names is honoured whenever it comes.
+
+use crate::base::lock::Held;
+use crate::base::rng::Rng;
+use crate::base::time::Nanos;
+use crate::counters::{State, mark};
+use crate::health::{Breaker, Cause, Failure, HealthRules, Peers, Pool};
+
+/// What judges a deployment's outcomes.
+#[derive(Debug)]
+pub(super) struct Judge<'a> {
+    pub(super) rules: &'a HealthRules,
+    pub(super) jitter: &'a Rng,
+    pub(super) now: Nanos,
+}
+
+impl Judge<'_> {
+    /// Takes in a success of a request that was sent at some time.
+    pub(super) fn success(&self, state: &State, held: &Held<'_>, pool: &Pool, sent_at: Nanos) {
+        let until = state.vitals.cooldown_until();
+        let breaker = &state.annex().breaker;
+        if !breaker.is_news(sent_at, until) {
+            return;
+        }
+        breaker.success(held, self.rules, self.now);
+        pool.add(self.rules, self.now, false);
+        if state.vitals.count_success(held) >= self.rules.success_threshold && until != 0 {
+            state.vitals.restore(held);
+            breaker.pass(held, until);
+            state.start_slowly(held, self.rules, self.now);
+        }
+        self.tidy(state, held);
+    }
+
+    /// Takes in a failure that is not neutral; returns whether it says anything of the time since the last cooldown.
+    pub(super) fn failure(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>, failure: &Failure) -> bool {
+        let until = state.vitals.cooldown_until();
+        let breaker = &state.annex().breaker;
+        let cause = Cause::Failure(failure.kind);
+        let is_news = breaker.is_news(failure.sent_at, until);
+        // A panic lets requests through to a deployment that is out, and nothing else keeps them from one that fails fast.
+        if self.rules.failure_penalty > 0 && (is_news || peers.panic()) {
+            breaker.penalize(held, self.rules, self.now);
+            state.mark(held, mark::PENALIZED, true);
+        }
+        if !is_news {
+            if let Some(wait) = failure.retry_after {
+                self.cool_down(state, held, peers.pool, wait, cause);
+            }
+            return false;
+        }
+        let in_a_row = breaker.failure(held, self.rules, self.now);
+        peers.pool.add(self.rules, self.now, true);
+        state.vitals.break_streak(held);
+        if failure.is_refusal() {
+            self.trip(state, held, peers, cause, failure.retry_after);
+        } else if let Some(cause) = self.verdict(breaker, peers, in_a_row, until != 0)
+            && self.may_trip(peers, until != 0)
+        {
+            self.trip(state, held, peers, cause, failure.retry_after);
+        }
+        true
+    }
+
+    /// Cools down a deployment whose failure domain could not be reached. One that is out already stays out for as long as it is.
+    pub(super) fn domain_failed(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>) {
+        let until = state.vitals.cooldown_until();
+        if self.now >= until && self.may_trip(peers, until != 0) {
+            self.trip(state, held, peers, Cause::Domain, None);
+        }
+    }
+
+    /// Takes a deployment out for as long as somebody says, who may say it for reasons of their own: nothing grows by that.
+    pub(super) fn cool_down(&self, state: &State, held: &Held<'_>, pool: &Pool, length: Nanos, cause: Cause) {
+        let breaker = &state.annex().breaker;
+        let until = state.vitals.cooldown_until();
+        state.vitals.cool_down(held, self.now, length);
+        if state.vitals.cooldown_until() > until {
+            breaker.set_cause(held, cause);
+        }
+        breaker.forget_outcomes(held, self.rules, pool);
+        state.mark(held, mark::SLOW_START, false);
+    }
+
+    fn verdict(&self, breaker: &Breaker, peers: &Peers<'_>, in_a_row: u32, on_probation: bool) -> Option<Cause> {
+        let own = breaker.tally(self.rules, self.now);
+        if on_probation {
+            Some(Cause::Probation)
+        } else if self.rules.is_too_many_in_a_row(in_a_row) {
+            Some(Cause::Consecutive)
+        } else if self.rules.is_too_large_a_share(own) {
+            Some(Cause::Rate)
+        } else if self.rules.outlier_factor.is_some() && self.rules.is_outlier(own, peers.pool.without(own, self.rules, self.now)) {
+            Some(Cause::Outlier)
+        } else {
+            None
+        }
+    }
+
+    /// Whether another deployment of the group is in as good a state, so that this one can be spared.
+    fn may_trip(&self, peers: &Peers<'_>, on_probation: bool) -> bool {
+        self.rules.cool_last || peers.has_as_fit(on_probation, self.now)
+    }
+
+    fn trip(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>, cause: Cause, wait: Option<Nanos>) {
+        let length = wait.unwrap_or_else(|| {
+            let breaker = &state.annex().breaker;
+            let trips = breaker.trips(self.rules, self.now);
+            let length = self.rules.cooldown(trips, self.jitter);
+            breaker.trip(held, trips, self.now.saturating_add(length));
+            length
+        });
+        self.cool_down(state, held, peers.pool, length, cause);
+    }
+
+    /// Takes away the marks of what is over.
+    fn tidy(&self, state: &State, held: &Held<'_>) {
+        let has = |mark| state.marks() & mark != 0;
+        if has(mark::PENALIZED) && state.penalty(self.rules, self.now).0 == 0 {
+            state.mark(held, mark::PENALIZED, false);
+        }
+        if has(mark::SLOW_START) && state.slow_start(self.rules, self.now).is_none() {
+            state.mark(held, mark::SLOW_START, false);
+        }
+    }
+}

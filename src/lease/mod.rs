@@ -1,0 +1,236 @@
+//! A reservation that ends exactly once, and what its end means.
+//!
+//! The end of a lease goes one way down: [`Lease`] gives back its place under the lock of the counters, [`outcome`]
+//! counts the outcome and asks the [`judge`] about a cooldown, and the leaf in the index is renewed. Then no lock is
+//! held any more: events are delivered and waiters are woken (`Entry::finish`).
+
+mod judge;
+mod learn;
+mod outcome;
+mod receipt;
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use crate::base::clock::Now;
+use crate::base::lock::Held;
+use crate::base::sync::atomic::{AtomicBool, Ordering};
+use crate::base::time::Nanos;
+use crate::counters::{State, mark};
+use crate::facts::{Deployment, Request};
+use crate::gates::{Refusal, Waived, check};
+use crate::group::Entry;
+use crate::health::{Failure, FailureKind};
+use crate::limits::{Minute, Observed};
+
+use outcome::Success;
+use receipt::Receipt;
+
+/// One place in flight on a deployment, counted in its minute together with its estimated tokens.
+///
+/// The first of [`success`](Self::success), [`failure`](Self::failure) and [`release`](Self::release) ends it; later ones do nothing.
+/// Dropping it releases it.
+///
+/// ```
+/// use turnout::{Deployment, Request, Router, Settings};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?, ())?);
+/// let lease = router.acquire("gpt-4o", &Request { tokens: 900, ..Request::default() })?;
+/// assert!(lease.success(Some(412), None, None));
+/// assert!(!lease.release(false), "it has ended");
+/// assert_eq!(router.stats("azure-eu")?.tpm_current, 412);
+/// # Ok::<(), turnout::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Lease<T> {
+    entry: Arc<Entry<T>>,
+    tokens: u64,
+    minute: Minute,
+    acquired_at: Nanos,
+    ended: AtomicBool,
+    /// Whether it has the one place of a deployment on probation.
+    probes: bool,
+    /// What it was charged beside its minute; None for most.
+    receipt: Option<Box<Receipt>>,
+}
+
+impl<T> Lease<T> {
+    /// Reserves if every gate still lets the request pass: the check and the reservation are one step. `state` has the entry's counters.
+    ///
+    /// The caller renews the deployment's leaf in the index.
+    #[inline]
+    pub(crate) fn reserve(
+        entry: &Arc<Entry<T>>,
+        state: &State,
+        request: &Request,
+        waived: Waived,
+        now: &Now<'_>,
+    ) -> Result<Self, Refusal> {
+        // Taking the lock waits for what was read before and holds up what is read after. Among very many deployments neither the limits
+        // nor the counters are in the cache, and so both are fetched at once.
+        black_box(entry.deployment().tpm_limit());
+        let held = state.hold();
+        let receipt = if state.marks() & (mark::METERED | mark::OBSERVED) == 0 {
+            check(entry, state, request, waived, now)?;
+            None
+        } else {
+            Some(Receipt::take(entry, state, &held, request, waived, now)?)
+        };
+        let minute = state.reserve(&held, now.get(), request.tokens);
+        let cooldown_until = state.vitals.cooldown_until();
+        let is_on_probation = cooldown_until != 0 && entry.rules().health().is_some() && cooldown_until <= now.get();
+        let probes = is_on_probation && state.annex().breaker.take_probe(&held);
+        drop(held);
+        Ok(Self {
+            entry: Arc::clone(entry),
+            tokens: request.tokens,
+            minute,
+            acquired_at: now.get(),
+            ended: AtomicBool::new(false),
+            probes,
+            receipt,
+        })
+    }
+
+    /// The chosen deployment.
+    #[must_use]
+    pub fn deployment(&self) -> &Deployment {
+        self.entry.deployment()
+    }
+
+    /// What the application attached to it.
+    #[must_use]
+    pub fn attachment(&self) -> &T {
+        self.entry.attachment()
+    }
+
+    /// The tokens reserved.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// What the application attached, if the registry has dropped the entry: only this lease keeps it then.
+    #[cfg(feature = "python")]
+    pub(crate) fn own_attachment(&self) -> Option<&T> {
+        (Arc::strong_count(&self.entry) == 1).then(|| self.entry.attachment())
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Ends it with a success. The actual tokens replace the estimate (None keeps it). The latency in microseconds
+    /// goes into the average (None takes the time since acquire). `split` says how many tokens were the prompt's and
+    /// the answer's. Returns whether this call ended it.
+    pub fn success(&self, tokens: Option<u64>, split: Option<(u64, u64)>, latency_us: Option<u64>) -> bool {
+        let now = self.entry.services.clock.now();
+        let Some(held) = self.end() else { return false };
+        let state = &*self.entry.slot;
+        let given = tokens.or_else(|| split.map(|(input, output)| input.saturating_add(output)));
+        let settled = given.unwrap_or(self.tokens);
+        state.window.settle(&held, self.minute, self.tokens, settled);
+        if let Some(receipt) = &self.receipt {
+            receipt.settle(&self.entry, &held, Some(receipt.demand.settled(tokens, split)), now);
+        }
+        if state.marks() & mark::CAPPED != 0 {
+            // It has left already, and counts here.
+            state.annex().cap.served(state.in_flight().saturating_add(1));
+        }
+        let latency_us = latency_us.unwrap_or(now.saturating_sub(self.acquired_at) / 1000);
+        let success = Success { tokens: settled, latency_us: Some(latency_us), sent_at: self.acquired_at };
+        self.entry.succeed(held, self.minute, now, &success);
+        true
+    }
+
+    /// Ends it with a failure. What it reserved stays in the window, since the provider may have counted it. `said`
+    /// is what the headers of the answer say about the provider's limits: nobody is woken by it before a cooldown
+    /// has begun. Returns whether this call ended it.
+    pub fn failure(&self, kind: FailureKind, retry_after: Option<Nanos>, said: &[Observed]) -> bool {
+        if self.has_ended() {
+            return false;
+        }
+        let now = self.entry.services.clock.now();
+        if !said.is_empty() {
+            self.entry.learn(said, self.acquired_at, self.receipt.as_deref(), now);
+        }
+        let failure = Failure { kind, retry_after, sent_at: self.acquired_at, has_lease: true };
+        let ended = self.entry.fail(now, &failure, || Some((self.end()?, self.minute)));
+        if !ended && !said.is_empty() {
+            // Another call ended it meanwhile, perhaps before the headers were read.
+            self.entry.renew(&Now::at(&self.entry.services.clock, now));
+            self.entry.finish();
+        }
+        ended
+    }
+
+    /// Ends it without an outcome. `unused` gives back what it reserved in the window too. Returns whether this call
+    /// ended it.
+    #[inline]
+    pub fn release(&self, unused: bool) -> bool {
+        // Asked here, since every lease is released once more when it is dropped.
+        !self.has_ended() && self.release_now(unused)
+    }
+
+    fn release_now(&self, unused: bool) -> bool {
+        let Some(held) = self.end() else { return false };
+        if unused {
+            self.entry.slot.window.refund(&held, self.minute, self.tokens);
+            if let Some(receipt) = &self.receipt {
+                receipt.settle(&self.entry, &held, None, self.acquired_at);
+            }
+        }
+        drop(held);
+        self.entry.renew(&Now::new(&self.entry.services.clock));
+        self.entry.finish();
+        true
+    }
+
+    /// Records what the headers of its answer say about the provider's limits, and how long the provider wants not
+    /// to be asked. Works before and after the lease has ended.
+    pub fn observe(&self, said: &[Observed], retry_after: Option<Nanos>) {
+        self.entry.observe(said, retry_after, self.acquired_at, self.receipt.as_deref(), self.entry.services.clock.now());
+    }
+
+    /// Returns whether its router takes limits from the headers of exceptions.
+    #[cfg(feature = "python")]
+    pub(crate) fn learns_from_headers(&self) -> bool {
+        self.entry.services.learning.headers
+    }
+
+    /// Renews the leaf that the counters belong to if the deployment was replaced while its old leaf was still in use.
+    #[inline]
+    pub(crate) fn renew_moved(&self) {
+        if !self.entry.is_registered() {
+            self.entry.renew(&Now::at(&self.entry.services.clock, self.acquired_at));
+        }
+    }
+
+    /// Gives back its place in flight, unless it has ended before. The first call that gets the lock ends it.
+    #[inline]
+    fn end(&self) -> Option<Held<'_>> {
+        if self.has_ended() {
+            return None;
+        }
+        let state = &*self.entry.slot;
+        let held = state.hold();
+        if self.has_ended() {
+            return None;
+        }
+        self.ended.store(true, Ordering::Relaxed);
+        state.leave(&held);
+        if self.probes {
+            state.annex().breaker.free_probe(&held);
+        }
+        Some(held)
+    }
+}
+
+impl<T> Drop for Lease<T> {
+    fn drop(&mut self) {
+        self.release(false);
+    }
+}

@@ -1,0 +1,246 @@
+//! What the end of a request means for its deployment, the group and the failure domain.
+//!
+//! A failure that may take a deployment out is judged under the lock of the group's index, and the leaf is renewed
+//! under it too. So no two deployments of a group, failing at once, each take the other for the one that stays.
+
+use std::sync::Arc;
+
+use super::judge::Judge;
+use super::receipt::charge_unleased;
+use crate::base::clock::Now;
+use crate::base::events::{Event, EventKind};
+use crate::base::lock::Held;
+use crate::base::time::{Nanos, seconds};
+use crate::counters::State;
+use crate::group::Entry;
+use crate::health::{Cause, Domain, Failure, FailureKind, Rules};
+use crate::limits::Minute;
+
+/// A success as it came in.
+pub(crate) struct Success {
+    pub(crate) tokens: u64,
+    pub(crate) latency_us: Option<u64>,
+    /// When the request was sent.
+    pub(crate) sent_at: Nanos,
+}
+
+/// What became of a deployment: a cooldown began, became longer, or is forgotten.
+#[derive(Debug, Clone, Copy)]
+enum Passage {
+    None,
+    Out { until: Nanos, cause: Option<Cause> },
+    Back,
+}
+
+impl Passage {
+    #[inline]
+    fn between(before: Nanos, state: &State, now: Nanos, cause: Option<Cause>) -> Self {
+        match state.vitals.cooldown_until() {
+            0 if before != 0 => Self::Back,
+            until if until > before.max(now) => Self::Out { until, cause: state.cause().or(cause) },
+            _ => Self::None,
+        }
+    }
+}
+
+impl<T> Entry<T> {
+    fn judge(&self, now: Nanos) -> Option<Judge<'_>> {
+        self.rules().health().map(|rules| Judge { rules, jitter: &self.services.jitter, now })
+    }
+
+    // --- successes ---
+
+    /// Records a success of a request that `counted_in` counted.
+    pub(super) fn succeed(&self, held: Held<'_>, counted_in: Minute, now: Nanos, success: &Success) {
+        let state = &*self.slot;
+        let before = state.vitals.cooldown_until();
+        state.success(&held, now, counted_in, success.tokens, success.latency_us);
+        match self.rules() {
+            Rules::Minute(rules) => state.vitals.success(&held, rules, now),
+            Rules::Health(rules) => {
+                let judge = Judge { rules, jitter: &self.services.jitter, now };
+                judge.success(state, &held, &self.home.index.words.pool, success.sent_at);
+            }
+        }
+        // A success ends a cooldown's probation, and begins nothing.
+        let passage = if before == 0 { Passage::None } else { Passage::between(before, state, now, None) };
+        drop(held);
+        self.renew(&Now::at(&self.services.clock, now));
+        if let Some(domain) = &self.domain {
+            self.domain_succeeded(domain, now);
+        }
+        self.announce(passage, now);
+        self.finish();
+    }
+
+    /// Records a success of a request that was sent without a lease.
+    pub(crate) fn record_success(&self, now: Nanos, tokens: u64, latency_us: Option<u64>) {
+        let held = self.slot.hold();
+        let counted_in = charge_unleased(self, &held, tokens, now);
+        self.succeed(held, counted_in, now, &Success { tokens, latency_us, sent_at: now });
+    }
+
+    /// Tells its failure domain that it was reached.
+    #[cold]
+    fn domain_succeeded(&self, domain: &Domain<Self>, now: Nanos) {
+        if let Some(rules) = self.rules().health() {
+            domain.success(rules, now);
+        }
+    }
+
+    // --- failures ---
+
+    /// Records a failure. `count` takes the lock of the counters and says which minute counted the request; None if
+    /// the request has ended before. Returns whether it had not.
+    pub(super) fn fail<'a>(&'a self, now: Nanos, failure: &Failure, count: impl FnOnce() -> Option<(Held<'a>, Minute)>) -> bool {
+        let state = &*self.slot;
+        let moment = Now::at(&self.services.clock, now);
+        match self.rules() {
+            Rules::Minute(rules) => {
+                let Some((held, counted_in)) = count() else { return false };
+                let before = state.vitals.cooldown_until();
+                if !failure.kind.is_neutral() && !self.was_refused(&held, failure, now) {
+                    let minute = state.failure(&held, now, counted_in);
+                    state.vitals.failure(&held, rules, now, failure.kind, minute, failure.retry_after);
+                }
+                let passage = Passage::between(before, state, now, Some(Cause::Failure(failure.kind)));
+                drop(held);
+                self.renew(&moment);
+                self.announce(passage, now);
+            }
+            Rules::Health(rules) => {
+                let judge = Judge { rules, jitter: &self.services.jitter, now };
+                let judged = self.change(&moment, |peers| {
+                    let (held, counted_in) = count()?;
+                    if failure.kind.is_neutral() || self.was_refused(&held, failure, now) {
+                        return Some((false, Passage::None));
+                    }
+                    let before = state.vitals.cooldown_until();
+                    state.failure(&held, now, counted_in);
+                    let is_news = judge.failure(state, &held, peers, failure);
+                    Some((is_news, Passage::between(before, state, now, None)))
+                });
+                let Some((is_news, passage)) = judged else { return false };
+                self.announce(passage, now);
+                if is_news && failure.kind == FailureKind::Connection {
+                    self.tell_domain(&judge);
+                }
+            }
+        }
+        self.finish();
+        true
+    }
+
+    /// Records a failure of a request that was sent without a lease.
+    pub(crate) fn record_failure(&self, now: Nanos, kind: FailureKind, retry_after: Option<Nanos>) {
+        let failure = Failure { kind, retry_after, sent_at: now, has_lease: false };
+        self.fail(now, &failure, || {
+            let held = self.slot.hold();
+            let counted_in = charge_unleased(self, &held, 0, now);
+            Some((held, counted_in))
+        });
+    }
+
+    /// Tells its failure domain that it could not be reached.
+    fn tell_domain(&self, judge: &Judge<'_>) {
+        if let Some(domain) = &self.domain
+            && domain.failure(judge.rules, judge.now, self.deployment().shared_id())
+        {
+            for member in domain.members() {
+                member.domain_failed(judge);
+            }
+        }
+    }
+
+    /// Returns whether a failure is no more than a refusal for the rate of a quota, which then is paused.
+    fn was_refused(&self, held: &Held<'_>, failure: &Failure, now: Nanos) -> bool {
+        if failure.kind != FailureKind::RateLimit {
+            return false;
+        }
+        let sent_at = failure.has_lease.then_some(failure.sent_at);
+        let pause = failure.retry_after.unwrap_or(self.rules().cooldown_time());
+        let is_quotas = self.refused(held, sent_at, pause, now);
+        if is_quotas {
+            self.slot.failed_elsewhere(held);
+        }
+        is_quotas
+    }
+
+    /// Cools down with its failure domain.
+    fn domain_failed(&self, judge: &Judge<'_>) {
+        let state = &*self.slot;
+        let passage = self.change(&Now::at(&self.services.clock, judge.now), |peers| {
+            let held = state.hold();
+            let before = state.vitals.cooldown_until();
+            if self.is_registered() {
+                judge.domain_failed(state, &held, peers);
+            }
+            Passage::between(before, state, judge.now, None)
+        });
+        self.announce(passage, judge.now);
+        // A group that panics lets more through than one that does not.
+        self.finish();
+    }
+
+    // --- what the application says ---
+
+    /// Takes it out for a while.
+    pub(crate) fn cool_down(&self, now: Nanos, length: Nanos) {
+        self.change_health(now, |state, held, judge| match judge {
+            None => state.vitals.cool_down(held, now, length),
+            Some(judge) => judge.cool_down(state, held, &self.home.index.words.pool, length, Cause::Asked),
+        });
+    }
+
+    /// Records what a health check of the application's own found.
+    pub(crate) fn report_health(&self, now: Nanos, healthy: bool) {
+        self.change_health(now, |state, held, judge| {
+            let probation_from = if judge.is_some() { now.max(1) } else { 0 };
+            state.vitals.report_health(held, now, healthy, probation_from);
+        });
+    }
+
+    fn change_health(&self, now: Nanos, change: impl FnOnce(&State, &Held<'_>, Option<Judge<'_>>)) {
+        let state = &*self.slot;
+        let held = state.hold();
+        let before = state.vitals.cooldown_until();
+        change(state, &held, self.judge(now));
+        let passage = Passage::between(before, state, now, Some(Cause::Asked));
+        drop(held);
+        self.renew(&Now::at(&self.services.clock, now));
+        self.announce(passage, now);
+        self.finish();
+    }
+
+    // --- events ---
+
+    /// Notes an event about what became of it, if anything did.
+    #[inline]
+    fn announce(&self, passage: Passage, now: Nanos) {
+        if !matches!(passage, Passage::None) {
+            self.announce_passage(passage, now);
+        }
+    }
+
+    #[cold]
+    fn announce_passage(&self, passage: Passage, now: Nanos) {
+        let (kind, detail) = match passage {
+            Passage::None => return,
+            Passage::Out { until, cause } => (EventKind::Cooldown, Some((until, cause))),
+            Passage::Back => (EventKind::Recovery, None),
+        };
+        self.services.events.note(|| Event {
+            kind,
+            deployment_id: Some(Arc::clone(self.deployment().shared_id())),
+            model_name: Arc::clone(self.deployment().shared_model_name()),
+            at: now,
+            detail: detail.map_or_else(
+                || "back in service".to_owned(),
+                |(until, cause)| {
+                    let cause = cause.map(|cause| format!("{cause}, ")).unwrap_or_default();
+                    format!("{cause}out for {:.3} s", seconds(until.saturating_sub(now)))
+                },
+            ),
+        });
+    }
+}

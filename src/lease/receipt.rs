@@ -1,0 +1,84 @@
+//! What a request was charged beside its minute.
+
+use crate::base::clock::Now;
+use crate::base::lock::Held;
+use crate::base::time::Nanos;
+use crate::counters::{State, mark};
+use crate::facts::Request;
+use crate::gates::{Refusal, Waived, check};
+use crate::group::Entry;
+use crate::limits::{Charges, Demand, Minute, Reserved};
+
+/// What a request was charged beside its minute.
+#[derive(Debug)]
+pub(crate) struct Receipt {
+    pub(super) demand: Demand,
+    charges: Charges,
+    /// What was reserved of what the provider said is left, if it said anything.
+    reserved: Option<Reserved>,
+}
+
+impl Receipt {
+    /// Charges a request if every gate lets it pass.
+    #[cold]
+    pub(super) fn take<T>(
+        entry: &Entry<T>,
+        state: &State,
+        held: &Held<'_>,
+        request: &Request,
+        waived: Waived,
+        now: &Now<'_>,
+    ) -> Result<Box<Self>, Refusal> {
+        let demand = Demand::from(request);
+        let charges = if let Some(metering) = &entry.metering {
+            metering.with_locks(|locked| {
+                check(entry, state, request, waived, now)?;
+                Ok(locked.charge(demand, now.get()))
+            })?
+        } else {
+            check(entry, state, request, waived, now)?;
+            Charges::default()
+        };
+        let mut reserved = None;
+        if state.marks() & mark::OBSERVED != 0 {
+            let observed = &state.annex().observed;
+            reserved = Some(observed.reserve(demand));
+            // Nothing that was said holds any more: what comes is charged the short way until something new is.
+            if !observed.hold(now.get()) {
+                state.mark(held, mark::OBSERVED, false);
+            }
+        }
+        Ok(Box::new(Self { demand, charges, reserved }))
+    }
+
+    /// Replaces what was charged by what was really used; by nothing, if the request was never sent.
+    #[inline(never)]
+    pub(super) fn settle<T>(&self, entry: &Entry<T>, _: &Held<'_>, actual: Option<Demand>, now: Nanos) {
+        if let Some(reserved) = &self.reserved {
+            entry.slot.annex().observed.settle(reserved, self.demand, actual);
+        }
+        if let Some(metering) = &entry.metering {
+            metering.with_locks(|locked| locked.settle(&self.charges, self.demand, actual, now));
+        }
+    }
+
+    /// What was reserved in all of what the provider said is left, this request included: of the deployment, or of one of its quotas.
+    pub(crate) fn reserved(&self, quota: Option<usize>) -> Option<&Reserved> {
+        match quota {
+            Some(nth) => self.charges.reserved(nth),
+            None => self.reserved.as_ref(),
+        }
+    }
+}
+
+/// Counts a request that was sent without a lease. Returns the minute that counted it.
+pub(super) fn charge_unleased<T>(entry: &Entry<T>, held: &Held<'_>, tokens: u64, now: Nanos) -> Minute {
+    let demand = Demand { tokens, split: None };
+    if let Some(metering) = &entry.metering {
+        metering.with_locks(|locked| locked.charge(demand, now));
+    }
+    if entry.slot.marks() & mark::OBSERVED != 0 {
+        entry.slot.annex().observed.reserve(demand);
+    }
+    entry.slot.window.charge(held, now, tokens)
+}

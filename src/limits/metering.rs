@@ -1,0 +1,151 @@
+//! What counts for a deployment beside its minute window: limits of its own, and quotas that it shares.
+
+use std::sync::Arc;
+
+use super::demand::Demand;
+use super::ledger::{Ledger, LedgerHeld};
+use super::meter::{Charge, Meter};
+use super::observed::Reserved;
+use super::shortfall::{LimitShortfall, Shortfall};
+use super::unit::Unit;
+use super::usage::Usage;
+use crate::base::clock::Now;
+use crate::base::time::Nanos;
+
+/// What counts for a deployment beside its minute window.
+#[derive(Debug)]
+pub(crate) struct Metering {
+    /// Under the lock of its counters.
+    own: Box<[Meter]>,
+    /// In the order of their locks.
+    quotas: Box<[Arc<Ledger>]>,
+}
+
+impl Metering {
+    pub(crate) fn new(own: Box<[Meter]>, mut quotas: Vec<Arc<Ledger>>) -> Self {
+        quotas.sort_unstable_by_key(|ledger| ledger.serial());
+        Self { own, quotas: quotas.into() }
+    }
+
+    pub(crate) fn own(&self) -> &[Meter] {
+        &self.own
+    }
+
+    pub(crate) fn quotas(&self) -> &[Arc<Ledger>] {
+        &self.quotas
+    }
+
+    /// Locks the quotas. After the counters' lock.
+    fn hold(&self) -> Vec<LedgerHeld<'_>> {
+        self.quotas.iter().map(|ledger| ledger.hold()).collect()
+    }
+
+    /// Why its own limits do not let a request through; None if they do.
+    pub(crate) fn shortfall(&self, demand: Demand, now: Nanos) -> Option<LimitShortfall> {
+        Meter::shortfall_of(&self.own, demand, now)
+    }
+
+    /// The first quota that does not let a request through, and why.
+    pub(crate) fn quota_shortfall(&self, demand: Demand, now: Nanos) -> Option<(u32, Shortfall)> {
+        (0..).zip(&self.quotas).find_map(|(nth, ledger)| Some((nth, ledger.shortfall(demand, now)?)))
+    }
+
+    /// When a request may be let through, now at the earliest; None if it never fits.
+    pub(crate) fn frees_at(&self, demand: Demand, now: Nanos) -> Option<Nanos> {
+        let own = Meter::all_free_at(&self.own, demand, now)?;
+        self.quotas.iter().try_fold(own, |at, ledger| Some(at.max(ledger.frees_at(demand, now)?)))
+    }
+
+    /// The smallest limit that a request is too large for; None if it may fit.
+    pub(crate) fn exceeded(&self, demand: Demand) -> Option<u64> {
+        let meters = self.own.iter().chain(self.quotas.iter().flat_map(|ledger| ledger.meters()));
+        let sizes = meters.map(|meter| (meter.limit().capacity(), demand.least(meter.unit())));
+        sizes.filter(|(capacity, asked)| asked > capacity).map(|(capacity, _)| capacity).min()
+    }
+
+    /// Whether prompts or answers are limited apart.
+    pub(crate) fn limits_parts(&self) -> bool {
+        self.own.iter().any(|meter| meter.unit().is_part())
+    }
+
+    /// The tokens that its own limits leave any request, however they are split, and whether this understates what
+    /// they leave some requests: see `index::Leaf`.
+    pub(crate) fn tokens_left(&self, now: &Now<'_>) -> (u64, bool) {
+        let (mut tokens, mut understates) = (u64::MAX, false);
+        for meter in self.own.iter().filter(|meter| meter.unit() != Unit::Requests) {
+            tokens = tokens.min(meter.left(now.get()));
+            let (usage, until) = meter.usage(now.get());
+            understates |= meter.unit().is_part() || (usage.current > 0 && meter.refills_bit_by_bit());
+            if let Some(until) = until {
+                now.note_change(until);
+            }
+        }
+        (tokens, understates)
+    }
+
+    /// The fullest of the limits on some units, as a strategy compares them, and until when that holds if time changes it.
+    pub(crate) fn usage(&self, counts: impl Fn(Unit) -> bool, now: Nanos) -> Option<(Usage, Option<Nanos>)> {
+        let usages = self.own.iter().filter(|meter| counts(meter.unit())).map(|meter| meter.usage(now));
+        usages.reduce(|(fullest, until), (usage, at)| {
+            let fullest = if usage.is_fuller_than(&fullest) { usage } else { fullest };
+            (fullest, until.into_iter().chain(at).min())
+        })
+    }
+
+    /// Calls `with` under the locks of all that is metered.
+    pub(crate) fn with_locks<R>(&self, with: impl FnOnce(&Locked<'_>) -> R) -> R {
+        let _held = self.hold();
+        with(&Locked(self))
+    }
+
+    /// The quota that a provider most likely speaks of: the one nearest to its limit, on a unit if that is known.
+    pub(crate) fn nearest_quota(&self, unit: Option<Unit>, now: Nanos) -> Option<(usize, &Ledger)> {
+        let quotas = self.quotas.iter().enumerate();
+        let shares = quotas.filter_map(|(nth, ledger)| Some((nth, &**ledger, ledger.share_left(unit, now)?)));
+        shares.min_by(|(_, _, a), (_, _, b)| a.total_cmp(b)).map(|(nth, ledger, _)| (nth, ledger))
+    }
+}
+
+/// A deployment's meters under their locks; those of its own under the lock of its counters, which the caller holds.
+pub(crate) struct Locked<'a>(&'a Metering);
+
+impl Locked<'_> {
+    /// Counts a request.
+    pub(crate) fn charge(&self, demand: Demand, now: Nanos) -> Charges {
+        let marks = self.meters().map(|meter| meter.charge(now, demand.of(meter.unit()))).collect();
+        let reserved = self.0.quotas.iter().map(|ledger| ledger.observed().reserve(demand)).collect();
+        Charges { marks, reserved }
+    }
+
+    /// Replaces what was counted; by nothing, if the request was never sent.
+    pub(crate) fn settle(&self, charges: &Charges, estimated: Demand, actual: Option<Demand>, now: Nanos) {
+        for (meter, &mark) in self.meters().zip(&charges.marks) {
+            let (was, is) = (estimated.of(meter.unit()), actual.map(|actual| actual.of(meter.unit())));
+            if is != Some(was) {
+                meter.settle(now, mark, was, is);
+            }
+        }
+        for (ledger, reserved) in self.0.quotas.iter().zip(&charges.reserved) {
+            ledger.observed().settle(reserved, estimated, actual);
+        }
+    }
+
+    fn meters(&self) -> impl Iterator<Item = &Meter> {
+        self.0.own.iter().chain(self.0.quotas.iter().flat_map(|ledger| ledger.meters()))
+    }
+}
+
+/// What a request was charged.
+#[derive(Debug, Default)]
+pub(crate) struct Charges {
+    /// One a meter.
+    marks: Vec<Charge>,
+    /// What each quota had reserved in all, this request included.
+    reserved: Vec<Reserved>,
+}
+
+impl Charges {
+    pub(crate) fn reserved(&self, nth: usize) -> Option<&Reserved> {
+        self.reserved.get(nth)
+    }
+}

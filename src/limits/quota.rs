@@ -1,0 +1,43 @@
+//! The facts of a quota, validated.
+
+use std::sync::Arc;
+
+use super::limit::Limit;
+use crate::base::error::Error;
+use crate::base::names::not_empty;
+
+/// Limits that several deployments share, such as those of one account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quota {
+    id: Arc<str>,
+    limits: Arc<[Limit]>,
+}
+
+impl Quota {
+    /// A quota of these limits.
+    ///
+    /// # Errors
+    /// If the id is empty or there is no limit.
+    pub fn new(id: &str, limits: &[Limit]) -> Result<Self, Error> {
+        if limits.is_empty() {
+            return Err(Error::Configuration(format!("the quota {id:?} must have at least one limit")));
+        }
+        Ok(Self { id: not_empty("quota_id", id)?, limits: limits.into() })
+    }
+
+    /// What it is known by: deployments with quotas of the same id share one.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn shared_id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// Its limits.
+    #[must_use]
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+}

@@ -1,0 +1,70 @@
+//! Why a limit does not let a request through, with the numbers.
+//!
+//! These are small, since every pick returns room for one.
+
+use std::fmt;
+
+use super::unit::Unit;
+use crate::base::time::{Nanos, seconds};
+
+/// Too little of something is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortfall {
+    /// Of a limit, by what was counted here.
+    Limit(LimitShortfall),
+    /// Of a limit of the provider's, by what the provider said.
+    Observed(ObservedShortfall),
+}
+
+/// Too little of a limit is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitShortfall {
+    /// The number of the limit among those of its owner, from 0.
+    pub nth: u32,
+    /// The units that are used.
+    pub used: u64,
+    /// The units that the request asks for.
+    pub asked: u64,
+    /// Nanoseconds until enough is left; [`Nanos::MAX`] if that will never be.
+    pub frees_in: Nanos,
+}
+
+/// The provider said that too little is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObservedShortfall {
+    /// What the provider counts.
+    pub unit: Unit,
+    /// The units that the provider said were left, less those that were reserved since.
+    pub left: u64,
+    /// The units that the request asks for.
+    pub asked: u64,
+    /// Nanoseconds until that is out of date.
+    pub ends_in: Nanos,
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limit(shortfall) => shortfall.fmt(f),
+            Self::Observed(shortfall) => shortfall.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for LimitShortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { used, asked, frees_in, .. } = self;
+        if *frees_in == Nanos::MAX {
+            write!(f, "{asked} asked for, never fits")
+        } else {
+            write!(f, "{used} used, {asked} asked for, frees in {:.1} s", seconds(*frees_in))
+        }
+    }
+}
+
+impl fmt::Display for ObservedShortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { unit, left, asked, ends_in } = self;
+        write!(f, "the provider left {left} {unit}, {asked} asked for, resets in {:.1} s", seconds(*ends_in))
+    }
+}

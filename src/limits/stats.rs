@@ -1,0 +1,87 @@
+//! What limits stand at, for people to read.
+
+use std::sync::Arc;
+
+use super::limit::Limit;
+use super::meter::Meter;
+use super::metering::Metering;
+use super::observed::Observations;
+use super::quota::Quota;
+use super::unit::Unit;
+use crate::base::time::{Nanos, seconds};
+
+/// What a limit stands at, for people to read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LimitStats {
+    /// The limit.
+    pub limit: Limit,
+    /// The quota it belongs to; None for the deployment's own.
+    pub quota: Option<Arc<str>>,
+    /// What is used.
+    pub used: u64,
+    /// What is left to use now.
+    pub remaining: u64,
+    /// Seconds until all of it is left, if nothing more is used.
+    pub resets_in: f64,
+}
+
+impl LimitStats {
+    fn new(meter: &Meter, quota: Option<&Quota>, now: Nanos) -> Self {
+        let full_at = meter.frees_at(now, meter.limit().capacity()).unwrap_or(now);
+        Self {
+            limit: *meter.limit(),
+            quota: quota.map(|quota| Arc::clone(quota.shared_id())),
+            used: meter.used(now),
+            remaining: meter.left(now),
+            resets_in: seconds(full_at.saturating_sub(now)),
+        }
+    }
+
+    /// All limits of a deployment.
+    pub(crate) fn all(metering: Option<&Metering>, now: Nanos) -> Vec<Self> {
+        let Some(metering) = metering else { return Vec::new() };
+        let own = metering.own().iter().map(|meter| Self::new(meter, None, now));
+        let shared = metering
+            .quotas()
+            .iter()
+            .flat_map(|ledger| ledger.meters().iter().map(|meter| Self::new(meter, Some(ledger.quota()), now)));
+        own.chain(shared).collect()
+    }
+}
+
+/// What a provider said, for people to read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObservedStats {
+    /// What it limits.
+    pub unit: Unit,
+    /// The quota that this is about; None for the deployment itself.
+    pub quota: Option<Arc<str>>,
+    /// What it said may be used in all, if it did.
+    pub limit: Option<u64>,
+    /// What it said is left, less what was reserved since.
+    pub remaining: u64,
+    /// Seconds until that is out of date.
+    pub resets_in: f64,
+}
+
+impl ObservedStats {
+    /// All that holds for a deployment.
+    pub(crate) fn all(own: Option<&Observations>, metering: Option<&Metering>, now: Nanos) -> Vec<Self> {
+        let quotas = metering.into_iter().flat_map(Metering::quotas);
+        let quotas = quotas.map(|ledger| (Some(ledger.quota().shared_id()), ledger.observed()));
+        let all = own.into_iter().map(|own| (None, own)).chain(quotas);
+        all.flat_map(|(quota, observed)| Self::of(observed, quota, now)).collect()
+    }
+
+    /// What holds of one owner's observations. No requests are left while the provider wants not to be asked.
+    fn of(observed: &Observations, quota: Option<&Arc<str>>, now: Nanos) -> Vec<Self> {
+        let stats = |unit, limit, remaining, until: Nanos| {
+            let limit = Some(limit).filter(|&limit| limit > 0);
+            Self { unit, quota: quota.cloned(), limit, remaining, resets_in: seconds(until - now) }
+        };
+        let paused_until = observed.paused_until();
+        let pause = (now < paused_until).then(|| stats(Unit::Requests, 0, 0, paused_until));
+        let active = observed.active(now).map(|(unit, left, until)| stats(unit, observed.limit(unit), left, until));
+        pause.into_iter().chain(active).collect()
+    }
+}

@@ -1,0 +1,60 @@
+//! What limits count.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::base::error::Error;
+
+/// What a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// Requests.
+    Requests,
+    /// Tokens, prompt and answer.
+    Tokens,
+    /// Tokens of prompts.
+    InputTokens,
+    /// Tokens of answers.
+    OutputTokens,
+}
+
+impl Unit {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Requests, Self::Tokens, Self::InputTokens, Self::OutputTokens];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Tokens => "tokens",
+            Self::InputTokens => "input_tokens",
+            Self::OutputTokens => "output_tokens",
+        }
+    }
+
+    /// Whether it counts one part of a request's tokens.
+    pub(crate) const fn is_part(self) -> bool {
+        matches!(self, Self::InputTokens | Self::OutputTokens)
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Unit {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|unit| unit.name() == name).ok_or_else(|| {
+            Error::Configuration(format!("unknown unit {name:?}: must be one of {}", Self::ALL.map(Self::name).join(", ")))
+        })
+    }
+}

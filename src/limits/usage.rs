@@ -1,0 +1,22 @@
+//! How much of a limit is used, as strategies compare it.
+
+/// What was counted in the current minute, and the most that may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Counted so far.
+    pub current: u64,
+    /// The limit; None for no limit. Strategies take 0 as no limit too.
+    pub limit: Option<u64>,
+}
+
+impl Usage {
+    /// Whether a greater share of its limit is used; of no limit, none is.
+    pub(crate) fn is_fuller_than(&self, other: &Self) -> bool {
+        let share = |usage: &Self| (u128::from(usage.current), usage.limit.filter(|&limit| limit > 0).map(u128::from));
+        match (share(self), share(other)) {
+            ((_, None), _) => false,
+            (_, (_, None)) => true,
+            ((current, Some(limit)), (other, Some(other_limit))) => current * other_limit > other * limit,
+        }
+    }
+}

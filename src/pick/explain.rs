@@ -1,0 +1,74 @@
+//! The observer that takes notes.
+
+use std::sync::Arc;
+
+use super::walk::Observer;
+use crate::base::position::Position;
+use crate::gates::Refusal;
+use crate::group::{Attachment, Entry, Group};
+use crate::strategy::Strategy;
+
+/// What a pick would do, and why.
+#[derive(Debug)]
+pub struct Explanation<T> {
+    /// The model name whose group was asked.
+    pub model_name: Arc<str>,
+    /// The rule in force.
+    pub strategy: Strategy,
+    /// What the scores are.
+    pub score_name: &'static str,
+    /// The one that would be picked.
+    pub winner: Option<Arc<Entry<T>>>,
+    /// Without a winner, the seconds until one may be available, if that is known.
+    pub retry_after: Option<f64>,
+    /// One a deployment, in registration order.
+    pub verdicts: Vec<(Arc<Entry<T>>, Verdict)>,
+    /// Whether so few of the group are in service that their health is ignored.
+    pub panic: bool,
+}
+
+/// What a pick makes of one deployment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Verdict {
+    /// A gate stopped it.
+    Stopped(Refusal),
+    /// It passed every gate.
+    Candidate {
+        /// What the strategy compares.
+        score: f64,
+        /// The chance that the strategy takes it.
+        probability: f64,
+    },
+}
+
+/// Notes of a walk.
+pub(super) struct Notes {
+    pub(super) score_name: &'static str,
+    /// One a member, in order.
+    pub(super) verdicts: Vec<(Position, Verdict)>,
+}
+
+impl Notes {
+    pub(super) fn new<T: Attachment>(group: &Group<T>) -> Self {
+        Self { score_name: "", verdicts: Vec::with_capacity(group.len()) }
+    }
+}
+
+impl Observer for Notes {
+    fn passed(&mut self, position: Position) {
+        self.verdicts.push((position, Verdict::Candidate { score: 0.0, probability: 0.0 }));
+    }
+
+    fn stopped(&mut self, position: Position, refusal: Refusal) {
+        self.verdicts.push((position, Verdict::Stopped(refusal)));
+    }
+
+    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(Position) -> (f64, f64)) {
+        self.score_name = score_name;
+        for (position, verdict) in &mut self.verdicts {
+            if let Verdict::Candidate { score, probability } = verdict {
+                (*score, *probability) = assess(*position);
+            }
+        }
+    }
+}

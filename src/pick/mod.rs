@@ -1,0 +1,217 @@
+//! Picks: by the index where it can answer, by a walk over the members where it cannot.
+
+mod explain;
+mod walk;
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use crate::base::clock::{Clock, Now};
+use crate::base::error::Error;
+use crate::base::rng::Rng;
+use crate::facts::Request;
+use crate::gates::{Waived, is_wished};
+use crate::group::{Attachment, Group};
+use crate::index::Filter;
+use crate::lease::Lease;
+use crate::registry::Registry;
+
+use explain::Notes;
+pub use explain::{Explanation, Verdict};
+use walk::{Unobserved, Walk};
+
+/// Picks from the groups of a registry.
+#[derive(Debug)]
+pub(crate) struct Picker<T: Attachment> {
+    pub(crate) registry: Registry<T>,
+    rng: Rng,
+}
+
+impl<T: Attachment> Picker<T> {
+    pub(crate) fn new(registry: Registry<T>, rng: Rng) -> Self {
+        Self { registry, rng }
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.registry.services().clock
+    }
+
+    /// Delivers the events that were noted. No lock may be held.
+    #[inline]
+    pub(crate) fn deliver(&self) {
+        self.registry.services().events.deliver();
+    }
+
+    /// Picks a deployment, reserves nothing, and returns what `found` makes of its id. `found` runs under a lock: it must be short and
+    /// must not use the router.
+    ///
+    /// # Errors
+    /// If no deployment serves the model, or none passes every gate.
+    #[inline]
+    pub(crate) fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&T::Id) -> R) -> Result<R, Error> {
+        let picked = self.registry.with_group(model_name, |model_name, group| {
+            let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng));
+            let asks_index = group.quotas_are_open(request, &now);
+            if asks_index {
+                let filter = self.filter(group, request);
+                // Read for the cache: see `index::AnyForest::pick`.
+                let prefetch = |position| _ = black_box(group.id(position).is_some());
+                let picked = group.index.lock().pick(group.places(), &filter, &now, &chance, prefetch);
+                // Amid a change it may find a member that the request rules out.
+                if let Some(position) = picked
+                    && (request.wishes.is_none() || group.member(position).is_some_and(|entry| is_wished(entry, request, &now)))
+                    && let Some(id) = group.id(position)
+                {
+                    return Ok(found(id));
+                }
+            }
+            self.select_by_walk(model_name, group, request, now, asks_index, found)
+        });
+        self.deliver();
+        picked
+    }
+
+    /// Walks where the index cannot answer:
+    ///
+    /// - a quota is spent, of which an index does not know;
+    /// - another thread is amid a change;
+    /// - the coarse clock lags, and so the index took a time for one to come.
+    ///
+    /// It also makes the error, which is what it mostly comes to where the index `found_nobody`.
+    #[cold]
+    fn select_by_walk<R>(
+        &self,
+        model_name: &Arc<str>,
+        group: &Group<T>,
+        request: &Request,
+        now: Now<'_>,
+        mut found_nobody: bool,
+        found: impl FnOnce(&T::Id) -> R,
+    ) -> Result<R, Error> {
+        let mut walk = Walk::new(group, request, self.registry.services(), &self.rng, now);
+        loop {
+            if found_nobody && let Some(error) = walk.refuse(model_name) {
+                return Err(error);
+            }
+            if let Some(id) = walk.choose(Unobserved).and_then(|position| group.id(position)) {
+                return Ok(found(id));
+            }
+            found_nobody = true;
+        }
+    }
+
+    /// Picks a deployment and reserves, without a look at who waits. The caller delivers the events that this notes,
+    /// once it holds no lock.
+    ///
+    /// # Errors
+    /// If no deployment serves the model, or none passes every gate.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // its other callers are rare
+    pub(crate) fn acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
+        let picked = self.registry.with_group(model_name, |model_name, group| {
+            let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng));
+            let asks_index = group.quotas_are_open(request, &now);
+            if asks_index {
+                let filter = self.filter(group, request);
+                let mut forest = group.index.lock();
+                let prefetch = |position| _ = black_box(group.member(position).is_some());
+                let picked = forest.pick(group.places(), &filter, &now, &chance, prefetch);
+                let found = picked.and_then(|position| Some((position, group.member_and_state(position, &self.registry.table)?)));
+                if let Some((position, (entry, state))) = found {
+                    let lease = Lease::reserve(entry, state, request, Waived::default(), &now);
+                    forest.renew(position, &**entry, &now);
+                    if let Ok(lease) = lease {
+                        return Ok(lease);
+                    }
+                }
+            }
+            self.acquire_by_walk(model_name, group, request, now, asks_index)
+        });
+        if let Ok(lease) = &picked {
+            lease.renew_moved();
+        }
+        picked
+    }
+
+    /// See [`Picker::select_by_walk`].
+    #[cold]
+    fn acquire_by_walk(
+        &self,
+        model_name: &Arc<str>,
+        group: &Group<T>,
+        request: &Request,
+        now: Now<'_>,
+        mut found_nobody: bool,
+    ) -> Result<Lease<T>, Error> {
+        let mut walk = Walk::new(group, request, self.registry.services(), &self.rng, now);
+        loop {
+            if found_nobody && let Some(error) = walk.refuse(model_name) {
+                return Err(error);
+            }
+            while let Some((position, entry)) =
+                walk.choose(Unobserved).and_then(|position| Some((position, group.member(position)?)))
+            {
+                match Lease::reserve(entry, &entry.slot, request, walk.waived, &walk.now) {
+                    Ok(lease) => {
+                        group.index.lock().renew(position, &**entry, &walk.now);
+                        return Ok(lease);
+                    }
+                    Err(refusal) => walk.lose(position, refusal),
+                }
+            }
+            found_nobody = true;
+        }
+    }
+
+    /// Why a request is refused now; None if it is not.
+    pub(crate) fn refusal(&self, model_name: &str, request: &Request) -> Option<Error> {
+        let refuse = |model_name: &_, group: &_| {
+            Ok(Walk::new(group, request, self.registry.services(), &self.rng, Now::new(self.clock())).refuse(model_name))
+        };
+        self.registry.with_group(model_name, refuse).unwrap_or_else(Some)
+    }
+
+    /// Whether so few of a group are in service that their health is ignored.
+    pub(crate) fn panics(&self, model_name: &str) -> bool {
+        let now = Now::new(self.clock());
+        self.registry.with_group(model_name, |_, group| Ok(group.panics(self.registry.services(), &now))).unwrap_or(false)
+    }
+
+    /// What the index is asked for.
+    #[inline]
+    fn filter<'a>(&self, group: &Group<T>, request: &'a Request) -> Filter<'a> {
+        let mut filter = Filter { tokens: request.least_tokens(), skips: Vec::new(), lacks_part: request.lacks_part(), tags: None };
+        if let Some(wishes) = &request.wishes {
+            filter.skips.extend(wishes.exclude.iter().filter_map(|id| self.registry.position_in(group, id)));
+            filter.skips.sort_unstable();
+            filter.tags = Some(&**wishes).filter(|wishes| !wishes.tags.is_empty());
+        }
+        filter
+    }
+
+    /// Says what a pick would do now, and why; it has no side effect.
+    ///
+    /// # Errors
+    /// If no deployment serves the model.
+    pub(crate) fn explain(&self, model_name: &str, request: &Request) -> Result<Explanation<T>, Error> {
+        self.registry.with_group(model_name, |model_name, group| {
+            let mut walk = Walk::new(group, request, self.registry.services(), &self.rng, Now::new(self.clock()));
+            walk.chance.peek = true;
+            let mut notes = Notes::new(group);
+            let winner = walk.choose(&mut notes).and_then(|position| group.member(position)).cloned();
+            Ok(Explanation {
+                model_name: Arc::clone(model_name),
+                strategy: group.strategy,
+                score_name: notes.score_name,
+                retry_after: if winner.is_none() { walk.retry_after() } else { None },
+                winner,
+                verdicts: notes
+                    .verdicts
+                    .into_iter()
+                    .filter_map(|(position, verdict)| Some((Arc::clone(group.member(position)?), verdict)))
+                    .collect(),
+                panic: walk.waived.health,
+            })
+        })
+    }
+}

@@ -1,0 +1,198 @@
+//! Gates, then the strategy: the one walk that picks, reserves and explains.
+//!
+//! The walk is generic over an [`Observer`]. A pick is watched by [`Unobserved`], which compiles to nothing; an
+//! explanation by one that takes notes. So the code that decides is the code that explains.
+
+use std::sync::Arc;
+
+use crate::base::clock::Now;
+use crate::base::error::{Error, Reasons, TooLarge, Unavailable};
+use crate::base::position::Position;
+use crate::base::rng::Rng;
+use crate::base::time::{Nanos, seconds};
+use crate::facts::Request;
+use crate::gates::{Live, Refusal, Waived, available_at, check, exceeded};
+use crate::group::{Attachment, Entry, Group, Services};
+use crate::strategy::{
+    Candidates, Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, RateLimitAware, RoundRobin, Rule, Strategy, View,
+    WeightedRandom, each_rule,
+};
+
+/// Watches a walk.
+pub(super) trait Observer {
+    /// A deployment passed every gate.
+    fn passed(&mut self, position: Position);
+    /// A gate stopped a deployment.
+    fn stopped(&mut self, position: Position, refusal: Refusal);
+    /// All are through; `assess` gives a candidate's score and probability.
+    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(Position) -> (f64, f64));
+}
+
+impl<O: Observer> Observer for &mut O {
+    fn passed(&mut self, position: Position) {
+        (**self).passed(position);
+    }
+
+    fn stopped(&mut self, position: Position, refusal: Refusal) {
+        (**self).stopped(position, refusal);
+    }
+
+    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(Position) -> (f64, f64)) {
+        (**self).assessed(score_name, assess);
+    }
+}
+
+/// Watches nothing.
+pub(super) struct Unobserved;
+
+impl Observer for Unobserved {
+    #[inline]
+    fn passed(&mut self, _: Position) {}
+
+    #[inline]
+    fn stopped(&mut self, _: Position, _: Refusal) {}
+
+    #[inline]
+    fn assessed(&mut self, _: &'static str, _: impl Fn(Position) -> (f64, f64)) {}
+}
+
+/// Chooses by the rule of the walk's group.
+macro_rules! choose_by {
+    ({ $walk:expr, $observer:expr }
+     $( $(#[$doc:meta])* $variant:ident: $rule:ident, $name:literal [$($spelling:literal),*]; )*) => {
+        match $walk.group.strategy {
+            $( Strategy::$variant => $walk.choose_by::<$rule>($observer), )*
+        }
+    };
+}
+
+/// The earlier of two times that may not be known.
+fn earlier(one: Option<Nanos>, other: Option<Nanos>) -> Option<Nanos> {
+    one.into_iter().chain(other).min()
+}
+
+/// One pick from one group.
+pub(super) struct Walk<'a, T: Attachment> {
+    pub(super) group: &'a Group<T>,
+    pub(super) request: &'a Request,
+    pub(super) now: Now<'a>,
+    pub(super) chance: Chance<'a>,
+    services: &'a Services,
+    /// As of the last look at the group.
+    pub(super) waived: Waived,
+    /// Candidates that others filled up between the pick and the reservation, with what then stopped them.
+    lost: Vec<(Position, Refusal)>,
+}
+
+impl<'a, T: Attachment> Walk<'a, T> {
+    #[inline]
+    pub(super) fn new(group: &'a Group<T>, request: &'a Request, services: &'a Services, rng: &'a Rng, now: Now<'a>) -> Self {
+        Self { group, request, now, chance: group.chance(rng), services, waived: Waived::default(), lost: Vec::new() }
+    }
+
+    /// Finds out which gates are open to all.
+    fn waive(&mut self) {
+        let Some(rules) = self.services.rules.health() else { return };
+        self.waived = Waived { health: self.group.panics(self.services, &self.now), slow_start: false };
+        if rules.slow_start > 0 {
+            let stops = |refusal: Result<(), Refusal>| refusal.err().map(|refusal| matches!(refusal, Refusal::SlowStart { .. }));
+            let mut verdicts = self.group.members().map(|(position, entry)| stops(self.check(position, entry)));
+            let any = verdicts.try_fold(false, |any, by_slow_start| Some(any | by_slow_start?));
+            drop(verdicts);
+            self.waived.slow_start = any.unwrap_or(false);
+        }
+    }
+
+    /// Drops a candidate whose last place somebody else took.
+    #[cold]
+    pub(super) fn lose(&mut self, position: Position, refusal: Refusal) {
+        self.lost.push((position, refusal));
+    }
+
+    /// Picks a member that passes every gate; None if none does.
+    pub(super) fn choose(&mut self, observer: impl Observer) -> Option<Position> {
+        self.waive();
+        each_rule!(choose_by { self, observer })
+    }
+
+    fn choose_by<R: Rule>(&self, mut observer: impl Observer) -> Option<Position> {
+        let candidates = Candidates::<R, _>::new(self.candidates(&mut observer), || self.candidates(Unobserved));
+        let (whole, picked) = (candidates.whole(), R::choose(&candidates, &self.chance));
+        observer.assessed(R::SCORE, |position| {
+            self.group.member(position).map_or((0.0, 0.0), |entry| {
+                let candidate = self.live(entry);
+                (R::score(&whole, &candidate), R::probability(&whole, picked, position, &candidate))
+            })
+        });
+        picked
+    }
+
+    fn candidates(&self, mut observer: impl Observer) -> impl Iterator<Item = (Position, Live<'_, 'a, T>)> {
+        self.group.members().filter_map(move |(position, entry)| match self.check(position, entry) {
+            Ok(()) => {
+                observer.passed(position);
+                Some((position, self.live(entry)))
+            }
+            Err(refusal) => {
+                observer.stopped(position, refusal);
+                None
+            }
+        })
+    }
+
+    fn live<'b>(&'b self, entry: &'b Entry<T>) -> Live<'b, 'a, T> {
+        Live { entry, state: &entry.slot, now: &self.now }
+    }
+
+    #[inline]
+    fn check(&self, position: Position, entry: &Entry<T>) -> Result<(), Refusal> {
+        if let Some(&(_, refusal)) = self.lost.iter().find(|&&(lost, _)| lost == position) {
+            return Err(refusal);
+        }
+        check(entry, &entry.slot, self.request, self.waived, &self.now)
+    }
+
+    /// Why no member passes; None if one does now.
+    #[cold]
+    pub(super) fn refuse(&mut self, model_name: &Arc<str>) -> Option<Error> {
+        self.waive();
+        let mut reasons = Reasons::default();
+        // Of those that the request does not rule out.
+        let (mut earliest, mut largest_limit, mut may_fit) = (None, None, false);
+        for (position, entry) in self.group.members() {
+            let refusal = self.check(position, entry).err()?;
+            reasons.count(refusal.gate());
+            if !refusal.gate().is_wish() {
+                let exceeded = exceeded(entry, self.request);
+                may_fit |= exceeded.is_none();
+                largest_limit = largest_limit.max(exceeded);
+                earliest = earlier(earliest, available_at(entry, self.request, self.waived, &self.now));
+            }
+        }
+        if let Some(largest_limit) = largest_limit
+            && !may_fit
+        {
+            return Some(Error::RequestTooLarge(Box::new(TooLarge {
+                model_name: Arc::clone(model_name),
+                tokens: self.request.tokens,
+                largest_limit,
+            })));
+        }
+        Some(Error::NoAvailableDeployment(Box::new(Unavailable {
+            model_name: Arc::clone(model_name),
+            retry_after: earliest.map(|at| self.seconds_to(at)),
+            retry_at: earliest,
+            reasons,
+        })))
+    }
+
+    /// Seconds until the earliest time at which some member may be available.
+    pub(super) fn retry_after(&self) -> Option<f64> {
+        let times = self.group.members().map(|(_, entry)| available_at(entry, self.request, self.waived, &self.now));
+        times.fold(None, earlier).map(|at| self.seconds_to(at))
+    }
+
+    fn seconds_to(&self, at: Nanos) -> f64 {
+        seconds(at.saturating_sub(self.now.get()))
+    }
+}

@@ -1,0 +1,343 @@
+//! Which deployments there are: by id, in groups by model name, and the aliases of model names.
+//!
+//! Readers see an entry of a map before or after a change and never amid it, and a pick looks at one group. Changes
+//! that touch more than one entry are made one at a time. What must see all entries at once ([`Registry::all`]) waits
+//! for its turn among them.
+//!
+//! A change hands back to the caller what it takes out ([`Removed`]). The caller drops it when no lock is held: an
+//! attachment may run anything when it is dropped.
+
+mod aliases;
+mod ledgers;
+mod replace;
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::base::clock::Now;
+use crate::base::error::{Error, UnknownDeployment, UnknownModel};
+use crate::base::names::{nearest, not_empty};
+use crate::base::position::Position;
+use crate::base::sync::atomic::AtomicBool;
+use crate::base::sync::{self, Mutex, MutexGuard, hold};
+use crate::counters::{Slot, StateTable, mark};
+use crate::facts::Deployment;
+use crate::group::{Attachment, Entry, Group, Heir, Home, Removed, Services, too_many};
+use crate::health::Domains;
+use crate::index::{Index, Place};
+use crate::limits::{Metering, Quota};
+use crate::strategy::Strategy;
+
+use aliases::Aliases;
+use ledgers::{Ledgers, must_agree};
+
+type Map<V> = sync::Map<Arc<str>, V>;
+
+#[derive(Debug)]
+pub(crate) struct Registry<T: Attachment> {
+    deployments: Map<Arc<Entry<T>>>,
+    groups: Map<Group<T>>,
+    aliases: Aliases,
+    domains: Domains<Entry<T>>,
+    /// Held for the length of a change.
+    changing: Mutex<Changes>,
+    pub(crate) table: Arc<StateTable>,
+    services: Arc<Services>,
+    default_strategy: Strategy,
+    strategies: FxHashMap<Arc<str>, Strategy>,
+}
+
+#[derive(Debug, Default)]
+struct Changes {
+    /// The order of the last deployment that was registered.
+    last_order: u64,
+    ledgers: Ledgers,
+}
+
+impl Changes {
+    fn next_order(&mut self) -> u64 {
+        self.last_order += 1;
+        self.last_order
+    }
+}
+
+/// The counters of a deployment, which outlive its facts.
+struct Inheritance<T> {
+    slot: Slot,
+    heir: Heir<T>,
+}
+
+/// What is made for one entry alone.
+struct Belongings<T> {
+    inheritance: Inheritance<T>,
+    metering: Option<Box<Metering>>,
+    place: Place,
+    order: u64,
+}
+
+impl<T: Attachment> Registry<T> {
+    pub(crate) fn new(services: Arc<Services>, default_strategy: Strategy, strategies: FxHashMap<Arc<str>, Strategy>) -> Self {
+        Self {
+            deployments: Map::default(),
+            groups: sync::busy_map(),
+            aliases: Aliases::default(),
+            domains: Domains::default(),
+            changing: Mutex::default(),
+            table: StateTable::new(),
+            services,
+            default_strategy,
+            strategies,
+        }
+    }
+
+    pub(crate) fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
+    pub(crate) fn default_strategy(&self) -> Strategy {
+        self.default_strategy
+    }
+
+    pub(crate) fn strategies(&self) -> impl Iterator<Item = (&str, Strategy)> {
+        self.strategies.iter().map(|(name, &strategy)| (&**name, strategy))
+    }
+
+    fn change(&self) -> MutexGuard<'_, Changes> {
+        hold(&self.changing)
+    }
+
+    // --- deployments ---
+
+    pub(crate) fn len(&self) -> usize {
+        self.deployments.len()
+    }
+
+    pub(crate) fn contains(&self, id: &str) -> bool {
+        self.deployments.contains_key(id)
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Result<Arc<Entry<T>>, Error> {
+        self.deployments.get(id).map(|entry| Arc::clone(&entry)).ok_or_else(|| self.deployment_not_found(id))
+    }
+
+    /// The place that a deployment has in a group, if it is there. Amid a change it may be the place of another.
+    pub(crate) fn position_in(&self, group: &Group<T>, id: &str) -> Option<Position> {
+        let entry = self.deployments.get(id)?;
+        Arc::ptr_eq(&entry.home.index, &group.index).then(|| entry.home.place.position())
+    }
+
+    /// All deployments at one moment, in registration order.
+    pub(crate) fn all(&self) -> Vec<Arc<Entry<T>>> {
+        let changes = self.change();
+        let mut entries: Vec<_> = self.deployments.iter().map(|entry| Arc::clone(&entry)).collect();
+        drop(changes);
+        entries.sort_unstable_by_key(|entry| entry.order);
+        entries
+    }
+
+    /// Calls `visit` for every attachment, unless a change is being made.
+    #[cfg(feature = "python")]
+    pub(crate) fn try_visit<E>(&self, mut visit: impl FnMut(&T) -> Result<(), E>) -> Result<(), E> {
+        let Ok(_changes) = self.changing.try_lock() else { return Ok(()) };
+        self.deployments.iter().try_for_each(|entry| visit(&entry.attachment))
+    }
+
+    /// Adds a deployment, or replaces the facts of the one with its id.
+    pub(crate) fn add(&self, deployment: Deployment, attachment: T) -> Result<Removed<T>, Error> {
+        let mut changes = self.change();
+        self.must_not_be_alias(&deployment)?;
+        self.quotas_must_agree(&changes, &deployment)?;
+        let old = self.deployments.get(deployment.id()).map(|entry| Arc::clone(&entry));
+        let stays = old.as_ref().filter(|old| old.deployment.model_name() == deployment.model_name()).cloned();
+        let inheritance = self.inherit(old.as_deref())?;
+        let model_name = Arc::clone(deployment.shared_model_name());
+        // Changes come one at a time, so what this finds still holds when the entry gets its place.
+        let (index, next) = match self.groups.get(&model_name) {
+            Some(group) => (Arc::clone(&group.index), group.next_position()?),
+            None => (self.index(&model_name), 0),
+        };
+        let (position, order) =
+            stays.as_ref().map_or_else(|| (next, changes.next_order()), |old| (old.home.place.position(), old.order));
+        let metering = changes.ledgers.metering(&deployment, old.as_deref(), &self.services.clock);
+        let belongings = Belongings { inheritance, metering, place: Place::new(position), order };
+        let entry = self.entry(deployment, attachment, &index, belongings);
+        if stays.is_none() && next > 0 {
+            entry.start_slowly();
+        }
+
+        let mut removed = Removed::default();
+        if let Some(old) = &old {
+            old.leave(Some(&entry));
+            if stays.is_none() {
+                self.leave_group(old, &mut removed);
+            }
+        }
+        let strategy = self.strategy_of(&model_name);
+        self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index)).put(&entry, &mut removed);
+        removed.entries.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
+        removed.entries.extend(old.into_iter().chain(stays));
+        Ok(removed)
+    }
+
+    /// The model names whose groups panic, sorted.
+    pub(crate) fn panicking(&self) -> Vec<Arc<str>> {
+        let now = Now::new(&self.services.clock);
+        let changes = self.change();
+        let panicking = self.groups.iter().filter(|group| group.panics(&self.services, &now)).map(|group| Arc::clone(group.key()));
+        let mut names: Vec<_> = panicking.collect();
+        drop(changes);
+        names.sort_unstable();
+        names
+    }
+
+    /// Takes a deployment out.
+    pub(crate) fn remove(&self, id: &str) -> Result<Removed<T>, Error> {
+        let _changes = self.change();
+        let Some((_, entry)) = self.deployments.remove(id) else { return Err(self.deployment_not_found(id)) };
+        entry.leave(None);
+        let mut removed = Removed::default();
+        self.leave_group(&entry, &mut removed);
+        removed.entries.push(entry);
+        Ok(removed)
+    }
+
+    /// Returns the counters of the deployment that is replaced, or new ones.
+    fn inherit(&self, old: Option<&Entry<T>>) -> Result<Inheritance<T>, Error> {
+        match old {
+            Some(old) => Ok(Inheritance { slot: old.slot.clone(), heir: Arc::clone(&old.heir) }),
+            None => Ok(Inheritance { slot: self.table.claim().ok_or_else(too_many)?, heir: Arc::default() }),
+        }
+    }
+
+    fn entry(&self, deployment: Deployment, attachment: T, index: &Arc<Index>, belongings: Belongings<T>) -> Arc<Entry<T>> {
+        let Belongings { inheritance: Inheritance { slot, heir }, metering, place, order } = belongings;
+        slot.mark(&slot.hold(), mark::METERED, metering.is_some());
+        let domain = deployment.shared_domain().filter(|_| self.services.rules.health().is_some());
+        let domain = domain.map(|name| self.domains.get(name));
+        let entry = Arc::new(Entry {
+            slot,
+            home: Home { index: Arc::clone(index), place },
+            attachment,
+            services: Arc::clone(&self.services),
+            left: AtomicBool::new(false),
+            metering,
+            deployment,
+            order,
+            heir,
+            domain,
+        });
+        if let Some(domain) = &entry.domain {
+            domain.enter(&entry);
+        }
+        entry
+    }
+
+    fn index(&self, model_name: &str) -> Arc<Index> {
+        Arc::new(Index::new(self.strategy_of(model_name), self.services.rules.health()))
+    }
+
+    fn strategy_of(&self, model_name: &str) -> Strategy {
+        self.strategies.get(model_name).copied().unwrap_or(self.default_strategy)
+    }
+
+    /// Takes a deployment out of its group, and the group away if it was the last.
+    fn leave_group(&self, entry: &Entry<T>, removed: &mut Removed<T>) {
+        self.groups.remove_if_mut(entry.deployment.model_name(), |_, group| {
+            group.take(entry, removed);
+            group.len() == 0
+        });
+    }
+
+    // --- model names and aliases ---
+
+    /// The model names, sorted.
+    pub(crate) fn models(&self) -> Vec<Arc<str>> {
+        let changes = self.change();
+        let mut names: Vec<_> = self.groups.iter().map(|group| Arc::clone(group.key())).collect();
+        drop(changes);
+        names.sort_unstable();
+        names
+    }
+
+    /// Calls `with` with the group that a model name or alias leads to. It runs under a lock and must not come back here.
+    #[inline]
+    pub(crate) fn with_group<R>(
+        &self,
+        name: &str,
+        with: impl FnOnce(&Arc<str>, &Group<T>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        if let Some(group) = self.groups.get(name) {
+            return with(group.key(), group.value());
+        }
+        let resolved = self.aliases.follow(name);
+        match resolved.as_ref().and_then(|resolved| self.groups.get(resolved)) {
+            Some(group) => with(group.key(), group.value()),
+            None => Err(self.model_not_found(name, resolved)),
+        }
+    }
+
+    /// Returns the model name that a model name or alias leads to.
+    pub(crate) fn resolve(&self, name: &str) -> Result<Arc<str>, Error> {
+        self.with_group(name, |model_name, _| Ok(Arc::clone(model_name)))
+    }
+
+    pub(crate) fn aliases(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        self.aliases.all()
+    }
+
+    pub(crate) fn add_alias(&self, alias: &str, target: &str) -> Result<(), Error> {
+        let alias = not_empty("alias", alias)?;
+        let target = not_empty("target", target)?;
+        let _changes = self.change();
+        if self.groups.contains_key(&alias) {
+            return Err(Error::Configuration(format!("{alias:?} is a model name: an alias must be a name of its own")));
+        }
+        self.aliases.add(alias, target)
+    }
+
+    pub(crate) fn remove_alias(&self, alias: &str) -> Result<Arc<str>, Error> {
+        let _changes = self.change();
+        self.aliases.remove(alias)
+    }
+
+    /// Checks that a quota's limits are the same for all that are under it.
+    fn quotas_must_agree(&self, changes: &Changes, deployment: &Deployment) -> Result<(), Error> {
+        let differs = |quota: &&Quota| changes.ledgers.quota(quota.id()).is_some_and(|known| known != **quota);
+        for quota in deployment.quotas().iter().filter(differs) {
+            let others = self.deployments.iter().filter(|other| other.deployment.id() != deployment.id());
+            for other in others {
+                if let Some(known) = other.deployment.quotas().iter().find(|known| known.id() == quota.id()) {
+                    must_agree(known, other.deployment.id(), quota, deployment.id())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn must_not_be_alias(&self, deployment: &Deployment) -> Result<(), Error> {
+        if self.aliases.contains(deployment.model_name()) {
+            return Err(Error::Configuration(format!(
+                "the model_name {:?} of deployment {:?} is an alias: a model name must be a name of its own",
+                deployment.model_name(),
+                deployment.id()
+            )));
+        }
+        Ok(())
+    }
+
+    // --- names that are not there ---
+
+    #[cold]
+    fn model_not_found(&self, name: &str, resolved: Option<Arc<str>>) -> Error {
+        let known = self.groups.iter().map(|group| Arc::clone(group.key()));
+        let near = nearest(name, known.chain(self.aliases.names()));
+        Error::ModelNotFound(Box::new(UnknownModel { name: name.to_owned(), resolved, near }))
+    }
+
+    #[cold]
+    fn deployment_not_found(&self, id: &str) -> Error {
+        let near = nearest(id, self.deployments.iter().map(|entry| Arc::clone(entry.key())));
+        Error::DeploymentNotFound(Box::new(UnknownDeployment { id: id.to_owned(), near }))
+    }
+}

@@ -1,0 +1,114 @@
+//! What a strategy sees of a candidate.
+
+use std::sync::Arc;
+
+use crate::limits::Usage;
+
+/// A candidate as strategies see it. A router answers from its live counters, each read only when a strategy asks for it.
+pub trait Candidate {
+    /// Relative share.
+    fn weight(&self) -> u32;
+    /// Rank, lower first.
+    fn priority(&self) -> u32;
+    /// Requests in flight.
+    fn active_requests(&self) -> u32;
+    /// Tokens of the current minute.
+    fn tpm(&self) -> Usage;
+    /// Requests of the current minute.
+    fn rpm(&self) -> Usage;
+    /// Smoothed latency in microseconds; 0 for unknown.
+    fn avg_latency_us(&self) -> u64;
+}
+
+/// An immutable snapshot of one candidate.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RoutingContext {
+    /// The candidate's id.
+    pub deployment_id: Arc<str>,
+    /// Relative share.
+    pub weight: u32,
+    /// Rank, lower first.
+    pub priority: u32,
+    /// Requests in flight.
+    pub active_requests: u32,
+    /// Tokens this minute.
+    pub tpm_current: u64,
+    /// Most tokens in a minute; None or 0 for no limit.
+    pub tpm_limit: Option<u64>,
+    /// Requests this minute.
+    pub rpm_current: u64,
+    /// Most requests in a minute; None or 0 for no limit.
+    pub rpm_limit: Option<u64>,
+    /// Smoothed latency in microseconds; 0 for unknown.
+    pub avg_latency_us: u64,
+}
+
+impl RoutingContext {
+    /// An idle candidate of weight 1, priority 0 and no limits.
+    #[must_use]
+    pub fn new(deployment_id: &str) -> Self {
+        Self {
+            deployment_id: deployment_id.into(),
+            weight: 1,
+            priority: 0,
+            active_requests: 0,
+            tpm_current: 0,
+            tpm_limit: None,
+            rpm_current: 0,
+            rpm_limit: None,
+            avg_latency_us: 0,
+        }
+    }
+}
+
+impl Candidate for RoutingContext {
+    fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    fn priority(&self) -> u32 {
+        self.priority
+    }
+
+    fn active_requests(&self) -> u32 {
+        self.active_requests
+    }
+
+    fn tpm(&self) -> Usage {
+        Usage { current: self.tpm_current, limit: self.tpm_limit }
+    }
+
+    fn rpm(&self) -> Usage {
+        Usage { current: self.rpm_current, limit: self.rpm_limit }
+    }
+
+    fn avg_latency_us(&self) -> u64 {
+        self.avg_latency_us
+    }
+}
+
+impl<C: Candidate> Candidate for &C {
+    fn weight(&self) -> u32 {
+        (**self).weight()
+    }
+
+    fn priority(&self) -> u32 {
+        (**self).priority()
+    }
+
+    fn active_requests(&self) -> u32 {
+        (**self).active_requests()
+    }
+
+    fn tpm(&self) -> Usage {
+        (**self).tpm()
+    }
+
+    fn rpm(&self) -> Usage {
+        (**self).rpm()
+    }
+
+    fn avg_latency_us(&self) -> u64 {
+        (**self).avg_latency_us()
+    }
+}

@@ -1,0 +1,80 @@
+//! A walk over candidates: what a rule picks where no index knows them.
+
+use super::candidate::Candidate;
+use super::chance::Chance;
+use super::rule::{Rule, View};
+use crate::base::position::Position;
+use crate::base::rng::Rng;
+use crate::base::sync::atomic::AtomicU64;
+
+/// Candidates in registration order, which can be walked over again, and their summary.
+pub(crate) struct Candidates<R: Rule, F> {
+    whole: R::Summary,
+    again: F,
+}
+
+impl<R, F, I, C> Candidates<R, F>
+where
+    R: Rule,
+    F: Fn() -> I,
+    I: Iterator<Item = (Position, C)>,
+    C: Candidate,
+{
+    /// Sums up candidates. `again` walks over the same ones once more.
+    #[inline]
+    pub(crate) fn new(candidates: impl Iterator<Item = (Position, C)>, again: F) -> Self {
+        let leaves = candidates.map(|(position, candidate)| R::sum_up(position, R::leaf(&candidate)));
+        let whole = leaves.fold(R::Summary::default(), |summary, leaf| R::join(&summary, &leaf));
+        Self { whole, again }
+    }
+}
+
+impl<R, F, I, C> View<R> for Candidates<R, F>
+where
+    R: Rule,
+    F: Fn() -> I,
+    I: Iterator<Item = (Position, C)>,
+    C: Candidate,
+{
+    #[inline]
+    fn whole(&self) -> R::Summary {
+        self.whole
+    }
+
+    /// Walks a second time. If the shares have become smaller meanwhile, the number may fall off the end: then the
+    /// last candidate has it.
+    #[inline]
+    fn find(&self, whole: &R::Summary, mut left: u64) -> Option<Position> {
+        let mut last = None;
+        for (position, candidate) in (self.again)() {
+            let share = R::share(whole, &R::sum_up(position, R::leaf(&candidate)));
+            if left < share {
+                return Some(position);
+            }
+            left -= share;
+            last = Some(position);
+        }
+        last
+    }
+
+    fn leaf(&self, position: Position) -> Option<R::Leaf> {
+        (self.again)().find(|&(other, _)| other == position).map(|(_, candidate)| R::leaf(&candidate))
+    }
+}
+
+/// Picks from a slice of snapshots.
+pub(super) fn pick<R: Rule>(contexts: &[impl Candidate], chance: &Chance<'_>) -> Option<usize> {
+    let candidates = || (0..).zip(contexts);
+    let picked = R::choose(&Candidates::<R, _>::new(candidates(), candidates), chance);
+    picked.and_then(|position| usize::try_from(position).ok())
+}
+
+/// Picks from a slice of snapshots by a rule that takes no turns.
+pub(super) fn pick_drawn<R: Rule>(contexts: &[impl Candidate], rng: &Rng) -> Option<usize> {
+    pick::<R>(contexts, &Chance { rng, next_turn: &AtomicU64::new(0), peek: false })
+}
+
+/// Picks from a slice of snapshots by a rule that neither draws nor takes turns.
+pub(super) fn pick_first<R: Rule>(contexts: &[impl Candidate]) -> Option<usize> {
+    pick_drawn::<R>(contexts, &Rng::new(Some(0)))
+}

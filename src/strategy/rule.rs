@@ -1,0 +1,99 @@
+//! How a strategy picks.
+
+use super::candidate::Candidate;
+use super::chance::{Chance, Choice, Step};
+use crate::base::position::Position;
+
+/// How a strategy picks.
+///
+/// Its summaries are a monoid: `Default` is the summary of no candidate, and `join` is associative. If joining a
+/// range on the right does not change a sum, then no part of that range would: an index need not look into it.
+pub(crate) trait Rule: Sized {
+    /// What is kept of a candidate: no more than the rule looks at, since there may be very many candidates.
+    type Leaf: std::fmt::Debug + Copy + PartialEq + Send;
+
+    /// What is kept of a range of candidates.
+    type Summary: std::fmt::Debug + Copy + Default + PartialEq + Send;
+
+    /// What [`Rule::score`] is, in words.
+    const SCORE: &'static str;
+
+    /// Whether joining a range on the right seldom changes a sum. The index then looks at the sum of a range before
+    /// it descends into it.
+    const ABSORBS: bool = false;
+
+    /// Whether candidates have shares of many sizes. How an index looks for the one that was drawn is a matter of
+    /// speed alone.
+    const SHARES_VARY: bool = false;
+
+    /// Looks at a candidate.
+    fn leaf(candidate: &impl Candidate) -> Self::Leaf;
+
+    /// Sums up one candidate.
+    fn sum_up(position: Position, leaf: Self::Leaf) -> Self::Summary;
+
+    /// Sums up two ranges, `left` being the earlier.
+    fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary;
+
+    /// Returns the summary of a range in which the part `old` has become `new`, where that follows from these alone.
+    fn replaced(_whole: &Self::Summary, _old: &Self::Summary, _new: &Self::Summary) -> Option<Self::Summary> {
+        None
+    }
+
+    /// Returns what the candidates come to.
+    fn choice(summary: &Self::Summary) -> Choice;
+
+    /// Picks a candidate; None if there is none. By default the choice of the whole, found where it asks for a draw.
+    /// A rule that is no monoid looks for itself: it draws candidates, finds them and compares their leaves.
+    #[inline]
+    fn choose(view: &impl View<Self>, chance: &Chance<'_>) -> Option<Position> {
+        let whole = view.whole();
+        match chance.step(Self::choice(&whole)) {
+            Step::Done(picked) => picked,
+            Step::Find(left) => view.find(&whole, left),
+        }
+    }
+
+    /// Returns the share of a range, which is what each choice counts:
+    ///
+    /// | choice of the whole | share of a range |
+    /// |---|---|
+    /// | [`Choice::Draw`] | its part of the total |
+    /// | [`Choice::Turn`] | its candidates |
+    /// | [`Choice::Only`] | 1 if it holds the one, 0 if not |
+    fn share(_whole: &Self::Summary, _part: &Self::Summary) -> u64 {
+        0
+    }
+
+    /// Returns the share that each of `count` candidates has in `part` if all of them have the same in `whole`; None
+    /// if they do not, or if that is not known. An index then need not look at them.
+    fn equal_share(_whole: &Self::Summary, _part: &Self::Summary, _count: usize) -> Option<u64> {
+        None
+    }
+
+    /// Returns what the rule compares, for people to read.
+    fn score(whole: &Self::Summary, candidate: &impl Candidate) -> f64;
+
+    /// Returns the probability that the candidate at `position` is picked. Turns leave nothing to chance: `picked`
+    /// has it.
+    #[allow(clippy::cast_precision_loss)] // for people to read
+    fn probability(whole: &Self::Summary, picked: Option<Position>, position: Position, candidate: &impl Candidate) -> f64 {
+        match Self::choice(whole) {
+            Choice::Draw { total } => Self::share(whole, &Self::sum_up(position, Self::leaf(candidate))) as f64 / total as f64,
+            Choice::Nobody | Choice::At(_) | Choice::Only | Choice::Turn { .. } => f64::from(u8::from(picked == Some(position))),
+        }
+    }
+}
+
+/// The candidates as a rule sees them when it chooses: an index's tree, or a walk over the members.
+pub(crate) trait View<R: Rule> {
+    /// Returns the summary of all candidates.
+    fn whole(&self) -> R::Summary;
+
+    /// Returns the candidate in whose share of `whole` the number `left` falls, counted from the first candidate.
+    fn find(&self, whole: &R::Summary, left: u64) -> Option<Position>;
+
+    /// Returns what is kept of the candidate at a position; None if nobody is there.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for rules that compare candidates, which are no monoid"))]
+    fn leaf(&self, position: Position) -> Option<R::Leaf>;
+}

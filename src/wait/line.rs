@@ -1,0 +1,112 @@
+//! Who stands where in the line of a model name.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+use std::task::Waker;
+
+use rustc_hash::FxHashMap;
+
+use crate::base::error::Unavailable;
+use crate::base::time::Nanos;
+use crate::facts::Request;
+
+/// Where a waiter stands in its line: by priority, and then by arrival.
+pub(super) type Key = (i32, u64);
+
+/// What requests of one class have in common, in one order.
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Class {
+    tags: Vec<String>,
+    any_tag: bool,
+    exclude: Vec<String>,
+}
+
+impl Class {
+    pub(super) fn of(request: &Request) -> Self {
+        let Some(wishes) = &request.wishes else { return Self { tags: Vec::new(), any_tag: false, exclude: Vec::new() } };
+        let mut tags = wishes.tags.clone();
+        tags.sort_unstable();
+        tags.dedup();
+        let mut exclude: Vec<_> = wishes.exclude.iter().cloned().collect();
+        exclude.sort_unstable();
+        Self { any_tag: wishes.any_tag && tags.len() > 1, tags, exclude }
+    }
+}
+
+/// All that wait for one model name.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) classes: FxHashMap<Arc<Class>, Standing>,
+    pub(super) len: usize,
+    /// When trying again may help; [`Nanos::MAX`] if time does not.
+    pub(super) alarm: Nanos,
+    /// The waiter that sleeps for an alarm, and that alarm.
+    pub(super) armed: (Key, Nanos),
+    /// Whether the leader was rung for and no waiter has tried since.
+    pub(super) rung: bool,
+}
+
+/// Those of one class, who stand in a line.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    pub(super) places: BTreeMap<Key, Place>,
+    /// Why the head failed when it last tried.
+    pub(super) refused: Option<Box<Unavailable>>,
+}
+
+/// What others need of a waiter. It may be dropped under the lock: the waiter owns a second reference to all of it.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) request: Arc<Request>,
+    pub(super) waker: Waker,
+    pub(super) deadline: Nanos,
+}
+
+impl Line {
+    pub(super) fn new() -> Self {
+        Self { classes: FxHashMap::default(), len: 0, alarm: Nanos::MAX, armed: ((0, 0), Nanos::MAX), rung: false }
+    }
+
+    pub(super) fn heads(&self) -> impl Iterator<Item = (Key, &Arc<Class>, &Place)> {
+        self.classes.iter().filter_map(|(class, standing)| {
+            let (&key, place) = standing.places.first_key_value()?;
+            Some((key, class, place))
+        })
+    }
+
+    pub(super) fn all_heads(&self) -> BinaryHeap<Reverse<(Key, Arc<Class>)>> {
+        self.heads().map(|(key, class, _)| Reverse((key, Arc::clone(class)))).collect()
+    }
+
+    pub(super) fn leader(&self) -> Option<(Key, &Waker)> {
+        self.heads().map(|(key, _, place)| (key, &place.waker)).min_by_key(|&(key, _)| key)
+    }
+
+    /// Rings for the leader: it is to serve.
+    pub(super) fn ring(&mut self, bells: &mut Vec<Waker>) {
+        if let Some((_, waker)) = self.leader() {
+            bells.push(waker.clone());
+            self.rung = true;
+        }
+    }
+
+    /// Rings for the leader if it has to take over a ring or the alarm.
+    pub(super) fn hand_on(&mut self, bells: &mut Vec<Waker>) {
+        let (sleeper, until) = self.armed;
+        let is_armed = self.alarm == Nanos::MAX || (until <= self.alarm && self.leader().is_some_and(|(key, _)| key == sleeper));
+        if self.rung || !is_armed {
+            self.ring(bells);
+        }
+    }
+
+    pub(super) fn remove(&mut self, class: &Class, key: Key) -> Option<Place> {
+        let standing = self.classes.get_mut(class)?;
+        let place = standing.places.remove(&key)?;
+        self.len -= 1;
+        if standing.places.is_empty() {
+            self.classes.remove(class);
+        }
+        Some(place)
+    }
+}

@@ -1,0 +1,214 @@
+//! The lines of a router: how a waiter enters and leaves, and who is rung for.
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::Waker;
+
+use rustc_hash::FxHashMap;
+
+use super::line::{Class, Key, Line, Place};
+use crate::base::clock::Clock;
+use crate::base::doorbell::Wakes;
+use crate::base::error::Error;
+use crate::base::manual_clock::Watch;
+use crate::base::rng;
+use crate::base::sync::{Mutex, MutexGuard, hold};
+use crate::base::time::Nanos;
+use crate::facts::{Request, Waiting};
+use crate::group::{Attachment, Services};
+use crate::lease::Lease;
+
+/// How long a request waits, and before whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Patience {
+    /// The longest time; None for as long as it takes.
+    pub timeout: Option<Nanos>,
+    /// Lower ones are served first.
+    pub priority: i32,
+}
+
+/// One who waits. Dropping it gives up the place, and the lease if it was served without having looked.
+#[derive(Debug)]
+pub struct Waiter<T> {
+    pub(super) queue: Arc<Queue<T>>,
+    pub(super) model_name: Arc<str>,
+    pub(super) class: Arc<Class>,
+    pub(super) request: Arc<Request>,
+    pub(super) patience: Patience,
+    pub(super) waker: Waker,
+    /// Its place and its deadline, once it has come to the line.
+    pub(super) entered: OnceLock<(Key, Nanos)>,
+}
+
+impl<T> Drop for Waiter<T> {
+    fn drop(&mut self) {
+        let Some(&(key, _)) = self.entered.get() else { return };
+        let queue = &self.queue;
+        let mut bells = Vec::new();
+        let mut lines = queue.lock();
+        let unseen = lines.served.remove(&key.1);
+        queue.leave(&mut lines, self, key);
+        lines.hand_on(&self.model_name, &mut bells);
+        drop(lines);
+        ring(bells);
+        if let Some(Ok(lease)) = unseen {
+            lease.release(true);
+        }
+    }
+}
+
+/// The lines of a router.
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    pub(super) services: Arc<Services>,
+    lines: Mutex<Lines<T>>,
+    pub(super) max_waiters: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Lines<T> {
+    pub(super) of: FxHashMap<Arc<str>, Line>,
+    /// What became of those who were served and have not looked yet, by their arrival.
+    pub(super) served: FxHashMap<u64, Result<Lease<T>, Error>>,
+    pub(super) next_arrival: u64,
+    /// The process they belong to.
+    forks: u64,
+}
+
+impl<T> Lines<T> {
+    fn new() -> Self {
+        Self { of: FxHashMap::default(), served: FxHashMap::default(), next_arrival: 0, forks: rng::forks() }
+    }
+
+    /// After somebody looked or left: there is a leader who knows what is to do, unless nobody is left.
+    pub(super) fn hand_on(&mut self, model_name: &str, bells: &mut Vec<Waker>) {
+        let Some(line) = self.of.get_mut(model_name) else { return };
+        if line.len == 0 {
+            self.of.remove(model_name);
+        } else {
+            line.hand_on(bells);
+        }
+    }
+}
+
+impl<T> Queue<T> {
+    /// Makes the waiting room of a router, and lets its bell ring here.
+    pub(crate) fn new(services: Arc<Services>, waiting: Waiting) -> Arc<Self>
+    where
+        T: Attachment,
+    {
+        let queue = Arc::new(Self { services, lines: Mutex::new(Lines::new()), max_waiters: waiting.max_waiters });
+        let room: Weak<Self> = Arc::downgrade(&queue);
+        queue.services.bell.connect(room);
+        if let Clock::Manual(clock) = &queue.services.clock {
+            let watch: Weak<Self> = Arc::downgrade(&queue);
+            clock.watch(watch);
+        }
+        queue
+    }
+
+    /// Makes a waiter, which has no place in line before its first poll.
+    pub(crate) fn wait(self: &Arc<Self>, model_name: Arc<str>, request: Request, patience: Patience, waker: Waker) -> Waiter<T> {
+        Waiter {
+            queue: Arc::clone(self),
+            model_name,
+            class: Arc::new(Class::of(&request)),
+            request: Arc::new(request),
+            patience,
+            waker,
+            entered: OnceLock::new(),
+        }
+    }
+
+    /// Returns how many requests wait, for any model name.
+    pub(crate) fn waiting(&self) -> usize {
+        if self.services.bell.is_waited_at() { self.lock().of.values().map(|line| line.len).sum() } else { 0 }
+    }
+
+    /// Returns how many requests wait for a model name.
+    pub(crate) fn waiting_for(&self, model_name: &str) -> usize {
+        self.lock().of.get(model_name).map_or(0, |line| line.len)
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Lines<T>> {
+        let lock = || hold(&self.lines);
+        let mut lines = lock();
+        if lines.forks == rng::forks() {
+            return lines;
+        }
+        // In a forked child nobody waits: the waiters are in the parent.
+        let of_parent = std::mem::replace(&mut *lines, Lines::new());
+        lines.next_arrival = of_parent.next_arrival;
+        self.services.bell.clear();
+        drop(lines);
+        drop(of_parent);
+        lock()
+    }
+
+    /// Gives a waiter its place, unless it has one; returns whether it had none.
+    pub(super) fn enter(&self, lines: &mut Lines<T>, waiter: &Waiter<T>, (key, deadline): (Key, Nanos)) -> bool {
+        let line = lines.of.entry(Arc::clone(&waiter.model_name)).or_insert_with(Line::new);
+        let places = &mut line.classes.entry(Arc::clone(&waiter.class)).or_default().places;
+        let is_new = !places.contains_key(&key);
+        if is_new {
+            places.insert(key, Place { request: Arc::clone(&waiter.request), waker: waiter.waker.clone(), deadline });
+            line.len += 1;
+            self.services.bell.enter();
+        }
+        is_new
+    }
+
+    /// Takes a waiter out of its line, if it is there.
+    pub(super) fn leave(&self, lines: &mut Lines<T>, waiter: &Waiter<T>, key: Key) {
+        let Some(line) = lines.of.get_mut(&waiter.model_name) else { return };
+        if line.remove(&waiter.class, key).is_some() {
+            self.services.bell.leave();
+        }
+    }
+
+    /// Rings for those whose time has come.
+    fn wake_due(&self, now: Nanos) {
+        self.ring(|lines, bells| {
+            for line in lines.of.values_mut() {
+                if line.alarm <= now {
+                    line.ring(bells);
+                }
+                let places = line.classes.values().flat_map(|standing| standing.places.values());
+                bells.extend(places.filter(|place| place.deadline <= now).map(|place| place.waker.clone()));
+            }
+        });
+    }
+
+    fn ring(&self, whom: impl FnOnce(&mut Lines<T>, &mut Vec<Waker>)) {
+        let mut bells = Vec::new();
+        whom(&mut self.lock(), &mut bells);
+        ring(bells);
+    }
+}
+
+impl<T: Attachment> Wakes for Queue<T> {
+    #[cold]
+    fn wake(&self, model_name: &str) {
+        self.ring(|lines, bells| {
+            if let Some(line) = lines.of.get_mut(model_name) {
+                line.ring(bells);
+            }
+        });
+    }
+
+    #[cold]
+    fn wake_all(&self) {
+        self.ring(|lines, bells| lines.of.values_mut().for_each(|line| line.ring(bells)));
+    }
+}
+
+impl<T: Attachment> Watch for Queue<T> {
+    fn time_has_moved(&self) {
+        // Not without the lock: nothing else orders a step of the clock and a waiter that read it before.
+        self.wake_due(self.services.clock.now());
+    }
+}
+
+/// Calls wakers. No lock may be held.
+pub(super) fn ring(bells: Vec<Waker>) {
+    bells.into_iter().for_each(Waker::wake);
+}

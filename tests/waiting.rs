@@ -1,0 +1,166 @@
+//! Waiting, one step at a time: who is woken, by what, and how often.
+
+#![cfg(not(shuttle))]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)] // a failure is meant to stop it
+#![allow(clippy::pedantic)] // written to be read next to the code it checks
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::task::{Wake, Waker};
+
+use turnout::{Clock, Deployment, Lease, ManualClock, Patience, Progress, Request, Router, Settings, Waiter, Wishes};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Held by the test that says there was a fork, and shared by those that must not hear of one.
+static FORKING: RwLock<()> = RwLock::new(());
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Count {
+    fn take(&self) -> usize {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+fn not_forking() -> RwLockReadGuard<'static, ()> {
+    FORKING.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+const UNBOUNDED: Patience = Patience { timeout: None, priority: 0 };
+
+fn router(max_parallel_requests: Option<u32>) -> (Arc<ManualClock>, Router<()>) {
+    let clock = Arc::new(ManualClock::new(0));
+    let router = Router::new(Settings { clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
+    let deployment = Deployment::new("a", "model").unwrap().with_tags(["tag"]).unwrap();
+    drop(router.add(deployment.with_max_parallel_requests(max_parallel_requests).unwrap(), ()).unwrap());
+    (clock, router)
+}
+
+fn wait(router: &Router<()>, request: Request, patience: Patience) -> (Arc<Count>, Waiter<()>) {
+    let count = Arc::<Count>::default();
+    let waiter = router.wait("model", request, patience, Waker::from(Arc::clone(&count))).unwrap();
+    (count, waiter)
+}
+
+fn waits(router: &Router<()>, waiter: &Waiter<()>) -> bool {
+    matches!(router.poll(waiter), Ok(Progress::Waits(None)))
+}
+
+fn served(router: &Router<()>, waiter: &Waiter<()>) -> Lease<()> {
+    match router.poll(waiter) {
+        Ok(Progress::Served(lease)) => lease,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn tagged() -> Request {
+    Request { tokens: 0, split: None, wishes: Some(Box::new(Wishes { tags: vec!["tag".to_owned()], ..Wishes::default() })) }
+}
+
+#[test]
+fn a_release_rings_once_for_the_first_and_what_it_gets_rings_for_nobody() {
+    let _lock = not_forking();
+    let (_, router) = router(Some(1));
+    let lease = router.acquire("model", &Request::default()).unwrap();
+    let waiters: Vec<_> = (0..3).map(|_| wait(&router, Request::default(), UNBOUNDED)).collect();
+    assert!(waiters.iter().all(|(_, waiter)| waits(&router, waiter)));
+    lease.release(false);
+    assert_eq!(waiters.iter().map(|(count, _)| count.take()).collect::<Vec<_>>(), [1, 0, 0]);
+    let lease = served(&router, &waiters[0].1);
+    assert!(waiters.iter().all(|(count, _)| count.take() == 0));
+    assert_eq!(router.waiting("model").unwrap(), 2);
+    drop(waiters);
+    assert_eq!(router.metrics().waiting, 0);
+    drop(lease);
+}
+
+#[test]
+fn a_look_serves_all_that_can_be_served_and_rings_for_them() {
+    let _lock = not_forking();
+    let (clock, router) = router(None);
+    router.cool_down("a", SECOND).unwrap();
+    let waiters: Vec<_> = (0..3).map(|_| wait(&router, Request::default(), UNBOUNDED)).collect();
+    assert!(waiters.iter().all(|(_, waiter)| waits(&router, waiter)));
+    clock.advance(SECOND - 1);
+    assert!(waiters.iter().all(|(count, _)| count.take() == 0));
+    clock.advance(1);
+    assert_eq!(waiters.iter().map(|(count, _)| count.take()).collect::<Vec<_>>(), [1, 0, 0]);
+    drop(served(&router, &waiters[0].1));
+    assert_eq!(waiters.iter().map(|(count, _)| count.take()).collect::<Vec<_>>(), [0, 1, 1]);
+    assert_eq!(router.metrics().in_flight, 2);
+    drop(waiters);
+    // Never seen, so never sent.
+    assert_eq!((router.metrics().in_flight, router.stats("a").unwrap().total_requests), (0, 1));
+}
+
+#[test]
+fn a_waiter_that_leaves_hands_on_a_ring_that_it_did_not_answer_and_nothing_else() {
+    let _lock = not_forking();
+    let (_, router) = router(Some(1));
+    let lease = router.acquire("model", &Request::default()).unwrap();
+    let [first, second, third] = [(); 3].map(|()| wait(&router, Request::default(), UNBOUNDED));
+    assert!([&first, &second, &third].iter().all(|(_, waiter)| waits(&router, waiter)));
+    drop(first.1);
+    assert_eq!(second.0.take(), 0);
+    lease.release(false);
+    assert_eq!(second.0.take(), 1);
+    drop(second.1);
+    assert_eq!(third.0.take(), 1);
+    drop(served(&router, &third.1));
+}
+
+#[test]
+fn a_new_first_one_takes_the_alarm_over() {
+    let _lock = not_forking();
+    let (clock, router) = router(None);
+    router.cool_down("a", SECOND).unwrap();
+    let (_, first) = wait(&router, Request::default(), UNBOUNDED);
+    let (count, second) = wait(&router, tagged(), UNBOUNDED);
+    assert!(waits(&router, &first) && waits(&router, &second));
+    assert_eq!(count.take(), 0);
+    drop(first);
+    assert_eq!(count.take(), 1);
+    assert!(waits(&router, &second));
+    clock.advance(SECOND);
+    assert_eq!(count.take(), 1);
+    drop(served(&router, &second));
+}
+
+#[test]
+fn on_the_systems_clock_only_the_first_sleeps_for_the_alarm() {
+    let _lock = not_forking();
+    let router = Router::new(Settings::default()).unwrap();
+    drop(router.add(Deployment::new("a", "model").unwrap(), ()).unwrap());
+    router.cool_down("a", 100 * SECOND).unwrap();
+    let (_, first) = wait(&router, Request::default(), UNBOUNDED);
+    let (_, second) = wait(&router, Request::default(), UNBOUNDED);
+    let (_, third) = wait(&router, Request::default(), Patience { timeout: Some(50 * SECOND), priority: 0 });
+    let at_most = |waiter| match router.poll(waiter) {
+        Ok(Progress::Waits(at_most)) => at_most.map(|at_most| at_most.div_ceil(10 * SECOND)),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([at_most(&first), at_most(&second), at_most(&third)], [Some(10), None, Some(5)]);
+}
+
+#[test]
+fn a_fork_leaves_those_who_wait_to_the_parent() {
+    let _lock = FORKING.write().unwrap_or_else(PoisonError::into_inner);
+    let (_, router) = router(Some(1));
+    let lease = router.acquire("model", &Request::default()).unwrap();
+    let (count, waiter) = wait(&router, Request::default(), UNBOUNDED);
+    assert!(waits(&router, &waiter));
+    turnout::after_fork();
+    lease.release(false);
+    assert_eq!((count.take(), router.waiting("model").unwrap()), (0, 0));
+    // Should one go on in the child after all, it comes anew.
+    drop(served(&router, &waiter));
+}
