@@ -39,6 +39,7 @@ lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.demo $(VENV)/.built
 	cargo clippy --manifest-path $(FLOOR) --target-dir target -- -D warnings
 	$(SCHEDULES) cargo clippy --profile schedules --no-default-features --test schedules -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
+	$(BIN)/python scripts/floors.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -265,11 +265,12 @@ impl PyDeployment {
     }
 }
 
-/// A read-only view of a copy; None if it is empty.
+/// The tuple that was given, or an empty one.
 fn given<'py>(py: Python<'py>, tuple: Option<&Py<PyTuple>>) -> Bound<'py, PyTuple> {
     tuple.map_or_else(|| PyTuple::empty(py), |tuple| tuple.bind(py).clone())
 }
 
+/// A read-only view of a copy; None if it is empty.
 fn read_only(metadata: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyMappingProxy>>> {
     let py = metadata.py();
     let mapping = metadata.cast::<PyMapping>().map_err(|_| wrong_type("metadata", "a mapping or None", metadata))?;

@@ -72,6 +72,18 @@ fn not_available(raise: fn(Args) -> PyErr, message: String, unavailable: &Unavai
     })
 }
 
+/// Runs Python code that has nothing to do with an exception that may be under way, such as a callback in a
+/// destructor: that exception is still under way afterwards. Does nothing while the interpreter shuts down.
+pub(crate) fn undisturbed(run: impl FnOnce(Python<'_>)) {
+    Python::try_attach(|py| {
+        let pending = PyErr::take(py);
+        run(py);
+        if let Some(pending) = pending {
+            pending.restore(py);
+        }
+    });
+}
+
 /// A value of the wrong type: names it and what is allowed.
 pub(crate) fn wrong_type(name: &str, allowed: &str, value: &Bound<'_, PyAny>) -> PyErr {
     PyTypeError::new_err(format!("{name} must be {allowed}, not {}", shown(value)))

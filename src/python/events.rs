@@ -6,9 +6,10 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
+use super::errors::undisturbed;
 use super::records;
-use super::router::Attached;
 use crate::base::events::{Event, Subscription};
+use crate::group::Attachment;
 use crate::router::Router;
 
 /// A callable of the application.
@@ -16,17 +17,11 @@ use crate::router::Router;
 struct Callback(Py<PyAny>);
 
 impl Callback {
-    /// Calls it. What it raises is its own affair, and not that of whoever caused the event.
+    /// Calls it. What it raises is reported as unraisable: the call that caused the event has no part in it.
     fn call(&self, event: &Event) {
-        // None while the interpreter shuts down: there is nobody left to tell.
-        Python::try_attach(|py| {
-            // Whoever caused the event may be on the way out with an exception of their own.
-            let pending = PyErr::take(py);
+        undisturbed(|py| {
             if let Err(error) = records::event(py, event).and_then(|event| self.0.call1(py, (event,))) {
                 error.write_unraisable(py, Some(self.0.bind(py)));
-            }
-            if let Some(pending) = pending {
-                pending.restore(py);
             }
         });
     }
@@ -46,7 +41,7 @@ impl Subscriptions {
     /// Lets a callable be told, and returns what ends that.
     pub(crate) fn subscribe<'py>(
         self: &Arc<Self>,
-        router: &Router<Attached>,
+        router: &Router<impl Attachment>,
         callback: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyCFunction>> {
         let callable = Arc::new(Callback(callback.clone().unbind()));

@@ -6,9 +6,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::args::{Kind, Tokens, flag, latency_us, length, optional, split};
+use super::attached::Attached;
 use super::deployment::PyDeployment;
+use super::errors::undisturbed;
 use super::limits::read_headers;
-use super::router::Attached;
 use crate::health::FailureKind;
 use crate::lease::Lease;
 
@@ -175,19 +176,13 @@ impl PyLease {
 impl Drop for PyLease {
     fn drop(&mut self) {
         if self.lease.release(false) {
-            // None while the interpreter shuts down: there is nobody left to warn.
-            Python::try_attach(|py| {
-                // Whoever drops the lease may be on the way out with an exception of their own.
-                let pending = PyErr::take(py);
+            undisturbed(|py| {
                 let message = format!("{:?} was lost without release: use it as a context manager", self.lease.deployment().id());
                 let warned = std::ffi::CString::new(format!("a lease on {message}"))
                     .map_err(PyErr::from)
                     .and_then(|message| PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &message, 1));
                 if let Err(error) = warned {
                     error.write_unraisable(py, None);
-                }
-                if let Some(pending) = pending {
-                    pending.restore(py);
                 }
             });
         }

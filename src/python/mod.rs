@@ -3,10 +3,12 @@
 #![allow(clippy::needless_pass_by_value)] // PyO3 hands arguments over
 
 mod args;
+mod attached;
 mod clock;
 mod deployment;
 mod errors;
 mod events;
+mod handle;
 mod lease;
 mod limits;
 mod options;
@@ -25,9 +27,9 @@ mod _core {
     #[pymodule_export]
     use super::deployment::PyDeployment;
     #[pymodule_export]
-    use super::lease::PyLease;
+    use super::handle::PyRouter;
     #[pymodule_export]
-    use super::router::PyRouter;
+    use super::lease::PyLease;
     #[pymodule_export]
     use super::strategies::{
         PyRoundRobinCounters, PyRoutingContext, build_routing_contexts, least_busy, lowest_latency, lowest_priority, lowest_usage,

@@ -3,8 +3,8 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use super::attached::Attached;
 use super::limits::limit_to;
-use super::router::Attached;
 use crate::base::events::Event;
 use crate::base::time::seconds;
 use crate::group::{Metrics, Stats};

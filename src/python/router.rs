@@ -9,10 +9,11 @@ use pyo3::types::{PyCFunction, PyDict, PyList, PyMapping, PyString};
 use rustc_hash::FxHashMap;
 
 use super::args::{Kind, Tokens, flag, items, latency_us, length, optional, request, strategy, text, whole};
+use super::attached::Attached;
 use super::clock::PyManualClock;
 use super::deployment::PyDeployment;
 use super::errors::wrong_type;
-use super::events::Subscriptions;
+use super::handle::PyRouter;
 use super::lease::PyLease;
 use super::limits::read_headers;
 use super::waiting::{PyWaiter, Timeout};
@@ -20,35 +21,14 @@ use super::{options, records};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::facts::{Deployment, Request};
-use crate::group::Attachment;
 use crate::health::{FailureKind, MinuteRules, Rules};
 use crate::router::Router;
 use crate::settings::Settings;
 use crate::strategy::Strategy;
 use crate::wait::Patience;
 
-/// What hangs on each deployment.
-pub(crate) struct Attached {
-    /// The object that Python gave and gets back.
-    pub(crate) deployment: Py<PyDeployment>,
-    /// Whether it leads to other objects, and so perhaps back to itself.
-    pub(crate) has_metadata: bool,
-}
-
-impl Attachment for Attached {
-    type Id = Py<PyString>;
-
-    fn id(&self, _: &Deployment) -> Py<PyString> {
-        Python::attach(|py| self.deployment.get().id.clone_ref(py))
-    }
-}
-
 /// The most picks in one call of `select_many`: a bound on the memory that a wrong number can ask for.
 const MOST_PICKS: usize = 10_000_000;
-
-/// Picks one deployment of a model for every request.
-#[pyclass(name = "Router", module = "turnout", frozen)]
-pub(crate) struct PyRouter(pub(crate) Router<Attached>, Arc<Subscriptions>);
 
 #[pymethods]
 impl PyRouter {
@@ -112,7 +92,7 @@ impl PyRouter {
         if let Some(deployments) = deployments {
             drop(router.replace_all(self::deployments(deployments)?)?);
         }
-        Ok(Self(router, Arc::default()))
+        Ok(Self { router, subscriptions: Arc::default() })
     }
 
     // --- registry ---
@@ -121,49 +101,49 @@ impl PyRouter {
     #[pyo3(signature = (deployment, /))]
     fn add_deployment(&self, deployment: &Bound<'_, PyAny>) -> PyResult<()> {
         let (facts, attachment) = self::deployment("deployment", deployment)?;
-        drop(self.0.add(facts, attachment)?);
+        drop(self.router.add(facts, attachment)?);
         Ok(())
     }
 
     /// Take a deployment out. Its live leases stay valid and harmless.
     #[pyo3(signature = (deployment_id, /))]
     fn remove_deployment(&self, py: Python<'_>, deployment_id: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyDeployment>>> {
-        let removed = self.0.remove(text("deployment_id", deployment_id)?)?;
+        let removed = self.router.remove(text("deployment_id", deployment_id)?)?;
         Ok(removed.iter().next().map(|entry| entry.attachment().deployment.clone_ref(py)))
     }
 
     /// Replace all deployments. Ids that stay keep their state; live leases of ids that go stay valid and harmless.
     #[pyo3(signature = (deployments, /))]
     fn set_deployments(&self, deployments: &Bound<'_, PyAny>) -> PyResult<()> {
-        drop(self.0.replace_all(self::deployments(deployments)?)?);
+        drop(self.router.replace_all(self::deployments(deployments)?)?);
         Ok(())
     }
 
     /// Return the deployment with an id.
     #[pyo3(signature = (deployment_id, /))]
     fn get_deployment(&self, py: Python<'_>, deployment_id: &Bound<'_, PyAny>) -> PyResult<Py<PyDeployment>> {
-        Ok(self.0.get(text("deployment_id", deployment_id)?)?.attachment().deployment.clone_ref(py))
+        Ok(self.router.get(text("deployment_id", deployment_id)?)?.attachment().deployment.clone_ref(py))
     }
 
     /// List deployments in registration order.
     #[pyo3(signature = (model_name=None, /))]
     fn deployments<'py>(&self, py: Python<'py>, model_name: Option<&Bound<'_, PyAny>>) -> PyResult<Bound<'py, PyList>> {
-        let entries = match optional(model_name, |model_name| Ok(self.0.group(text("model_name", model_name)?)?))? {
+        let entries = match optional(model_name, |model_name| Ok(self.router.group(text("model_name", model_name)?)?))? {
             Some(entries) => entries,
-            None => self.0.deployments(),
+            None => self.router.deployments(),
         };
         PyList::new(py, entries.iter().map(|entry| &entry.attachment().deployment))
     }
 
     /// List the model names that have a deployment, sorted. Aliases are not among them.
     fn models<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, self.0.models().iter().map(|name| &**name))
+        PyList::new(py, self.router.models().iter().map(|name| &**name))
     }
 
     /// Return every alias with the name it stands for.
     fn aliases<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let aliases = PyDict::new(py);
-        for (alias, target) in self.0.aliases() {
+        for (alias, target) in self.router.aliases() {
             aliases.set_item(&*alias, &*target)?;
         }
         Ok(aliases)
@@ -172,27 +152,27 @@ impl PyRouter {
     /// Let a name stand for another one, which may be an alias itself and need not exist yet. Replaces an alias of that name.
     #[pyo3(signature = (alias, target, /))]
     fn add_alias(&self, alias: &Bound<'_, PyAny>, target: &Bound<'_, PyAny>) -> PyResult<()> {
-        Ok(self.0.add_alias(text("alias", alias)?, text("target", target)?)?)
+        Ok(self.router.add_alias(text("alias", alias)?, text("target", target)?)?)
     }
 
     /// Take an alias away.
     #[pyo3(signature = (alias, /))]
     fn remove_alias(&self, alias: &Bound<'_, PyAny>) -> PyResult<String> {
-        Ok(self.0.remove_alias(text("alias", alias)?)?.to_string())
+        Ok(self.router.remove_alias(text("alias", alias)?)?.to_string())
     }
 
     /// Follow aliases to the model name.
     #[pyo3(signature = (name, /))]
     fn resolve(&self, name: &Bound<'_, PyAny>) -> PyResult<String> {
-        Ok(self.0.resolve(text("name", name)?)?.to_string())
+        Ok(self.router.resolve(text("name", name)?)?.to_string())
     }
 
     fn __len__(&self) -> usize {
-        self.0.len()
+        self.router.len()
     }
 
     fn __contains__(&self, deployment_id: &Bound<'_, PyAny>) -> bool {
-        text("deployment_id", deployment_id).is_ok_and(|id| self.0.contains(id))
+        text("deployment_id", deployment_id).is_ok_and(|id| self.router.contains(id))
     }
 
     // --- picks ---
@@ -216,7 +196,7 @@ impl PyRouter {
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyString>> {
         let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
-        Ok(self.0.select(text("model_name", model_name)?, &request, |id| id.clone_ref(py))?)
+        Ok(self.router.select(text("model_name", model_name)?, &request, |id| id.clone_ref(py))?)
     }
 
     /// Pick ``n`` times in one call, as ``n`` calls of :meth:`select` would: an id may come more than once.
@@ -241,7 +221,7 @@ impl PyRouter {
         let n = whole("n", 0, MOST_PICKS, n)?;
         let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
         let model_name = text("model_name", model_name)?;
-        let picks = (0..n).map(|_| self.0.select(model_name, &request, |id| id.clone_ref(py)));
+        let picks = (0..n).map(|_| self.router.select(model_name, &request, |id| id.clone_ref(py)));
         PyList::new(py, picks.collect::<Result<Vec<_>, _>>()?)
     }
 
@@ -271,7 +251,7 @@ impl PyRouter {
             None => 0,
         };
         let model_name = text("model_name", model_name)?;
-        match slf.get().0.acquire_at(model_name, &request, priority) {
+        match slf.get().router.acquire_at(model_name, &request, priority) {
             Ok(lease) => Bound::new(slf.py(), PyLease::new(slf.py(), lease)).map(Bound::into_any),
             Err(error) => wait_after(error, slf, model_name, request, Patience { timeout: timeout.0, priority }),
         }
@@ -321,7 +301,7 @@ impl PyRouter {
         exclude: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
-        records::explanation(py, &self.0.explain(text("model_name", model_name)?, &request)?)
+        records::explanation(py, &self.router.explain(text("model_name", model_name)?, &request)?)
     }
 
     // --- outcomes ---
@@ -332,7 +312,7 @@ impl PyRouter {
         text_signature = "($self, deployment_id, /, *, tokens=0, latency=None)"
     )]
     fn record_success(&self, deployment_id: &Bound<'_, PyAny>, tokens: Tokens, latency: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        Ok(self.0.record_success(text("deployment_id", deployment_id)?, tokens.0, optional(latency, latency_us)?)?)
+        Ok(self.router.record_success(text("deployment_id", deployment_id)?, tokens.0, optional(latency, latency_us)?)?)
     }
 
     /// Report a failure of a request that was sent without a lease: it counts as one request of this minute.
@@ -342,26 +322,26 @@ impl PyRouter {
     )]
     fn record_failure(&self, deployment_id: &Bound<'_, PyAny>, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let retry_after = optional(retry_after, |seconds| length("retry_after", seconds))?;
-        Ok(self.0.record_failure(text("deployment_id", deployment_id)?, kind.0, retry_after)?)
+        Ok(self.router.record_failure(text("deployment_id", deployment_id)?, kind.0, retry_after)?)
     }
 
     /// Take in what an answer's headers say about the provider's limits, for requests that were sent without a lease.
     #[pyo3(signature = (deployment_id, headers, /))]
     fn observe(&self, deployment_id: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<()> {
         let (said, retry_after) = read_headers(headers)?;
-        Ok(self.0.observe(text("deployment_id", deployment_id)?, &said, retry_after)?)
+        Ok(self.router.observe(text("deployment_id", deployment_id)?, &said, retry_after)?)
     }
 
     /// Take a deployment out for a while. A cooldown that lasts longer already is not shortened.
     #[pyo3(signature = (deployment_id, seconds, /))]
     fn cool_down(&self, deployment_id: &Bound<'_, PyAny>, seconds: &Bound<'_, PyAny>) -> PyResult<()> {
-        Ok(self.0.cool_down(text("deployment_id", deployment_id)?, length("seconds", seconds)?)?)
+        Ok(self.router.cool_down(text("deployment_id", deployment_id)?, length("seconds", seconds)?)?)
     }
 
     /// Report what a health check of your own found.
     #[pyo3(signature = (deployment_id, healthy, /))]
     fn report_health(&self, deployment_id: &Bound<'_, PyAny>, healthy: &Bound<'_, PyAny>) -> PyResult<()> {
-        Ok(self.0.report_health(text("deployment_id", deployment_id)?, flag("healthy", healthy)?)?)
+        Ok(self.router.report_health(text("deployment_id", deployment_id)?, flag("healthy", healthy)?)?)
     }
 
     // --- events ---
@@ -372,7 +352,7 @@ impl PyRouter {
         if !callback.is_callable() {
             return Err(wrong_type("callback", "a callable", callback));
         }
-        self.1.subscribe(&self.0, callback)
+        self.subscriptions.subscribe(&self.router, callback)
     }
 
     // --- inspection ---
@@ -380,43 +360,43 @@ impl PyRouter {
     /// Return a deployment's state at this moment.
     #[pyo3(signature = (deployment_id, /))]
     fn stats<'py>(&self, py: Python<'py>, deployment_id: &Bound<'_, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        records::deployment_stats(py, &self.0.stats(text("deployment_id", deployment_id)?)?)
+        records::deployment_stats(py, &self.router.stats(text("deployment_id", deployment_id)?)?)
     }
 
     /// Return how many calls wait for capacity now.
     #[pyo3(signature = (model_name, /))]
     fn waiting(&self, model_name: &Bound<'_, PyAny>) -> PyResult<usize> {
-        Ok(self.0.waiting(text("model_name", model_name)?)?)
+        Ok(self.router.waiting(text("model_name", model_name)?)?)
     }
 
     /// Return every deployment's state as columns: the fields of :class:`turnout.DeploymentStats`, one value a deployment.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        records::columns(py, &self.0.snapshot())
+        records::columns(py, &self.router.snapshot())
     }
 
     /// Return totals over the deployments that are registered now.
     fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        records::router_metrics(py, &self.0.metrics())
+        records::router_metrics(py, &self.router.metrics())
     }
 
     /// The rule for every model name that has none of its own.
     #[getter]
     fn strategy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        records::strategy(py, self.0.strategy())
+        records::strategy(py, self.router.strategy())
     }
 
     /// The rules of single model names.
     #[getter]
     fn strategies<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let strategies = PyDict::new(py);
-        for (model_name, strategy) in self.0.strategies() {
+        for (model_name, strategy) in self.router.strategies() {
             strategies.set_item(model_name, records::strategy(py, strategy)?)?;
         }
         Ok(strategies)
     }
 
     fn __repr__(&self) -> String {
-        format!("<Router of {} deployments, {} models, {}>", self.0.len(), self.0.models().len(), self.0.strategy())
+        format!("<Router of {} deployments, {} models, {}>", self.router.len(), self.router.models().len(), self.router.strategy())
     }
 
     #[allow(clippy::unused_self)] // a method to Python
@@ -425,12 +405,12 @@ impl PyRouter {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.1.traverse(&visit)?;
-        self.0.try_visit(|attached| visit.call(&attached.deployment))
+        self.subscriptions.traverse(&visit)?;
+        self.router.try_visit(|attached| visit.call(&attached.deployment))
     }
 
     fn __clear__(&self) {
-        self.1.end();
+        self.subscriptions.end();
     }
 }
 

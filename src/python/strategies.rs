@@ -2,15 +2,15 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use pyo3::CastIntoError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::args::{items, optional, text, texts, whole};
 use super::errors::wrong_type;
-use super::router::PyRouter;
+use super::handle::PyRouter;
 use crate::base::rng::Rng;
-use crate::limits::Usage;
-use crate::strategy::{self, Candidate, RoundRobinCounters, RoutingContext};
+use crate::strategy::{self, RoundRobinCounters, RoutingContext};
 
 /// An immutable snapshot of one candidate: all that a strategy sees.
 #[pyclass(name = "RoutingContext", module = "turnout.strategies", frozen)]
@@ -152,50 +152,22 @@ impl PyRoundRobinCounters {
 }
 
 /// Snapshots as Python handed them over.
-struct Contexts<'py>(Vec<Context<'py>>);
-
-struct Context<'py>(Bound<'py, PyRoutingContext>);
+struct Contexts<'py>(Vec<Bound<'py, PyRoutingContext>>);
 
 impl<'py> Contexts<'py> {
     fn new(value: &Bound<'py, PyAny>) -> PyResult<Self> {
         let contexts = items("contexts", "an iterable of RoutingContext", value)?.map(|item| {
-            let item = item?;
-            match item.cast_into::<PyRoutingContext>() {
-                Ok(context) => Ok(Context(context)),
-                Err(error) => Err(wrong_type("an item of contexts", "a RoutingContext", &error.into_inner())),
-            }
+            let not_a_context =
+                |error: CastIntoError<'py>| wrong_type("an item of contexts", "a RoutingContext", &error.into_inner());
+            item?.cast_into::<PyRoutingContext>().map_err(not_a_context)
         });
         Ok(Self(contexts.collect::<PyResult<_>>()?))
     }
 
-    fn id(&self, position: Option<usize>) -> Option<String> {
-        position.and_then(|position| self.0.get(position)).map(|context| context.0.get().0.deployment_id.to_string())
-    }
-}
-
-impl Candidate for Context<'_> {
-    fn weight(&self) -> u32 {
-        self.0.get().0.weight()
-    }
-
-    fn priority(&self) -> u32 {
-        self.0.get().0.priority()
-    }
-
-    fn active_requests(&self) -> u32 {
-        self.0.get().0.active_requests()
-    }
-
-    fn tpm(&self) -> Usage {
-        self.0.get().0.tpm()
-    }
-
-    fn rpm(&self) -> Usage {
-        self.0.get().0.rpm()
-    }
-
-    fn avg_latency_us(&self) -> u64 {
-        self.0.get().0.avg_latency_us()
+    /// Returns the id of the snapshot that a strategy picks.
+    fn pick(&self, strategy: impl FnOnce(&[&RoutingContext]) -> Option<usize>) -> Option<String> {
+        let contexts: Vec<_> = self.0.iter().map(|context| &context.get().0).collect();
+        strategy(&contexts).and_then(|picked| contexts.get(picked)).map(|context| context.deployment_id.to_string())
     }
 }
 
@@ -203,48 +175,42 @@ impl Candidate for Context<'_> {
 #[pyfunction]
 #[pyo3(signature = (contexts, /))]
 pub(crate) fn weighted_random(contexts: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
-    let contexts = Contexts::new(contexts)?;
-    Ok(contexts.id(strategy::weighted_random(&contexts.0, &Rng::default())))
+    Ok(Contexts::new(contexts)?.pick(|contexts| strategy::weighted_random(contexts, &Rng::default())))
 }
 
 /// Pick the candidate with the fewest active requests, ties uniformly at random.
 #[pyfunction]
 #[pyo3(signature = (contexts, /))]
 pub(crate) fn least_busy(contexts: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
-    let contexts = Contexts::new(contexts)?;
-    Ok(contexts.id(strategy::least_busy(&contexts.0, &Rng::default())))
+    Ok(Contexts::new(contexts)?.pick(|contexts| strategy::least_busy(contexts, &Rng::default())))
 }
 
 /// Pick the candidate with the lowest ``tpm_current * 100 / tpm_limit`` in whole percent, ties to the first.
 #[pyfunction]
 #[pyo3(signature = (contexts, /))]
 pub(crate) fn lowest_usage(contexts: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
-    let contexts = Contexts::new(contexts)?;
-    Ok(contexts.id(strategy::lowest_usage(&contexts.0)))
+    Ok(Contexts::new(contexts)?.pick(|contexts| strategy::lowest_usage(contexts)))
 }
 
 /// Pick the candidate with the lowest average latency, ties to the first.
 #[pyfunction]
 #[pyo3(signature = (contexts, /))]
 pub(crate) fn lowest_latency(contexts: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
-    let contexts = Contexts::new(contexts)?;
-    Ok(contexts.id(strategy::lowest_latency(&contexts.0)))
+    Ok(Contexts::new(contexts)?.pick(|contexts| strategy::lowest_latency(contexts)))
 }
 
 /// Pick the candidate with the lowest priority number, ties to the first.
 #[pyfunction]
 #[pyo3(signature = (contexts, /))]
 pub(crate) fn lowest_priority(contexts: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
-    let contexts = Contexts::new(contexts)?;
-    Ok(contexts.id(strategy::lowest_priority(&contexts.0)))
+    Ok(Contexts::new(contexts)?.pick(|contexts| strategy::lowest_priority(contexts)))
 }
 
 /// Pick the candidate that is farthest from its limits, ties to the first.
 #[pyfunction]
 #[pyo3(signature = (contexts, /))]
 pub(crate) fn rate_limit_aware(contexts: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
-    let contexts = Contexts::new(contexts)?;
-    Ok(contexts.id(strategy::rate_limit_aware(&contexts.0)))
+    Ok(Contexts::new(contexts)?.pick(|contexts| strategy::rate_limit_aware(contexts)))
 }
 
 /// Pick the candidates in turn: the model name's counter modulo their number. A single candidate does not advance it.
@@ -255,8 +221,8 @@ pub(crate) fn round_robin(
     contexts: &Bound<'_, PyAny>,
     counters: &Bound<'_, PyRoundRobinCounters>,
 ) -> PyResult<Option<String>> {
-    let contexts = Contexts::new(contexts)?;
-    Ok(contexts.id(strategy::round_robin(text("model_name", model_name)?, &contexts.0, &counters.get().0)))
+    let (contexts, model_name) = (Contexts::new(contexts)?, text("model_name", model_name)?);
+    Ok(contexts.pick(|contexts| strategy::round_robin(model_name, contexts, &counters.get().0)))
 }
 
 /// Take a snapshot of some deployments for the functions of this module.
@@ -267,5 +233,5 @@ pub(crate) fn build_routing_contexts(
     candidate_ids: &Bound<'_, PyAny>,
 ) -> PyResult<Vec<PyRoutingContext>> {
     let ids: Vec<String> = texts("candidate_ids", candidate_ids)?;
-    ids.iter().map(|id| Ok(PyRoutingContext(router.get().0.routing_context(id)?))).collect()
+    ids.iter().map(|id| Ok(PyRoutingContext(router.get().router.routing_context(id)?))).collect()
 }

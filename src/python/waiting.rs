@@ -9,8 +9,10 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::args::length;
+use super::attached::Attached;
+use super::errors::undisturbed;
+use super::handle::PyRouter;
 use super::lease::PyLease;
-use super::router::{Attached, PyRouter};
 use crate::base::time::{Nanos, seconds};
 use crate::facts::Request;
 use crate::wait::{Patience, Progress, Waiter};
@@ -56,18 +58,12 @@ impl Wake for Bell {
         if self.has_rung.swap(true, Ordering::AcqRel) {
             return;
         }
-        // None while the interpreter shuts down: there is nobody left to wake.
-        Python::try_attach(|py| {
-            // Whoever ends a lease may be on the way out with an exception of their own.
-            let pending = PyErr::take(py);
+        undisturbed(|py| {
             let callback = self.callback.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|it| it.clone_ref(py));
             if let Some(callback) = callback
                 && let Err(error) = callback.call0(py)
             {
                 error.write_unraisable(py, Some(callback.bind(py)));
-            }
-            if let Some(pending) = pending {
-                pending.restore(py);
             }
         });
     }
@@ -85,7 +81,7 @@ pub(crate) struct PyWaiter {
 impl PyWaiter {
     pub(crate) fn new(router: &Bound<'_, PyRouter>, model_name: &str, request: Request, patience: Patience) -> PyResult<Self> {
         let bell = Arc::<Bell>::default();
-        let waiter = router.get().0.wait(model_name, request, patience, Waker::from(Arc::clone(&bell)))?;
+        let waiter = router.get().router.wait(model_name, request, patience, Waker::from(Arc::clone(&bell)))?;
         Ok(Self { router: router.clone().unbind(), bell, waiter: Mutex::new(Some(Arc::new(waiter))) })
     }
 
@@ -102,7 +98,7 @@ impl PyWaiter {
     fn poll<'py>(&self, py: Python<'py>, wake: Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
         drop(self.bell.set(Some(wake)));
         let waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let progress = waiter.map_or(Ok(Progress::Waits(None)), |waiter| self.router.get().0.poll(&waiter))?;
+        let progress = waiter.map_or(Ok(Progress::Waits(None)), |waiter| self.router.get().router.poll(&waiter))?;
         match progress {
             Progress::Served(lease) => PyLease::new(py, lease).into_bound_py_any(py),
             Progress::Waits(at_most) => at_most.map_or(f64::INFINITY, seconds).into_bound_py_any(py),

@@ -1,0 +1,24 @@
+//! What hangs on each deployment.
+
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::deployment::PyDeployment;
+use crate::facts::Deployment;
+use crate::group::Attachment;
+
+/// What hangs on each deployment.
+pub(crate) struct Attached {
+    /// The object that Python gave and gets back.
+    pub(crate) deployment: Py<PyDeployment>,
+    /// Whether it leads to other objects, and so perhaps back to itself.
+    pub(crate) has_metadata: bool,
+}
+
+impl Attachment for Attached {
+    type Id = Py<PyString>;
+
+    fn id(&self, _: &Deployment) -> Py<PyString> {
+        Python::attach(|py| self.deployment.get().id.clone_ref(py))
+    }
+}
