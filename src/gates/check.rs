@@ -186,18 +186,6 @@ impl<T> Check<'_, '_, T> {
             None => Ok(()),
         }
     }
-
-    // --- stages that few deployments need ---
-
-    #[inline(never)]
-    fn marked(&self) -> Result<(), Refusal> {
-        self.by_marks()
-    }
-
-    #[inline(never)]
-    fn shared(&self) -> Result<(), Refusal> {
-        self.by_quotas()
-    }
 }
 
 /// Lets a deployment pass, or names the first gate that stops it, as far as that depends on the deployment alone: an
@@ -219,17 +207,27 @@ pub(super) fn check_alone<T>(
         check.by_request()?;
     }
     check.by_counters()?;
-    if state.marks() == 0 { Ok(()) } else { check.marked() }
+    if state.marks() == 0 { Ok(()) } else { check_marks(entry, state, request, waived, now) }
+}
+
+/// Runs the checks that few deployments need. It takes what it looks at one by one: so the other checks need no place
+/// in memory for it.
+#[inline(never)]
+fn check_marks<T>(entry: &Entry<T>, state: &State, request: &Request, waived: Waived, now: &Now<'_>) -> Result<(), Refusal> {
+    Check { entry, state, request, waived, now, cooldown_until: 0 }.by_marks()
+}
+
+/// Runs the checks of what a deployment shares with others. See [`check_marks`].
+#[inline(never)]
+fn check_quotas<T>(entry: &Entry<T>, state: &State, request: &Request, waived: Waived, now: &Now<'_>) -> Result<(), Refusal> {
+    Check { entry, state, request, waived, now, cooldown_until: 0 }.by_quotas()
 }
 
 /// Lets a deployment pass, or names the first gate that stops it. `state` has the entry's counters.
 #[inline]
 pub(crate) fn check<T>(entry: &Entry<T>, state: &State, request: &Request, waived: Waived, now: &Now<'_>) -> Result<(), Refusal> {
     check_alone(entry, state, request, waived, now)?;
-    if state.marks() & mark::METERED == 0 {
-        return Ok(());
-    }
-    Check { entry, state, request, waived, now, cooldown_until: 0 }.shared()
+    if state.marks() & mark::METERED == 0 { Ok(()) } else { check_quotas(entry, state, request, waived, now) }
 }
 
 /// Returns whether a request itself leaves a deployment in.

@@ -14,6 +14,9 @@ use crate::health::Fitness;
 use crate::index::{Leaf, Member, Place};
 use crate::strategy::Rule;
 
+/// What a leaf is made for: a request of unknown size, without wishes.
+static ANY: Request = Request { tokens: 0, split: None, wishes: None };
+
 impl<T> Member for Entry<T> {
     #[inline]
     fn place(&self) -> &Place {
@@ -39,7 +42,7 @@ impl<T> Member for Entry<T> {
     fn leaf<R: Rule>(&self, now: &Now<'_>) -> Leaf<R::Leaf> {
         let state = &*self.slot;
         now.take_change();
-        if check_alone(self, state, &Request::default(), Waived::default(), now).is_err() {
+        if check_alone(self, state, &ANY, Waived::default(), now).is_err() {
             let until = now.take_change();
             return Leaf { understates: limits_parts(self, state, now), ..Leaf::stopped(until) };
         }

@@ -123,15 +123,20 @@ impl<R: Rule> Forest<R> {
         self.count(position, member, now)
     }
 
-    /// Counts a member by its health; returns whether that may have changed.
-    #[inline]
+    /// Counts a member by its health, if that is counted. Returns whether it may have changed.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // with most rules it is one look at a flag
     fn count<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) -> bool {
-        let is_as_before = || member.place().is_known_well() && member.is_well();
-        let has_changed = self.census.is_kept && !is_as_before();
-        if has_changed {
+        self.census.is_kept && self.recount(position, member, now)
+    }
+
+    #[inline(never)]
+    fn recount<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) -> bool {
+        let is_as_before = member.place().is_known_well() && member.is_well();
+        if !is_as_before {
             self.set_fitness(position, member, member.fitness(now));
         }
-        has_changed
+        !is_as_before
     }
 
     #[cold]
