@@ -64,6 +64,7 @@ format: $(VENV)/.lint
 # Takes up to ten minutes with the peers, less than four without.
 bench: $(VENV)/.built $(VENV)/.floor
 	$(BIN)/python benches/compare.py
+	$(BIN)/python benches/import_time.py
 
 # Decisions in simulated time, against their budgets: limits and fast failures. Ten seconds after the build.
 bench-simulated: $(VENV)/.built

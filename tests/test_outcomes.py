@@ -228,7 +228,7 @@ class Mixed:
         ({"retry_after": -4}, None),
         ({"retry_after": float("nan")}, None),
         ({"retry_after": object()}, None),
-        ({"headers": [("retry-after", "4")]}, None),
+        ({"headers": [("retry-after", "4")]}, 4.0),
         ({"headers": "retry-after: 4"}, None),
         ({"headers": 5}, None),
         ({"headers": {"retry-after": object()}}, None),
@@ -990,3 +990,15 @@ def test_the_error_of_urllib_without_a_network() -> None:
         error = urllib.error.HTTPError("http://localhost", status, "failed", headers, None)
         check(error, None if kind is None else Failure(kind, 0.05))
         error.close()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups are built in since Python 3.11")
+def test_the_headers_of_a_failure_in_a_group_are_read() -> None:
+    router = Router([Deployment("d", "m")], clock=ManualClock(30))
+    refused = ClientError(status_code=429, headers={"retry-after": "4", "x-ratelimit-remaining-tokens": "7"})
+    group = builtins.BaseExceptionGroup("both", [asyncio.CancelledError(), refused])  # type: ignore[attr-defined, unused-ignore]
+    with pytest.raises(builtins.BaseExceptionGroup), router.acquire("m"):  # type: ignore[attr-defined, unused-ignore]
+        raise group
+    stats = router.stats("d")
+    assert stats.cooldown_remaining == 4.0
+    assert [(said.unit, said.remaining) for said in stats.observed] == [("tokens", 7)]

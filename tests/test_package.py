@@ -3,6 +3,7 @@
 import ast
 import gc
 import inspect
+import pickle
 import re
 import subprocess
 import sys
@@ -22,18 +23,21 @@ from turnout import (
     RoutingContext,
     enums,
     exceptions,
-    headers,
     limits,
     options,
-    outcomes,
     probe,
+    providers,
     records,
     strategies,
 )
+from turnout.providers import exceptions as provider_exceptions
+from turnout.providers import headers
 from turnout.strategies import RoundRobinCounters
 
 ROOT = Path(turnout.__file__).parent
-MODULES = [turnout, enums, exceptions, headers, limits, options, outcomes, probe, records, strategies]
+FACES = [turnout, providers, strategies]
+HOMES = [enums, exceptions, limits, options, provider_exceptions, headers, records]
+MODULES = [*FACES, *HOMES, probe]
 CORE = "turnout._core"
 
 
@@ -41,7 +45,7 @@ def names_of(module: ModuleType) -> list[str]:
     return [name for name in vars(module) if not name.startswith("_")]
 
 
-NATIVE = [Deployment, Lease, ManualClock, Router, RoutingContext, RoundRobinCounters]
+NATIVE = [Deployment, Lease, ManualClock, RoutingContext, RoundRobinCounters]
 
 
 # --- import ---
@@ -52,6 +56,52 @@ def test_importing_loads_only_the_standard_library() -> None:
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert CORE in loaded
     assert {name.partition(".")[0] for name in loaded} - {"turnout"} <= sys.stdlib_module_names
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    script = "import sys; import turnout; print(*sys.modules)"
+    loaded = set(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split())
+    assert "turnout.router" in loaded
+    assert loaded & {"asyncio", "dataclasses", "email", "http", "inspect", "logging", "socket", "ssl", "typing_extensions"} == set()
+
+
+def test_every_name_is_found_when_it_is_first_asked_for() -> None:
+    script = """
+import turnout
+assert set(turnout.__all__) <= set(dir(turnout))
+for name in turnout.__all__:
+    getattr(turnout, name)
+for name in ("limits", "options", "probe", "providers", "records", "strategies", "waiting"):
+    assert getattr(turnout, name).__name__ == f"turnout.{name}"
+try:
+    turnout.Rooter
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "module 'turnout' has no attribute 'Rooter'\n", "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"), [("headers", headers, "read_rate_limits"), ("outcomes", provider_exceptions, "classify_exception")]
+)
+def test_old_names_of_modules_work_and_warn(old: str, new: ModuleType, name: str) -> None:
+    for statement in (f"from turnout.{old} import {name}", f"import turnout; {name} = turnout.{old}.{name}"):
+        sys.modules.pop(f"turnout.{old}", None)
+        vars(turnout).pop(old, None)
+        scope: dict[str, Any] = {}
+        with pytest.warns(DeprecationWarning, match=new.__name__):
+            exec(statement, scope)
+        assert scope[name] is getattr(new, name)
+
+
+def test_old_pickles_of_what_moved_are_read() -> None:
+    for old, record in (("outcomes", turnout.Failure(turnout.FailureKind.ERROR)), ("headers", turnout.RateLimits(1.0, ()))):
+        module = type(record).__module__
+        pickled = pickle.dumps(record, protocol=0).replace(module.encode(), f"turnout.{old}".encode())
+        sys.modules.pop(f"turnout.{old}", None)
+        with pytest.warns(DeprecationWarning, match=module):
+            assert pickle.loads(pickled) == record
 
 
 def test_importing_warns_of_nothing_and_prints_nothing() -> None:
@@ -94,14 +144,16 @@ def test_all_is_sorted_and_exists(module: ModuleType) -> None:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_all_is_complete(module: ModuleType) -> None:
-    """The two that gather what others define export all of it; the others what they define themselves."""
-    home = "turnout" if module in (turnout, strategies) else module.__name__
+    """The modules that gather what others define export all of it; the others what they define themselves."""
+    home = "turnout" if module in FACES else module.__name__
     own = {name for name in names_of(module) if getattr(getattr(module, name), "__module__", "").startswith(home)}
+    # Used by the native half, and of no use to others.
+    own -= {"Reading", "read_exception", "read_exception_headers"}
     assert own <= set(module.__all__)
 
 
 def test_what_submodules_export_is_exported() -> None:
-    for module in (enums, exceptions, headers, limits, options, outcomes, records):
+    for module in HOMES:
         for name in module.__all__:
             assert getattr(turnout, name) is getattr(module, name)
             assert name in turnout.__all__
@@ -128,6 +180,41 @@ def test_native_classes_are_final_and_frozen(cls: type) -> None:
     assert "__dict__" not in vars(cls)
 
 
+class Named(Router):
+    """A router with something of its own."""
+
+    def __new__(cls, deployments: list[Deployment], *, name: str, **options: Any) -> "Named":
+        self = super().__new__(cls, deployments, **options)
+        self.name = name
+        return self
+
+    name: str
+
+    def first(self, model_name: str) -> str:
+        return f"{self.name}: {self.select(model_name)}"
+
+
+def test_a_router_can_be_subclassed() -> None:
+    router = Named([Deployment("a", "m")], name="eu", strategy="round_robin")
+    assert router.first("m") == "eu: a"
+    assert repr(router) == "<Named of 1 deployments, 1 models, round_robin>"
+    assert isinstance(router, Router)
+    assert [context.deployment_id for context in strategies.build_routing_contexts(router, ["a"])] == ["a"]
+    with pytest.raises(TypeError, match="pickled"):
+        pickle.dumps(router)
+
+
+def test_a_router_takes_methods_that_are_written_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Router, "size", lambda self: len(self), raising=False)
+    router: Any = Named([Deployment("a", "m")], name="eu")
+    assert router.size() == Router([Deployment("a", "m")]).size() == 1  # type: ignore[attr-defined]
+
+
+def test_a_router_has_no_attributes_of_its_own() -> None:
+    with pytest.raises(AttributeError):
+        Router().name = "eu"  # type: ignore[attr-defined]
+
+
 def test_a_lease_is_not_made_by_hand() -> None:
     with pytest.raises(TypeError, match="Lease"):
         Lease()
@@ -142,7 +229,7 @@ def test_a_lease_is_frozen(name: str) -> None:
 
 def test_no_python_frame_between_the_caller_and_a_pick() -> None:
     for name in ("select", "acquire", "select_many", "explain"):
-        assert type(vars(Router)[name]).__name__ == "method_descriptor"
+        assert type(inspect.getattr_static(Router, name)).__name__ == "method_descriptor"
     # The id is an object that is there already.
     deployment = Deployment("a" * 30, "m")
     router = Router([deployment])
@@ -256,6 +343,14 @@ def cycle_after_changes() -> weakref.ref[Token]:
     return weakref.ref(token)
 
 
+def cycle_through_a_subclass() -> weakref.ref[Token]:
+    token = Token()
+    router = token.holds = Named([Deployment("a", "m")], name="eu")
+    router.token = token  # type: ignore[attr-defined]
+    router.acquire("m").release()
+    return weakref.ref(token)
+
+
 def cycle_of_two_routers() -> weakref.ref[Token]:
     token = Token()
     shared = Deployment("a", "m", metadata={"token": token})
@@ -279,7 +374,14 @@ def cycle_with_an_ended_lease() -> weakref.ref[Token]:
 
 @pytest.mark.parametrize(
     "make",
-    [cycle_through_metadata, cycle_after_changes, cycle_of_two_routers, cycle_of_a_deployment, cycle_with_an_ended_lease],
+    [
+        cycle_through_metadata,
+        cycle_through_a_subclass,
+        cycle_after_changes,
+        cycle_of_two_routers,
+        cycle_of_a_deployment,
+        cycle_with_an_ended_lease,
+    ],
     ids=lambda make: make.__name__,
 )
 def test_a_cycle_is_collected(make: Any) -> None:

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::task::{Wake, Waker};
 
-use turnout::{Clock, Deployment, Lease, ManualClock, Patience, Progress, Request, Router, Settings, Waiter, Wishes};
+use turnout::{
+    Clock, Deployment, FailureKind, Lease, ManualClock, Observed, Patience, Progress, Request, Router, Settings, Unit, Waiter,
+    Wishes,
+};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -100,6 +103,28 @@ fn a_look_serves_all_that_can_be_served_and_rings_for_them() {
     drop(waiters);
     // Never seen, so never sent.
     assert_eq!((router.metrics().in_flight, router.stats("a").unwrap().total_requests), (0, 1));
+}
+
+#[test]
+fn a_failure_wakes_once_and_only_after_its_cooldown_has_begun() {
+    let _lock = not_forking();
+    let (clock, router) = router(Some(1));
+    let lease = router.acquire("model", &Request::default()).unwrap();
+    let (count, waiter) = wait(&router, Request::default(), UNBOUNDED);
+    assert!(waits(&router, &waiter));
+    // The headers alone would free capacity: the provider has some left.
+    let said = [Observed { unit: Unit::Requests, limit: None, remaining: 5, reset: None }];
+    assert!(lease.failure(FailureKind::RateLimit, Some(SECOND), &said));
+    assert_eq!(router.stats("a").unwrap().observed.len(), 1);
+    assert_eq!(count.take(), 1);
+    assert!(waits(&router, &waiter));
+    clock.advance(SECOND);
+    assert_eq!(count.take(), 1);
+    drop(served(&router, &waiter));
+    // A second end changes nothing, not even what is known of the provider.
+    let said = [Observed { remaining: 0, ..said[0] }];
+    assert!(!lease.failure(FailureKind::RateLimit, Some(SECOND), &said));
+    assert_eq!(router.stats("a").unwrap().observed[0].remaining, 4);
 }
 
 #[test]

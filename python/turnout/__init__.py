@@ -10,13 +10,13 @@
 """
 
 import os as _os
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 
-from turnout import probe as probe
-from turnout import strategies as strategies
 from turnout._core import Deployment as Deployment
 from turnout._core import Lease as Lease
 from turnout._core import ManualClock as ManualClock
-from turnout._core import Router as Router
+from turnout._core import RoutingContext as RoutingContext
 from turnout._core import __version__ as __version__
 from turnout._core import _after_fork
 from turnout.enums import EventKind as EventKind
@@ -34,24 +34,28 @@ from turnout.exceptions import RequestTooLarge as RequestTooLarge
 from turnout.exceptions import RouterError as RouterError
 from turnout.exceptions import TooManyWaiters as TooManyWaiters
 from turnout.exceptions import WaitTimeout as WaitTimeout
-from turnout.headers import Observed as Observed
-from turnout.headers import RateLimits as RateLimits
-from turnout.headers import read_rate_limits as read_rate_limits
-from turnout.limits import Limit as Limit
-from turnout.limits import Quota as Quota
-from turnout.options import Health as Health
-from turnout.options import Learning as Learning
-from turnout.options import Waiting as Waiting
-from turnout.outcomes import Failure as Failure
-from turnout.outcomes import classify_exception as classify_exception
-from turnout.records import DeploymentStats as DeploymentStats
-from turnout.records import Event as Event
-from turnout.records import Explanation as Explanation
-from turnout.records import LimitStats as LimitStats
-from turnout.records import ObservedStats as ObservedStats
-from turnout.records import RouterMetrics as RouterMetrics
-from turnout.records import Verdict as Verdict
-from turnout.strategies import RoutingContext as RoutingContext
+from turnout.router import Router as Router
+
+if TYPE_CHECKING:
+    from turnout import probe as probe
+    from turnout import strategies as strategies
+    from turnout.limits import Limit as Limit
+    from turnout.limits import Quota as Quota
+    from turnout.options import Health as Health
+    from turnout.options import Learning as Learning
+    from turnout.options import Waiting as Waiting
+    from turnout.providers.exceptions import Failure as Failure
+    from turnout.providers.exceptions import classify_exception as classify_exception
+    from turnout.providers.headers import Observed as Observed
+    from turnout.providers.headers import RateLimits as RateLimits
+    from turnout.providers.headers import read_rate_limits as read_rate_limits
+    from turnout.records import DeploymentStats as DeploymentStats
+    from turnout.records import Event as Event
+    from turnout.records import Explanation as Explanation
+    from turnout.records import LimitStats as LimitStats
+    from turnout.records import ObservedStats as ObservedStats
+    from turnout.records import RouterMetrics as RouterMetrics
+    from turnout.records import Verdict as Verdict
 
 __all__ = [
     "AliasCycle",
@@ -95,6 +99,39 @@ __all__ = [
     "read_rate_limits",
     "strategies",
 ]
+
+# What is imported when it is first asked for: an import of all at once would take several times as long.
+_LAZY = {
+    "turnout.limits": ("Limit", "Quota"),
+    "turnout.options": ("Health", "Learning", "Waiting"),
+    "turnout.providers.exceptions": ("Failure", "classify_exception"),
+    "turnout.providers.headers": ("Observed", "RateLimits", "read_rate_limits"),
+    "turnout.records": (
+        "DeploymentStats",
+        "Event",
+        "Explanation",
+        "LimitStats",
+        "ObservedStats",
+        "RouterMetrics",
+        "Verdict",
+    ),
+}
+_HOME = {name: module for module, names in _LAZY.items() for name in names}
+_SUBMODULES = frozenset(("headers", "limits", "options", "outcomes", "probe", "providers", "records", "strategies", "waiting"))
+
+if not TYPE_CHECKING:  # a checker is to find names that do not exist
+
+    def __getattr__(name):
+        if name in _SUBMODULES:
+            return _import_module(f"turnout.{name}")
+        if name not in _HOME:
+            raise AttributeError(f"module 'turnout' has no attribute {name!r}")
+        value = globals()[name] = getattr(_import_module(_HOME[name]), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *_HOME, *_SUBMODULES})
+
 
 # Workers that are forked from one process must not draw alike.
 if hasattr(_os, "register_at_fork"):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, TypeAlias, final
 
-from typing_extensions import Self
+from typing_extensions import Self, disjoint_base
 
 from turnout.enums import FailureKind, Strategy
 from turnout.limits import Limit, Quota
@@ -339,11 +339,14 @@ class Lease:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> Literal[False]: ...
 
-@final
+@disjoint_base
 class Router:
     """Picks one deployment of a model for every request.
 
     Safe to use from any number of threads and event loops; routers share nothing with each other.
+
+    It may be subclassed. What is given to a router is taken by ``__new__``, so that a subclass with arguments of its own defines
+    ``__new__``.
 
     Args:
         deployments: The first deployments, in registration order.

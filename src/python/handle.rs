@@ -1,4 +1,5 @@
-//! The class `Router` as other files know it. Its methods stand in `router`, above them.
+//! The native class `Router` as other files know it. Its methods stand in `router`, above them. Methods that
+//! are written in Python live in `turnout/router.py`.
 
 use std::sync::Arc;
 
@@ -9,7 +10,10 @@ use super::events::Subscriptions;
 use crate::router::Router;
 
 /// Picks one deployment of a model for every request.
-#[pyclass(name = "Router", module = "turnout", frozen)]
+///
+/// It may be subclassed. What is given to a router is taken by ``__new__``, so that a subclass with arguments of its own
+/// defines ``__new__``.
+#[pyclass(name = "Router", module = "turnout", subclass, frozen)]
 pub(crate) struct PyRouter {
     pub(crate) router: Router<Attached>,
     pub(super) subscriptions: Arc<Subscriptions>,

@@ -9,9 +9,11 @@ use super::args::{Kind, Tokens, flag, latency_us, length, optional, split};
 use super::attached::Attached;
 use super::deployment::PyDeployment;
 use super::errors::undisturbed;
-use super::limits::read_headers;
+use super::limits::{read_headers, said_from};
+use crate::base::time::Nanos;
 use crate::health::FailureKind;
 use crate::lease::Lease;
+use crate::limits::Observed;
 
 /// One acquired place on a deployment: a request in flight, counted in its minute's window together with its estimated tokens.
 #[pyclass(name = "Lease", module = "turnout", frozen)]
@@ -42,17 +44,14 @@ impl PyLease {
         if self.lease.has_ended() {
             return;
         }
-        if self.lease.learns_from_headers() {
-            match read_headers(exc) {
-                // How long to wait goes with the failure.
-                Ok((said, _)) if !said.is_empty() => self.lease.observe(&said, None),
-                Ok(_) => {}
-                Err(error) => error.write_unraisable(exc.py(), Some(exc)),
+        match read(exc, self.lease.learns_from_headers()) {
+            Ok((Some(kind), said, retry_after)) => self.lease.failure(kind, retry_after, &said),
+            Ok((None, said, _)) => {
+                if !said.is_empty() {
+                    self.lease.observe(&said, None);
+                }
+                self.lease.release(false)
             }
-        }
-        match classify(exc) {
-            Ok(Some((kind, retry_after))) => self.lease.failure(kind, retry_after, &[]),
-            Ok(None) => self.lease.release(false),
             Err(error) => {
                 // The caller's exception must get through, whatever is wrong with it.
                 error.write_unraisable(exc.py(), Some(exc));
@@ -189,11 +188,19 @@ impl Drop for PyLease {
     }
 }
 
-/// What an exception says: a failure with its kind and the provider's wait, or None for no outcome.
-fn classify(exc: &Bound<'_, PyAny>) -> PyResult<Option<(FailureKind, Option<u64>)>> {
-    let outcome = exc.py().import("turnout.outcomes")?.getattr("classify_exception")?.call1((exc,))?;
-    let Some((kind, retry_after)) = outcome.extract::<Option<(Kind, Option<Bound<'_, PyAny>>)>>()? else { return Ok(None) };
-    Ok(Some((kind.0, optional(retry_after.as_ref(), |seconds| length("retry_after", seconds))?)))
+/// The kind of a failure, what the headers say of limits, and the provider's wait.
+type Reading = (Option<FailureKind>, Vec<Observed>, Option<Nanos>);
+
+/// Reads all that an exception says, in one call, with the limits or without. No kind is no outcome.
+fn read(exc: &Bound<'_, PyAny>, limits: bool) -> PyResult<Reading> {
+    let reading = exc.py().import("turnout.providers.exceptions")?.getattr("read_exception")?.call1((exc,))?;
+    if reading.is_none() {
+        return Ok((None, Vec::new(), None));
+    }
+    let (kind, retry_after, observed) = reading.extract::<(Option<Kind>, Option<Bound<'_, PyAny>>, Vec<Bound<'_, PyAny>>)>()?;
+    let observed = if limits { observed } else { Vec::new() };
+    let (said, retry_after) = said_from(retry_after.as_ref(), observed)?;
+    Ok((kind.map(|kind| kind.0), said, retry_after))
 }
 
 /// An awaitable that has its result already: nothing in a lease ever waits.

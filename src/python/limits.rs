@@ -77,8 +77,13 @@ pub(crate) type Said = (Vec<Observed>, Option<Nanos>);
 
 /// Reads the headers of a response, or of an exception that has one.
 pub(crate) fn read_headers(headers: &Bound<'_, PyAny>) -> PyResult<Said> {
-    let said = headers.py().import("turnout.headers")?.getattr("read_rate_limits")?.call1((headers,))?;
+    let said = headers.py().import("turnout.providers.headers")?.getattr("read_rate_limits")?.call1((headers,))?;
     let (retry_after, observed) = said.extract::<(Option<Bound<'_, PyAny>>, Vec<Bound<'_, PyAny>>)>()?;
+    said_from(retry_after.as_ref(), observed)
+}
+
+/// Converts what `turnout.providers` has read.
+pub(crate) fn said_from(retry_after: Option<&Bound<'_, PyAny>>, observed: Vec<Bound<'_, PyAny>>) -> PyResult<Said> {
     let mut known = Vec::new();
     for one in observed {
         let (unit, limit, remaining, reset) = one.extract::<(String, Option<u64>, Option<u64>, Option<Bound<'_, PyAny>>)>()?;
@@ -87,5 +92,5 @@ pub(crate) fn read_headers(headers: &Bound<'_, PyAny>) -> PyResult<Said> {
             known.push(Observed { unit: unit.parse()?, limit, remaining, reset });
         }
     }
-    Ok((known, optional(retry_after.as_ref(), |seconds| length("retry_after", seconds))?))
+    Ok((known, optional(retry_after, |seconds| length("retry_after", seconds))?))
 }

@@ -395,8 +395,9 @@ impl PyRouter {
         Ok(strategies)
     }
 
-    fn __repr__(&self) -> String {
-        format!("<Router of {} deployments, {} models, {}>", self.router.len(), self.router.models().len(), self.router.strategy())
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let (class, router) = (slf.get_type().name()?, &slf.get().router);
+        Ok(format!("<{class} of {} deployments, {} models, {}>", router.len(), router.models().len(), router.strategy()))
     }
 
     #[allow(clippy::unused_self)] // a method to Python
