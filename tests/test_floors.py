@@ -1,14 +1,10 @@
 """The check of floors finds what it is there to find."""
 
 import doctest
-import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-
 import floors
+import pytest
 
 BASE = {"lib.rs": "mod base;", "base/mod.rs": "pub(crate) mod time;", "base/time.rs": "pub(crate) type Nanos = u64;"}
 
