@@ -12,6 +12,7 @@ mod handle;
 mod lease;
 mod limits;
 mod options;
+mod picks;
 mod records;
 mod router;
 mod strategies;

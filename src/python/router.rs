@@ -5,30 +5,24 @@ use std::sync::Arc;
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyCFunction, PyDict, PyList, PyMapping, PyString};
+use pyo3::types::{PyCFunction, PyDict, PyList, PyMapping};
 use rustc_hash::FxHashMap;
 
-use super::args::{Kind, Tokens, flag, items, latency_us, length, optional, request, strategy, text, whole};
+use super::args::{Kind, Tokens, flag, items, latency_us, length, optional, strategy, text, whole};
 use super::attached::Attached;
 use super::clock::PyManualClock;
 use super::deployment::PyDeployment;
 use super::errors::wrong_type;
 use super::handle::PyRouter;
-use super::lease::PyLease;
 use super::limits::read_headers;
-use super::waiting::{PyWaiter, Timeout};
 use super::{options, records};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
-use crate::facts::{Deployment, Request};
+use crate::facts::Deployment;
 use crate::health::{FailureKind, MinuteRules, Rules};
 use crate::router::Router;
 use crate::settings::Settings;
 use crate::strategy::Strategy;
-use crate::wait::Patience;
-
-/// The most picks in one call of `select_many`: a bound on the memory that a wrong number can ask for.
-const MOST_PICKS: usize = 10_000_000;
 
 #[pymethods]
 impl PyRouter {
@@ -175,135 +169,6 @@ impl PyRouter {
         text("deployment_id", deployment_id).is_ok_and(|id| self.router.contains(id))
     }
 
-    // --- picks ---
-
-    /// Pick a deployment and reserve nothing. The only side effects are the round-robin turn and the random draw.
-    #[pyo3(
-        signature = (model_name, /, *, tokens=None, input_tokens=None, output_tokens=None, tags=None, tags_match=None, exclude=None),
-        text_signature = "($self, model_name, /, *, tokens=0, input_tokens=None, output_tokens=None, tags=None, \
-                          tags_match='all', exclude=None)"
-    )]
-    #[allow(clippy::too_many_arguments)] // Python's keywords
-    fn select(
-        &self,
-        py: Python<'_>,
-        model_name: &Bound<'_, PyAny>,
-        tokens: Option<Tokens>,
-        input_tokens: Option<&Bound<'_, PyAny>>,
-        output_tokens: Option<&Bound<'_, PyAny>>,
-        tags: Option<&Bound<'_, PyAny>>,
-        tags_match: Option<&Bound<'_, PyAny>>,
-        exclude: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Py<PyString>> {
-        let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
-        Ok(self.router.select(text("model_name", model_name)?, &request, |id| id.clone_ref(py))?)
-    }
-
-    /// Pick ``n`` times in one call, as ``n`` calls of :meth:`select` would: an id may come more than once.
-    #[pyo3(
-        signature = (model_name, n, /, *, tokens=None, input_tokens=None, output_tokens=None, tags=None, tags_match=None, exclude=None),
-        text_signature = "($self, model_name, n, /, *, tokens=0, input_tokens=None, output_tokens=None, tags=None, \
-                          tags_match='all', exclude=None)"
-    )]
-    #[allow(clippy::too_many_arguments)] // Python's keywords
-    fn select_many<'py>(
-        &self,
-        py: Python<'py>,
-        model_name: &Bound<'_, PyAny>,
-        n: &Bound<'_, PyAny>,
-        tokens: Option<Tokens>,
-        input_tokens: Option<&Bound<'_, PyAny>>,
-        output_tokens: Option<&Bound<'_, PyAny>>,
-        tags: Option<&Bound<'_, PyAny>>,
-        tags_match: Option<&Bound<'_, PyAny>>,
-        exclude: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let n = whole("n", 0, MOST_PICKS, n)?;
-        let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
-        let model_name = text("model_name", model_name)?;
-        let picks = (0..n).map(|_| self.router.select(model_name, &request, |id| id.clone_ref(py)));
-        PyList::new(py, picks.collect::<Result<Vec<_>, _>>()?)
-    }
-
-    /// Pick a deployment and reserve, in one step or not at all: one in flight, one request and ``tokens`` tokens this minute.
-    #[pyo3(
-        signature = (model_name, /, *, tokens=None, input_tokens=None, output_tokens=None, tags=None, tags_match=None,
-                     exclude=None, timeout=Timeout::NONE, priority=None),
-        text_signature = "($self, model_name, /, *, tokens=0, input_tokens=None, output_tokens=None, tags=None, tags_match='all', \
-                          exclude=None, timeout=0.0, priority=0)"
-    )]
-    #[allow(clippy::too_many_arguments)] // Python's keywords
-    fn acquire<'py>(
-        slf: &Bound<'py, Self>,
-        model_name: &Bound<'py, PyAny>,
-        tokens: Option<Tokens>,
-        input_tokens: Option<&Bound<'py, PyAny>>,
-        output_tokens: Option<&Bound<'py, PyAny>>,
-        tags: Option<&Bound<'py, PyAny>>,
-        tags_match: Option<&Bound<'py, PyAny>>,
-        exclude: Option<&Bound<'py, PyAny>>,
-        timeout: Timeout,
-        priority: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
-        let priority = match priority {
-            Some(priority) => self::priority(priority)?,
-            None => 0,
-        };
-        let model_name = text("model_name", model_name)?;
-        match slf.get().router.acquire_at(model_name, &request, priority) {
-            Ok(lease) => Bound::new(slf.py(), PyLease::new(slf.py(), lease)).map(Bound::into_any),
-            Err(error) => wait_after(error, slf, model_name, request, Patience { timeout: timeout.0, priority }),
-        }
-    }
-
-    /// Like :meth:`acquire`, but wait for capacity without holding up the event loop.
-    #[pyo3(
-        signature = (model_name, /, *, tokens=None, input_tokens=None, output_tokens=None, tags=None, tags_match=None,
-                     exclude=None, timeout=Timeout::UNBOUNDED, priority=None),
-        text_signature = "($self, model_name, /, *, tokens=0, input_tokens=None, output_tokens=None, tags=None, tags_match='all', \
-                          exclude=None, timeout=None, priority=0)"
-    )]
-    #[allow(clippy::too_many_arguments)] // Python's keywords
-    fn acquire_async<'py>(
-        slf: &Bound<'py, Self>,
-        model_name: &Bound<'py, PyAny>,
-        tokens: Option<Tokens>,
-        input_tokens: Option<&Bound<'py, PyAny>>,
-        output_tokens: Option<&Bound<'py, PyAny>>,
-        tags: Option<&Bound<'py, PyAny>>,
-        tags_match: Option<&Bound<'py, PyAny>>,
-        exclude: Option<&Bound<'py, PyAny>>,
-        timeout: Timeout,
-        priority: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
-        let patience = Patience { timeout: timeout.0, priority: priority.map_or(Ok(0), self::priority)? };
-        PyWaiter::new(slf, text("model_name", model_name)?, request, patience)?.hand_to(slf.py(), "wait_async")
-    }
-
-    /// Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect.
-    #[pyo3(
-        signature = (model_name, /, *, tokens=None, input_tokens=None, output_tokens=None, tags=None, tags_match=None, exclude=None),
-        text_signature = "($self, model_name, /, *, tokens=0, input_tokens=None, output_tokens=None, tags=None, \
-                          tags_match='all', exclude=None)"
-    )]
-    #[allow(clippy::too_many_arguments)] // Python's keywords
-    fn explain<'py>(
-        &self,
-        py: Python<'py>,
-        model_name: &Bound<'_, PyAny>,
-        tokens: Option<Tokens>,
-        input_tokens: Option<&Bound<'_, PyAny>>,
-        output_tokens: Option<&Bound<'_, PyAny>>,
-        tags: Option<&Bound<'_, PyAny>>,
-        tags_match: Option<&Bound<'_, PyAny>>,
-        exclude: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let request = request(tokens, input_tokens, output_tokens, tags, tags_match, exclude)?;
-        records::explanation(py, &self.router.explain(text("model_name", model_name)?, &request)?)
-    }
-
     // --- outcomes ---
 
     /// Report a success of a request that was sent without a lease: it counts as one request of this minute.
@@ -419,27 +284,6 @@ fn deployment(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Deployment, Att
     let deployment = value.cast::<PyDeployment>().map_err(|_| wrong_type(name, "a Deployment", value))?;
     let facts = deployment.get().facts.clone();
     Ok((facts, Attached { deployment: deployment.clone().unbind(), has_metadata: deployment.get().has_metadata() }))
-}
-
-/// Waits if that is wanted and may mend the error.
-#[cold]
-fn wait_after<'py>(
-    error: Error,
-    router: &Bound<'py, PyRouter>,
-    model_name: &str,
-    request: Request,
-    patience: Patience,
-) -> PyResult<Bound<'py, PyAny>> {
-    match error {
-        Error::NoAvailableDeployment(refused) if patience.timeout != Some(0) && refused.reasons.may_change() => {
-            PyWaiter::new(router, model_name, request, patience)?.hand_to(router.py(), "wait")
-        }
-        error => Err(error.into()),
-    }
-}
-
-fn priority(value: &Bound<'_, PyAny>) -> PyResult<i32> {
-    whole("priority", i32::MIN, i32::MAX, value)
 }
 
 fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<(Deployment, Attached)>> {

@@ -1,0 +1,138 @@
+//! The methods of `Router` that take a request: one list of keywords for all of them.
+//!
+//! A new keyword is a row of [`with_keywords`] and a parameter of `args::request`. The methods take it, their signatures
+//! show it, and the tests hold the stub to them.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString};
+
+use super::args::{Tokens, request, text, whole};
+use super::handle::PyRouter;
+use super::lease::PyLease;
+use super::records;
+use super::waiting::{PyWaiter, Timeout};
+use crate::base::error::Error;
+use crate::facts::Request;
+use crate::wait::Patience;
+
+/// The most picks in one call of `select_many`: a bound on the memory that a wrong number can ask for.
+const MOST_PICKS: usize = 10_000_000;
+
+/// Hands the keywords of a request to a macro, behind the tokens in braces: each keyword with its type and with the default
+/// that Python shows. Left out, all of them are None.
+macro_rules! with_keywords {
+    ($make:ident $with:tt) => {
+        $make! { $with
+            tokens: Option<Tokens> = "0",
+            input_tokens: Option<&Bound<'py, PyAny>> = "None",
+            output_tokens: Option<&Bound<'py, PyAny>> = "None",
+            tags: Option<&Bound<'py, PyAny>> = "None",
+            tags_match: Option<&Bound<'py, PyAny>> = "'all'",
+            exclude: Option<&Bound<'py, PyAny>> = "None",
+        }
+    };
+}
+
+/// Makes a method of one head and the keywords of a request, and further keywords if there are any.
+macro_rules! pick_method {
+    ({
+        $doc:literal
+        fn $name:ident($slf:ident, $($positional:ident),+; $request:ident $(, $more:ident: $More:ty = $default:expr, $shown:literal)*)
+            -> $Return:ty $body:block
+    } $($keyword:ident: $Type:ty = $text:literal,)*) => {
+        #[pymethods]
+        impl PyRouter {
+            // The first lines of a native docstring are the signature that Python shows.
+            #[doc = concat!(
+                stringify!($name), "($self, ", $(stringify!($positional), ", ",)+ "/, *",
+                $(", ", stringify!($keyword), "=", $text,)* $(", ", stringify!($more), "=", $shown,)* ")\n--\n\n", $doc
+            )]
+            #[pyo3(
+                signature = ($($positional,)+ /, *, $($keyword = None,)* $($more = $default,)*),
+                text_signature = None
+            )]
+            #[allow(clippy::too_many_arguments)] // Python's keywords
+            fn $name<'py>(
+                $slf: &Bound<'py, Self>,
+                $($positional: &Bound<'py, PyAny>,)+
+                $($keyword: $Type,)*
+                $($more: $More,)*
+            ) -> PyResult<$Return> {
+                let $request = request($($keyword),*)?;
+                $body
+            }
+        }
+    };
+}
+
+with_keywords!(pick_method {
+    "Pick a deployment and reserve nothing. The only side effects are the round-robin turn and the random draw."
+    fn select(slf, model_name; request) -> Py<PyString> {
+        Ok(slf.get().router.select(text("model_name", model_name)?, &request, |id| id.clone_ref(slf.py()))?)
+    }
+});
+
+with_keywords!(pick_method {
+    "Pick ``n`` times in one call, as ``n`` calls of :meth:`select` would: an id may come more than once."
+    fn select_many(slf, model_name, n; request) -> Bound<'py, PyList> {
+        let n = whole("n", 0, MOST_PICKS, n)?;
+        let (py, router, model_name) = (slf.py(), &slf.get().router, text("model_name", model_name)?);
+        let picks = (0..n).map(|_| router.select(model_name, &request, |id| id.clone_ref(py)));
+        PyList::new(py, picks.collect::<Result<Vec<_>, _>>()?)
+    }
+});
+
+with_keywords!(pick_method {
+    "Pick a deployment and reserve, in one step or not at all: one in flight, one request and ``tokens`` tokens this minute."
+    fn acquire(
+        slf, model_name; request, timeout: Timeout = Timeout::NONE, "0.0", priority: Option<&Bound<'py, PyAny>> = None, "0"
+    ) -> Bound<'py, PyAny> {
+        let priority = match priority {
+            Some(priority) => self::priority(priority)?,
+            None => 0,
+        };
+        let model_name = text("model_name", model_name)?;
+        match slf.get().router.acquire_at(model_name, &request, priority) {
+            Ok(lease) => Bound::new(slf.py(), PyLease::new(slf.py(), lease)).map(Bound::into_any),
+            Err(error) => wait_after(error, slf, model_name, request, Patience { timeout: timeout.0, priority }),
+        }
+    }
+});
+
+with_keywords!(pick_method {
+    "Like :meth:`acquire`, but wait for capacity without holding up the event loop."
+    fn acquire_async(
+        slf, model_name; request, timeout: Timeout = Timeout::UNBOUNDED, "None", priority: Option<&Bound<'py, PyAny>> = None, "0"
+    ) -> Bound<'py, PyAny> {
+        let patience = Patience { timeout: timeout.0, priority: priority.map_or(Ok(0), self::priority)? };
+        PyWaiter::new(slf, text("model_name", model_name)?, request, patience)?.hand_to(slf.py(), "wait_async")
+    }
+});
+
+with_keywords!(pick_method {
+    "Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect."
+    fn explain(slf, model_name; request) -> Bound<'py, PyAny> {
+        records::explanation(slf.py(), &slf.get().router.explain(text("model_name", model_name)?, &request)?)
+    }
+});
+
+/// Waits if that is wanted and may mend the error.
+#[cold]
+fn wait_after<'py>(
+    error: Error,
+    router: &Bound<'py, PyRouter>,
+    model_name: &str,
+    request: Request,
+    patience: Patience,
+) -> PyResult<Bound<'py, PyAny>> {
+    match error {
+        Error::NoAvailableDeployment(refused) if patience.timeout != Some(0) && refused.reasons.may_change() => {
+            PyWaiter::new(router, model_name, request, patience)?.hand_to(router.py(), "wait")
+        }
+        error => Err(error.into()),
+    }
+}
+
+fn priority(value: &Bound<'_, PyAny>) -> PyResult<i32> {
+    whole("priority", i32::MIN, i32::MAX, value)
+}
