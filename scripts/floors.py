@@ -220,20 +220,15 @@ def faults(sources: Sources, graph: dict[Module, set[Module]]) -> Iterator[str]:
 def picture(sources: Sources, graph: dict[Module, set[Module]]) -> str:
     """Draws the floors as a Mermaid graph: an arrow for each import that does not follow from other arrows."""
     below: dict[str, set[str]] = {name: set() for name in FLOORS}
-    size: dict[str, list[int]] = {name: [0, 0] for name in FLOORS}
     for module, targets in graph.items():
         here = floor(module)
-        size[here][0] += 1
-        size[here][1] += lines_of_code(sources.text[module])
         below[here] |= {floor(target) for target in targets} - {here}
 
     def reaches(start: str, end: str) -> bool:
         return any(next_ == end or reaches(next_, end) for next_ in below[start])
 
     lines = ["```mermaid", "graph TD"]
-    for name, purpose in FLOORS.items():
-        files, count = size[name]
-        lines.append(f'    {name}["<b>{name}</b> · {purpose}<br>{files} file{"s" if files > 1 else ""}, {count} lines of code"]')
+    lines += [f'    {name}["<b>{name}</b><br>{purpose}"]' for name, purpose in FLOORS.items()]
     for name in FLOORS:
         direct = [other for other in below[name] if not any(reaches(between, other) for between in below[name] - {other})]
         lines += [f"    {name} --> {other}" for other in sorted(direct, key=list(FLOORS).index)]

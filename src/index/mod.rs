@@ -22,9 +22,7 @@ use crate::base::position::Position;
 use crate::base::sync::atomic::AtomicU64;
 use crate::base::sync::{Mutex, MutexGuard, hold};
 use crate::health::{Census, HealthRules, Pool};
-use crate::strategy::{
-    Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, RateLimitAware, RoundRobin, Strategy, WeightedRandom, each_rule,
-};
+use crate::strategy::{Chance, Strategy, each_rule};
 
 use forest::Forest;
 pub(crate) use leaf::Leaf;
@@ -66,7 +64,7 @@ macro_rules! any_forest {
         /// A forest for any strategy.
         #[derive(Debug)]
         pub(crate) enum AnyForest {
-            $( $variant(Forest<$rule>), )*
+            $( $variant(Forest<crate::strategy::$rule>), )*
         }
 
         impl AnyForest {

@@ -13,10 +13,7 @@ use crate::base::time::{Nanos, seconds};
 use crate::facts::Request;
 use crate::gates::{Live, Refusal, Waived, available_at, check, exceeded};
 use crate::group::{Attachment, Entry, Group, Services};
-use crate::strategy::{
-    Candidates, Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, RateLimitAware, RoundRobin, Rule, Strategy, View,
-    WeightedRandom, each_rule,
-};
+use crate::strategy::{Candidates, Chance, Rule, Strategy, View, each_rule};
 
 /// Watches a walk.
 pub(super) trait Observer {
@@ -61,7 +58,7 @@ macro_rules! choose_by {
     ({ $walk:expr, $observer:expr }
      $( $(#[$doc:meta])* $variant:ident: $rule:ident, $name:literal [$($spelling:literal),*]; )*) => {
         match $walk.group.strategy {
-            $( Strategy::$variant => $walk.choose_by::<$rule>($observer), )*
+            $( Strategy::$variant => $walk.choose_by::<crate::strategy::$rule>($observer), )*
         }
     };
 }
