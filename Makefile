@@ -50,9 +50,7 @@ install-check:
 	rm -rf target/install-check
 	$(PYTHON) -m venv target/install-check
 	target/install-check/bin/python -m pip install --quiet .
-	cd target && install-check/bin/python -c "import turnout; from importlib.resources import files; \
-		assert all((files(turnout) / name).is_file() for name in ('py.typed', '_core.pyi')); \
-		print(turnout.Router([turnout.Deployment('a', 'm')]).explain('m'))"
+	target/install-check/bin/python tests/smoke.py
 
 format: $(VENV)/.lint
 	cargo fmt
