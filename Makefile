@@ -1,4 +1,9 @@
-# make demo, make test, make lint and make bench set up all they need in .venv, given Rust and Python.
+# `make` alone lists the targets. They set up all they need in .venv, given Rust and Python.
+
+# The first target is the default. A target with `## text` behind it is public; this shows the text.
+help: ## List the targets (this list)
+	@echo "make TARGET, with one of these targets:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,25 +18,26 @@ FLOOR_SOURCES := $(FLOOR) benches/floor/Cargo.lock $(wildcard benches/floor/src/
 # Other flags and so a directory of their own, lest each build throw the other's away.
 SCHEDULES := RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/schedules
 
-.PHONY: demo test test-schedules test-miri lint install-check bench bench-beside bench-simulated bench-plot bench-rust bench-peers format clean
+.PHONY: help demo test test-schedules test-miri lint format install-check
+.PHONY: bench bench-beside bench-simulated bench-plot bench-rust bench-peers clean
 
-demo: $(VENV)/.demo $(VENV)/.built
+demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: four servers, 2,000 requests, a table
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.test $(VENV)/.built
+test: $(VENV)/.test $(VENV)/.built ## Run all tests, Rust and Python
 	cargo test --no-default-features
 	$(MAKE) test-schedules
 	$(BIN)/python -m pytest
 
 # The core under schedules that a scheduler chooses: see tests/schedules.rs.
-test-schedules:
+test-schedules: ## Run the tests of schedules alone (part of test)
 	$(SCHEDULES) cargo test --profile schedules --no-default-features --test schedules
 
 # The memory orders, which schedules leave out: see docs/decisions/0004-schedules-and-miri.md. Needs a nightly toolchain with miri.
-test-miri:
+test-miri: ## Check the memory orders; needs a nightly Rust with miri
 	MIRIFLAGS=-Zmiri-many-seeds=0..4 cargo +nightly miri test --no-default-features --lib limits::minute
 
-lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.demo $(VENV)/.built
+lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.demo $(VENV)/.built ## Check formats, lints, types, stubs and docs
 	cargo fmt --check
 	cargo fmt --check --manifest-path $(FLOOR)
 	cargo clippy --all-targets -- -D warnings
@@ -45,46 +51,43 @@ lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.demo $(VENV)/.built
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest turnout --allowlist tests/stubtest-allowlist.txt
 
-# As a user installs it, in a virtual environment of its own.
-install-check:
-	rm -rf target/install-check
-	$(PYTHON) -m venv target/install-check
-	target/install-check/bin/python -m pip install --quiet .
-	target/install-check/bin/python tests/smoke.py
-
-format: $(VENV)/.lint
+format: $(VENV)/.lint ## Format the code and fix what lints can fix
 	cargo fmt
 	cargo fmt --manifest-path $(FLOOR)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# As a user installs it, in a virtual environment of its own.
+install-check: ## Install the package as a user does, and try it
+	rm -rf target/install-check
+	$(PYTHON) -m venv target/install-check
+	target/install-check/bin/python -m pip install --quiet .
+	target/install-check/bin/python tests/smoke.py
+
 # Through Python, beside an empty native call, a pure-Python twin and whichever peers are installed, and against the budgets.
 # Takes up to ten minutes with the peers, less than four without.
-bench: $(VENV)/.built $(VENV)/.floor
+bench: $(VENV)/.built $(VENV)/.floor ## Measure through Python, beside peers; up to ten minutes
 	$(BIN)/python benches/compare.py
 	$(BIN)/python benches/import_time.py
 
 # The working tree beside another revision, each built as it ships: make bench-beside REV=HEAD~1. Fails where the tree is surely more
 # than 5 % slower. Takes five minutes after the builds.
-bench-beside: $(VENV)/.venv
+bench-beside: $(VENV)/.venv ## Compare with another revision: REV=HEAD~1; five minutes
 	@test -n "$(REV)" || { echo "which revision? make bench-beside REV=HEAD~1" >&2; exit 2; }
 	$(BIN)/python benches/beside.py "$(REV)"
 
 # Decisions in simulated time, against their budgets: limits and fast failures. Ten seconds after the build.
-bench-simulated: $(VENV)/.built
+bench-simulated: $(VENV)/.built ## Count 429s and failures in simulated time; ten seconds
 	$(BIN)/python benches/limits.py
 	$(BIN)/python benches/black_hole.py
 
-# Draws docs/cost.svg from what `make bench` measured last.
-bench-plot: $(VENV)/.plot
+bench-plot: $(VENV)/.plot ## Draw docs/cost.svg from the last bench
 	$(BIN)/python benches/plot.py
 
-# The core alone.
-bench-rust:
+bench-rust: ## Measure the Rust core alone
 	cargo bench --no-default-features
 
-# Installs the peers that `make bench` compares with.
-bench-peers: $(VENV)/.built
+bench-peers: $(VENV)/.built ## Install the peers that bench compares with
 	$(BIN)/maturin develop --release --quiet --extras bench
 
 $(VENV)/.venv:
@@ -105,5 +108,5 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.plot: $(VENV)/.%: $(VENV)/.ve
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@
 
-clean:
+clean: ## Remove .venv and target
 	rm -rf $(VENV) target

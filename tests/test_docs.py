@@ -43,3 +43,11 @@ def test_the_readme_says_what_it_must() -> None:
     languages = [language for language, _, _ in blocks(ROOT / "README.md")]
     assert languages.count("python") >= 2
     assert "make demo" in (ROOT / "README.md").read_text()
+
+
+def test_make_alone_lists_every_public_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    public = [name for names in re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE) for name in names.split()]
+    shown = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    lines = [line.split(maxsplit=1) for line in shown.splitlines()[1:]]
+    assert sorted(name for name, _ in lines) == sorted(public)
