@@ -18,7 +18,7 @@ FLOOR_SOURCES := $(FLOOR) benches/floor/Cargo.lock $(wildcard benches/floor/src/
 # Other flags and so a directory of their own, lest each build throw the other's away.
 SCHEDULES := RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/schedules
 
-.PHONY: help demo test test-schedules test-miri lint format install-check
+.PHONY: help demo test test-schedules test-miri lint format format-check docs install-check hooks
 .PHONY: bench bench-beside bench-simulated bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: four servers, 2,000 requests, a table
@@ -37,17 +37,13 @@ test-schedules: ## Run the tests of schedules alone (part of test)
 test-miri: ## Check the memory orders; needs a nightly Rust with miri
 	MIRIFLAGS=-Zmiri-many-seeds=0..4 cargo +nightly miri test --no-default-features --lib limits::minute
 
-lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.demo $(VENV)/.built ## Check formats, lints, types, stubs and docs
-	cargo fmt --check
-	cargo fmt --check --manifest-path $(FLOOR)
+lint: format-check $(VENV)/.test $(VENV)/.demo $(VENV)/.built ## Check formats, lints, types, stubs and docs
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --all-targets --no-default-features -- -D warnings
 	cargo clippy --manifest-path $(FLOOR) --target-dir target -- -D warnings
 	$(SCHEDULES) cargo clippy --profile schedules --no-default-features --test schedules -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
+	$(MAKE) docs
 	$(BIN)/python scripts/floors.py
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest turnout --allowlist tests/stubtest-allowlist.txt
 
@@ -57,12 +53,28 @@ format: $(VENV)/.lint ## Format the code and fix what lints can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The quick part of lint, for before every commit: about a second.
+format-check: $(VENV)/.lint ## Check the formats and the quick lints, without changes
+	cargo fmt --check
+	cargo fmt --check --manifest-path $(FLOOR)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# With the Python half, which needs a Python, and without it, which is what stays in target/doc.
+docs: $(VENV)/.venv ## Build the documentation of the Rust core; a warning is an error
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
+
 # As a user installs it, in a virtual environment of its own.
 install-check: ## Install the package as a user does, and try it
 	rm -rf target/install-check
 	$(PYTHON) -m venv target/install-check
 	target/install-check/bin/python -m pip install --quiet .
 	target/install-check/bin/python tests/smoke.py
+
+# Before a commit format-check runs, before a push lint: see .pre-commit-config.yaml.
+hooks: $(VENV)/.hooks ## Install the git hooks that check commits and pushes
+	$(BIN)/pre-commit install
 
 # Through Python, beside an empty native call, a pure-Python twin and whichever peers are installed, and against the budgets.
 # Takes up to ten minutes with the peers, less than four without.
@@ -104,7 +116,7 @@ $(VENV)/.floor: $(VENV)/.venv $(FLOOR_SOURCES)
 	$(BIN)/maturin develop --release --quiet --manifest-path $(FLOOR) --target-dir target
 	touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.plot: $(VENV)/.%: $(VENV)/.venv pyproject.toml
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.hooks: $(VENV)/.%: $(VENV)/.venv pyproject.toml
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@
 
