@@ -18,7 +18,10 @@ FLOOR_SOURCES := $(FLOOR) benches/floor/Cargo.lock $(wildcard benches/floor/src/
 # Other flags and so a directory of their own, lest each build throw the other's away.
 SCHEDULES := RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/schedules
 
-.PHONY: help demo test test-schedules test-miri lint format format-check docs install-check hooks
+# What `make deny` checks. Advisories need the network, the others do not: make deny CHECKS="licenses bans sources"
+CHECKS ?= advisories licenses bans sources
+
+.PHONY: help demo test test-schedules test-miri lint format format-check docs deny install-check hooks
 .PHONY: bench bench-beside bench-simulated bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: four servers, 2,000 requests, a table
@@ -64,6 +67,11 @@ format-check: $(VENV)/.lint ## Check the formats and the quick lints, without ch
 docs: $(VENV)/.venv ## Build the documentation of the Rust core; a warning is an error
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
+
+# Not a part of lint: cargo-deny comes from no Python package and takes minutes to build.
+deny: ## Check the dependencies: advisories, licences, sources; needs cargo-deny
+	@cargo deny --version >/dev/null 2>&1 || { echo "make deny needs cargo-deny: cargo install cargo-deny --locked" >&2; exit 1; }
+	cargo deny check $(CHECKS)
 
 # As a user installs it, in a virtual environment of its own.
 install-check: ## Install the package as a user does, and try it
