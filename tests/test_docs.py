@@ -1,5 +1,6 @@
 """Every code block of the README, of CONTRIBUTING and of docs/ runs."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+needs_make = pytest.mark.skipif(os.name == "nt", reason="the Makefile is for a POSIX shell")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -24,6 +26,7 @@ def test_python_blocks_run_from_top_to_bottom(page: Path) -> None:
             exec(compile("\n" * line + code, str(page), "exec"), namespace)
 
 
+@needs_make
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_are_those_that_exist(page: Path) -> None:
     for language, code, line in blocks(page):
@@ -45,6 +48,7 @@ def test_the_readme_says_what_it_must() -> None:
     assert "make demo" in (ROOT / "README.md").read_text()
 
 
+@needs_make
 def test_make_alone_lists_every_public_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
     public = [name for names in re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE) for name in names.split()]
