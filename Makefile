@@ -40,7 +40,7 @@ test-schedules: ## Run the tests of schedules alone (part of test)
 test-miri: ## Check the memory orders; needs a nightly Rust with miri
 	MIRIFLAGS=-Zmiri-many-seeds=0..4 cargo +nightly miri test --no-default-features --lib limits::minute
 
-lint: format-check $(VENV)/.test $(VENV)/.demo $(VENV)/.built ## Check formats, lints, types, stubs and docs
+lint: format-check $(VENV)/.test $(VENV)/.demo $(VENV)/.built ## Check formats, lints, types, stubs, docs and workflows
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --all-targets --no-default-features -- -D warnings
 	cargo clippy --manifest-path $(FLOOR) --target-dir target -- -D warnings
@@ -49,6 +49,8 @@ lint: format-check $(VENV)/.test $(VENV)/.demo $(VENV)/.built ## Check formats, 
 	$(BIN)/python scripts/floors.py
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest turnout --allowlist tests/stubtest-allowlist.txt
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet .github
 
 format: $(VENV)/.lint ## Format the code and fix what lints can fix
 	cargo fmt
