@@ -50,6 +50,7 @@ lint: format-check $(VENV)/.test $(VENV)/.demo $(VENV)/.built ## Check formats, 
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest turnout --allowlist tests/stubtest-allowlist.txt
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/zizmor --offline --quiet .github
 
 format: $(VENV)/.lint ## Format the code and fix what lints can fix
