@@ -1,6 +1,6 @@
 //! The rules that pick among candidates.
 //!
-//! A [`Rule`] sums up candidates: the summary of one, and of two neighbours from theirs. A summary is a few words
+//! A `Rule` sums up candidates: the summary of one, and of two neighbours from theirs. A summary is a few words
 //! that either name the pick or ask for a draw. Because summaries combine, the same rule serves a walk over the
 //! candidates, in registration order, and an index that keeps the summaries of ranges of them. Both give the same
 //! pick.
