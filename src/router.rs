@@ -32,7 +32,7 @@ pub struct Router<T: Attachment> {
 }
 
 impl<T: Attachment> Router<T> {
-    /// A router without deployments.
+    /// Makes a router without deployments.
     ///
     /// # Errors
     /// If a number of the rules makes no sense.
@@ -53,7 +53,7 @@ impl<T: Attachment> Router<T> {
 
     // --- registry ---
 
-    /// Adds a deployment at the end of its group. One with a known id replaces that one's facts and keeps its state and its place;
+    /// Returns adds a deployment at the end of its group. One with a known id replaces that one's facts and keeps its state and its place;
     /// with another model name it moves.
     ///
     /// # Errors
@@ -92,7 +92,7 @@ impl<T: Attachment> Router<T> {
         }
     }
 
-    /// The deployment with an id.
+    /// Returns the deployment with an id.
     ///
     /// # Errors
     /// If there is none.
@@ -100,13 +100,13 @@ impl<T: Attachment> Router<T> {
         self.registry().get(id)
     }
 
-    /// All deployments, in registration order.
+    /// Returns all deployments, in registration order.
     #[must_use]
     pub fn deployments(&self) -> Vec<Arc<Entry<T>>> {
         self.registry().all()
     }
 
-    /// The deployments that a model name or alias leads to, in registration order.
+    /// Returns the deployments that a model name or alias leads to, in registration order.
     ///
     /// # Errors
     /// If no deployment serves the model.
@@ -114,25 +114,25 @@ impl<T: Attachment> Router<T> {
         self.registry().with_group(name, |_, group| Ok(group.members().map(|(_, entry)| Arc::clone(entry)).collect()))
     }
 
-    /// How many deployments there are.
+    /// Returns how many deployments there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.registry().len()
     }
 
-    /// Whether there is no deployment.
+    /// Returns whether there is no deployment.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether there is a deployment with an id.
+    /// Returns whether there is a deployment with an id.
     #[must_use]
     pub fn contains(&self, id: &str) -> bool {
         self.registry().contains(id)
     }
 
-    /// The model names that have a deployment, sorted.
+    /// Returns the model names that have a deployment, sorted.
     #[must_use]
     pub fn models(&self) -> Vec<Arc<str>> {
         self.registry().models()
@@ -154,13 +154,13 @@ impl<T: Attachment> Router<T> {
         self.registry().remove_alias(alias)
     }
 
-    /// The aliases and what they stand for.
+    /// Returns the aliases and what they stand for.
     #[must_use]
     pub fn aliases(&self) -> Vec<(Arc<str>, Arc<str>)> {
         self.registry().aliases()
     }
 
-    /// The model name that a name leads to.
+    /// Returns the model name that a name leads to.
     ///
     /// # Errors
     /// If no deployment serves it.
@@ -168,13 +168,13 @@ impl<T: Attachment> Router<T> {
         self.registry().resolve(name)
     }
 
-    /// The rule for every model name that has none of its own.
+    /// Returns the rule for every model name that has none of its own.
     #[must_use]
     pub fn strategy(&self) -> Strategy {
         self.registry().default_strategy()
     }
 
-    /// The rules of single model names.
+    /// Returns the rules of single model names.
     pub fn strategies(&self) -> impl Iterator<Item = (&str, Strategy)> {
         self.registry().strategies()
     }
@@ -315,7 +315,7 @@ impl<T: Attachment> Router<T> {
 
     // --- inspection ---
 
-    /// A deployment's state.
+    /// Returns a deployment's state.
     ///
     /// # Errors
     /// If there is no deployment with this id.
@@ -324,14 +324,14 @@ impl<T: Attachment> Router<T> {
         Ok(entry.stats(self.now()))
     }
 
-    /// Every deployment's state, in registration order.
+    /// Returns every deployment's state, in registration order.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Stats> {
         let now = self.now();
         self.registry().all().iter().map(|entry| entry.stats(now)).collect()
     }
 
-    /// Totals over the deployments that are registered now.
+    /// Returns totals over the deployments that are registered now.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         let panicking = self.registry().panicking();
@@ -341,7 +341,7 @@ impl<T: Attachment> Router<T> {
         metrics
     }
 
-    /// What a strategy sees of a deployment.
+    /// Returns what a strategy sees of a deployment.
     ///
     /// # Errors
     /// If there is no deployment with this id.

@@ -84,13 +84,13 @@ impl SystemClock {
 }
 
 impl Clock {
-    /// The system's clock.
+    /// Makes the system's clock.
     #[must_use]
     pub fn system() -> Self {
         Self::System(SystemClock::start())
     }
 
-    /// The time now.
+    /// Returns the time now.
     #[inline]
     pub(crate) fn now(&self) -> Nanos {
         match self {

@@ -26,7 +26,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

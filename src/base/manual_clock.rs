@@ -30,7 +30,7 @@ pub struct ManualClock {
 
 /// Learns when a manual clock has moved. It is called under no lock of the clock.
 pub(crate) trait Watch: Send + Sync {
-    /// The time may have moved on.
+    /// Learns that the time may have moved on.
     fn time_has_moved(&self);
 }
 
@@ -97,7 +97,7 @@ impl ManualClock {
         }
     }
 
-    /// The time that routers see.
+    /// Returns the time that routers see.
     pub(crate) fn time(&self) -> Nanos {
         self.time.load(Ordering::Relaxed)
     }

@@ -23,7 +23,7 @@ thread_local! {
     static THREAD: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
 }
 
-/// How many times this process or one it descends from was forked, as far as [`after_fork`] was told.
+/// Returns how many times this process, or one that it descends from, was forked, as far as [`after_fork`] was told.
 pub(crate) fn forks() -> u64 {
     FORKS.load(Ordering::Relaxed)
 }
@@ -60,7 +60,7 @@ impl Rng {
         }
     }
 
-    /// What [`Rng::below`] will draw next, if nobody draws in between.
+    /// Returns what [`Rng::below`] will draw next, if nobody draws in between.
     pub(crate) fn peek_below(&self, n: u64) -> u64 {
         let mut state = match &self.0 {
             Source::Seeded(state) => state.load(Ordering::Relaxed),

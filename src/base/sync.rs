@@ -25,7 +25,7 @@ pub(crate) fn hold<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(not(shuttle))]
 pub(crate) type Map<K, V> = dashmap::DashMap<K, V, rustc_hash::FxBuildHasher>;
 
-/// A map in which every pick looks something up. It has many shards, so that picks of two keys seldom wait for each
+/// Makes a map in which every pick looks something up. It has many shards, so that picks of two keys seldom wait for each
 /// other.
 #[cfg(not(shuttle))]
 pub(crate) fn busy_map<K: Eq + std::hash::Hash, V>() -> Map<K, V> {

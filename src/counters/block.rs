@@ -57,13 +57,13 @@ impl State {
         self.lock.hold()
     }
 
-    /// Leases that have not ended.
+    /// Returns the number of leases that have not ended.
     #[inline]
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// The marks, 0 for most.
+    /// Returns the marks, 0 for most.
     #[inline]
     pub(crate) fn marks(&self) -> u32 {
         self.marks.load(Ordering::Relaxed)
@@ -75,13 +75,13 @@ impl State {
         self.marks.store(if is_on { others | mark } else { others }, Ordering::Relaxed);
     }
 
-    /// The counters that few deployments need, if there are any.
+    /// Returns the counters that few deployments need, if there are any.
     #[inline]
     pub(crate) fn made_annex(&self) -> Option<&Annex> {
         self.annex.get().map(|annex| &**annex)
     }
 
-    /// The counters that few deployments need, empty ones if there were none so far.
+    /// Returns the counters that few deployments need. Makes empty ones if there were none so far.
     pub(crate) fn annex(&self) -> &Annex {
         self.annex.get_or_init(Box::default)
     }
@@ -225,7 +225,7 @@ pub(crate) struct Totals {
     pub(crate) tokens: u64,
 }
 
-/// Adds to a counter that only the holder of the lock writes.
+/// Returns adds to a counter that only the holder of the lock writes.
 #[inline]
 fn add(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed).saturating_add(by), Ordering::Relaxed);

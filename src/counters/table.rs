@@ -49,7 +49,7 @@ impl StateTable {
         Some(slot)
     }
 
-    /// The block of a slot with this index.
+    /// Returns the block of a slot with this index.
     #[inline]
     #[allow(clippy::indexing_slicing)] // `claim` hands out no index beyond them
     pub(crate) fn get(&self, index: u32) -> &State {
@@ -62,7 +62,7 @@ impl StateTable {
     }
 }
 
-/// Where a block is: its chunk and its place there.
+/// Returns where a block is: its chunk and its place there.
 #[inline]
 fn locate(index: u32) -> (usize, usize) {
     let from_first = u64::from(index) + (1 << FIRST_CHUNK_BITS);

@@ -32,7 +32,7 @@ struct Rare {
 }
 
 impl Deployment {
-    /// A deployment of weight 1 and priority 0, without limits or tags, whose model is `model_name`.
+    /// Makes a deployment of weight 1 and priority 0, without limits or tags. Its model is `model_name`.
     ///
     /// # Errors
     /// If a name is empty.
@@ -53,7 +53,7 @@ impl Deployment {
         })
     }
 
-    /// With the provider's own model identifier.
+    /// Sets the provider's own model identifier.
     ///
     /// # Errors
     /// If it is empty.
@@ -61,19 +61,19 @@ impl Deployment {
         Ok(Self { model: not_empty("model", model)?, ..self })
     }
 
-    /// With a relative share.
+    /// Sets the relative share.
     #[must_use]
     pub fn with_weight(self, weight: u32) -> Self {
         Self { weight, ..self }
     }
 
-    /// With a rank, lower first.
+    /// Sets the rank, lower first.
     #[must_use]
     pub fn with_priority(self, priority: u32) -> Self {
         Self { priority, ..self }
     }
 
-    /// With the most requests in a minute.
+    /// Sets the most requests in a minute.
     ///
     /// # Errors
     /// If it is 0.
@@ -81,7 +81,7 @@ impl Deployment {
         Ok(Self { rpm_limit: not_zero("rpm_limit", rpm_limit, NonZeroU64::new)?, ..self })
     }
 
-    /// With the most tokens in a minute.
+    /// Sets the most tokens in a minute.
     ///
     /// # Errors
     /// If it is 0.
@@ -89,7 +89,7 @@ impl Deployment {
         Ok(Self { tpm_limit: not_zero("tpm_limit", tpm_limit, NonZeroU64::new)?, ..self })
     }
 
-    /// With the most leases in flight at once.
+    /// Sets the most leases in flight at once.
     ///
     /// # Errors
     /// If it is 0.
@@ -103,13 +103,13 @@ impl Deployment {
         Self { rare: (rare != Rare::default()).then(|| Arc::new(rare)), ..self }
     }
 
-    /// With limits beside those above.
+    /// Sets limits beside those above.
     #[must_use]
     pub fn with_limits(self, limits: &[Limit]) -> Self {
         self.with_rare(|rare| rare.limits = limits.to_vec())
     }
 
-    /// Under quotas that other deployments may share.
+    /// Sets the quotas, which other deployments may share.
     ///
     /// # Errors
     /// If two have the same id.
@@ -122,7 +122,7 @@ impl Deployment {
         Ok(self.with_rare(|rare| rare.quotas = quotas.to_vec()))
     }
 
-    /// With labels; the order is kept, repetitions are dropped.
+    /// Sets the labels. The order is kept, repetitions are dropped.
     ///
     /// # Errors
     /// If one is empty.
@@ -137,7 +137,7 @@ impl Deployment {
         Ok(Self { tags: kept.into(), ..self })
     }
 
-    /// With a failure domain: what one outage takes away together.
+    /// Sets the failure domain: what one outage takes away together.
     ///
     /// # Errors
     /// If it is empty.
@@ -146,7 +146,7 @@ impl Deployment {
         Ok(self.with_rare(|rare| rare.domain = domain))
     }
 
-    /// Its unique id.
+    /// Returns its unique id.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
@@ -156,7 +156,7 @@ impl Deployment {
         &self.id
     }
 
-    /// The public name that requests ask for.
+    /// Returns the public name that requests ask for.
     #[must_use]
     pub fn model_name(&self) -> &str {
         &self.model_name
@@ -166,37 +166,37 @@ impl Deployment {
         &self.model_name
     }
 
-    /// The provider's own model identifier.
+    /// Returns the provider's own model identifier.
     #[must_use]
     pub fn model(&self) -> &str {
         &self.model
     }
 
-    /// Its labels.
+    /// Returns its labels.
     #[must_use]
     pub fn tags(&self) -> &[Arc<str>] {
         &self.tags
     }
 
-    /// Its limits beside requests and tokens a minute.
+    /// Returns its limits beside requests and tokens a minute.
     #[must_use]
     pub fn limits(&self) -> &[Limit] {
         self.rare.as_ref().map_or(&[], |rare| &rare.limits)
     }
 
-    /// The quotas it is under.
+    /// Returns the quotas it is under.
     #[must_use]
     pub fn quotas(&self) -> &[Quota] {
         self.rare.as_ref().map_or(&[], |rare| &rare.quotas)
     }
 
-    /// Whether it has a limit of any kind.
+    /// Returns whether it has a limit of any kind.
     pub(crate) fn is_limited(&self) -> bool {
         let counts = self.rpm_limit.is_some() || self.tpm_limit.is_some() || self.max_parallel_requests.is_some();
         counts || !self.limits().is_empty() || !self.quotas().is_empty()
     }
 
-    /// Its failure domain.
+    /// Returns its failure domain.
     #[must_use]
     pub fn domain(&self) -> Option<&str> {
         self.shared_domain().map(|domain| &**domain)
@@ -206,31 +206,31 @@ impl Deployment {
         self.rare.as_ref()?.domain.as_ref()
     }
 
-    /// Relative share.
+    /// Returns the relative share.
     #[must_use]
     pub fn weight(&self) -> u32 {
         self.weight
     }
 
-    /// Rank, lower first.
+    /// Returns the rank, lower first.
     #[must_use]
     pub fn priority(&self) -> u32 {
         self.priority
     }
 
-    /// Most leases in flight at once.
+    /// Returns the most leases in flight at once.
     #[must_use]
     pub fn max_parallel_requests(&self) -> Option<u32> {
         self.max_parallel_requests.map(NonZeroU32::get)
     }
 
-    /// Most requests in a minute.
+    /// Returns the most requests in a minute.
     #[must_use]
     pub fn rpm_limit(&self) -> Option<u64> {
         self.rpm_limit.map(NonZeroU64::get)
     }
 
-    /// Most tokens in a minute.
+    /// Returns the most tokens in a minute.
     #[must_use]
     pub fn tpm_limit(&self) -> Option<u64> {
         self.tpm_limit.map(NonZeroU64::get)

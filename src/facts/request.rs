@@ -56,7 +56,7 @@ impl Wishes {
 }
 
 impl Request {
-    /// The tokens that must be left. A request of unknown size needs one token.
+    /// Returns the tokens that must be left. A request of unknown size needs one token.
     pub(crate) fn least_tokens(&self) -> u64 {
         self.tokens.max(1)
     }

@@ -16,7 +16,7 @@ pub(crate) struct Live<'a, 'c, T> {
 }
 
 impl<T> Live<'_, '_, T> {
-    /// What is in flight, and the recent failures, as if they were.
+    /// Returns the requests in flight and the recent failures, which weigh like requests in flight.
     #[cold]
     fn penalized(&self) -> u32 {
         let penalty = self.entry.rules().health().map(|rules| self.state.penalty(rules, self.now.get()));
@@ -27,7 +27,7 @@ impl<T> Live<'_, '_, T> {
         self.state.in_flight().saturating_add(failures)
     }
 
-    /// The count in this minute. A count of 0 is 0 in any minute.
+    /// Returns the count of this minute. A count of 0 is 0 in any minute.
     #[inline]
     fn usage(&self, limit: Option<u64>, at_most: u64, current: impl FnOnce(&State, Nanos) -> u64) -> Usage {
         if at_most == 0 || limit.is_none() {
@@ -37,7 +37,7 @@ impl<T> Live<'_, '_, T> {
         Usage { current: current(self.state, self.now.get()), limit }
     }
 
-    /// The fuller of the minute's usage and that of the deployment's other limits on some units. Quotas are left out: they do not tell
+    /// Returns the fuller of the minute's usage and that of the deployment's other limits on some units. Quotas are left out: they do not tell
     /// one deployment from another.
     #[inline]
     pub(crate) fn fullest(&self, minute: Usage, counts: impl Fn(Unit) -> bool) -> Usage {

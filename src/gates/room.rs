@@ -18,7 +18,7 @@ pub(super) struct Room {
     pub(super) understates: bool,
 }
 
-/// Whether a request may pass the gates that takes no part of some kind, where one without wishes does not.
+/// Returns whether a request without a prompt or without an answer may pass where one of unknown parts does not.
 pub(super) fn limits_parts<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> bool {
     entry.metering.as_ref().is_some_and(|metering| metering.limits_parts())
         || (state.marks() & mark::OBSERVED != 0 && state.annex().observed.active(now.get()).any(|(unit, ..)| unit.is_part()))
@@ -41,7 +41,7 @@ pub(super) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> 
     }
 }
 
-/// As [`tokens_left`], of what the minute leaves.
+/// Does what [`tokens_left`] does, for what the minute leaves.
 #[inline(never)]
 fn tokens_left_marked<T>(entry: &Entry<T>, state: &State, mut tokens: u64, now: &Now<'_>) -> Room {
     let mut understates = false;
@@ -69,7 +69,7 @@ pub(crate) fn exceeded<T>(entry: &Entry<T>, request: &Request) -> Option<u64> {
     minute.into_iter().chain(metered).min()
 }
 
-/// When a deployment that a gate stops may be available; None if no such time is known.
+/// Returns when a deployment that a gate stops may be available; None if no such time is known.
 pub(crate) fn available_at<T>(entry: &Entry<T>, request: &Request, waived: Waived, now: &Now<'_>) -> Option<Nanos> {
     let state = &*entry.slot;
     let deployment = entry.deployment();

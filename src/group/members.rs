@@ -103,12 +103,12 @@ impl<T: Attachment> Group<T> {
         self.len
     }
 
-    /// The place of a member to come.
+    /// Returns the place of the next member.
     pub(crate) fn next_position(&self) -> Result<Position, Error> {
         Position::try_from(self.places.len()).map_err(|_| too_many())
     }
 
-    /// All places, as the index knows them.
+    /// Returns all places, as the index knows them.
     pub(crate) fn places(&self) -> &Members<Entry<T>> {
         &self.places.members
     }
@@ -118,7 +118,7 @@ impl<T: Attachment> Group<T> {
         self.places.members.get(position as usize)?.as_ref()
     }
 
-    /// A member and its counters.
+    /// Returns a member and its counters.
     #[inline]
     pub(crate) fn member_and_state<'a>(
         &'a self,
@@ -129,31 +129,31 @@ impl<T: Attachment> Group<T> {
         Some((self.member(position)?, table.get(slot)))
     }
 
-    /// The id of a member, as a select hands it out.
+    /// Returns the id of a member, as a select hands it out.
     #[inline]
     pub(crate) fn id(&self, position: Position) -> Option<&T::Id> {
         self.places.ids.get(position as usize)?.as_ref()
     }
 
-    /// What a pick draws from.
+    /// Returns what a pick draws from.
     #[inline]
     pub(crate) fn chance<'a>(&'a self, rng: &'a Rng) -> Chance<'a> {
         Chance { rng, next_turn: &self.index.words.next_turn, peek: false }
     }
 
-    /// Whether no quota of the group stops a request.
+    /// Returns whether no quota of the group stops a request.
     #[inline]
     pub(crate) fn quotas_are_open(&self, request: &Request, now: &Now<'_>) -> bool {
         self.quotas.are_open(|| (request.into(), now.get()))
     }
 
-    /// The members and their places, in registration order.
+    /// Returns the members and their places, in registration order.
     #[inline]
     pub(crate) fn members(&self) -> impl Iterator<Item = (Position, &Arc<Entry<T>>)> {
         index::members(&self.places.members)
     }
 
-    /// Whether so few members are in service that their health is ignored.
+    /// Returns whether so few members are in service that their health is ignored.
     pub(crate) fn panics(&self, services: &Services, now: &Now<'_>) -> bool {
         let threshold = services.rules.health().map_or(0.0, |rules| rules.panic_threshold);
         let stopped = || self.members().filter(|(_, entry)| entry.slot.fitness(now).is_stopped(now.get())).count();
@@ -215,13 +215,13 @@ impl<T: Attachment> Default for Removed<T> {
 }
 
 impl<T: Attachment> Removed<T> {
-    /// The deployments.
+    /// Returns the deployments.
     pub fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
         self.entries.iter().map(|entry| &**entry)
     }
 }
 
-/// The error for one deployment too many.
+/// Makes the error for one deployment too many.
 pub(crate) fn too_many() -> Error {
     Error::Configuration("a router holds at most 2^32 deployments".to_owned())
 }

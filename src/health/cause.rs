@@ -26,7 +26,7 @@ pub enum Cause {
 impl Cause {
     const PLAIN: [Self; 6] = [Self::Asked, Self::Consecutive, Self::Rate, Self::Outlier, Self::Probation, Self::Domain];
 
-    /// A number from 1 on.
+    /// Returns its number, from 1 on.
     pub(super) fn code(self) -> u8 {
         let all = Self::PLAIN.into_iter().chain(FailureKind::ALL.map(Self::Failure));
         (1..).zip(all).find(|&(_, cause)| cause == self).map_or(0, |(code, _)| code)

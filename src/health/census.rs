@@ -27,7 +27,7 @@ pub(crate) enum Fitness {
 }
 
 impl Fitness {
-    /// Whether a health gate stops it now, it having been this some time ago.
+    /// Returns whether a health gate stops it at `now`. `self` may be some time old.
     pub(crate) fn is_stopped(self, now: Nanos) -> bool {
         match self {
             Self::Nobody | Self::Well => false,
@@ -36,7 +36,7 @@ impl Fitness {
         }
     }
 
-    /// Whether it is at least on probation now.
+    /// Returns whether it is at least on probation now.
     fn is_on_probation(self, now: Nanos) -> bool {
         match self {
             Self::Probation { .. } => true,
@@ -59,7 +59,7 @@ pub(crate) struct Census {
 }
 
 impl Census {
-    /// For the rules of the breaker, if they are followed.
+    /// Makes an empty census for the rules of `Health`, if they are followed.
     pub(crate) fn new(rules: Option<&HealthRules>) -> Self {
         let threshold = rules.map_or(0.0, |rules| rules.panic_threshold);
         Self { is_kept: rules.is_some(), threshold, ..Self::default() }
@@ -110,12 +110,12 @@ impl<'a> Peers<'a> {
         Self { census, pool, position }
     }
 
-    /// Whether the group panics.
+    /// Returns whether the group panics.
     pub(crate) fn panic(&self) -> bool {
         self.census.panics
     }
 
-    /// Whether another member is well, or on probation if that is what is asked for. Amid a change nobody is known to be.
+    /// Returns whether another member is well, or on probation if that is enough. Amid a change no member is known to be.
     pub(crate) fn has_as_fit(&self, on_probation: bool, now: Nanos) -> bool {
         let Some(position) = self.position else { return false };
         let own = self.census.of.get(position as usize).copied().unwrap_or_default();

@@ -45,13 +45,13 @@ impl<M> Domain<M> {
         members.push(Arc::downgrade(member));
     }
 
-    /// The deployments that are registered.
+    /// Returns the deployments that are registered.
     pub(crate) fn members(&self) -> Vec<Arc<M>> {
         let members = hold(&self.members).clone();
         members.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// One of its deployments was reached.
+    /// Counts that one of its deployments was reached.
     pub(crate) fn success(&self, rules: &HealthRules, now: Nanos) {
         let mut counted = hold(&self.counted);
         counted.window.add(rules.interval(), now, false);

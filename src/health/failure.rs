@@ -49,7 +49,7 @@ impl FailureKind {
         Self::Cancelled,
     ];
 
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -67,18 +67,18 @@ impl FailureKind {
         }
     }
 
-    /// Whether it is the caller's doing and says nothing about the deployment.
+    /// Returns whether the caller caused it, so that it says nothing about the deployment.
     #[must_use]
     pub const fn is_neutral(self) -> bool {
         matches!(self, Self::BadRequest | Self::ContentPolicy | Self::ContextWindow | Self::Cancelled)
     }
 
-    /// Whether the deployment, or the application for it, says that it will not serve for now.
+    /// Returns whether the deployment, or the application for it, says that it will not serve for now.
     const fn is_refusal(self) -> bool {
         matches!(self, Self::RateLimit | Self::Auth | Self::NotFound | Self::Manual)
     }
 
-    /// Whether one of it is enough for a cooldown, by the rules of the minute.
+    /// Returns whether one such failure is enough for a cooldown, by the rules of the minute.
     pub(super) const fn trips_at_once(self) -> bool {
         self.is_refusal() || matches!(self, Self::Timeout)
     }
@@ -112,7 +112,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Whether the deployment says that it will not serve for now: by what it is, or by how long to wait.
+    /// Returns whether the deployment says that it will not serve for now: by the kind of failure, or by a time to wait.
     pub(crate) fn is_refusal(&self) -> bool {
         self.kind.is_refusal() || self.retry_after.is_some()
     }

@@ -66,7 +66,7 @@ impl Default for HealthRules {
 const LEAST_OUTLIER_RATE: f64 = 0.1;
 
 impl HealthRules {
-    /// Whether the numbers make sense.
+    /// Checks that the numbers make sense.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let is_share = |share: f64| (0.0..=1.0).contains(&share);
         let rules = [
@@ -84,17 +84,17 @@ impl HealthRules {
         }
     }
 
-    /// How long an interval of the window is.
+    /// Returns how long an interval of the window is.
     pub(crate) fn interval(&self) -> Nanos {
         self.window / INTERVALS
     }
 
-    /// How long an interval of the penalties is.
+    /// Returns how long an interval of the penalties is.
     pub(crate) fn penalty_interval(&self) -> Nanos {
         self.failure_penalty / INTERVALS
     }
 
-    /// Whether outcomes are enough to speak of a share of failures.
+    /// Returns whether there are enough outcomes to speak of a share of failures.
     fn tells(&self, tally: Tally) -> bool {
         tally.total() >= u64::from(self.min_volume)
     }
@@ -118,7 +118,7 @@ impl HealthRules {
         })
     }
 
-    /// How long a cooldown lasts after so many others.
+    /// Returns how long a cooldown lasts after `trips` others.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // lengths of time, at most the longest
     pub(crate) fn cooldown(&self, trips: u32, jitter: &Rng) -> Nanos {
         // Finite, so that nothing grows to nothing.
@@ -129,7 +129,7 @@ impl HealthRules {
         if most_on_top == 0 { length } else { length.saturating_add(jitter.below(most_on_top.saturating_add(1))) }
     }
 
-    /// Whether so few of a group are left by its health that it is better ignored.
+    /// Returns whether health leaves so few members of a group that it is better ignored.
     #[allow(clippy::cast_precision_loss)] // at most 2^32
     pub(crate) fn panics(threshold: f64, stopped: usize, members: usize) -> bool {
         members > 0 && (members.saturating_sub(stopped) as f64 / members as f64) < threshold

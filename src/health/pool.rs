@@ -20,7 +20,7 @@ impl Pool {
         }
     }
 
-    /// What the others of the group have counted.
+    /// Returns what the others of the group have counted.
     pub(crate) fn without(&self, own: Tally, rules: &HealthRules, now: Nanos) -> Tally {
         self.ring().tally(rules.interval(), now).without(own)
     }

@@ -26,7 +26,7 @@ impl Tally {
         self.successes + self.failures
     }
 
-    /// Failures among all; 0 without any.
+    /// Returns the share of failures; 0 without any.
     #[allow(clippy::cast_precision_loss)] // counts of some minutes
     pub(crate) fn rate(self) -> f64 {
         if self.failures == 0 { 0.0 } else { self.failures as f64 / self.total() as f64 }
@@ -77,7 +77,7 @@ impl Ring {
         }
     }
 
-    /// What the window that ends now has.
+    /// Returns the outcomes of the window that ends now.
     pub(crate) fn tally(&self, length: Nanos, now: Nanos) -> Tally {
         self.current(length, now).fold(Tally::default(), |sum, (_, interval)| {
             let part = interval.tally();
@@ -85,7 +85,7 @@ impl Ring {
         })
     }
 
-    /// When the first of the failures that count now no longer does; None if there is none.
+    /// Returns when the first of the failures that count now will count no longer; None if there is none.
     pub(crate) fn fades_at(&self, length: Nanos, now: Nanos) -> Option<Nanos> {
         let oldest = self.current(length, now).find(|(_, interval)| interval.tally().failures > 0);
         oldest.map(|(number, _)| (number + INTERVALS).saturating_mul(length.max(1)))
@@ -129,7 +129,7 @@ impl Ring {
         self.intervals.iter().for_each(|interval| interval.set(0, 0));
     }
 
-    /// The intervals that count now, oldest first, with their numbers.
+    /// Returns the intervals that count now, oldest first, with their numbers.
     fn current(&self, length: Nanos, now: Nanos) -> impl Iterator<Item = (u64, &Interval)> {
         let newest = self.newest.load(Ordering::Relaxed);
         let number = (now / length.max(1)).max(newest);

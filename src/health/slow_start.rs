@@ -21,7 +21,7 @@ pub(crate) struct Slice {
     pub(crate) ends_at: Nanos,
 }
 
-/// The slice of a slow start that began at `since` and is `length` long; None if it is over.
+/// Returns the slice of a slow start that began at `since` and is `length` long; None if it is over.
 pub(crate) fn slice(since: Nanos, length: Nanos, now: Nanos) -> Option<Slice> {
     let elapsed = now.saturating_sub(since);
     let slice_length = (length / SLICES).max(1);
@@ -33,7 +33,7 @@ pub(crate) fn slice(since: Nanos, length: Nanos, now: Nanos) -> Option<Slice> {
     })
 }
 
-/// How many of the first slices are open.
+/// Returns how many of the first slices are open.
 fn opened(slices: u64) -> u64 {
     let rising = slices.max(LEAST);
     let percents = slices.min(LEAST) * LEAST + (rising * (rising - 1) - LEAST * (LEAST - 1)) / 2;

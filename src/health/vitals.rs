@@ -21,7 +21,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -47,7 +47,7 @@ pub(crate) struct Vitals {
 }
 
 impl Vitals {
-    /// When the last cooldown ends or ended; 0 if there is none to think of.
+    /// Returns when the last cooldown ends or ended; 0 if no cooldown is remembered.
     #[inline]
     pub(crate) fn cooldown_until(&self) -> Nanos {
         self.cooldown_until.load(Ordering::Relaxed)
@@ -58,7 +58,7 @@ impl Vitals {
         self.unhealthy.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing is known against it.
+    /// Returns whether nothing is known against it.
     #[inline]
     pub(crate) fn is_well(&self) -> bool {
         self.cooldown_until() == 0 && !self.is_unhealthy()
@@ -161,7 +161,7 @@ impl Vitals {
     }
 }
 
-/// An exponential average in which each sample weighs 1/5 and the first is taken whole.
+/// Returns an exponential average in which each sample weighs 1/5. The first sample is taken whole.
 fn smooth(average: u64, sample: u64) -> u64 {
     if average == 0 {
         return sample;

@@ -20,7 +20,7 @@ pub(crate) struct Leaf<L> {
 }
 
 impl<L> Leaf<L> {
-    /// Of a member that a gate stops, until some time.
+    /// Makes the leaf of a member that a gate stops, until some time.
     pub(crate) fn stopped(until: Option<Nanos>) -> Self {
         Self { candidate: None, tokens: 0, understates: false, changes_at: until, refills_at: None }
     }

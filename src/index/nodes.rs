@@ -17,7 +17,7 @@ impl Node {
         Self { level: 0, place }
     }
 
-    /// The children of a node above the leaves.
+    /// Returns the children of a node above the leaves.
     pub(super) fn children(self) -> impl Iterator<Item = Self> {
         (0..FANOUT).map(move |nth| self.child(nth))
     }
@@ -27,7 +27,7 @@ impl Node {
         Self { level: self.level - 1, place: self.place * FANOUT + nth }
     }
 
-    /// The places of the leaves below.
+    /// Returns the places of the leaves below.
     pub(super) fn range(self) -> std::ops::Range<usize> {
         let width = FANOUT.pow(u32::try_from(self.level).unwrap_or(0));
         self.place * width..(self.place + 1) * width
@@ -42,7 +42,7 @@ pub(super) trait Keep {
     /// What a place without a member holds.
     const NOBODY: Self::Leaf;
 
-    /// Nothing summed up.
+    /// Returns the sum of nothing.
     fn nothing() -> Self::Sum;
 
     /// Sums up the leaf of a place.
@@ -51,7 +51,7 @@ pub(super) trait Keep {
     /// Sums up two ranges, `left` being the earlier.
     fn join(left: &Self::Sum, right: &Self::Sum) -> Self::Sum;
 
-    /// The sum of a range in which the part `old` has become `new`, where that follows from these alone.
+    /// Returns the sum of a range in which the part `old` has become `new`, where that follows from these alone.
     fn replaced(_whole: &Self::Sum, _old: &Self::Sum, _new: &Self::Sum) -> Option<Self::Sum> {
         None
     }
@@ -84,7 +84,7 @@ impl<K: Keep> fmt::Debug for Nodes<K> {
 }
 
 impl<K: Keep> Nodes<K> {
-    /// As many leaves as asked for at least, all of them empty.
+    /// Makes at least as many leaves as asked for, all of them empty.
     pub(super) fn new(leaves: usize) -> Self {
         let blocks = leaves.div_ceil(FANOUT).max(1);
         let (mut starts, mut len, mut width) = (vec![0], 0, blocks);
@@ -156,7 +156,7 @@ impl<K: Keep> Nodes<K> {
         }
     }
 
-    /// The sum of a node's children.
+    /// Returns the sum of a node's children.
     #[inline]
     fn joined(&self, node: Node) -> K::Sum {
         self.fold(node, K::nothing(), |joined, child| K::join(&joined, child))
@@ -169,7 +169,7 @@ impl<K: Keep> Nodes<K> {
         Node { level: self.starts.len(), place: 0 }
     }
 
-    /// Where a node above the leaves is.
+    /// Returns where a node above the leaves is.
     #[inline]
     fn at(&self, node: Node) -> At {
         let start = self.starts.get(node.level.wrapping_sub(1)).copied().unwrap_or(usize::MAX / 2);

@@ -30,7 +30,7 @@ pub(crate) struct Filter<'a> {
 }
 
 impl Filter<'_> {
-    /// The excluded places below a node.
+    /// Returns the excluded places below a node.
     fn skips_in(&self, node: Node) -> &[Position] {
         let range = node.range();
         let from = self.skips.partition_point(|&skip| (skip as usize) < range.start);
@@ -93,7 +93,7 @@ impl Keep for Tokens {
 
     const NOBODY: u64 = 0;
 
-    /// Any request is too large for nobody.
+    /// Returns bounds that no request fits: nobody has no tokens.
     #[inline]
     fn nothing() -> Spread {
         Spread { least: u64::MAX, most: 0 }
@@ -141,7 +141,7 @@ impl<R: Rule> Tree<R> {
         self.tokens.put(position as usize, leaf.tokens);
     }
 
-    /// As `put`, for a leaf whose tokens are those that are there.
+    /// Does what `put` does, for a leaf whose tokens have not changed.
     #[inline]
     pub(super) fn put_candidate(&mut self, position: Position, candidate: Option<R::Leaf>) {
         self.summaries.put(position as usize, candidate);
@@ -167,7 +167,7 @@ impl<R: Rule> Tree<R> {
 
     // --- picks ---
 
-    /// Whether a filter's size and exclusions take nothing away.
+    /// Returns whether a filter's size and exclusions take nothing away.
     #[inline]
     pub(super) fn passes_whole(&self, filter: &Filter<'_>) -> bool {
         filter.skips.is_empty() && filter.tokens <= self.tokens.get(self.tokens.root()).least
@@ -197,7 +197,7 @@ impl<R: Rule> Tree<R> {
         })
     }
 
-    /// As `find`, without a branch at each child, where none could be foreseen.
+    /// Does what `find` does without a branch at each child, where no branch could be foreseen.
     #[inline(never)]
     fn find_deep(&self, whole: &R::Summary, left: u64, prefetch: impl Fn(Position)) -> Position {
         self.descend(whole, left, prefetch, |node, left| {
@@ -263,7 +263,7 @@ impl<R: Rule> Tree<R> {
         position(node.place)
     }
 
-    /// Adds what a filter leaves of a node to the sum of what is before it.
+    /// Returns adds what a filter leaves of a node to the sum of what is before it.
     fn add_up(&self, filter: &Filter<'_>, node: Node, sum: &mut R::Summary) {
         match self.cut(filter, node) {
             Cut::Nothing => {}
@@ -275,7 +275,7 @@ impl<R: Rule> Tree<R> {
         }
     }
 
-    /// As `add_up`, for a node whose children are leaves.
+    /// Does what `add_up` does, for a node whose children are leaves.
     fn add_up_leaves(&self, filter: &Filter<'_>, node: Node, sum: &mut R::Summary) {
         let mut skips = filter.skips_in(node).iter().map(|&skip| skip as usize).peekable();
         for place in node.range() {
@@ -345,7 +345,7 @@ impl<R: Rule> View<R> for Filtered<'_, R> {
     }
 }
 
-/// A leaf's place as a position: there are no more places than positions.
+/// Converts a leaf's place to a position: there are no more places than positions.
 #[inline]
 fn position(place: usize) -> Position {
     Position::try_from(place).unwrap_or(Position::MAX)

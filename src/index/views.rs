@@ -65,7 +65,7 @@ impl<R: Rule> Default for Views<R> {
 }
 
 impl<R: Rule> Views<R> {
-    /// The tree for the tags of a request; None if a walk has to do.
+    /// Returns the tree for the tags of a request; None if a walk has to do.
     pub(super) fn get<M: Member>(&mut self, wishes: &Wishes, members: &Members<M>, all: &Tree<R>) -> Option<&Tree<R>> {
         if wishes.tags.iter().map(|tag| tag.len() + 8).sum::<usize>() > LONGEST {
             return None;
@@ -99,7 +99,7 @@ impl<R: Rule> Views<R> {
         Some(place)
     }
 
-    /// Where the tree for a tag set goes; None if it does not get one yet.
+    /// Returns where the tree for a tag set goes; None if it does not get one yet.
     fn place_for(&mut self, hash: u64) -> Option<usize> {
         let Some(nth) = self.seen.iter().position(|seen| seen.hash == hash) else {
             if self.seen.len() == MOST_SEEN {
@@ -128,7 +128,7 @@ impl<R: Rule> Views<R> {
         Some(place)
     }
 
-    /// Which trees a member with these tags is in, one bit each.
+    /// Returns which trees a member with these tags is in, one bit each.
     pub(super) fn of_tags(&self, tags: &[Arc<str>]) -> u8 {
         let accepts = |view: &Option<View<R>>| view.as_ref().is_some_and(|view| view.wishes.accepts_tags(tags));
         self.kept.iter().enumerate().fold(0, |views, (nth, view)| views | u8::from(accepts(view)) << nth)
@@ -151,12 +151,12 @@ impl<R: Rule> Views<R> {
         }
     }
 
-    /// All trees.
+    /// Returns all trees.
     pub(super) fn trees(&mut self) -> impl Iterator<Item = (u8, &mut Tree<R>)> {
         self.kept.iter_mut().enumerate().filter_map(|(nth, view)| Some((1 << nth, &mut view.as_mut()?.tree)))
     }
 
-    /// Whether these tags have a tree.
+    /// Returns whether these tags have a tree.
     #[cfg(test)]
     pub(super) fn has(&self, tags: &[String]) -> bool {
         self.kept.iter().flatten().any(|view| view.wishes.tags == tags)

@@ -101,7 +101,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether another deployment of the group is in as good a state, so that this one can be spared.
+    /// Returns whether this one can be spared, since another deployment of the group is in as good a state.
     fn may_trip(&self, peers: &Peers<'_>, on_probation: bool) -> bool {
         self.rules.cool_last || peers.has_as_fit(on_probation, self.now)
     }

@@ -93,31 +93,31 @@ impl<T> Lease<T> {
         })
     }
 
-    /// The chosen deployment.
+    /// Returns the chosen deployment.
     #[must_use]
     pub fn deployment(&self) -> &Deployment {
         self.entry.deployment()
     }
 
-    /// What the application attached to it.
+    /// Returns what the application attached to it.
     #[must_use]
     pub fn attachment(&self) -> &T {
         self.entry.attachment()
     }
 
-    /// The tokens reserved.
+    /// Returns the tokens that were reserved.
     #[must_use]
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// What the application attached, if the registry has dropped the entry: only this lease keeps it then.
+    /// Returns what the application attached, if the registry has dropped the entry: only this lease keeps it then.
     #[cfg(feature = "python")]
     pub(crate) fn own_attachment(&self) -> Option<&T> {
         (Arc::strong_count(&self.entry) == 1).then(|| self.entry.attachment())
     }
 
-    /// Whether it has ended.
+    /// Returns whether it has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)

@@ -62,7 +62,7 @@ impl Receipt {
         }
     }
 
-    /// What was reserved in all of what the provider said is left, this request included: of the deployment, or of one of its quotas.
+    /// Returns what was reserved in all when this request had reserved, itself included: of the deployment, or of one of its quotas.
     pub(crate) fn reserved(&self, quota: Option<usize>) -> Option<&Reserved> {
         match quota {
             Some(nth) => self.charges.reserved(nth),

@@ -54,7 +54,7 @@ impl Bucket {
         store(words, INTERVAL, self.interval);
     }
 
-    /// That of the words: of the bucket that took this one's place, if one did.
+    /// Returns the interval of the words: if another bucket took this one's place, the other's.
     fn interval(words: &[AtomicU64]) -> Nanos {
         load(words, INTERVAL).max(1)
     }
@@ -71,12 +71,12 @@ impl Bucket {
         Self::cost(words, self.burst).saturating_sub(Self::full_at(words, now) - now) / Self::interval(words)
     }
 
-    /// What is used; more than the burst where it was charged afterwards.
+    /// Returns the used units. They may be more than the burst, if a settlement charged more.
     pub(super) fn used(words: &[AtomicU64], now: Nanos) -> u64 {
         (Self::full_at(words, now) - now).div_ceil(Self::interval(words))
     }
 
-    /// What is used, rounded up to a hundredth so that it holds for a while, and until when it does.
+    /// Returns what is used, rounded up to a hundredth so that it holds for a while, and until when it does.
     pub(super) fn usage(self, words: &[AtomicU64], now: Nanos) -> (Usage, Option<Nanos>) {
         let step = self.burst.div_ceil(100);
         let steps = Self::used(words, now).div_ceil(step);
@@ -85,7 +85,7 @@ impl Bucket {
         (usage, (steps > 0).then_some(less_at))
     }
 
-    /// When so many units will be left.
+    /// Returns when `units` units will be left.
     pub(super) fn frees_at(self, words: &[AtomicU64], now: Nanos, units: u64) -> Nanos {
         let spare = Self::cost(words, self.burst.saturating_sub(units));
         Self::full_at(words, now).saturating_sub(spare).max(now)
@@ -134,7 +134,7 @@ impl<'a> Lows<'a> {
         self.0.chunks_exact(2).filter_map(|place| Some((place.first()?, place.last()?)))
     }
 
-    /// Those that there are, oldest first.
+    /// Returns the lows, oldest first.
     fn iter(&self) -> impl Iterator<Item = Low> + use<'a> {
         let lows =
             self.places().map(|(nth, missing)| Low { nth: nth.load(Ordering::Relaxed), missing: missing.load(Ordering::Relaxed) });
@@ -205,7 +205,7 @@ mod tests {
         words
     }
 
-    /// When a bucket is full that let these charges pass, by its definition: the fill at the last of them, clipped at each.
+    /// Returns when a bucket is full that let these charges pass, by its definition: the fill at the last charge, clipped at each.
     fn full_at(log: &[(Nanos, Nanos)]) -> Nanos {
         log.iter().fold(0, |full_at, &(at, cost)| full_at.max(at) + cost)
     }

@@ -16,7 +16,7 @@ pub(crate) struct Cap {
 }
 
 impl Cap {
-    /// The most there may be in flight; 0 if nothing was learnt.
+    /// Returns the most requests that may be in flight; 0 if nothing was learnt.
     pub(crate) fn most(&self) -> u32 {
         self.most.load(Ordering::Relaxed)
     }

@@ -11,7 +11,7 @@ pub(crate) struct Demand {
 }
 
 impl Demand {
-    /// What is counted.
+    /// Returns the units that are counted.
     pub(crate) fn of(&self, unit: Unit) -> u64 {
         match (unit, self.split) {
             (Unit::Requests, _) => 1,
@@ -21,13 +21,13 @@ impl Demand {
         }
     }
 
-    /// What must be left: of a request of unknown size a token.
+    /// Returns the units that must be left. A request of unknown size needs one token.
     pub(crate) fn least(&self, unit: Unit) -> u64 {
         let known = unit.is_part() && self.split.is_some();
         self.of(unit).max(u64::from(!known))
     }
 
-    /// What it really took, where that is known: as estimated otherwise.
+    /// Returns what it really took, where that is known, and the estimate otherwise.
     #[inline]
     pub(crate) fn settled(self, tokens: Option<u64>, split: Option<(u64, u64)>) -> Self {
         match (tokens, split) {

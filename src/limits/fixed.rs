@@ -22,7 +22,7 @@ impl Fixed {
         Self { per, start }
     }
 
-    /// What is used, and when it is let go.
+    /// Returns what is used, and when it is let go.
     pub(super) fn used(words: &[AtomicU64], now: Nanos) -> (u64, Nanos) {
         let [ends, used, ..] = words else { return (0, now) };
         // Acquire: pairs with the release in `charge`, so that a new window is never seen with an old one's use.

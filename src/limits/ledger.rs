@@ -32,7 +32,7 @@ struct Continuity {
 pub(crate) struct LedgerHeld<'a>(#[allow(dead_code, reason = "held, not read")] Held<'a>);
 
 impl Ledger {
-    /// The ledger of a quota. It goes on where `before` is, which had the same id.
+    /// Makes the ledger of a quota. It keeps the counts of `before`, which had the same id.
     pub(crate) fn new(quota: &Quota, serial: u64, before: Option<&Self>, now: Nanos) -> Self {
         let Some(before) = before else {
             let continuity = Continuity { serial, lock: Lock::default(), observed: Observations::default() };
@@ -56,7 +56,7 @@ impl Ledger {
         LedgerHeld(self.continuity.lock.hold())
     }
 
-    /// Why it does not let a request through; None if it does.
+    /// Returns why it does not let a request through; None if it does.
     pub(crate) fn shortfall(&self, demand: Demand, now: Nanos) -> Option<Shortfall> {
         let of_limit = Meter::shortfall_of(&self.meters, demand, now).map(Shortfall::Limit);
         of_limit.or_else(|| self.observed().shortfall(demand, now).map(Shortfall::Observed))
@@ -66,17 +66,17 @@ impl Ledger {
         &self.meters
     }
 
-    /// Ledgers are locked in the order of these.
+    /// Returns its number in the order in which ledgers are locked.
     pub(super) fn serial(&self) -> u64 {
         self.continuity.serial
     }
 
-    /// When it may let a request through, now at the earliest; None if it never will.
+    /// Returns when it may let a request through, now at the earliest; None if it never will.
     pub(super) fn frees_at(&self, demand: Demand, now: Nanos) -> Option<Nanos> {
         Some(Meter::all_free_at(&self.meters, demand, now)?.max(self.observed().frees_at(demand, now)))
     }
 
-    /// The smallest share of a limit that is left, on a unit if one is given; None if there is no such limit.
+    /// Returns the smallest share of a limit that is left, on a unit if one is given; None if there is no such limit.
     pub(super) fn share_left(&self, unit: Option<Unit>, now: Nanos) -> Option<f64> {
         let meters = self.meters.iter().filter(|meter| unit.is_none_or(|unit| meter.unit() == unit));
         #[allow(clippy::cast_precision_loss)] // compared, not counted

@@ -30,7 +30,7 @@ pub enum LimitKind {
 }
 
 impl LimitKind {
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -51,7 +51,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// A limit of `amount` in the time `per`.
+    /// Makes a limit of `amount` in the time `per`.
     ///
     /// # Errors
     /// If the amount or the burst is 0, the time less than a millisecond, the amount of a bucket more than one a nanosecond, or its burst
@@ -83,31 +83,31 @@ impl Limit {
         Ok(Self { unit, amount, per, kind })
     }
 
-    /// What it counts.
+    /// Returns what it counts.
     #[must_use]
     pub fn unit(&self) -> Unit {
         self.unit
     }
 
-    /// How much.
+    /// Returns how many units it admits.
     #[must_use]
     pub fn amount(&self) -> u64 {
         self.amount
     }
 
-    /// In how many nanoseconds.
+    /// Returns its time in nanoseconds.
     #[must_use]
     pub fn per(&self) -> Nanos {
         self.per
     }
 
-    /// How it lets go of what was used.
+    /// Returns how it lets go of what was used.
     #[must_use]
     pub fn kind(&self) -> LimitKind {
         self.kind
     }
 
-    /// The most that can be used at once.
+    /// Returns the most that can be used at once.
     #[must_use]
     pub fn capacity(&self) -> u64 {
         match self.kind {

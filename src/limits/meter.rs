@@ -46,7 +46,7 @@ impl Meter {
         Self { limit, counter, words }
     }
 
-    /// Whether its words mean the same to a meter of another limit.
+    /// Returns whether its words mean the same to a meter of another limit.
     fn counts_alike(&self, limit: &Limit) -> bool {
         let same_kind = match (self.limit.kind(), limit.kind()) {
             (LimitKind::Bucket { .. }, LimitKind::Bucket { .. }) => true,
@@ -78,7 +78,7 @@ impl Meter {
         }
     }
 
-    /// When so many units will be left, now at the earliest; None if there are never so many.
+    /// Returns when `units` units will be left, now at the earliest; None if there are never so many.
     pub(crate) fn frees_at(&self, now: Nanos, units: u64) -> Option<Nanos> {
         let spare = self.limit.capacity().checked_sub(units)?;
         // Nothing is left even where more is used than there is.
@@ -92,7 +92,7 @@ impl Meter {
         })
     }
 
-    /// Why so many units are not left; None if they are. It is its owner's `nth`.
+    /// Returns why `units` units are not left; None if they are. The meter is its owner's `nth`.
     #[inline]
     pub(crate) fn shortfall(&self, nth: u32, now: Nanos, units: u64) -> Option<LimitShortfall> {
         (self.left(now) < units).then(|| LimitShortfall {
@@ -103,22 +103,22 @@ impl Meter {
         })
     }
 
-    /// Why the first of some meters that leaves too little does not let a request through; None if all let it.
+    /// Returns why the first of some meters that leaves too little stops a request; None if none does.
     pub(super) fn shortfall_of(meters: &[Self], demand: Demand, now: Nanos) -> Option<LimitShortfall> {
         (0..).zip(meters).find_map(|(nth, meter)| meter.shortfall(nth, now, demand.least(meter.unit())))
     }
 
-    /// When all of some meters may let a request through, now at the earliest; None if one never will.
+    /// Returns when all of some meters may let a request through, now at the earliest; None if one never will.
     pub(super) fn all_free_at(meters: &[Self], demand: Demand, now: Nanos) -> Option<Nanos> {
         meters.iter().try_fold(now, |at, meter| Some(at.max(meter.frees_at(now, demand.least(meter.unit()))?)))
     }
 
-    /// Whether what was used is let go little by little.
+    /// Returns whether used units come back little by little.
     pub(crate) fn refills_bit_by_bit(&self) -> bool {
         !matches!(self.counter, Counter::Fixed(_))
     }
 
-    /// What a strategy compares, and until when it holds if time changes it.
+    /// Returns what a strategy compares, and until when it holds if time changes it.
     pub(crate) fn usage(&self, now: Nanos) -> (Usage, Option<Nanos>) {
         let limit = Some(self.limit.amount());
         match self.counter {
@@ -167,7 +167,7 @@ enum Counter {
 }
 
 impl Counter {
-    /// And how many words it needs.
+    /// Returns the arithmetic of a limit, and how many words it needs.
     fn of(limit: &Limit) -> (Self, usize) {
         match limit.kind() {
             LimitKind::Fixed(start) => (Self::Fixed(Fixed::new(limit.per(), start)), fixed::WORDS),

@@ -40,35 +40,35 @@ impl Metering {
         self.quotas.iter().map(|ledger| ledger.hold()).collect()
     }
 
-    /// Why its own limits do not let a request through; None if they do.
+    /// Returns why its own limits do not let a request through; None if they do.
     pub(crate) fn shortfall(&self, demand: Demand, now: Nanos) -> Option<LimitShortfall> {
         Meter::shortfall_of(&self.own, demand, now)
     }
 
-    /// The first quota that does not let a request through, and why.
+    /// Returns the first quota that does not let a request through, and why.
     pub(crate) fn quota_shortfall(&self, demand: Demand, now: Nanos) -> Option<(u32, Shortfall)> {
         (0..).zip(&self.quotas).find_map(|(nth, ledger)| Some((nth, ledger.shortfall(demand, now)?)))
     }
 
-    /// When a request may be let through, now at the earliest; None if it never fits.
+    /// Returns when a request may be let through, now at the earliest; None if it never fits.
     pub(crate) fn frees_at(&self, demand: Demand, now: Nanos) -> Option<Nanos> {
         let own = Meter::all_free_at(&self.own, demand, now)?;
         self.quotas.iter().try_fold(own, |at, ledger| Some(at.max(ledger.frees_at(demand, now)?)))
     }
 
-    /// The smallest limit that a request is too large for; None if it may fit.
+    /// Returns the smallest limit that a request is too large for; None if it may fit.
     pub(crate) fn exceeded(&self, demand: Demand) -> Option<u64> {
         let meters = self.own.iter().chain(self.quotas.iter().flat_map(|ledger| ledger.meters()));
         let sizes = meters.map(|meter| (meter.limit().capacity(), demand.least(meter.unit())));
         sizes.filter(|(capacity, asked)| asked > capacity).map(|(capacity, _)| capacity).min()
     }
 
-    /// Whether prompts or answers are limited apart.
+    /// Returns whether prompts or answers are limited apart.
     pub(crate) fn limits_parts(&self) -> bool {
         self.own.iter().any(|meter| meter.unit().is_part())
     }
 
-    /// The tokens that its own limits leave any request, however they are split, and whether this understates what
+    /// Returns the tokens that its own limits leave any request, however they are split, and whether this understates what
     /// they leave some requests: see `index::Leaf`.
     pub(crate) fn tokens_left(&self, now: &Now<'_>) -> (u64, bool) {
         let (mut tokens, mut understates) = (u64::MAX, false);
@@ -83,7 +83,7 @@ impl Metering {
         (tokens, understates)
     }
 
-    /// The fullest of the limits on some units, as a strategy compares them, and until when that holds if time changes it.
+    /// Returns the fullest of the limits on some units, as a strategy compares them, and until when that holds if time changes it.
     pub(crate) fn usage(&self, counts: impl Fn(Unit) -> bool, now: Nanos) -> Option<(Usage, Option<Nanos>)> {
         let usages = self.own.iter().filter(|meter| counts(meter.unit())).map(|meter| meter.usage(now));
         usages.reduce(|(fullest, until), (usage, at)| {
@@ -98,7 +98,7 @@ impl Metering {
         with(&Locked(self))
     }
 
-    /// The quota that a provider most likely speaks of: the one nearest to its limit, on a unit if that is known.
+    /// Returns the quota that a provider most likely speaks of: the one nearest to its limit, on a unit if that is known.
     pub(crate) fn nearest_quota(&self, unit: Option<Unit>, now: Nanos) -> Option<(usize, &Ledger)> {
         let quotas = self.quotas.iter().enumerate();
         let shares = quotas.filter_map(|(nth, ledger)| Some((nth, &**ledger, ledger.share_left(unit, now)?)));

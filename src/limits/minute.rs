@@ -42,7 +42,7 @@ pub(crate) fn minute_of(now: Nanos) -> Minute {
     Minute::try_from(now / MINUTE).unwrap_or(Minute::MAX)
 }
 
-/// Nanoseconds to the next minute.
+/// Returns the nanoseconds to the next minute.
 pub(crate) fn to_next_minute(now: Nanos) -> Nanos {
     MINUTE - now % MINUTE
 }
@@ -52,24 +52,24 @@ impl MinuteWindow {
     #[cfg(test)]
     pub(crate) const RESERVED: usize = std::mem::offset_of!(Self, carried);
 
-    /// Requests and tokens of whichever minute was counted last: never less than those of the current minute, and no clock needed.
+    /// Returns the requests of the minute that was counted last. They are never fewer than those of the current minute, and no clock is read.
     #[inline]
     pub(crate) fn requests_at_most(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// See [`MinuteWindow::requests_at_most`].
+    /// Returns the tokens of the minute that was counted last: see [`MinuteWindow::requests_at_most`].
     #[inline]
     pub(crate) fn tokens_at_most(&self) -> u64 {
         self.tokens.load(Ordering::Relaxed)
     }
 
-    /// Requests of all minutes.
+    /// Returns the requests of all minutes.
     pub(crate) fn total_requests(&self, _: &Held<'_>) -> u64 {
         self.earlier.load(Ordering::Relaxed).saturating_add(self.requests_at_most())
     }
 
-    /// What was counted in the minute of `now`.
+    /// Returns what was counted in the minute of `now`.
     #[inline]
     pub(crate) fn counts(&self, now: Nanos) -> Counts {
         // Acquire: pairs with the release in `roll`, so that a new minute is never seen with an old minute's counts.

@@ -78,13 +78,13 @@ impl Observation {
 }
 
 impl Observations {
-    /// Whether anything that was said still holds.
+    /// Returns whether anything that was said still holds.
     pub(crate) fn hold(&self, now: Nanos) -> bool {
         let mut ends = self.units.iter().map(|said| &said.until).chain([&self.paused_until]);
         ends.any(|until| now < until.load(Ordering::Relaxed))
     }
 
-    /// Why what was said does not let a request through; None if it does.
+    /// Returns why what was said does not let a request through; None if it does.
     pub(crate) fn shortfall(&self, demand: Demand, now: Nanos) -> Option<ObservedShortfall> {
         let paused_until = self.paused_until.load(Ordering::Relaxed);
         if now < paused_until {
@@ -96,13 +96,13 @@ impl Observations {
         })
     }
 
-    /// When what was said may let a request through.
+    /// Returns when what was said may let a request through.
     pub(crate) fn frees_at(&self, demand: Demand, now: Nanos) -> Nanos {
         let lacking = self.active(now).filter(|&(unit, left, _)| left < demand.least(unit));
         lacking.map(|(.., until)| until).fold(self.paused_until.load(Ordering::Relaxed).max(now), Nanos::max)
     }
 
-    /// What holds now: the unit, what is left of it, and until when.
+    /// Returns what holds now: the unit, what is left of it, and until when.
     pub(crate) fn active(&self, now: Nanos) -> impl Iterator<Item = (Unit, u64, Nanos)> {
         Unit::ALL.into_iter().zip(&self.units).filter_map(move |(unit, said)| {
             let until = said.until.load(Ordering::Relaxed);
@@ -110,12 +110,12 @@ impl Observations {
         })
     }
 
-    /// What the provider said may be used of a unit in all; 0 if it did not say.
+    /// Returns what the provider said may be used of a unit in all; 0 if it did not say.
     pub(super) fn limit(&self, unit: Unit) -> u64 {
         self.units.get(unit.index()).map_or(0, |said| said.limit.load(Ordering::Relaxed))
     }
 
-    /// Until when the provider wants not to be asked; in the past if it may be asked.
+    /// Returns until when the provider wants not to be asked; in the past if it may be asked.
     pub(super) fn paused_until(&self) -> Nanos {
         self.paused_until.load(Ordering::Relaxed)
     }

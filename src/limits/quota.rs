@@ -14,7 +14,7 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// A quota of these limits.
+    /// Makes a quota of these limits.
     ///
     /// # Errors
     /// If the id is empty or there is no limit.
@@ -25,7 +25,7 @@ impl Quota {
         Ok(Self { id: not_empty("quota_id", id)?, limits: limits.into() })
     }
 
-    /// What it is known by: deployments with quotas of the same id share one.
+    /// Returns its id. Deployments with quotas of the same id share one.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
@@ -35,7 +35,7 @@ impl Quota {
         &self.id
     }
 
-    /// Its limits.
+    /// Returns its limits.
     #[must_use]
     pub fn limits(&self) -> &[Limit] {
         &self.limits

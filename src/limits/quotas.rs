@@ -30,7 +30,7 @@ impl Quotas {
         }
     }
 
-    /// Whether all of them let a request through, as they are now.
+    /// Returns whether all of them let a request through, as they are now.
     #[inline]
     pub(crate) fn are_open(&self, demand: impl FnOnce() -> (Demand, Nanos)) -> bool {
         if self.0.is_empty() {

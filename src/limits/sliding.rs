@@ -30,7 +30,7 @@ impl Sliding {
         Self { slice: per.div_ceil(SLICES) }
     }
 
-    /// What the window has used.
+    /// Returns what the window has used.
     pub(super) fn used(self, words: &[AtomicU64], now: Nanos) -> u64 {
         let [latest, total, ring @ ..] = words else { return 0 };
         let latest = latest.load(Ordering::Relaxed);
@@ -43,7 +43,7 @@ impl Sliding {
         left.min(total)
     }
 
-    /// When so many units less will be used than now.
+    /// Returns when so many units less will be used than now.
     pub(super) fn lets_go_at(self, words: &[AtomicU64], now: Nanos, units: u64) -> Nanos {
         let [latest, _, ring @ ..] = words else { return now };
         let latest = latest.load(Ordering::Relaxed);
@@ -101,7 +101,7 @@ impl Sliding {
     }
 }
 
-/// The slices of the ring that a window which ends in slice `end` still reaches.
+/// Returns the slices of the ring that a window which ends in slice `end` still reaches.
 fn alive(latest: Slice, end: Slice) -> impl Iterator<Item = Slice> {
     end.saturating_sub(SLICES)..=latest
 }

@@ -37,7 +37,7 @@ impl LimitStats {
         }
     }
 
-    /// All limits of a deployment.
+    /// Returns all limits of a deployment.
     pub(crate) fn all(metering: Option<&Metering>, now: Nanos) -> Vec<Self> {
         let Some(metering) = metering else { return Vec::new() };
         let own = metering.own().iter().map(|meter| Self::new(meter, None, now));
@@ -65,7 +65,7 @@ pub struct ObservedStats {
 }
 
 impl ObservedStats {
-    /// All that holds for a deployment.
+    /// Returns all that holds for a deployment.
     pub(crate) fn all(own: Option<&Observations>, metering: Option<&Metering>, now: Nanos) -> Vec<Self> {
         let quotas = metering.into_iter().flat_map(Metering::quotas);
         let quotas = quotas.map(|ledger| (Some(ledger.quota().shared_id()), ledger.observed()));
@@ -73,7 +73,7 @@ impl ObservedStats {
         all.flat_map(|(quota, observed)| Self::of(observed, quota, now)).collect()
     }
 
-    /// What holds of one owner's observations. No requests are left while the provider wants not to be asked.
+    /// Returns what holds of one owner's observations. No requests are left while the provider wants not to be asked.
     fn of(observed: &Observations, quota: Option<&Arc<str>>, now: Nanos) -> Vec<Self> {
         let stats = |unit, limit, remaining, until: Nanos| {
             let limit = Some(limit).filter(|&limit| limit > 0);

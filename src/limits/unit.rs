@@ -22,7 +22,7 @@ impl Unit {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Requests, Self::Tokens, Self::InputTokens, Self::OutputTokens];
 
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ impl Unit {
         }
     }
 
-    /// Whether it counts one part of a request's tokens.
+    /// Returns whether it counts one part of a request's tokens.
     pub(crate) const fn is_part(self) -> bool {
         matches!(self, Self::InputTokens | Self::OutputTokens)
     }

@@ -10,7 +10,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Whether a greater share of its limit is used; of no limit, none is.
+    /// Returns whether a greater share of its limit is used. Without a limit the share is 0.
     pub(crate) fn is_fuller_than(&self, other: &Self) -> bool {
         let share = |usage: &Self| (u128::from(usage.current), usage.limit.filter(|&limit| limit > 0).map(u128::from));
         match (share(self), share(other)) {

@@ -133,7 +133,7 @@ impl<T: Attachment> Picker<T> {
         picked
     }
 
-    /// See [`Picker::select_by_walk`].
+    /// Does for an acquire what [`Picker::select_by_walk`] does for a select.
     #[cold]
     fn acquire_by_walk(
         &self,
@@ -163,7 +163,7 @@ impl<T: Attachment> Picker<T> {
         }
     }
 
-    /// Why a request is refused now; None if it is not.
+    /// Returns why a request is refused now; None if it is not.
     pub(crate) fn refusal(&self, model_name: &str, request: &Request) -> Option<Error> {
         let refuse = |model_name: &_, group: &_| {
             Ok(Walk::new(group, request, self.registry.services(), &self.rng, Now::new(self.clock())).refuse(model_name))
@@ -171,13 +171,13 @@ impl<T: Attachment> Picker<T> {
         self.registry.with_group(model_name, refuse).unwrap_or_else(Some)
     }
 
-    /// Whether so few of a group are in service that their health is ignored.
+    /// Returns whether so few of a group are in service that their health is ignored.
     pub(crate) fn panics(&self, model_name: &str) -> bool {
         let now = Now::new(self.clock());
         self.registry.with_group(model_name, |_, group| Ok(group.panics(self.registry.services(), &now))).unwrap_or(false)
     }
 
-    /// What the index is asked for.
+    /// Returns what the index is asked for.
     #[inline]
     fn filter<'a>(&self, group: &Group<T>, request: &'a Request) -> Filter<'a> {
         let mut filter = Filter { tokens: request.least_tokens(), skips: Vec::new(), lacks_part: request.lacks_part(), tags: None };

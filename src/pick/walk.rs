@@ -17,11 +17,11 @@ use crate::strategy::{Candidates, Chance, Rule, Strategy, View, each_rule};
 
 /// Watches a walk.
 pub(super) trait Observer {
-    /// A deployment passed every gate.
+    /// Learns that a deployment passed every gate.
     fn passed(&mut self, position: Position);
-    /// A gate stopped a deployment.
+    /// Learns that a gate stopped a deployment.
     fn stopped(&mut self, position: Position, refusal: Refusal);
-    /// All are through; `assess` gives a candidate's score and probability.
+    /// Learns that all were checked. `assess` gives a candidate's score and probability.
     fn assessed(&mut self, score_name: &'static str, assess: impl Fn(Position) -> (f64, f64));
 }
 
@@ -63,7 +63,7 @@ macro_rules! choose_by {
     };
 }
 
-/// The earlier of two times that may not be known.
+/// Returns the earlier of two times that may not be known.
 fn earlier(one: Option<Nanos>, other: Option<Nanos>) -> Option<Nanos> {
     one.into_iter().chain(other).min()
 }
@@ -149,7 +149,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
         check(entry, &entry.slot, self.request, self.waived, &self.now)
     }
 
-    /// Why no member passes; None if one does now.
+    /// Returns why no member passes; None if one does now.
     #[cold]
     pub(super) fn refuse(&mut self, model_name: &Arc<str>) -> Option<Error> {
         self.waive();
@@ -183,7 +183,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
         })))
     }
 
-    /// Seconds until the earliest time at which some member may be available.
+    /// Returns seconds until the earliest time at which some member may be available.
     pub(super) fn retry_after(&self) -> Option<f64> {
         let times = self.group.members().map(|(_, entry)| available_at(entry, self.request, self.waived, &self.now));
         times.fold(None, earlier).map(|at| self.seconds_to(at))

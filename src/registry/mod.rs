@@ -121,13 +121,13 @@ impl<T: Attachment> Registry<T> {
         self.deployments.get(id).map(|entry| Arc::clone(&entry)).ok_or_else(|| self.deployment_not_found(id))
     }
 
-    /// The place that a deployment has in a group, if it is there. Amid a change it may be the place of another.
+    /// Returns the place that a deployment has in a group, if it is there. Amid a change it may be the place of another.
     pub(crate) fn position_in(&self, group: &Group<T>, id: &str) -> Option<Position> {
         let entry = self.deployments.get(id)?;
         Arc::ptr_eq(&entry.home.index, &group.index).then(|| entry.home.place.position())
     }
 
-    /// All deployments at one moment, in registration order.
+    /// Returns all deployments at one moment, in registration order.
     pub(crate) fn all(&self) -> Vec<Arc<Entry<T>>> {
         let changes = self.change();
         let mut entries: Vec<_> = self.deployments.iter().map(|entry| Arc::clone(&entry)).collect();
@@ -143,7 +143,7 @@ impl<T: Attachment> Registry<T> {
         self.deployments.iter().try_for_each(|entry| visit(&entry.attachment))
     }
 
-    /// Adds a deployment, or replaces the facts of the one with its id.
+    /// Returns adds a deployment, or replaces the facts of the one with its id.
     pub(crate) fn add(&self, deployment: Deployment, attachment: T) -> Result<Removed<T>, Error> {
         let mut changes = self.change();
         self.must_not_be_alias(&deployment)?;
@@ -180,7 +180,7 @@ impl<T: Attachment> Registry<T> {
         Ok(removed)
     }
 
-    /// The model names whose groups panic, sorted.
+    /// Returns the model names whose groups panic, sorted.
     pub(crate) fn panicking(&self) -> Vec<Arc<str>> {
         let now = Now::new(&self.services.clock);
         let changes = self.change();
@@ -251,7 +251,7 @@ impl<T: Attachment> Registry<T> {
 
     // --- model names and aliases ---
 
-    /// The model names, sorted.
+    /// Returns the model names, sorted.
     pub(crate) fn models(&self) -> Vec<Arc<str>> {
         let changes = self.change();
         let mut names: Vec<_> = self.groups.iter().map(|group| Arc::clone(group.key())).collect();

@@ -6,17 +6,17 @@ use crate::limits::Usage;
 
 /// A candidate as strategies see it. A router answers from its live counters, each read only when a strategy asks for it.
 pub trait Candidate {
-    /// Relative share.
+    /// Returns the relative share.
     fn weight(&self) -> u32;
-    /// Rank, lower first.
+    /// Returns the rank, lower first.
     fn priority(&self) -> u32;
-    /// Requests in flight.
+    /// Returns the requests in flight.
     fn active_requests(&self) -> u32;
-    /// Tokens of the current minute.
+    /// Returns the tokens of the current minute.
     fn tpm(&self) -> Usage;
-    /// Requests of the current minute.
+    /// Returns the requests of the current minute.
     fn rpm(&self) -> Usage;
-    /// Smoothed latency in microseconds; 0 for unknown.
+    /// Returns the smoothed latency in microseconds; 0 for unknown.
     fn avg_latency_us(&self) -> u64;
 }
 
@@ -44,7 +44,7 @@ pub struct RoutingContext {
 }
 
 impl RoutingContext {
-    /// An idle candidate of weight 1, priority 0 and no limits.
+    /// Makes an idle candidate of weight 1, priority 0 and no limits.
     #[must_use]
     pub fn new(deployment_id: &str) -> Self {
         Self {

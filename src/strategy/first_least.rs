@@ -9,14 +9,14 @@ use crate::base::position::Position;
 pub(crate) struct FirstLeast(u128);
 
 impl Default for FirstLeast {
-    /// Of nobody.
+    /// Makes the summary of nobody.
     fn default() -> Self {
         Self(u128::MAX)
     }
 }
 
 impl FirstLeast {
-    /// The key must be below 2^96 - 1.
+    /// Makes the summary of one candidate. The key must be below 2^96 - 1.
     #[inline]
     pub(crate) fn of(position: Position, key: u128) -> Self {
         Self(key << Position::BITS | u128::from(position))
@@ -27,7 +27,7 @@ impl FirstLeast {
         Self(self.0.min(other.0))
     }
 
-    /// See [`Rule::replaced`](super::Rule::replaced).
+    /// Does what [`Rule::replaced`](super::Rule::replaced) says.
     #[inline]
     pub(crate) fn replaced(self, old: Self, new: Self) -> Option<Self> {
         if new.0 <= self.0 {

@@ -32,7 +32,7 @@ impl Default for Summary {
 }
 
 impl LeastBusy {
-    /// How many of a part are among the fewest of the whole.
+    /// Returns how many of a part are among the fewest of the whole.
     #[inline]
     fn ties(whole: Summary, part: Summary) -> u32 {
         if part.fewest == whole.fewest { part.ties } else { 0 }

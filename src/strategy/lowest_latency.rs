@@ -28,7 +28,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// What an unknown latency counts as.
+    /// Returns what an unknown latency counts as.
     fn mean(&self) -> u64 {
         // A mean of 64-bit numbers is one.
         u64::try_from(self.sum.checked_div(u128::from(self.count)).unwrap_or(0)).unwrap_or(u64::MAX)

@@ -20,7 +20,7 @@ use crate::limits::Usage;
 pub(crate) struct LowestUsage;
 
 impl LowestUsage {
-    /// Used share in whole percent; at most 100 * 2^64.
+    /// Returns the used share in whole percent, at most 100 * 2^64.
     #[inline]
     fn percent(usage: Usage) -> u128 {
         match usage.limit {

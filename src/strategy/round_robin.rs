@@ -72,7 +72,7 @@ impl Rule for RoundRobin {
 pub struct RoundRobinCounters(Map<String, AtomicU64>);
 
 impl RoundRobinCounters {
-    /// Nobody has had a turn.
+    /// Makes counters of which none has had a turn.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

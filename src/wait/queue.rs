@@ -79,7 +79,7 @@ impl<T> Lines<T> {
         Self { of: FxHashMap::default(), served: FxHashMap::default(), next_arrival: 0, forks: rng::forks() }
     }
 
-    /// After somebody looked or left: there is a leader who knows what is to do, unless nobody is left.
+    /// Makes sure, after a waiter looked or left, that a leader knows what is to do, unless nobody is left.
     pub(super) fn hand_on(&mut self, model_name: &str, bells: &mut Vec<Waker>) {
         let Some(line) = self.of.get_mut(model_name) else { return };
         if line.len == 0 {

@@ -25,7 +25,7 @@ pub enum Progress<T> {
 }
 
 impl<T: Attachment> Queue<T> {
-    /// Acquires without waiting, and without overtaking a waiter of the same or a lower priority number.
+    /// Returns acquires without waiting, and without overtaking a waiter of the same or a lower priority number.
     #[cold]
     pub(crate) fn acquire(
         self: &Arc<Self>,
