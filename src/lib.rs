@@ -1,8 +1,9 @@
 //! The routing core of `turnout`: it picks one deployment of a model for every request.
 //!
-//! A [`Router`] holds [`Deployment`]s in groups, one a model name. [`Router::select`] picks one; [`Router::acquire`] picks one and
-//! reserves a request in flight, one request and the estimated tokens of this minute, in all three or in none, and returns a
-//! [`Lease`] that ends exactly once. [`Router::explain`] runs the same code and tells what it saw.
+//! A [`Router`] holds [`Deployment`]s in groups, one a model name. [`Router::select`] picks one;
+//! [`Router::acquire`] picks one and reserves a request in flight, one request and the estimated tokens of
+//! this minute, in all three or in none, and returns a [`Lease`] that ends exactly once. [`Router::explain`]
+//! runs the same code and tells what it saw.
 //!
 //! ```
 //! use turnout::{Deployment, Request, Router, Settings};
@@ -16,7 +17,8 @@
 //! # Ok::<(), turnout::Error>(())
 //! ```
 //!
-//! The crate has no Python in it unless the feature `python` is on, which adds the extension module `turnout._core`.
+//! The crate has no Python in it unless the feature `python` is on, which adds the extension module
+//! `turnout._core`.
 
 mod base;
 mod counters;

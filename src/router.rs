@@ -24,7 +24,8 @@ use crate::wait::{Patience, Progress, Queue, Waiter};
 /// Tells the draws of cooldowns from those of picks.
 const JITTER: u64 = 0x6a69_7474_6572;
 
-/// Picks one deployment of a model for every request. `T` is what the application attaches to each deployment.
+/// Picks one deployment of a model for every request. `T` is what the application attaches to each
+/// deployment.
 #[derive(Debug)]
 pub struct Router<T: Attachment> {
     picker: Picker<T>,
@@ -53,8 +54,8 @@ impl<T: Attachment> Router<T> {
 
     // --- registry ---
 
-    /// Returns adds a deployment at the end of its group. One with a known id replaces that one's facts and keeps its state and its place;
-    /// with another model name it moves.
+    /// Returns adds a deployment at the end of its group. One with a known id replaces that one's facts and
+    /// keeps its state and its place; with another model name it moves.
     ///
     /// # Errors
     /// If its model name is an alias.
@@ -186,8 +187,8 @@ impl<T: Attachment> Router<T> {
 
     // --- picks ---
 
-    /// Picks a deployment, reserves nothing, and returns what `found` makes of its id. `found` runs under a lock: it must be short and
-    /// must not use the router.
+    /// Picks a deployment, reserves nothing, and returns what `found` makes of its id. `found` runs under a
+    /// lock: it must be short and must not use the router.
     ///
     /// # Errors
     /// If no deployment serves the model, or none passes every gate.
@@ -196,7 +197,8 @@ impl<T: Attachment> Router<T> {
         self.picker.select(model_name, request, found)
     }
 
-    /// Picks a deployment and reserves, in one step or not at all: one in flight, one request and the request's tokens.
+    /// Picks a deployment and reserves, in one step or not at all: one in flight, one request and the
+    /// request's tokens.
     ///
     /// # Errors
     /// If no deployment serves the model, or none passes every gate.
@@ -205,8 +207,8 @@ impl<T: Attachment> Router<T> {
         self.acquire_at(model_name, request, 0)
     }
 
-    /// Like [`Router::acquire`], in the order of this priority among those that wait, lower first. No waiter is
-    /// overtaken.
+    /// Like [`Router::acquire`], in the order of this priority among those that wait, lower first. No waiter
+    /// is overtaken.
     ///
     /// # Errors
     /// As for [`Router::acquire`].
@@ -243,8 +245,8 @@ impl<T: Attachment> Router<T> {
     /// something may have changed.
     ///
     /// # Errors
-    /// If waiting is over without a lease: waiting would not help, the timeout has come, or too many wait. After the
-    /// end, poll no more.
+    /// If waiting is over without a lease: waiting would not help, the timeout has come, or too many wait.
+    /// After the end, poll no more.
     pub fn poll(&self, waiter: &Waiter<T>) -> Result<Progress<T>, Error> {
         self.queue.poll(&self.picker, waiter)
     }
@@ -259,7 +261,7 @@ impl<T: Attachment> Router<T> {
 
     // --- outcomes ---
 
-    /// Takes in a success of a request that was sent without a lease.
+    /// Records a success of a request that was sent without a lease.
     ///
     /// # Errors
     /// If there is no deployment with this id.
@@ -268,7 +270,7 @@ impl<T: Attachment> Router<T> {
         Ok(())
     }
 
-    /// Takes in a failure of a request that was sent without a lease.
+    /// Records a failure of a request that was sent without a lease.
     ///
     /// # Errors
     /// If there is no deployment with this id.
@@ -286,7 +288,7 @@ impl<T: Attachment> Router<T> {
         Ok(())
     }
 
-    /// Takes in what a health check of the application's own found.
+    /// Records what a health check of the application's own found.
     ///
     /// # Errors
     /// If there is no deployment with this id.
@@ -295,7 +297,8 @@ impl<T: Attachment> Router<T> {
         Ok(())
     }
 
-    /// Takes in what the headers of an answer say about a provider's limits, and how long it wants not to be asked.
+    /// Records what the headers of an answer say about a provider's limits, and how long the provider wants
+    /// not to be asked.
     ///
     /// # Errors
     /// If there is no deployment with this id.
@@ -307,8 +310,8 @@ impl<T: Attachment> Router<T> {
 
     // --- events ---
 
-    /// Calls `callback` for everything that happens from now on. It is called when the call that caused the event holds no lock any
-    /// more, and may use the router.
+    /// Calls `callback` for everything that happens from now on. It is called when the call that caused the
+    /// event holds no lock any more, and may use the router.
     pub fn subscribe(&self, callback: impl Fn(&Event) + Send + Sync + 'static) -> Subscription {
         Subscription::new(&self.services().events, Arc::new(callback))
     }

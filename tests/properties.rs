@@ -159,7 +159,8 @@ fn step() -> impl Strategy<Value = Step> {
         reset: reset.map(|tenths| tenths * SECOND / 10),
     });
     let exclude = prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(0..IDS, 0..4)];
-    // Some sets again and again, so that they get trees of their own, and others now and then, so that there are more sets than trees.
+    // Some sets again and again, so that they get trees of their own, and others now and then, so that there
+    // are more sets than trees.
     let tags = prop_oneof![
         4 => Just((vec![], false)),
         2 => (0..3_usize).prop_map(|tag| (vec![tag], false)),
@@ -310,7 +311,8 @@ fn breaker() -> impl Strategy<Value = Option<HealthRules>> {
     prop_oneof![1 => Just(None), 4 => rules.prop_map(Some)]
 }
 
-/// Whether a deployment with the place of its probation taken stands in the way: when that frees is not known.
+/// Whether a deployment with the place of its probation taken stands in the way: when that frees is not
+/// known.
 fn may_stay_shut(router: &Router<()>, model: &str) -> bool {
     is_probed(router, model) || router.explain(model, &Request::default()).unwrap().panic
 }
@@ -355,8 +357,8 @@ fn run(rule: Rule, crowd: usize, breaker: Option<HealthRules>, steps: Vec<Step>)
                             assert!(nobody(&router, model, &request));
                             let Error::NoAvailableDeployment(refused) = error else { continue };
                             if let Some(seconds) = refused.retry_after {
-                                // Not a nanosecond before, and then unless a place in flight is wanting too. Whom a panic lets pass, its
-                                // end may stop.
+                                // Not a nanosecond before, and then unless a place in flight is wanting too.
+                                // Whom a panic lets pass, its end may stop.
                                 let wait = turnout::nanos(seconds).unwrap();
                                 let panics = router.explain(model, &request).unwrap().panic;
                                 assert!(clock.advance(wait - 1));
@@ -428,7 +430,8 @@ fn run(rule: Rule, crowd: usize, breaker: Option<HealthRules>, steps: Vec<Step>)
     assert!(!MODELS.iter().any(|model| router.resolve(model).is_ok() && is_probed(&router, model)));
 }
 
-/// A deployment that was removed and added again starts anew, so its earlier leases count only up to what it shows.
+/// A deployment that was removed and added again starts anew, so its earlier leases count only up to what it
+/// shows.
 fn in_flight_is_what_is_leased(router: &Router<()>, leases: &[Lease<()>]) {
     let mut expected: HashMap<&str, u32> = HashMap::new();
     leases.iter().for_each(|lease| *expected.entry(lease.deployment().id()).or_default() += 1);
@@ -463,7 +466,8 @@ proptest! {
                 .with_max_parallel_requests(Some(parallel).filter(|&parallel| parallel > 0)).unwrap();
             drop(router.add(deployment, ()).unwrap());
         }
-        // Admitted requests and tokens by deployment and minute, and leases in flight, as an onlooker counts them.
+        // Admitted requests and tokens by deployment and minute, and leases in flight, as an onlooker counts
+        // them.
         let mut minutes: HashMap<(String, u64), (u64, u64)> = HashMap::new();
         let mut live: Vec<Lease<()>> = Vec::new();
         for (tokens, end, tenths) in requests {
@@ -684,7 +688,8 @@ fn said(unit: Unit, remaining: u64) -> Observed {
     Observed { unit, limit: None, remaining, reset: Some(60 * SECOND) }
 }
 
-/// What a provider said is left follows what becomes of a request as the limits that are configured do, of a quota too.
+/// What a provider said is left follows what becomes of a request as the limits that are configured do, of a
+/// quota too.
 #[test]
 fn what_was_observed_is_settled() {
     let limits = [Unit::Requests, Unit::Tokens].map(|unit| Limit::new(unit, 1000, SECOND, LimitKind::Sliding).unwrap());

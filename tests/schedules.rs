@@ -1,9 +1,12 @@
-//! The router under schedules that shuttle chooses: every atomic and every lock is a point at which another thread may go on.
+//! The router under schedules that shuttle chooses: every atomic and every lock is a point at which another
+//! thread may go on.
 //!
-//! Each check runs under random schedules and under those of PCT (Burckhardt and others, ASPLOS 2010), which finds a bug that takes few
-//! preemptions with a known probability. The seeds are fixed, so that a run repeats; a failure prints the schedule that led to it.
+//! Each check runs under random schedules and under those of PCT (Burckhardt and others, ASPLOS 2010), which
+//! finds a bug that takes few preemptions with a known probability. The seeds are fixed, so that a run
+//! repeats; a failure prints the schedule that led to it.
 //!
-//! The router is seeded: what `explain` foresees, draws included, is then what a pick from the index must come to.
+//! The router is seeded: what `explain` foresees, draws included, is then what a pick from the index must
+//! come to.
 
 #![cfg(shuttle)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)] // a failure is meant to stop it
@@ -31,7 +34,8 @@ const PREEMPTIONS: usize = 3;
 fn explore(schedules: usize, check: impl Fn() + Clone + Send + Sync + 'static) {
     let mut config = Config::new();
     config.stack_size = 1 << 18;
-    // That shuttle takes every order of memory for the strongest is known: see docs/decisions/0004-schedules-and-miri.md.
+    // That shuttle takes every order of memory for the strongest is known: see
+    // docs/decisions/0004-schedules-and-miri.md.
     config.silence_warnings = true;
     fn run(scheduler: impl Scheduler + 'static, config: &Config, check: impl Fn() + Send + Sync + 'static) {
         Runner::new(scheduler, config.clone()).run(check);
@@ -181,7 +185,8 @@ fn no_limit_is_exceeded_and_as_many_are_admitted_as_fit() {
             let requests = seen.requests.load(SeqCst);
             assert_eq!(counted, (0, requests, seen.tokens.load(SeqCst), requests));
         }
-        // Whoever was refused for a place in flight left room in the minute: that room is still there, and no more.
+        // Whoever was refused for a place in flight left room in the minute: that room is still there, and no
+        // more.
         let left = (0..5).filter(|_| router.acquire("model", &request(3)).is_ok()).count() as u64;
         assert_eq!(left, RPM + TPM / 3 - seen.iter().map(|seen| seen.requests.load(SeqCst)).sum::<u64>());
         assert_settled(&router);
@@ -242,8 +247,8 @@ fn limit(unit: Unit, amount: u64, kind: LimitKind) -> Limit {
     Limit::new(unit, amount, MINUTE, kind).unwrap()
 }
 
-/// Three deployments in two groups, all under two quotas that they name in different orders. One admits so many requests, the other so
-/// many tokens.
+/// Three deployments in two groups, all under two quotas that they name in different orders. One admits so
+/// many requests, the other so many tokens.
 fn under_quotas(requests: u64, tokens: u64, kind: LimitKind) -> Vec<(Deployment, ())> {
     let a = Quota::new("a", &[limit(Unit::Requests, requests, kind)]).unwrap();
     let b = Quota::new("b", &[limit(Unit::Tokens, tokens, kind)]).unwrap();
@@ -337,7 +342,8 @@ fn no_minute_counts_more_than_its_limit() {
         let turn = || {
             clock.advance(2 * SECOND);
         };
-        // A request is counted in the minute of some moment of its call, or in a later one that another request has begun.
+        // A request is counted in the minute of some moment of its call, or in a later one that another
+        // request has begun.
         let (before, after, either, refused_after) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU32::new(0));
         let acquire = || {
             for _ in 0..2 {

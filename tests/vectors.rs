@@ -39,8 +39,8 @@ fn context(case: &Value) -> RoutingContext {
     }
 }
 
-/// A router whose deployments, named by their places, look to the strategy as the contexts do; None where they cannot, since they would
-/// be over a limit or it would take too many requests.
+/// A router whose deployments, named by their places, look to the strategy as the contexts do; None where
+/// they cannot, since they would be over a limit or it would take too many requests.
 fn router(strategy: Strategy, contexts: &[RoutingContext]) -> Option<Router<()>> {
     const MANY: u64 = 20_000;
     let clock = Clock::Manual(Arc::new(ManualClock::new(0)));

@@ -1,7 +1,7 @@
 //! The only source of time, so that a test can replace it.
 //!
-//! A router's time never runs backwards. The wall clock is read once; a monotonic clock then carries that time on
-//! (it may stand still while the machine sleeps). [`ManualClock`] absorbs steps back.
+//! A router's time never runs backwards. The wall clock is read once; a monotonic clock then carries that
+//! time on (it may stand still while the machine sleeps). [`ManualClock`] absorbs steps back.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -38,8 +38,8 @@ pub enum Clock {
 pub struct SystemClock {
     /// The reading it started at.
     origin: Instant,
-    /// The wall clock's time at that reading. An offset to another clock is added here and nowhere else: every
-    /// time that this clock tells is this one and what has passed since.
+    /// The wall clock's time at that reading. An offset to another clock is added here and nowhere else:
+    /// every time that this clock tells is this one and what has passed since.
     epoch: Nanos,
     /// The same reading of the clock that is advanced by the kernel's timer alone.
     #[cfg(target_os = "linux")]
@@ -65,8 +65,9 @@ impl SystemClock {
         self.epoch.wrapping_add(elapsed.as_secs().wrapping_mul(SECOND).wrapping_add(u64::from(elapsed.subsec_nanos())))
     }
 
-    /// Returns whether the time is well before `at`, by a clock that takes a fifth of the time to read. That clock
-    /// is behind by a tick of the kernel's timer, 1 to 10 ms. Where a tick is late, this may say so for longer.
+    /// Returns whether the time is well before `at`, by a clock that takes a fifth of the time to read. That
+    /// clock is behind by a tick of the kernel's timer, 1 to 10 ms. Where a tick is late, this may say so for
+    /// longer.
     #[cfg(target_os = "linux")]
     #[inline]
     #[allow(clippy::disallowed_methods)] // this is where time comes from
@@ -99,8 +100,8 @@ impl Clock {
         }
     }
 
-    /// Returns true only if the time is well before `at`, and if it costs less to find that out than to read the
-    /// time.
+    /// Returns true only if the time is well before `at`, and if it costs less to find that out than to read
+    /// the time.
     #[inline]
     fn is_well_before(&self, at: Nanos) -> bool {
         match self {
@@ -116,8 +117,8 @@ impl Default for Clock {
     }
 }
 
-/// The time of one call. It is read when first asked for and is then the same to the end of the call. It also notes
-/// until when the result of the call holds.
+/// The time of one call. It is read when first asked for and is then the same to the end of the call. It also
+/// notes until when the result of the call holds.
 pub(crate) struct Now<'a> {
     clock: &'a Clock,
     read: Cell<Option<Nanos>>,

@@ -1,10 +1,10 @@
-//! How the end of a lease finds those who wait for its place, from far below them.
+//! How the end of a lease finds the requests that wait for its place, from a floor far below them.
 
 use std::sync::{OnceLock, Weak};
 
 use super::sync::atomic::{AtomicUsize, Ordering};
 
-/// Wakes those who wait for capacity. No lock of a group, of counters or of a clock may be held.
+/// Wakes requests that wait for capacity. No lock of a group, of counters or of a clock may be held.
 pub(crate) trait Wakes: Send + Sync {
     /// Wakes for a model name: some capacity of its group may be free.
     fn wake(&self, model_name: &str);
@@ -51,7 +51,7 @@ impl Doorbell {
         self.waiting.store(0, Ordering::Relaxed);
     }
 
-    /// Rings for those who wait for a model name; for all, if it is None. No lock may be held.
+    /// Rings for the requests that wait for a model name; for all, if it is None. No lock may be held.
     #[cold]
     pub(crate) fn ring(&self, model_name: Option<&str>) {
         let Some(room) = self.room.get().and_then(Weak::upgrade) else { return };

@@ -23,9 +23,9 @@ pub enum Error {
     DeploymentNotFound(Box<UnknownDeployment>),
     /// Every deployment of the group was stopped by a gate.
     NoAvailableDeployment(Box<Unavailable>),
-    /// It was so for as long as the request would wait.
+    /// The same, for as long as the request would wait.
     WaitTimeout(Box<Unavailable>),
-    /// It is so, and so many wait already that no more may.
+    /// The same, and as many requests wait already as may.
     TooManyWaiters(Box<Unavailable>, usize),
     /// The tokens are above the limit of every deployment that the request could use.
     RequestTooLarge(Box<TooLarge>),
@@ -109,7 +109,8 @@ impl Reasons {
         self.iter().map(|(gate, _)| gate).filter(|gate| !gate.is_wish())
     }
 
-    /// Returns whether all deployments that the request could use were stopped by such gates, and there is one.
+    /// Returns whether all deployments that the request could use were stopped by such gates, and there is
+    /// one.
     fn only(&self, is_such: impl Fn(Gate) -> bool) -> bool {
         self.may_change() && self.not_by_request().all(is_such)
     }

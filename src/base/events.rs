@@ -1,7 +1,8 @@
 //! What happens to deployments and groups, for callbacks of the application.
 //!
-//! An event is noted where it happens, under the locks that are held there. It is delivered when the call that
-//! caused it holds no lock any more: a callback may use the router. Without a subscriber nothing is noted.
+//! An event is noted where it happens, under the locks that are held there. It is delivered when the call
+//! that caused it holds no lock any more: a callback may use the router. Without a subscriber nothing is
+//! noted.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -56,8 +57,8 @@ pub struct Event {
 
 type Callback = Arc<dyn Fn(&Event) + Send + Sync>;
 
-/// A callback that is called from now on. It ends with [`Subscription::end`], or with the router and the leases on
-/// its deployments.
+/// A callback that is called from now on. It ends with [`Subscription::end`], or with the router and the
+/// leases on its deployments.
 ///
 /// ```
 /// use turnout::{Deployment, Router, Settings};
@@ -142,8 +143,8 @@ impl Events {
         }
     }
 
-    /// Tells the noted events, unless another thread is telling: that one then tells these too. The caller holds no
-    /// lock.
+    /// Tells the noted events, unless another thread is telling: that one then tells these too. The caller
+    /// holds no lock.
     #[inline]
     pub(crate) fn deliver(&self) {
         if self.is_pending.load(Ordering::Relaxed) {
@@ -153,8 +154,8 @@ impl Events {
 
     #[cold]
     fn deliver_pending(&self) {
-        // Sequentially consistent. A thread that leaves its event to the telling one has set `is_pending` before. The
-        // telling one reads `is_pending` again after it has cleared `is_telling`.
+        // Sequentially consistent. A thread that leaves its event to the telling one has set `is_pending`
+        // before. The telling one reads `is_pending` again after it has cleared `is_telling`.
         while self.is_pending.load(Ordering::SeqCst) && !self.is_telling.swap(true, Ordering::SeqCst) {
             let telling = Telling(self);
             for event in self.take() {

@@ -4,9 +4,9 @@ use std::fmt;
 
 /// Hands the table of the gates to a macro.
 ///
-/// A gate is one row of this table: its documentation, its variant of [`Gate`], its name, and what kind of obstacle
-/// it is. Rows stand in the order in which the gates are checked. Each row of a stage is also a call: `gates::check`
-/// makes a method of each stage, which calls the method of each gate's name.
+/// A gate is one row of this table: its documentation, its variant of [`Gate`], its name, and what kind of
+/// obstacle it is. Rows stand in the order in which the gates are checked. Each row of a stage is also a
+/// call: `gates::check` makes a method of each stage, which calls the method of each gate's name.
 ///
 /// | kind | what it means for a request that every deployment refuses |
 /// |---|---|

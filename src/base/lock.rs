@@ -1,9 +1,9 @@
-//! A lock beside the words that it guards, and the proof that somebody holds it.
+//! A lock beside the words that it guards, and the proof that the caller holds it.
 
 use super::sync::{Mutex, MutexGuard, hold};
 
-/// A lock without a value of its own. Its owner writes words beside it only where a [`Held`] is at hand. Anyone may
-/// read them at any time.
+/// A lock without a value of its own. Its owner writes words beside it only where a [`Held`] is at hand.
+/// Anyone may read them at any time.
 #[derive(Debug, Default)]
 pub(crate) struct Lock(Mutex<()>);
 

@@ -10,10 +10,10 @@ use super::time::{MAX_READING, MINUTE, Nanos};
 ///
 /// Its reading can be set back, as a wall clock's can. The time that routers see never runs back:
 ///
-/// - After a step back of up to a minute the time stands still until the reading has caught up. So no minute is
-///   counted twice.
-/// - After a longer step back the time goes on from where it was. So nothing waits for the old reading to come
-///   again.
+/// - After a step back of up to a minute the time stands still until the reading has caught up. So no minute
+///   is counted twice.
+/// - After a longer step back the time goes on from where it was. So nothing waits for the old reading to
+///   come again.
 ///
 /// ```
 /// let clock = turnout::ManualClock::new(0);
@@ -24,7 +24,7 @@ use super::time::{MAX_READING, MINUTE, Nanos};
 pub struct ManualClock {
     dial: Mutex<Dial>,
     time: AtomicU64,
-    /// Those who want to know when it has moved.
+    /// What wants to know when it has moved.
     watches: Mutex<Vec<Weak<dyn Watch>>>,
 }
 
@@ -61,7 +61,8 @@ impl ManualClock {
         self.announce();
     }
 
-    /// Moves the reading forward, unless it would pass the largest one, 10^10 seconds. Returns whether it has.
+    /// Moves the reading forward, unless it would pass the largest one, 10^10 seconds. Returns whether it
+    /// has.
     pub fn advance(&self, by: Nanos) -> bool {
         let mut dial = hold(&self.dial);
         let reading = dial.reading.saturating_add(by);

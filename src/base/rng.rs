@@ -1,7 +1,8 @@
 //! The only source of chance, so that a seed can replace it.
 //!
-//! `SplitMix64` (Steele, Lea and Flood, OOPSLA 2014): the state is a counter that grows by a constant, so that a seeded generator is
-//! shared between threads by one atomic addition, and looking at the next draw is a load.
+//! `SplitMix64` (Steele, Lea and Flood, OOPSLA 2014): the state is a counter that grows by a constant, so
+//! that a seeded generator is shared between threads by one atomic addition, and looking at the next draw is
+//! a load.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -14,8 +15,9 @@ use super::sync::atomic::{AtomicU64, Ordering};
 
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// How many times this process or one it descends from was forked. A forked child inherits its parent's generators, and workers that
-/// draw alike would herd, so a generator seeded by the system is seeded anew when this has changed.
+/// How many times this process, or one that it descends from, was forked. A forked child inherits its
+/// parent's generators. Workers that draw alike would herd. So a generator that the system seeds is seeded
+/// anew when this has changed.
 static FORKS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
 
 thread_local! {
@@ -23,12 +25,14 @@ thread_local! {
     static THREAD: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
 }
 
-/// Returns how many times this process, or one that it descends from, was forked, as far as [`after_fork`] was told.
+/// Returns how many times this process, or one that it descends from, was forked, as far as [`after_fork`]
+/// was told.
 pub(crate) fn forks() -> u64 {
     FORKS.load(Ordering::Relaxed)
 }
 
-/// Tells the generators that are seeded by the system that they run in a new process. Call it in a forked child.
+/// Tells the generators that are seeded by the system that they run in a new process. Call it in a forked
+/// child.
 pub fn after_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
@@ -60,7 +64,7 @@ impl Rng {
         }
     }
 
-    /// Returns what [`Rng::below`] will draw next, if nobody draws in between.
+    /// Returns what [`Rng::below`] will draw next, if no other thread draws in between.
     pub(crate) fn peek_below(&self, n: u64) -> u64 {
         let mut state = match &self.0 {
             Source::Seeded(state) => state.load(Ordering::Relaxed),

@@ -1,7 +1,7 @@
 //! What threads share: locks, atomics and maps. A build that tries out schedules puts others in their place.
 //!
-//! Statics and cells that are filled once come from the standard library in any build: no thread waits there and
-//! nothing is decided there.
+//! Statics and cells that are filled once come from the standard library in any build: no thread waits there
+//! and nothing is decided there.
 
 #[cfg(shuttle)]
 mod schedules;
@@ -14,8 +14,8 @@ pub(crate) use {
     shuttle::sync::{Mutex, MutexGuard, atomic},
 };
 
-/// Locks. A thread that panicked under the lock does not stop others: every owner keeps its value whole at each
-/// step.
+/// Locks. A thread that panicked under the lock does not stop others: every owner keeps its value whole at
+/// each step.
 #[inline]
 pub(crate) fn hold<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -25,8 +25,8 @@ pub(crate) fn hold<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(not(shuttle))]
 pub(crate) type Map<K, V> = dashmap::DashMap<K, V, rustc_hash::FxBuildHasher>;
 
-/// Makes a map in which every pick looks something up. It has many shards, so that picks of two keys seldom wait for each
-/// other.
+/// Makes a map in which every pick looks something up. It has many shards, so that picks of two keys seldom
+/// wait for each other.
 #[cfg(not(shuttle))]
 pub(crate) fn busy_map<K: Eq + std::hash::Hash, V>() -> Map<K, V> {
     const SHARDS: usize = 64;

@@ -86,7 +86,8 @@ impl State {
         self.annex.get_or_init(Box::default)
     }
 
-    /// Takes a place in flight, a request and its tokens. The caller has checked, under the same lock, that there is room.
+    /// Takes a place in flight, a request and its tokens. The caller has checked, under the same lock, that
+    /// there is room.
     #[inline]
     pub(crate) fn reserve(&self, held: &Held<'_>, now: Nanos, tokens: u64) -> Minute {
         self.in_flight.store(self.in_flight().saturating_add(1), Ordering::Relaxed);
@@ -162,7 +163,8 @@ impl State {
         self.made_breaker().and_then(Breaker::cause)
     }
 
-    /// Takes the outcomes of a deployment that goes to another group, or away, out of what its group has counted.
+    /// Takes the outcomes of a deployment that goes to another group, or away, out of what its group has
+    /// counted.
     pub(crate) fn move_outcomes(&self, held: &Held<'_>, rules: &HealthRules, from: &Pool, to: Option<&Pool>) {
         if let Some(breaker) = self.made_breaker() {
             breaker.move_outcomes(held, rules, from, to);

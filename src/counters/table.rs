@@ -102,7 +102,8 @@ impl Clone for Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // Release and acquire, as for any reference count: all that the owners wrote comes before the block is used again.
+        // Release and acquire, as for any reference count: all that the owners wrote comes before the block
+        // is used again.
         if self.owners.fetch_sub(1, Ordering::AcqRel) == 1 {
             hold(&self.table.free).returned.push(self.index);
         }

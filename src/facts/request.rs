@@ -26,15 +26,16 @@ pub struct Request {
     pub tokens: u64,
     /// The parts of these that are the prompt's and the answer's, if they are known.
     pub split: Option<(u64, u64)>,
-    /// Which deployments it can use; None for all of the group. Most requests have none, so they cost a pointer.
+    /// Which deployments it can use; None for all of the group. Most requests have none, so they cost a
+    /// pointer.
     pub wishes: Option<Box<Wishes>>,
 }
 
 /// Which deployments a request can use.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
-    /// Labels that the deployment must have. Sort them: the index keeps one tree per list, and order tells lists
-    /// apart.
+    /// Labels that the deployment must have. Sort them: the index keeps one tree per list, and order tells
+    /// lists apart.
     pub tags: Vec<String>,
     /// Whether one of the labels is enough.
     pub any_tag: bool,
@@ -61,7 +62,8 @@ impl Request {
         self.tokens.max(1)
     }
 
-    /// Returns whether it takes no prompt or no answer. It may then pass where a request of unknown size would not.
+    /// Returns whether it takes no prompt or no answer. It may then pass where a request of unknown size
+    /// would not.
     #[inline]
     pub(crate) fn lacks_part(&self) -> bool {
         self.split.is_some_and(|(input, output)| input == 0 || output == 0)

@@ -188,11 +188,11 @@ impl<T> Check<'_, '_, T> {
     }
 }
 
-/// Lets a deployment pass, or names the first gate that stops it, as far as that depends on the deployment alone: an
-/// index can keep the result.
+/// Lets a deployment pass, or names the first gate that stops it, as far as that depends on the deployment
+/// alone: an index can keep the result.
 ///
-/// The clock is read only where a number would stop the deployment that a new minute or an elapsed cooldown might
-/// have freed.
+/// The clock is read only where a number would stop the deployment that a new minute or an elapsed cooldown
+/// might have freed.
 #[inline(always)]
 #[allow(clippy::inline_always)] // most requests ask for nothing special, and where that is known much of this goes
 pub(super) fn check_alone<T>(
@@ -210,8 +210,8 @@ pub(super) fn check_alone<T>(
     if state.marks() == 0 { Ok(()) } else { check_marks(entry, state, request, waived, now) }
 }
 
-/// Runs the checks that few deployments need. It takes what it looks at one by one: so the other checks need no place
-/// in memory for it.
+/// Runs the checks that few deployments need. It takes what it looks at one by one: so the other checks need
+/// no place in memory for it.
 #[inline(never)]
 fn check_marks<T>(entry: &Entry<T>, state: &State, request: &Request, waived: Waived, now: &Now<'_>) -> Result<(), Refusal> {
     Check { entry, state, request, waived, now, cooldown_until: 0 }.by_marks()

@@ -37,8 +37,8 @@ impl<T> Live<'_, '_, T> {
         Usage { current: current(self.state, self.now.get()), limit }
     }
 
-    /// Returns the fuller of the minute's usage and that of the deployment's other limits on some units. Quotas are left out: they do not tell
-    /// one deployment from another.
+    /// Returns the fuller of the minute's usage and that of the deployment's other limits on some units.
+    /// Quotas are left out: they do not tell one deployment from another.
     #[inline]
     pub(crate) fn fullest(&self, minute: Usage, counts: impl Fn(Unit) -> bool) -> Usage {
         let Some(metering) = &self.entry.metering else { return minute };

@@ -1,7 +1,7 @@
 //! The gates as a pick meets them: what stops a deployment, in which words, and what is left behind them.
 //!
-//! Which gates there are, and in which order, says one table: `base::gate`. [`check`](self::check()) runs them, in a
-//! walk and under the lock of a reservation. [`leaf`] runs them for the index.
+//! Which gates there are, and in which order, says one table: `base::gate`. [`check`](self::check()) runs
+//! them, in a walk and under the lock of a reservation. [`leaf`] runs them for the index.
 
 mod check;
 mod leaf;

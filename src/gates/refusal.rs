@@ -77,7 +77,7 @@ pub enum Refusal {
     },
     /// The provider said that too little is left.
     ObservedLimit(ObservedShortfall),
-    /// It has returned or joined, and its share is still small. Ignored where nobody else is left.
+    /// It has returned or joined, and its share is still small. Ignored where no other deployment is left.
     SlowStart {
         /// Its share, in percent.
         percent: u64,

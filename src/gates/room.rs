@@ -10,15 +10,16 @@ use crate::limits::{Unit, to_next_minute};
 
 /// The tokens that a deployment has left.
 pub(super) struct Room {
-    /// So many for any request.
+    /// The tokens that are left for any request.
     pub(super) tokens: u64,
-    /// From when on there may be more; None if time makes them no more.
+    /// When time may add to them; None if it does not.
     pub(super) refills_at: Option<Nanos>,
-    /// Whether there may be more already for some requests: see `index::Leaf`.
+    /// Whether some requests may find more already: see `index::Leaf`.
     pub(super) understates: bool,
 }
 
-/// Returns whether a request without a prompt or without an answer may pass where one of unknown parts does not.
+/// Returns whether a request without a prompt or without an answer may pass where one of unknown parts does
+/// not.
 pub(super) fn limits_parts<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> bool {
     entry.metering.as_ref().is_some_and(|metering| metering.limits_parts())
         || (state.marks() & mark::OBSERVED != 0 && state.annex().observed.active(now.get()).any(|(unit, ..)| unit.is_part()))
@@ -62,7 +63,8 @@ fn tokens_left_marked<T>(entry: &Entry<T>, state: &State, mut tokens: u64, now: 
     Room { tokens, refills_at: now.take_change(), understates }
 }
 
-/// Returns the smallest limit of a deployment that a request is too large for, now and ever; None if it may fit.
+/// Returns the smallest limit of a deployment that a request is too large for, now and ever; None if it may
+/// fit.
 pub(crate) fn exceeded<T>(entry: &Entry<T>, request: &Request) -> Option<u64> {
     let minute = entry.deployment().tpm_limit().filter(|&limit| request.least_tokens() > limit);
     let metered = entry.metering.as_ref().and_then(|metering| metering.exceeded(request.into()));

@@ -48,11 +48,12 @@ use crate::limits::Metering;
 /// # Ok::<(), turnout::Error>(())
 /// ```
 pub trait Attachment: Send + Sync + 'static {
-    /// The id as [`Router::select`](crate::Router::select) hands it out. It lies where a pick finds it without
-    /// looking at the deployment.
+    /// The id as [`Router::select`](crate::Router::select) hands it out. It lies where a pick finds it
+    /// without looking at the deployment.
     type Id: fmt::Debug;
 
-    /// Returns the id of a deployment. It is called under locks: it must be short and must not use the router.
+    /// Returns the id of a deployment. It is called under locks: it must be short and must not use the
+    /// router.
     fn id(&self, deployment: &Deployment) -> Self::Id;
 }
 
@@ -138,8 +139,8 @@ impl<T> Entry<T> {
         heir.map_or(Fate::Removed, Fate::Replaced)
     }
 
-    /// Leaves the registry, and leaves its counters to an heir. Comes before the index is changed, so that nobody
-    /// renews its leaf afterwards.
+    /// Leaves the registry, and leaves its counters to an heir. Comes before the index is changed, so that
+    /// nobody renews its leaf afterwards.
     pub(crate) fn leave(&self, heir: Option<&Arc<Self>>) {
         *hold(&self.heir) = heir.map(Arc::downgrade).unwrap_or_default();
         self.left.store(true, Ordering::Relaxed);
@@ -166,8 +167,8 @@ impl<T> Entry<T> {
         self.change(now, |_| ());
     }
 
-    /// Changes its counters and renews its leaf, wherever that is now, under one lock. So what is decided by the
-    /// other members of the group still holds when it is done.
+    /// Changes its counters and renews its leaf, wherever that is now, under one lock. So what is decided by
+    /// the other members of the group still holds when it is done.
     #[inline]
     pub(crate) fn change<R>(&self, now: &Now<'_>, change: impl FnOnce(&Peers<'_>) -> R) -> R {
         let mut heir: Arc<Self>;
@@ -179,7 +180,8 @@ impl<T> Entry<T> {
             // Asked under the lock: a member that is replaced or removed leaves before the tree is touched.
             match member.fate() {
                 Fate::Registered => {
-                    // Without a place of its own it waits for the rebuild, which takes the counters as they are then.
+                    // Without a place of its own it waits for the rebuild, which takes the counters as they
+                    // are then.
                     let place = Some(position).filter(|&position| position != NOWHERE);
                     let result = change(&Peers::new(forest.census(), &index.words.pool, place));
                     if place.is_some() {
@@ -199,8 +201,8 @@ impl<T> Entry<T> {
 
     // --- what others learn of it ---
 
-    /// Ends a change of its counters, after the leaf was renewed: delivers the events that were noted, and wakes the
-    /// waiters that may find capacity now. No lock may be held.
+    /// Ends a change of its counters, after the leaf was renewed: delivers the events that were noted, and
+    /// wakes the waiters that may find capacity now. No lock may be held.
     #[inline]
     pub(crate) fn finish(&self) {
         self.services.events.deliver();
@@ -209,8 +211,8 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Wakes the waiters of the group that its counters belong to now; all waiters, if it is under quotas that
-    /// others share.
+    /// Wakes the waiters of the group that its counters belong to now; all waiters, if it is under quotas
+    /// that others share.
     #[cold]
     fn wake_waiters(&self) {
         if self.metering.as_ref().is_some_and(|metering| !metering.quotas().is_empty()) {

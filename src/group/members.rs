@@ -19,8 +19,8 @@ use crate::strategy::{Chance, Strategy};
 #[derive(Debug)]
 pub(crate) struct Places<T: Attachment> {
     members: Vec<Option<Arc<Entry<T>>>>,
-    /// What a select hands out and where an acquire counts, without a look at the entry: among very many deployments no entry is in the
-    /// cache.
+    /// What a select hands out and where an acquire counts, without a look at the entry: among very many
+    /// deployments no entry is in the cache.
     ids: Vec<Option<T::Id>>,
     slots: Vec<u32>,
 }

@@ -1,4 +1,5 @@
-//! What every deployment of a router needs when an outcome comes in. The router itself may be gone by then.
+//! What every deployment of a router needs when an outcome is reported. The router itself may be gone by
+//! then.
 
 use std::sync::Arc;
 
@@ -15,7 +16,8 @@ pub(crate) struct Services {
     pub(crate) clock: Clock,
     /// The rules of every deployment. Ask a deployment for its own: see `Entry::rules`.
     pub(crate) rules: Rules,
-    /// What cooldowns are lengthened by. It is apart from the draws of picks, which so do not depend on cooldowns.
+    /// What cooldowns are lengthened by. It is apart from the draws of picks, which so do not depend on
+    /// cooldowns.
     pub(crate) jitter: Rng,
     pub(crate) events: Arc<Events>,
     pub(crate) learning: Learning,

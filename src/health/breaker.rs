@@ -32,8 +32,8 @@ pub(crate) struct Breaker {
 impl Breaker {
     // --- outcomes ---
 
-    /// Returns whether what was sent at a time says something of now. `until` is when the last cooldown ends or
-    /// ended; 0 after probation.
+    /// Returns whether what was sent at a time says something of now. `until` is when the last cooldown ends
+    /// or ended; 0 after probation.
     pub(crate) fn is_news(&self, sent_at: Nanos, until: Nanos) -> bool {
         sent_at >= until.max(self.passed.load(Ordering::Relaxed))
     }
@@ -57,7 +57,8 @@ impl Breaker {
         self.window.tally(rules.interval(), now)
     }
 
-    /// Takes the outcomes of a deployment that goes to another group, or away, out of what its group has counted.
+    /// Takes the outcomes of a deployment that goes to another group, or away, out of what its group has
+    /// counted.
     pub(crate) fn move_outcomes(&self, _: &Held<'_>, rules: &HealthRules, from: &Pool, to: Option<&Pool>) {
         from.forget(rules, &self.window);
         if let Some(to) = to {

@@ -13,7 +13,7 @@ pub enum Cause {
     Consecutive,
     /// Too large a share of failures.
     Rate,
-    /// So much larger a share of failures than its peers have.
+    /// A share of failures that is so many times that of its peers.
     Outlier,
     /// It failed on probation.
     Probation,

@@ -1,7 +1,7 @@
 //! What the members of a group are by their health, counted.
 //!
-//! Kept up to date with the leaves, under the index's lock. It answers at once what a walk over the members would find out: whether a
-//! deployment is the last in service, and whether so few are that the group panics.
+//! Kept up to date with the leaves, under the index's lock. It answers at once what a walk over the members
+//! would find out: whether a deployment is the last in service, and whether so few are that the group panics.
 
 use super::health_rules::HealthRules;
 use super::pool::Pool;
@@ -115,7 +115,8 @@ impl<'a> Peers<'a> {
         self.census.panics
     }
 
-    /// Returns whether another member is well, or on probation if that is enough. Amid a change no member is known to be.
+    /// Returns whether another member is well, or on probation if that is enough. Amid a change no member is
+    /// known to be.
     pub(crate) fn has_as_fit(&self, on_probation: bool, now: Nanos) -> bool {
         let Some(position) = self.position else { return false };
         let own = self.census.of.get(position as usize).copied().unwrap_or_default();

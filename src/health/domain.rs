@@ -1,7 +1,7 @@
 //! Failure domains: deployments that one outage takes away together, such as those of a region.
 //!
-//! Errors of connection count against the domain. When it trips, every deployment of it cools down, so that the others need not
-//! each find out for themselves.
+//! Errors of connection count against the domain. When it trips, every deployment of it cools down, so that
+//! the others need not each find out for themselves.
 
 use std::sync::{Arc, Weak};
 
@@ -36,7 +36,7 @@ impl<M> Domain<M> {
         Self { counted: Mutex::default(), members: Mutex::default() }
     }
 
-    /// Takes a deployment in. One that is gone drops out by itself.
+    /// Adds a deployment. A deployment that is gone drops out by itself.
     pub(crate) fn enter(&self, member: &Arc<M>) {
         let mut members = hold(&self.members);
         if members.len() == members.capacity() {
@@ -58,8 +58,8 @@ impl<M> Domain<M> {
         (counted.in_a_row, counted.are_several) = (0, false);
     }
 
-    /// One of its deployments could not be reached; returns whether that is one too many. Failures that are all of one deployment say something
-    /// of that deployment, which has its own rules.
+    /// Counts that one of its deployments could not be reached. Returns whether that is one too many.
+    /// Failures of a single deployment say something of that deployment alone, which has its own rules.
     pub(crate) fn failure(&self, rules: &HealthRules, now: Nanos, id: &Arc<str>) -> bool {
         let mut guard = hold(&self.counted);
         let counted = &mut *guard;
@@ -97,7 +97,8 @@ impl<M> Domains<M> {
         let mut domains = hold(&self.0);
         let known = domains.get(name).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {
-            // Domains that no deployment is in any more go when the map is full: so they never outnumber the others.
+            // Domains that no deployment is in any more go when the map is full: so they never outnumber the
+            // others.
             if domains.len() == domains.capacity() {
                 domains.retain(|_, domain| domain.strong_count() > 0);
             }

@@ -9,7 +9,7 @@ use crate::base::time::Nanos;
 /// What went wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {
-    /// The deployment failed; also whatever has no kind of its own.
+    /// The deployment failed. Failures without a kind of their own are of this kind.
     Error,
     /// It could not be reached.
     Connection,
@@ -100,7 +100,7 @@ impl FromStr for FailureKind {
     }
 }
 
-/// A failure as it came in.
+/// A failure as it was reported.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
@@ -112,7 +112,8 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Returns whether the deployment says that it will not serve for now: by the kind of failure, or by a time to wait.
+    /// Returns whether the deployment says that it will not serve for now: by the kind of failure, or by a
+    /// time to wait.
     pub(crate) fn is_refusal(&self) -> bool {
         self.kind.is_refusal() || self.retry_after.is_some()
     }

@@ -8,35 +8,36 @@ use crate::base::time::{Nanos, SECOND};
 /// When a deployment is taken out, for how long, and how it comes back.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HealthRules {
-    /// So many failures in a row start a cooldown; None for no such rule.
+    /// The number of failures in a row that starts a cooldown; None for no such rule.
     pub consecutive_failures: Option<u32>,
-    /// So large a share of failures in the window starts a cooldown; None for no such rule.
+    /// The share of failures in the window that starts a cooldown; None for no such rule.
     pub failure_rate: Option<f64>,
     /// How far back outcomes count.
     pub window: Nanos,
-    /// A share of failures says something only of so many outcomes.
+    /// The number of outcomes from which a share of failures says something.
     pub min_volume: u32,
     /// How long the first cooldown lasts, unless the provider says.
     pub cooldown_time: Nanos,
-    /// Each further one is so many times as long as the one before.
+    /// The factor by which each further cooldown is longer than the one before.
     pub cooldown_growth: f64,
-    /// None grows longer.
+    /// The length that no cooldown grows beyond.
     pub max_cooldown: Nanos,
     /// Up to this share of a cooldown comes on top, by chance.
     pub cooldown_jitter: f64,
-    /// One cooldown is forgotten for so long without one.
+    /// The time without a cooldown after which one cooldown is forgotten.
     pub forget_after: Nanos,
     /// Successes that end the probation, at least 1.
     pub success_threshold: u32,
     /// For how long after its return a deployment gets less than its share; 0 for not at all.
     pub slow_start: Nanos,
-    /// With a smaller share of a group in service its health is ignored; 0 for never.
+    /// The share of a group in service below which health is ignored; 0 for never.
     pub panic_threshold: f64,
-    /// Cool down the last deployment of a group too.
+    /// Whether the last deployment of a group cools down too.
     pub cool_last: bool,
     /// For how long a failure weighs like a request in flight; 0 for not at all.
     pub failure_penalty: Nanos,
-    /// A share of failures so many times that of the others in the group starts a cooldown; None for no such rule.
+    /// The factor by which a share of failures exceeds that of the others in the group when it starts a
+    /// cooldown; None for no such rule.
     pub outlier_factor: Option<f64>,
 }
 
@@ -62,7 +63,8 @@ impl Default for HealthRules {
     }
 }
 
-/// Below this share of failures nothing is an outlier, however well its peers do: among few failures the ratio is chance.
+/// Below this share of failures nothing is an outlier, however well its peers do: among few failures the
+/// ratio is chance.
 const LEAST_OUTLIER_RATE: f64 = 0.1;
 
 impl HealthRules {

@@ -25,14 +25,14 @@ impl Pool {
         self.ring().tally(rules.interval(), now).without(own)
     }
 
-    /// Takes in what a new member has counted elsewhere.
+    /// Adds what a new member has counted elsewhere.
     pub(crate) fn take_in(&self, rules: &HealthRules, window: &Ring) {
         if rules.outlier_factor.is_some() {
             self.ring().take_in(window);
         }
     }
 
-    /// Takes out what a member has counted.
+    /// Subtracts what a member has counted.
     pub(crate) fn forget(&self, rules: &HealthRules, window: &Ring) {
         if rules.outlier_factor.is_some() {
             self.ring().take_out(window);

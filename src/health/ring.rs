@@ -1,9 +1,10 @@
 //! Outcomes of the last while, in intervals of time.
 //!
-//! Ten intervals, of which the newest is still filling: what is counted covers nine tenths to the whole of the window. Counts are exact,
-//! and nothing is averaged. Intervals roll lazily, when the ring is next written to; until then a reader leaves out those whose time is over.
+//! Ten intervals, of which the newest is still filling: what is counted covers nine tenths to the whole of
+//! the window. Counts are exact, and nothing is averaged. Intervals roll lazily, when the ring is next
+//! written to; until then a reader leaves out the intervals whose time is over.
 //!
-//! One thread at a time writes, under the lock of whatever the ring is part of. Anyone reads.
+//! One thread at a time writes, under the lock of the structure that the ring is part of. Anyone reads.
 
 use std::array;
 
@@ -91,12 +92,12 @@ impl Ring {
         oldest.map(|(number, _)| (number + INTERVALS).saturating_mul(length.max(1)))
     }
 
-    /// Takes in what another ring with intervals of the same length has.
+    /// Adds the counts of another ring with intervals of the same length.
     pub(crate) fn take_in(&self, other: &Self) {
         self.combine(other, u32::saturating_add);
     }
 
-    /// Takes out what another ring with intervals of the same length has.
+    /// Subtracts the counts of another ring with intervals of the same length.
     pub(crate) fn take_out(&self, other: &Self) {
         self.combine(other, u32::saturating_sub);
     }

@@ -1,8 +1,9 @@
 //! Slow start: the share of a deployment that has returned or joined grows.
 //!
-//! A share is a share of time: the while is cut into 100 slices, and in some of them the deployment is a candidate like any other. That
-//! works under every strategy, needs no chance, and an index knows when the next slice begins. The share grows from 10 % by 1 % a slice;
-//! which slices are open follows as the pixels of a line do (Bresenham), so that at any time as many were as the shares add up to.
+//! A share is a share of time: the while is cut into 100 slices, and in some of them the deployment is a
+//! candidate like any other. That works under every strategy, needs no chance, and an index knows when the
+//! next slice begins. The share grows from 10 % by 1 % a slice; which slices are open follows as the pixels
+//! of a line do (Bresenham), so that at any time as many were as the shares add up to.
 
 use crate::base::time::Nanos;
 

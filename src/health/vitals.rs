@@ -37,7 +37,7 @@ impl Status {
 #[derive(Debug, Default)]
 #[repr(C)] // its place in a cache line counts: see `State`
 pub(crate) struct Vitals {
-    /// When the last cooldown ends or ended; 0 if there is none to think of.
+    /// When the last cooldown ends or ended; 0 if no cooldown is remembered.
     cooldown_until: AtomicU64,
     /// Integer microseconds; 0 before the first sample.
     avg_latency_us: AtomicU64,
@@ -85,12 +85,12 @@ impl Vitals {
         }
     }
 
-    /// Takes in how long a success took.
+    /// Records how long a success took.
     pub(crate) fn smooth_latency(&self, _: &Held<'_>, sample_us: u64) {
         self.avg_latency_us.store(smooth(self.avg_latency_us(), sample_us), Ordering::Relaxed);
     }
 
-    /// Takes in a success by the rules of the minute.
+    /// Records a success by the rules of the minute.
     pub(crate) fn success(&self, held: &Held<'_>, rules: &MinuteRules, now: Nanos) {
         // A request that was sent before the cooldown tells nothing about the time after it.
         if now >= self.cooldown_until() && self.count_success(held) >= rules.success_threshold {
@@ -116,7 +116,7 @@ impl Vitals {
         self.consecutive_successes.store(0, Ordering::Relaxed);
     }
 
-    /// Takes in a failure that `minute` has counted, by the rules of the minute.
+    /// Records a failure that `minute` has counted, by the rules of the minute.
     pub(crate) fn failure(
         &self,
         held: &Held<'_>,
@@ -140,9 +140,11 @@ impl Vitals {
         self.cooldown_until.store(self.cooldown_until().max(now.saturating_add(length)), Ordering::Relaxed);
     }
 
-    /// Takes in what a health check found. Probation begins at `probation_from`, where the rules want it to be seen; 0 if not.
+    /// Records what a health check found. Probation begins at `probation_from`; 0 if the rules do not want it
+    /// to be seen.
     pub(crate) fn report_health(&self, held: &Held<'_>, now: Nanos, healthy: bool, probation_from: Nanos) {
-        // One that is in service already goes on with its probation: checks come often, and would prolong it for ever.
+        // One that is in service already goes on with its probation: checks come often, and would prolong it
+        // for ever.
         if healthy && (self.is_unhealthy() || now < self.cooldown_until()) {
             self.break_streak(held);
             self.degraded.store(true, Ordering::Relaxed);

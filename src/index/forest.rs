@@ -20,7 +20,7 @@ use crate::strategy::{Chance, Rule};
 pub(crate) struct Forest<R: Rule> {
     all: Tree<R>,
     views: Views<R>,
-    /// What was noted of when leaves change; an entry that `changes` does not confirm is out of date.
+    /// When leaves change, as it was noted. An entry that `changes` does not confirm is out of date.
     wakes: BinaryHeap<Reverse<(Nanos, Position)>>,
     /// When each leaf changes; [`Nanos::MAX`] if time does not change it.
     changes: Vec<Nanos>,
@@ -65,7 +65,7 @@ impl<R: Rule> Forest<R> {
         {
             self.wake(members, now);
         }
-        // Who is ignored for what is for a walk to find out.
+        // In a panic some gates are open; only a walk knows which.
         if self.census.panics {
             return None;
         }
@@ -84,7 +84,7 @@ impl<R: Rule> Forest<R> {
         now: &Now<'_>,
         chance: &Chance<'_>,
     ) -> Option<Position> {
-        // A new minute may have made good what tokens are missing, and a bucket may be full again.
+        // A new minute may have brought the missing tokens, and a bucket may be full again.
         if self.refills_at != Nanos::MAX && now.has_come(self.refills_at) {
             self.rebuild(members, now);
         }
@@ -197,7 +197,8 @@ impl<R: Rule> Forest<R> {
         if changes_at != Nanos::MAX {
             self.wakes.push(Reverse((changes_at, position)));
         }
-        // A leaf that changes its time again and again leaves an entry each time; none is dropped before it is due.
+        // A leaf that changes its time again and again leaves an entry each time; none is dropped before it
+        // is due.
         if self.wakes.len() > 2 * self.changes.len() {
             let confirmed = (0..).zip(&self.changes).filter(|&(_, &at)| at != Nanos::MAX);
             self.wakes = confirmed.map(|(position, &at)| Reverse((at, position))).collect();
@@ -413,7 +414,7 @@ mod tests {
         // One that is asked for while another is not takes its place.
         (0..20).for_each(|_| (1..9).for_each(|i| ask(&mut grove, i)));
         assert_eq!(trees(&grove), (1..9).collect::<Vec<_>>());
-        // Nobody asks any more, and keeping the trees up to date costs something.
+        // No request asks any more, and keeping the trees up to date costs something.
         (0..10_000).for_each(|i| grove.renew(i % 40));
         assert!(trees(&grove).is_empty());
         (0..2).for_each(|_| (3..5).for_each(|i| ask(&mut grove, i)));

@@ -9,9 +9,9 @@ pub(crate) struct Leaf<L> {
     pub(crate) candidate: Option<L>,
     /// The tokens it has left; 0 if a gate stops it.
     pub(crate) tokens: u64,
-    /// Whether the leaf is only a lower bound: some requests may find more tokens left, or pass where this says that
-    /// a gate stops the member. That is so under a bucket that refills all the time, and under limits that count
-    /// prompts and answers apart: the leaf is made for a request whose parts are not known.
+    /// Whether the leaf is only a lower bound: some requests may find more tokens left, or pass where this
+    /// says that a gate stops the member. That is so under a bucket that refills all the time, and under
+    /// limits that count prompts and answers apart: the leaf is made for a request whose parts are not known.
     pub(crate) understates: bool,
     /// When time alone changes the candidate; None if it does not.
     pub(crate) changes_at: Option<Nanos>,

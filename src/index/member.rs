@@ -40,8 +40,8 @@ pub(crate) fn members<M>(members: &Members<M>) -> impl Iterator<Item = (Position
     (0..).zip(members).filter_map(|(position, place)| Some((position, place.as_ref()?)))
 }
 
-/// Where a member's leaf is, and what its index has noted of it, so that a renewal which changes none of that touches no more memory.
-/// Written under the index's lock.
+/// Where a member's leaf is, and what its index has noted of it, so that a renewal which changes none of that
+/// touches no more memory. Written under the index's lock.
 #[derive(Debug)]
 pub(crate) struct Place {
     /// The tokens in its leaf, and when time changes that.

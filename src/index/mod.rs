@@ -1,14 +1,16 @@
 //! An index of a group, so that a pick costs the same in a large group as in a small one.
 //!
-//! The index is a cache. A leaf of its trees is made by the gates and the rule that a walk over the members uses, for
-//! a request without wishes ([`Member::leaf`]). Who changes a member's counters renews its leaf afterwards, under the
-//! index's lock, from the counters as they are then. So the last renewal leaves the latest leaf.
+//! The index is a cache. A leaf of its trees is made by the gates and the rule that a walk over the members
+//! uses, for a request without wishes ([`Member::leaf`]). Who changes a member's counters renews its leaf
+//! afterwards, under the index's lock, from the counters as they are then. So the last renewal leaves the
+//! latest leaf.
 //!
-//! Time alone changes some leaves. Each leaf notes until when it holds, and the next pick at or after that time
-//! renews it. With nothing noted a pick does not read the clock.
+//! Time alone changes some leaves. Each leaf notes until when it holds, and the next pick at or after that
+//! time renews it. With nothing noted a pick does not read the clock.
 //!
-//! A request's own wishes narrow what a pick takes from a tree: its size and the excluded members by a [`Filter`],
-//! its tags by a tree over the members that have them ([`views`]), if such tags were asked for before.
+//! A request's own wishes narrow what a pick takes from a tree: its size and the excluded members by a
+//! [`Filter`], its tags by a tree over the members that have them ([`views`]), if such tags were asked for
+//! before.
 
 mod forest;
 mod leaf;
@@ -37,8 +39,8 @@ pub(crate) struct Index {
     pub(crate) words: Words,
 }
 
-/// The words of a group: what it counts as a whole, beside its members. A rule that remembers something of its
-/// group has its words here.
+/// The words of a group: what it counts as a whole, beside its members. A rule that remembers something of
+/// its group has its words here.
 #[derive(Debug, Default)]
 pub(crate) struct Words {
     /// The counter of round robin. It lies here since it is written at every turn.
@@ -88,7 +90,7 @@ macro_rules! match_forest {
     };
 }
 
-/// Does something with the forest, by whatever rule.
+/// Does something with the forest of any rule.
 macro_rules! with_forest {
     ($any:expr, $forest:ident => $do:expr) => {
         each_rule!(match_forest { $any, $forest => $do })
@@ -96,8 +98,8 @@ macro_rules! with_forest {
 }
 
 impl AnyForest {
-    /// Picks a member that passes every gate; None if there is none, or if only a walk can tell. For `prefetch` see
-    /// `Tree::pick`.
+    /// Picks a member that passes every gate; None if there is none, or if only a walk can tell. For
+    /// `prefetch` see `Tree::pick`.
     #[inline]
     pub(crate) fn pick<M: Member>(
         &mut self,

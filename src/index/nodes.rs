@@ -51,7 +51,8 @@ pub(super) trait Keep {
     /// Sums up two ranges, `left` being the earlier.
     fn join(left: &Self::Sum, right: &Self::Sum) -> Self::Sum;
 
-    /// Returns the sum of a range in which the part `old` has become `new`, where that follows from these alone.
+    /// Returns the sum of a range in which the part `old` has become `new`, where that follows from these
+    /// alone.
     fn replaced(_whole: &Self::Sum, _old: &Self::Sum, _new: &Self::Sum) -> Option<Self::Sum> {
         None
     }
@@ -129,7 +130,8 @@ impl<K: Keep> Nodes<K> {
         }
     }
 
-    /// Puts a leaf in its place and leaves the nodes above for [`Nodes::join_all`]. Returns the one that was there, if it is another.
+    /// Puts a leaf in its place and leaves the nodes above for [`Nodes::join_all`]. Returns the one that was
+    /// there, if it is another.
     #[inline]
     pub(super) fn set(&mut self, place: usize, leaf: K::Leaf) -> Option<K::Leaf> {
         let old = self.leaves.get_mut(place / FANOUT)?.0.get_mut(place % FANOUT)?;

@@ -1,10 +1,11 @@
 //! A tree of summaries over the members of a group, or over some of them.
 //!
-//! A leaf holds what the strategy looks at of its member, or nobody; a node holds the summary of the leaves below it. The root's summary
-//! names the pick, or the total to draw from, which then leads down to a leaf.
+//! A leaf holds what the strategy looks at of its member, or nobody. A node holds the summary of the leaves
+//! below it. The root's summary names the pick, or the total to draw from; the draw then leads down to a
+//! leaf.
 //!
-//! Besides, every node knows the fewest and the most tokens that its members have left, so that a request of some size takes or leaves
-//! whole ranges and looks into those only where some have enough and some have not.
+//! Every node also knows the fewest and the most tokens that its members have left. So a request of some size
+//! takes or leaves whole ranges. It looks into a range only where some members have enough and some have not.
 
 use std::marker::PhantomData;
 
@@ -14,7 +15,8 @@ use crate::base::position::Position;
 use crate::facts::Wishes;
 use crate::strategy::{Chance, Rule, View};
 
-/// In a tree of so many levels, a search that stops at the child it is after is faster than one that looks at all of them without a branch.
+/// Up to this many levels, a search that stops at its child is faster than one that looks at all children
+/// without a branch.
 const FEW_LEVELS: usize = 2;
 
 /// What a request wants beyond passing the gates.
@@ -77,7 +79,8 @@ impl<R: Rule> Keep for Summaries<R> {
     }
 }
 
-/// Keeps the fewest and the most tokens that a member of a range has left. One that has none is as good as nobody.
+/// Keeps the fewest and the most tokens that a member of a range has left. A member that has none counts as
+/// nobody.
 #[derive(Debug)]
 struct Tokens;
 
@@ -112,7 +115,8 @@ impl Keep for Tokens {
 
 #[derive(Debug)]
 pub(super) struct Tree<R: Rule> {
-    /// What the strategy needs of each node; apart from the tokens, which most picks do not look at below the root.
+    /// What the strategy needs of each node; apart from the tokens, which most picks do not look at below the
+    /// root.
     summaries: Nodes<Summaries<R>>,
     tokens: Nodes<Tokens>,
 }
@@ -173,9 +177,9 @@ impl<R: Rule> Tree<R> {
         filter.skips.is_empty() && filter.tokens <= self.tokens.get(self.tokens.root()).least
     }
 
-    /// Picks where the filter takes nothing away; None if there is nobody. Calls `prefetch` with a place close to the
-    /// one that it picks before it knows which that is. What the caller reads there comes into the cache while the
-    /// leaves do.
+    /// Picks where the filter takes nothing away; None if there is nobody. Calls `prefetch` with a place
+    /// close to the one that it picks before it knows which that is. What the caller reads there comes into
+    /// the cache while the leaves do.
     #[inline]
     pub(super) fn pick(&self, chance: &Chance<'_>, prefetch: impl Fn(Position)) -> Option<Position> {
         R::choose(&Whole { tree: self, prefetch }, chance)
@@ -212,7 +216,8 @@ impl<R: Rule> Tree<R> {
         })
     }
 
-    /// Goes down to a leaf. `child` says which child of a node `left` falls to, and takes from it what is before.
+    /// Goes down to a leaf. `child` says which child of a node `left` falls to, and takes from it what is
+    /// before.
     #[inline]
     fn descend(
         &self,
@@ -230,7 +235,8 @@ impl<R: Rule> Tree<R> {
             if node.level == 0 {
                 return position(node.place);
             }
-            // Where all have the same share, the leaf is known without a look at what lies between, which may not be in the cache.
+            // Where all have the same share, the leaf is known without a look at what lies between, which may
+            // not be in the cache.
             let range = node.range();
             if let Some(each) = R::equal_share(whole, &self.summaries.get(node), range.len()) {
                 return position(range.start + usize::try_from(left / each).unwrap_or(0));

@@ -1,9 +1,10 @@
 //! Trees over the members that have the tags of some requests.
 //!
-//! A tag set that is asked for a second time gets a tree of its own, whose leaves are those of the group's tree where a member has the
-//! tags. There are at most [`MOST`]; a further set takes the place of one that nobody has asked for in a long while, and is otherwise
-//! left to a walk, so that more sets than trees do not make trees all the time. A tree goes when keeping it up to date has cost more, since
-//! it was last asked for, than making it anew would.
+//! A tag set that is asked for a second time gets a tree of its own. Its leaves are those of the group's tree
+//! where a member has the tags. There are at most [`MOST`] such trees. A further set takes the place of one
+//! that no request has asked for in a long while. Otherwise it is left to a walk, so that more sets than
+//! trees do not make trees all the time. A tree goes when keeping it up to date has cost more, since the last
+//! request for it, than making it anew.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -15,17 +16,18 @@ use super::tree::Tree;
 use crate::facts::Wishes;
 use crate::strategy::Rule;
 
-/// One bit of [`Place::views`](super::member::Place) each.
+/// The most trees. Each has one bit of [`Place::views`](super::member::Place).
 const MOST: usize = 8;
 
-/// So many tag sets that have no tree are remembered.
+/// The number of tag sets without a tree that are remembered.
 const MOST_SEEN: usize = 16;
 
-/// A tag set takes another one's tree when it was asked for so often since anybody asked for that one. A tree costs about as much as a
-/// few walks.
+/// A tag set takes another set's tree when this many requests asked for it since the last request for the
+/// other. A tree costs about as much as a few walks.
 const WORTH: u32 = 8;
 
-/// Longer tag sets, in bytes and a few for each tag, are left to a walk: they come from requests, and are compared and kept under a lock.
+/// Longer tag sets are left to a walk, in bytes and 8 more for each tag. They come from requests, and are
+/// compared and kept under a lock.
 const LONGEST: usize = 256;
 
 /// A tag set with a tree.
@@ -44,7 +46,7 @@ struct View<R: Rule> {
 struct Seen {
     hash: u64,
     asked_at: u64,
-    /// How often it was asked for since a time after which nobody asked for some set that has a tree.
+    /// Requests for this set since its rival, a set that has a tree, was last asked for.
     times: u32,
     since: u64,
 }
@@ -112,7 +114,7 @@ impl<R: Rule> Views<R> {
         let seen = self.seen.get_mut(nth)?;
         seen.asked_at = self.asked;
         self.kept.resize_with(MOST, || None);
-        // A free place counts as one that nobody ever asked for.
+        // A free place counts as a set that no request ever asked for.
         let used_at = |view: &Option<View<R>>| view.as_ref().map(|view| view.used_at);
         let (place, view) = self.kept.iter().enumerate().min_by_key(|(_, view)| used_at(view))?;
         if let Some(used_at) = used_at(view) {

@@ -1,8 +1,9 @@
-//! What the rules of `Health` make of outcomes: what trips a deployment, how long it is out, and how it comes back.
+//! What the rules of `Health` make of outcomes: what trips a deployment, how long it is out, and how it comes
+//! back.
 //!
-//! What was sent before the end of the last cooldown says nothing of the time after it. Such a late outcome changes
-//! nothing here. So the many requests that were in flight when a deployment broke are one reason for a cooldown and
-//! not many. Only a wait that the provider names is honoured whenever it comes.
+//! What was sent before the end of the last cooldown says nothing of the time after it. Such a late outcome
+//! changes nothing here. So the many requests that were in flight when a deployment broke are one reason for
+//! a cooldown and not many. Only a wait that the provider names is honoured whenever it comes.
 
 use crate::base::lock::Held;
 use crate::base::rng::Rng;
@@ -19,7 +20,7 @@ pub(super) struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Takes in a success of a request that was sent at some time.
+    /// Records a success of a request that was sent at `sent_at`.
     pub(super) fn success(&self, state: &State, held: &Held<'_>, pool: &Pool, sent_at: Nanos) {
         let until = state.vitals.cooldown_until();
         let breaker = &state.annex().breaker;
@@ -36,13 +37,15 @@ impl Judge<'_> {
         self.tidy(state, held);
     }
 
-    /// Takes in a failure that is not neutral; returns whether it says anything of the time since the last cooldown.
+    /// Records a failure that is not neutral. Returns whether it says anything of the time since the last
+    /// cooldown.
     pub(super) fn failure(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>, failure: &Failure) -> bool {
         let until = state.vitals.cooldown_until();
         let breaker = &state.annex().breaker;
         let cause = Cause::Failure(failure.kind);
         let is_news = breaker.is_news(failure.sent_at, until);
-        // A panic lets requests through to a deployment that is out, and nothing else keeps them from one that fails fast.
+        // A panic lets requests through to a deployment that is out, and nothing else keeps them from one
+        // that fails fast.
         if self.rules.failure_penalty > 0 && (is_news || peers.panic()) {
             breaker.penalize(held, self.rules, self.now);
             state.mark(held, mark::PENALIZED, true);
@@ -66,7 +69,8 @@ impl Judge<'_> {
         true
     }
 
-    /// Cools down a deployment whose failure domain could not be reached. One that is out already stays out for as long as it is.
+    /// Cools down a deployment whose failure domain could not be reached. One that is out already stays out
+    /// for as long as it is.
     pub(super) fn domain_failed(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>) {
         let until = state.vitals.cooldown_until();
         if self.now >= until && self.may_trip(peers, until != 0) {
@@ -74,7 +78,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Takes a deployment out for as long as somebody says, who may say it for reasons of their own: nothing grows by that.
+    /// Takes a deployment out for a length of time that was asked for. The next cooldown does not grow by
+    /// that.
     pub(super) fn cool_down(&self, state: &State, held: &Held<'_>, pool: &Pool, length: Nanos, cause: Cause) {
         let breaker = &state.annex().breaker;
         let until = state.vitals.cooldown_until();

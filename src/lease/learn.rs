@@ -12,8 +12,8 @@ use crate::group::Entry;
 use crate::limits::Observed;
 
 impl<T> Entry<T> {
-    /// Records what the answer to a request said, and how long the provider wants not to be asked. `sent_at` is when
-    /// the request was sent.
+    /// Records what the answer to a request said, and how long the provider wants not to be asked. `sent_at`
+    /// is when the request was sent.
     pub(crate) fn observe(
         &self,
         said: &[Observed],
@@ -35,8 +35,8 @@ impl<T> Entry<T> {
 
     /// Records what an answer said, and leaves its leaf for the caller to renew.
     ///
-    /// Where the deployment is under quotas that limit the same unit, the answer is about the quota nearest to its
-    /// limit: providers tell what comes first.
+    /// Where the deployment is under quotas that limit the same unit, the answer is about the quota nearest
+    /// to its limit: providers tell what comes first.
     pub(super) fn learn(&self, said: &[Observed], sent_at: Nanos, receipt: Option<&Receipt>, now: Nanos) {
         for observed in said {
             let quota = self.metering.as_ref().and_then(|metering| metering.nearest_quota(Some(observed.unit), now));
@@ -52,11 +52,11 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Records that the provider refused a request for its rate. `sent_at` is when the request was sent, if it had a
-    /// lease.
+    /// Records that the provider refused a request for its rate. `sent_at` is when the request was sent, if
+    /// it had a lease.
     ///
-    /// Returns whether that is about a quota. The quota is paused then for all that are under it, and the deployment
-    /// has no part in it.
+    /// Returns whether that is about a quota. The quota is paused then for all that are under it, and the
+    /// deployment has no part in it.
     pub(super) fn refused(&self, held: &Held<'_>, sent_at: Option<Nanos>, pause: Nanos, now: Nanos) -> bool {
         if let Some((_, ledger)) = self.metering.as_ref().and_then(|metering| metering.nearest_quota(None, now)) {
             let _held = ledger.hold();

@@ -1,8 +1,8 @@
 //! A reservation that ends exactly once, and what its end means.
 //!
-//! The end of a lease goes one way down: [`Lease`] gives back its place under the lock of the counters, [`outcome`]
-//! counts the outcome and asks the [`judge`] about a cooldown, and the leaf in the index is renewed. Then no lock is
-//! held any more: events are delivered and waiters are woken (`Entry::finish`).
+//! The end of a lease goes one way down: [`Lease`] gives back its place under the lock of the counters,
+//! [`outcome`] counts the outcome and asks the [`judge`] about a cooldown, and the leaf in the index is
+//! renewed. Then no lock is held any more: events are delivered and waiters are woken (`Entry::finish`).
 
 mod judge;
 mod learn;
@@ -28,8 +28,8 @@ use receipt::Receipt;
 
 /// One place in flight on a deployment, counted in its minute together with its estimated tokens.
 ///
-/// The first of [`success`](Self::success), [`failure`](Self::failure) and [`release`](Self::release) ends it; later ones do nothing.
-/// Dropping it releases it.
+/// The first of [`success`](Self::success), [`failure`](Self::failure) and [`release`](Self::release) ends
+/// it; later ones do nothing. Dropping it releases it.
 ///
 /// ```
 /// use turnout::{Deployment, Request, Router, Settings};
@@ -56,7 +56,8 @@ pub struct Lease<T> {
 }
 
 impl<T> Lease<T> {
-    /// Reserves if every gate still lets the request pass: the check and the reservation are one step. `state` has the entry's counters.
+    /// Reserves if every gate still lets the request pass: the check and the reservation are one step.
+    /// `state` has the entry's counters.
     ///
     /// The caller renews the deployment's leaf in the index.
     #[inline]
@@ -67,8 +68,8 @@ impl<T> Lease<T> {
         waived: Waived,
         now: &Now<'_>,
     ) -> Result<Self, Refusal> {
-        // Taking the lock waits for what was read before and holds up what is read after. Among very many deployments neither the limits
-        // nor the counters are in the cache, and so both are fetched at once.
+        // Taking the lock waits for what was read before and holds up what is read after. Among very many
+        // deployments neither the limits nor the counters are in the cache, and so both are fetched at once.
         black_box(entry.deployment().tpm_limit());
         let held = state.hold();
         let receipt = if state.marks() & (mark::METERED | mark::OBSERVED) == 0 {
@@ -111,7 +112,8 @@ impl<T> Lease<T> {
         self.tokens
     }
 
-    /// Returns what the application attached, if the registry has dropped the entry: only this lease keeps it then.
+    /// Returns what the application attached, if the registry has dropped the entry: only this lease keeps it
+    /// then.
     #[cfg(feature = "python")]
     pub(crate) fn own_attachment(&self) -> Option<&T> {
         (Arc::strong_count(&self.entry) == 1).then(|| self.entry.attachment())
@@ -123,9 +125,9 @@ impl<T> Lease<T> {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Ends it with a success. The actual tokens replace the estimate (None keeps it). The latency in microseconds
-    /// goes into the average (None takes the time since acquire). `split` says how many tokens were the prompt's and
-    /// the answer's. Returns whether this call ended it.
+    /// Ends it with a success. The actual tokens replace the estimate (None keeps it). The latency in
+    /// microseconds goes into the average (None takes the time since acquire). `split` says how many tokens
+    /// were the prompt's and the answer's. Returns whether this call ended it.
     pub fn success(&self, tokens: Option<u64>, split: Option<(u64, u64)>, latency_us: Option<u64>) -> bool {
         let now = self.entry.services.clock.now();
         let Some(held) = self.end() else { return false };
@@ -146,9 +148,9 @@ impl<T> Lease<T> {
         true
     }
 
-    /// Ends it with a failure. What it reserved stays in the window, since the provider may have counted it. `said`
-    /// is what the headers of the answer say about the provider's limits: nobody is woken by it before a cooldown
-    /// has begun. Returns whether this call ended it.
+    /// Ends it with a failure. What it reserved stays in the window, since the provider may have counted it.
+    /// `said` is what the headers of the answer say about the provider's limits: nobody is woken by it before
+    /// a cooldown has begun. Returns whether this call ended it.
     pub fn failure(&self, kind: FailureKind, retry_after: Option<Nanos>, said: &[Observed]) -> bool {
         if self.has_ended() {
             return false;
@@ -167,8 +169,8 @@ impl<T> Lease<T> {
         ended
     }
 
-    /// Ends it without an outcome. `unused` gives back what it reserved in the window too. Returns whether this call
-    /// ended it.
+    /// Ends it without an outcome. `unused` gives back what it reserved in the window too. Returns whether
+    /// this call ended it.
     #[inline]
     pub fn release(&self, unused: bool) -> bool {
         // Asked here, since every lease is released once more when it is dropped.
@@ -189,8 +191,8 @@ impl<T> Lease<T> {
         true
     }
 
-    /// Records what the headers of its answer say about the provider's limits, and how long the provider wants not
-    /// to be asked. Works before and after the lease has ended.
+    /// Records what the headers of its answer say about the provider's limits, and how long the provider
+    /// wants not to be asked. Works before and after the lease has ended.
     pub fn observe(&self, said: &[Observed], retry_after: Option<Nanos>) {
         self.entry.observe(said, retry_after, self.acquired_at, self.receipt.as_deref(), self.entry.services.clock.now());
     }
@@ -201,7 +203,8 @@ impl<T> Lease<T> {
         self.entry.services.learning.headers
     }
 
-    /// Renews the leaf that the counters belong to if the deployment was replaced while its old leaf was still in use.
+    /// Renews the leaf that the counters belong to if the deployment was replaced while its old leaf was
+    /// still in use.
     #[inline]
     pub(crate) fn renew_moved(&self) {
         if !self.entry.is_registered() {

@@ -1,7 +1,8 @@
 //! What the end of a request means for its deployment, the group and the failure domain.
 //!
-//! A failure that may take a deployment out is judged under the lock of the group's index, and the leaf is renewed
-//! under it too. So no two deployments of a group, failing at once, each take the other for the one that stays.
+//! A failure that may take a deployment out is judged under the lock of the group's index, and the leaf is
+//! renewed under it too. So no two deployments of a group, failing at once, each take the other for the one
+//! that stays.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::group::Entry;
 use crate::health::{Cause, Domain, Failure, FailureKind, Rules};
 use crate::limits::Minute;
 
-/// A success as it came in.
+/// A success as it was reported.
 pub(crate) struct Success {
     pub(crate) tokens: u64,
     pub(crate) latency_us: Option<u64>,
@@ -90,8 +91,8 @@ impl<T> Entry<T> {
 
     // --- failures ---
 
-    /// Records a failure. `count` takes the lock of the counters and says which minute counted the request; None if
-    /// the request has ended before. Returns whether it had not.
+    /// Records a failure. `count` takes the lock of the counters and says which minute counted the request;
+    /// None if the request has ended before. Returns whether it had not.
     pub(super) fn fail<'a>(&'a self, now: Nanos, failure: &Failure, count: impl FnOnce() -> Option<(Held<'a>, Minute)>) -> bool {
         let state = &*self.slot;
         let moment = Now::at(&self.services.clock, now);

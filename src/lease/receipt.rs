@@ -43,7 +43,8 @@ impl Receipt {
         if state.marks() & mark::OBSERVED != 0 {
             let observed = &state.annex().observed;
             reserved = Some(observed.reserve(demand));
-            // Nothing that was said holds any more: what comes is charged the short way until something new is.
+            // Nothing that was said holds any more: what comes is charged the short way until something new
+            // is.
             if !observed.hold(now.get()) {
                 state.mark(held, mark::OBSERVED, false);
             }
@@ -62,7 +63,8 @@ impl Receipt {
         }
     }
 
-    /// Returns what was reserved in all when this request had reserved, itself included: of the deployment, or of one of its quotas.
+    /// Returns what was reserved in all when this request had reserved, itself included: of the deployment,
+    /// or of one of its quotas.
     pub(crate) fn reserved(&self, quota: Option<usize>) -> Option<&Reserved> {
         match quota {
             Some(nth) => self.charges.reserved(nth),

@@ -1,14 +1,15 @@
 //! A bucket that refills continuously: the generic cell rate algorithm (GCRA, ITU-T I.371) on one word.
 //!
-//! The word is the time at which the bucket will be full again, the algorithm's theoretical arrival time. A unit moves it on by the
-//! interval that refills one, so that what is left at any time is one subtraction away, nothing has to be done as time passes, and a
-//! reader needs one load.
+//! The word is the time at which the bucket will be full again, the algorithm's theoretical arrival time. A
+//! unit moves it on by the interval that refills one, so that what is left at any time is one subtraction
+//! away, nothing has to be done as time passes, and a reader needs one load.
 //!
-//! Intervals are whole nanoseconds, rounded up: a bucket is never faster than its limit, and slower by less than one part in
-//! (interval in nanoseconds), which is 0.1 % at 60 million a minute.
+//! Intervals are whole nanoseconds, rounded up: a bucket is never faster than its limit, and slower by less
+//! than one part in (interval in nanoseconds), which is 0.1 % at 60 million a minute.
 //!
-//! What is put back counts as if it had never been taken. Had it not been, the bucket might have been full for a while and spilled; how
-//! near it was to that is what the [lows](Lows) remember.
+//! Units that are put back count as if they had never been taken. Without them the bucket might have been
+//! full for a while and spilled. The [lows](Lows) remember how near it was to that: the charges before which
+//! less was missing than before any later one (a monotone stack). With 32 kept, the two nearest merge.
 
 use super::usage::Usage;
 use crate::base::sync::atomic::{AtomicU64, Ordering};
@@ -36,7 +37,8 @@ impl Bucket {
         Self { interval: per.div_ceil(amount), burst }
     }
 
-    /// Makes the words refill at its rate from now on. They may be those of a bucket with another one: what was used stays used.
+    /// Makes the words refill at its rate from now on. They may be those of a bucket with another one: what
+    /// was used stays used.
     pub(super) fn set_rate(self, words: &[AtomicU64], now: Nanos) {
         let old = load(words, INTERVAL);
         if old == self.interval {
@@ -101,7 +103,8 @@ impl Bucket {
         nth
     }
 
-    /// Puts units back that a charge took out. What would have spilled without that charge is made good already.
+    /// Puts units back that a charge took out. What would have spilled without that charge is made good
+    /// already.
     pub(super) fn refund(words: &[AtomicU64], nth: Nth, units: u64) {
         let lows = Lows::of(words);
         let back = Self::cost(words, units).min(lows.least_after(nth));
@@ -117,13 +120,13 @@ struct Low {
     missing: Nanos,
 }
 
-/// The least that was missing since any charge: of all charges those before which less was missing than before each later one. Where
-/// there are too many, the two nearest are taken for the lesser, so that charges before may be given back too little and never too
-/// much.
+/// The least that was missing since any charge: of all charges those before which less was missing than
+/// before each later one. Where there are too many, the two nearest are taken for the lesser, so that charges
+/// before may be given back too little and never too much.
 struct Lows<'a>(&'a [AtomicU64]);
 
 impl<'a> Lows<'a> {
-    /// So many are kept.
+    /// The number of lows that are kept.
     const MOST: usize = 32;
 
     fn of(words: &'a [AtomicU64]) -> Self {
@@ -152,7 +155,7 @@ impl<'a> Lows<'a> {
         self.iter().filter(|low| low.nth > nth).map(|low| low.missing).min().unwrap_or(Nanos::MAX)
     }
 
-    /// Takes in the latest.
+    /// Adds the latest low.
     fn note(&self, latest: Low) {
         // Nothing before it is reached that is not less.
         let mut places = self.places();
@@ -205,7 +208,8 @@ mod tests {
         words
     }
 
-    /// Returns when a bucket is full that let these charges pass, by its definition: the fill at the last charge, clipped at each.
+    /// Returns when a bucket is full that let these charges pass, by its definition: the fill at the last
+    /// charge, clipped at each.
     fn full_at(log: &[(Nanos, Nanos)]) -> Nanos {
         log.iter().fold(0, |full_at, &(at, cost)| full_at.max(at) + cost)
     }
@@ -235,7 +239,8 @@ mod tests {
 
     #[test]
     fn what_would_have_spilled_is_not_put_back() {
-        // One a second. Without the first ten, the bucket would have been full at 5 s, and what refilled it until then lost.
+        // One a second. Without the first ten, the bucket would have been full at 5 s, and what refilled it
+        // until then lost.
         let bucket = Bucket::new(60, 60 * SECOND, 20);
         let words = words(bucket);
         let first = Bucket::charge(&words, 0, 10);
@@ -261,7 +266,7 @@ mod tests {
         let faster = Bucket::new(120, 60 * SECOND, 40);
         faster.set_rate(&words, SECOND);
         assert_eq!((Bucket::used(&words, SECOND), faster.left(&words, SECOND)), (10, 30));
-        // What was charged at the old rate is put back as so many units.
+        // What was charged at the old rate is put back as the same number of units.
         Bucket::refund(&words, first, 10);
         assert_eq!(Bucket::used(&words, SECOND), 0);
     }
@@ -280,8 +285,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is charged and put back, the bucket is as full as one that never saw what was put back; with more lows than are
-        /// kept, never fuller.
+        /// Whatever is charged and put back, the bucket is as full as one that never saw what was put back;
+        /// with more lows than are kept, never fuller.
         #[test]
         fn what_is_put_back_was_never_taken(
             steps in prop::collection::vec((0..6_u64, 1..6_u64, any::<prop::sample::Index>(), prop::option::of(0..=6_u64)), 1..40),

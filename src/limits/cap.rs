@@ -3,9 +3,11 @@
 use crate::base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::base::time::Nanos;
 
-/// A cap on what is in flight, found by additive increase and multiplicative decrease (Chiu and Jain, 1989): a refusal lowers it to seven
-/// tenths of what was in flight, once for all that was sent up to the last one; as many successes as the cap raise it by one, as long as
-/// it is what holds requests back.
+/// A cap on what is in flight, found by additive increase and multiplicative decrease (Chiu and Jain, 1989).
+///
+/// - A refusal lowers it to seven tenths of what was in flight. It does so once for all requests that were
+///   sent before.
+/// - As many successes as the cap raise it by one, as long as the cap is what holds requests back.
 #[derive(Debug, Default)]
 pub(crate) struct Cap {
     /// 0 for none.
@@ -21,7 +23,8 @@ impl Cap {
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Takes in that a request was refused for its rate, sent at a time, with so many in flight. Returns whether that lowers the cap.
+    /// Records that a request was refused for its rate. It was sent at `sent_at`, and `in_flight` requests
+    /// were in flight. Returns whether that lowers the cap.
     pub(crate) fn refused(&self, sent_at: Nanos, in_flight: u32, now: Nanos) -> bool {
         // A clock may be coarse: what was sent at the very time of the refusal did not know of it.
         if self.most() != 0 && sent_at <= self.cut_at.load(Ordering::Relaxed) {
@@ -34,7 +37,7 @@ impl Cap {
         true
     }
 
-    /// Takes in a success, with so many in flight.
+    /// Records a success, while `in_flight` requests were in flight.
     pub(crate) fn served(&self, in_flight: u32) {
         let most = self.most();
         if in_flight < most {

@@ -25,7 +25,8 @@ impl Fixed {
     /// Returns what is used, and when it is let go.
     pub(super) fn used(words: &[AtomicU64], now: Nanos) -> (u64, Nanos) {
         let [ends, used, ..] = words else { return (0, now) };
-        // Acquire: pairs with the release in `charge`, so that a new window is never seen with an old one's use.
+        // Acquire: pairs with the release in `charge`, so that a new window is never seen with an old one's
+        // use.
         let ends = ends.load(Ordering::Acquire);
         if now >= ends { (0, now) } else { (used.load(Ordering::Relaxed), ends) }
     }
@@ -40,7 +41,7 @@ impl Fixed {
                 Start::Clock => now - now % self.per,
                 Start::FirstUse => now,
             };
-            // Release: whoever sees the new window sees the zero.
+            // Release: a thread that sees the new window sees the zero.
             ends.store(began.saturating_add(self.per), Ordering::Release);
         }
         used.store(used.load(Ordering::Relaxed).saturating_add(units), Ordering::Relaxed);
@@ -48,8 +49,8 @@ impl Fixed {
         ends.load(Ordering::Relaxed)
     }
 
-    /// Replaces what was charged, if the window that took it is still the last; by None, if the request was never sent. A window of use in
-    /// which nothing was sent has not begun.
+    /// Replaces what was charged, if the window that took it is still the last. `None`: the request was never
+    /// sent. A first-use window without requests is undone.
     pub(super) fn settle(self, words: &[AtomicU64], window: Window, charged: u64, actual: Option<u64>) {
         let [ends, used, count, ..] = words else { return };
         if ends.load(Ordering::Relaxed) != window {
@@ -84,7 +85,7 @@ mod tests {
         assert_eq!(fixed.charge(&words, 3 * MINUTE + 5, 7), 4 * MINUTE);
         assert_eq!(Fixed::used(&words, 4 * MINUTE - 1), (7, 4 * MINUTE));
         assert_eq!(Fixed::used(&words, 4 * MINUTE), (0, 4 * MINUTE));
-        // One that nobody used is skipped.
+        // A window that no request used is skipped.
         assert_eq!(fixed.charge(&words, 9 * MINUTE, 1), 10 * MINUTE);
     }
 

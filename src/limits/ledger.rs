@@ -76,7 +76,8 @@ impl Ledger {
         Some(Meter::all_free_at(&self.meters, demand, now)?.max(self.observed().frees_at(demand, now)))
     }
 
-    /// Returns the smallest share of a limit that is left, on a unit if one is given; None if there is no such limit.
+    /// Returns the smallest share of a limit that is left, on a unit if one is given; None if there is no
+    /// such limit.
     pub(super) fn share_left(&self, unit: Option<Unit>, now: Nanos) -> Option<f64> {
         let meters = self.meters.iter().filter(|meter| unit.is_none_or(|unit| meter.unit() == unit));
         #[allow(clippy::cast_precision_loss)] // compared, not counted

@@ -41,7 +41,7 @@ impl LimitKind {
     }
 }
 
-/// So much of a unit in so much time.
+/// An amount of a unit in a length of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limit {
     unit: Unit,
@@ -54,8 +54,8 @@ impl Limit {
     /// Makes a limit of `amount` in the time `per`.
     ///
     /// # Errors
-    /// If the amount or the burst is 0, the time less than a millisecond, the amount of a bucket more than one a nanosecond, or its burst
-    /// more than refills in 10^9 seconds.
+    /// If the amount or the burst is 0, the time less than a millisecond, the amount of a bucket more than
+    /// one a nanosecond, or its burst more than refills in 10^9 seconds.
     pub fn new(unit: Unit, amount: u64, per: Nanos, kind: LimitKind) -> Result<Self, Error> {
         const SHORTEST: Nanos = 1_000_000;
         const LONGEST: Nanos = 1_000_000_000 * SECOND;

@@ -26,8 +26,8 @@ pub(crate) struct Meter {
 pub(super) type Charge = u64;
 
 impl Meter {
-    /// Meters of these limits. Each goes on where one of `before` is, the same or one that counts alike, and no two where the same one
-    /// is. Under the lock of `before`.
+    /// Makes meters of these limits. Each reuses the counters of an old meter that counts alike, each old
+    /// meter at most once. The caller holds the lock of `before`.
     pub(crate) fn all(limits: &[Limit], before: &[Self], now: Nanos) -> Box<[Self]> {
         let mut before: Vec<_> = before.iter().map(Some).collect();
         let mut take = |is_it: &dyn Fn(&Self) -> bool| before.iter_mut().find(|old| old.is_some_and(is_it)).and_then(Option::take);
@@ -108,7 +108,8 @@ impl Meter {
         (0..).zip(meters).find_map(|(nth, meter)| meter.shortfall(nth, now, demand.least(meter.unit())))
     }
 
-    /// Returns when all of some meters may let a request through, now at the earliest; None if one never will.
+    /// Returns when all of some meters may let a request through, now at the earliest; None if one never
+    /// will.
     pub(super) fn all_free_at(meters: &[Self], demand: Demand, now: Nanos) -> Option<Nanos> {
         meters.iter().try_fold(now, |at, meter| Some(at.max(meter.frees_at(now, demand.least(meter.unit()))?)))
     }
@@ -142,9 +143,10 @@ impl Meter {
         }
     }
 
-    /// Replaces what was charged; by None, if the request was never sent. A window takes back or takes more if it was the one that was
-    /// charged; a bucket has no windows, so it takes more at any time, and is afterwards as full as if what it takes back had never been
-    /// taken.
+    /// Replaces what was charged; by None, if the request was never sent.
+    ///
+    /// A window changes only if it is still the one that was charged. A bucket has no windows: it takes more
+    /// at any time, and what it gets back counts as if it had never been taken.
     pub(super) fn settle(&self, now: Nanos, charge: Charge, charged: u64, settled: Option<u64>) {
         let actual = settled.unwrap_or(0);
         match self.counter {
@@ -293,8 +295,9 @@ mod tests {
     }
 
     proptest! {
-        /// Of any kind: what frees at a time is missing just before and left then, if nothing else is used; and what is admitted and then
-        /// settled for less never comes to more than the limit in the windows of a log that knows only what was really used.
+        /// Of any kind: what frees at a time is missing just before and left then, if nothing else is used;
+        /// and what is admitted and then settled for less never comes to more than the limit in the windows
+        /// of a log that knows only what was really used.
         #[test]
         fn no_window_of_a_log_has_more_than_the_limit(
             kind in 0..4_usize, amount in 1..40_u64,

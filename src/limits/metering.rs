@@ -68,8 +68,8 @@ impl Metering {
         self.own.iter().any(|meter| meter.unit().is_part())
     }
 
-    /// Returns the tokens that its own limits leave any request, however they are split, and whether this understates what
-    /// they leave some requests: see `index::Leaf`.
+    /// Returns the tokens that its own limits leave any request, however they are split, and whether this
+    /// understates what they leave some requests: see `index::Leaf`.
     pub(crate) fn tokens_left(&self, now: &Now<'_>) -> (u64, bool) {
         let (mut tokens, mut understates) = (u64::MAX, false);
         for meter in self.own.iter().filter(|meter| meter.unit() != Unit::Requests) {
@@ -83,7 +83,8 @@ impl Metering {
         (tokens, understates)
     }
 
-    /// Returns the fullest of the limits on some units, as a strategy compares them, and until when that holds if time changes it.
+    /// Returns the fullest of the limits on some units, as a strategy compares them, and until when that
+    /// holds if time changes it.
     pub(crate) fn usage(&self, counts: impl Fn(Unit) -> bool, now: Nanos) -> Option<(Usage, Option<Nanos>)> {
         let usages = self.own.iter().filter(|meter| counts(meter.unit())).map(|meter| meter.usage(now));
         usages.reduce(|(fullest, until), (usage, at)| {
@@ -92,13 +93,14 @@ impl Metering {
         })
     }
 
-    /// Calls `with` under the locks of all that is metered.
+    /// Calls `with` under the locks of all quotas.
     pub(crate) fn with_locks<R>(&self, with: impl FnOnce(&Locked<'_>) -> R) -> R {
         let _held = self.hold();
         with(&Locked(self))
     }
 
-    /// Returns the quota that a provider most likely speaks of: the one nearest to its limit, on a unit if that is known.
+    /// Returns the quota that a provider most likely speaks of: the one nearest to its limit, on a unit if
+    /// that is known.
     pub(crate) fn nearest_quota(&self, unit: Option<Unit>, now: Nanos) -> Option<(usize, &Ledger)> {
         let quotas = self.quotas.iter().enumerate();
         let shares = quotas.filter_map(|(nth, ledger)| Some((nth, &**ledger, ledger.share_left(unit, now)?)));
@@ -106,7 +108,8 @@ impl Metering {
     }
 }
 
-/// A deployment's meters under their locks; those of its own under the lock of its counters, which the caller holds.
+/// A deployment's meters under their locks; those of its own under the lock of its counters, which the caller
+/// holds.
 pub(crate) struct Locked<'a>(&'a Metering);
 
 impl Locked<'_> {

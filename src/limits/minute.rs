@@ -1,10 +1,11 @@
 //! Minute windows: what was counted in the current clock minute.
 //!
-//! A window rolls when it is next written to in a later minute; until then a reader takes an old minute's counts as 0. It never rolls
-//! back, so a writer that read the clock just before another one rolled the window counts into the newer minute.
+//! A window rolls when it is next written to in a later minute. Until then a reader takes an old minute's
+//! counts as 0. It never rolls back: a writer that read the clock just before another writer rolled the
+//! window counts into the newer minute.
 //!
-//! Readers take no lock. Writers hold the lock of the block that the window is part of. That makes a check and the
-//! reservation after it one step.
+//! Readers take no lock. Writers hold the lock of the block that the window is part of. That makes a check
+//! and the reservation after it one step.
 
 use crate::base::lock::Held;
 use crate::base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -48,11 +49,12 @@ pub(crate) fn to_next_minute(now: Nanos) -> Nanos {
 }
 
 impl MinuteWindow {
-    /// So many bytes are touched by a reservation.
+    /// The number of bytes that a reservation touches.
     #[cfg(test)]
     pub(crate) const RESERVED: usize = std::mem::offset_of!(Self, carried);
 
-    /// Returns the requests of the minute that was counted last. They are never fewer than those of the current minute, and no clock is read.
+    /// Returns the requests of the minute that was counted last. They are never fewer than those of the
+    /// current minute, and no clock is read.
     #[inline]
     pub(crate) fn requests_at_most(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
@@ -72,7 +74,8 @@ impl MinuteWindow {
     /// Returns what was counted in the minute of `now`.
     #[inline]
     pub(crate) fn counts(&self, now: Nanos) -> Counts {
-        // Acquire: pairs with the release in `roll`, so that a new minute is never seen with an old minute's counts.
+        // Acquire: pairs with the release in `roll`, so that a new minute is never seen with an old minute's
+        // counts.
         if self.minute.load(Ordering::Acquire) < minute_of(now) {
             return Counts::default();
         }
@@ -100,7 +103,8 @@ impl MinuteWindow {
         }
     }
 
-    /// Takes back a request that was never sent, and its tokens if the minute that took them is still the window's.
+    /// Takes back a request that was never sent, and its tokens if the minute that took them is still the
+    /// window's.
     pub(crate) fn refund(&self, held: &Held<'_>, minute: Minute, tokens: u64) {
         let requests = if self.minute.load(Ordering::Relaxed) == minute { &self.requests } else { &self.earlier };
         requests.store(requests.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
@@ -135,7 +139,7 @@ impl MinuteWindow {
         self.tokens.store(0, Ordering::Relaxed);
         self.fails.store(0, Ordering::Relaxed);
         self.carried.store(0, Ordering::Relaxed);
-        // Release: whoever sees the new minute sees the zeros.
+        // Release: a thread that sees the new minute sees the zeros.
         self.minute.store(minute, Ordering::Release);
         minute
     }
@@ -165,8 +169,8 @@ mod tests {
         assert_eq!(window.counts(3 * MINUTE), Counts::default());
     }
 
-    /// Hardware that reorders little would pass it anyway; under miri, which gives a reader any value that the orders allow, it fails
-    /// without the acquire or the release.
+    /// Hardware that reorders little would pass it anyway; under miri, which gives a reader any value that
+    /// the orders allow, it fails without the acquire or the release.
     #[test]
     fn a_new_minute_is_never_seen_with_the_counts_of_the_last() {
         for _ in 0..50 {

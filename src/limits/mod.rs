@@ -1,8 +1,9 @@
 //! Limits: what may be used in a time, and what has been.
 //!
-//! `rpm_limit` and `tpm_limit` are counted in a deployment's block of counters ([`MinuteWindow`]). Whatever else a
-//! provider limits is a [`Limit`], counted by a meter of its kind. A [`Quota`] is a set of limits that several
-//! deployments share. What a provider says about its limits is kept beside them ([`Observations`]).
+//! `rpm_limit` and `tpm_limit` are counted in a deployment's block of counters ([`MinuteWindow`]). Anything
+//! else that a provider limits is a [`Limit`], counted by a meter of its kind. A [`Quota`] is a set of limits
+//! that several deployments share. What a provider says about its limits is kept beside them
+//! ([`Observations`]).
 
 mod bucket;
 mod cap;

@@ -62,7 +62,8 @@ impl Observation {
         reserved
     }
 
-    /// Replaces what a request had reserved, if that is taken off what is left; `reserved` was reserved in all then.
+    /// Replaces what a request had reserved, if that is subtracted from what is left. `reserved` is what was
+    /// reserved in all when it had reserved.
     fn settle(&self, reserved: u64, was: u64, is: u64) {
         let nth = reserved.wrapping_sub(self.reserved_then.load(Ordering::Relaxed));
         if (1..=self.since()).contains(&nth) {
@@ -120,7 +121,7 @@ impl Observations {
         self.paused_until.load(Ordering::Relaxed)
     }
 
-    /// Takes a request off what is left, and returns what was reserved in all.
+    /// Subtracts a request from what is left. Returns what was reserved in all.
     pub(crate) fn reserve(&self, demand: Demand) -> Reserved {
         let mut reserved = Reserved::default();
         for ((unit, said), reserved) in Unit::ALL.into_iter().zip(&self.units).zip(&mut reserved) {
@@ -129,15 +130,15 @@ impl Observations {
         reserved
     }
 
-    /// Replaces what a request took off what is left; by nothing, if it was never sent.
+    /// Replaces what a request subtracted from what is left; by nothing, if it was never sent.
     pub(crate) fn settle(&self, reserved: &Reserved, estimated: Demand, actual: Option<Demand>) {
         for ((unit, said), &reserved) in Unit::ALL.into_iter().zip(&self.units).zip(reserved) {
             said.settle(reserved, estimated.of(unit), actual.map_or(0, |actual| actual.of(unit)));
         }
     }
 
-    /// Takes in what the answer to a request said that was sent at a time, when so much had been reserved. An older answer than the last
-    /// one tells nothing while that holds.
+    /// Records what an answer said. `sent_at` is when its request was sent, `then` is what had been reserved
+    /// in all by then. An answer that is older than the last one tells nothing while the last one holds.
     pub(crate) fn observe(&self, observed: &Observed, sent_at: Nanos, then: Option<&Reserved>, now: Nanos) {
         let nth = observed.unit.index();
         let Some(said) = self.units.get(nth) else { return };
@@ -153,7 +154,7 @@ impl Observations {
         said.until.store(now.saturating_add(observed.reset.unwrap_or(MINUTE)), Ordering::Relaxed);
     }
 
-    /// Takes in that nothing may be sent for a while. A longer pause is not shortened.
+    /// Records that nothing may be sent for a while. A longer pause is not shortened.
     pub(crate) fn pause(&self, now: Nanos, length: Nanos) {
         let until = self.paused_until.load(Ordering::Relaxed).max(now.saturating_add(length));
         self.paused_until.store(until, Ordering::Relaxed);

@@ -1,8 +1,9 @@
-//! A window that slides: what is used in any stretch of its length is within the limit, wherever that begins.
+//! A window that slides: any stretch of its length uses no more than the limit, at whatever moment it begins.
 //!
-//! The length is cut into [`SLICES`] slices. What a slice took is let go when all of the slice is as old as the window is long, so that the
-//! window looks back by up to one slice more than it must: it never admits too much, and is at most a sixtieth stricter than a log of
-//! every request, which it would take unbounded memory to keep.
+//! The length is cut into [`SLICES`] slices. What a slice took is let go when all of the slice is as old as
+//! the window is long, so that the window looks back by up to one slice more than it must: it never admits
+//! too much, and is at most a sixtieth stricter than a log of every request, which it would take unbounded
+//! memory to keep.
 
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::time::Nanos;
@@ -10,7 +11,7 @@ use crate::base::time::Nanos;
 /// Slices of a window.
 const SLICES: u64 = 60;
 
-/// A window reaches over so many slices: the current one is only begun.
+/// The number of slices that a window reaches over. The current slice is only begun.
 const RING: u64 = SLICES + 1;
 
 /// The words: the latest slice, what the slices of the ring took together, and each by itself.
@@ -43,7 +44,7 @@ impl Sliding {
         left.min(total)
     }
 
-    /// Returns when so many units less will be used than now.
+    /// Returns when `units` fewer units will be used than now.
     pub(super) fn lets_go_at(self, words: &[AtomicU64], now: Nanos, units: u64) -> Nanos {
         let [latest, _, ring @ ..] = words else { return now };
         let latest = latest.load(Ordering::Relaxed);
@@ -175,7 +176,8 @@ mod tests {
     }
 
     proptest! {
-        /// What is used is never less than what a log says of the last `per`, and never more than it says of a slice longer.
+        /// What is used is never less than what a log says of the last `per`, and never more than it says of
+        /// a slice longer.
         #[test]
         fn what_is_used_lies_between_two_logs(
             per in prop_oneof![1_000_000..2_000_000_u64, Just(MINUTE)],

@@ -73,7 +73,8 @@ impl ObservedStats {
         all.flat_map(|(quota, observed)| Self::of(observed, quota, now)).collect()
     }
 
-    /// Returns what holds of one owner's observations. No requests are left while the provider wants not to be asked.
+    /// Returns what holds of one owner's observations. No requests are left while the provider wants not to
+    /// be asked.
     fn of(observed: &Observations, quota: Option<&Arc<str>>, now: Nanos) -> Vec<Self> {
         let stats = |unit, limit, remaining, until: Nanos| {
             let limit = Some(limit).filter(|&limit| limit > 0);

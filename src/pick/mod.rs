@@ -42,8 +42,8 @@ impl<T: Attachment> Picker<T> {
         self.registry.services().events.deliver();
     }
 
-    /// Picks a deployment, reserves nothing, and returns what `found` makes of its id. `found` runs under a lock: it must be short and
-    /// must not use the router.
+    /// Picks a deployment, reserves nothing, and returns what `found` makes of its id. `found` runs under a
+    /// lock: it must be short and must not use the router.
     ///
     /// # Errors
     /// If no deployment serves the model, or none passes every gate.
@@ -77,7 +77,7 @@ impl<T: Attachment> Picker<T> {
     /// - another thread is amid a change;
     /// - the coarse clock lags, and so the index took a time for one to come.
     ///
-    /// It also makes the error, which is what it mostly comes to where the index `found_nobody`.
+    /// It also makes the error. Where the index `found_nobody`, that is mostly the result.
     #[cold]
     fn select_by_walk<R>(
         &self,
@@ -100,8 +100,8 @@ impl<T: Attachment> Picker<T> {
         }
     }
 
-    /// Picks a deployment and reserves, without a look at who waits. The caller delivers the events that this notes,
-    /// once it holds no lock.
+    /// Picks a deployment and reserves, without a look at who waits. The caller delivers the events that this
+    /// notes, once it holds no lock.
     ///
     /// # Errors
     /// If no deployment serves the model, or none passes every gate.

@@ -1,7 +1,7 @@
 //! Gates, then the strategy: the one walk that picks, reserves and explains.
 //!
-//! The walk is generic over an [`Observer`]. A pick is watched by [`Unobserved`], which compiles to nothing; an
-//! explanation by one that takes notes. So the code that decides is the code that explains.
+//! The walk is generic over an [`Observer`]. A pick is watched by [`Unobserved`], which compiles to nothing;
+//! an explanation by one that takes notes. So the code that decides is the code that explains.
 
 use std::sync::Arc;
 
@@ -100,7 +100,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
         }
     }
 
-    /// Drops a candidate whose last place somebody else took.
+    /// Drops a candidate whose last place another thread took.
     #[cold]
     pub(super) fn lose(&mut self, position: Position, refusal: Refusal) {
         self.lost.push((position, refusal));

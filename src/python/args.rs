@@ -11,7 +11,8 @@ use crate::facts::{Request, Wishes};
 use crate::health::FailureKind;
 use crate::strategy::Strategy;
 
-/// Whether an error is about the value, and not one that the value's own code let through, such as an interrupt.
+/// Whether an error is about the value, and not one that the value's own code let through, such as an
+/// interrupt.
 fn is_about_value(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyTypeError>(py)
         || error.is_instance_of::<PyValueError>(py)
@@ -125,7 +126,8 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Kind {
     }
 }
 
-/// How a number of tokens is made up of a prompt's and an answer's, and the number itself if that is not given.
+/// How a number of tokens is made up of a prompt's and an answer's, and the number itself if that is not
+/// given.
 pub(crate) type Split = (Option<u64>, Option<(u64, u64)>);
 
 /// Reads `input_tokens` and `output_tokens`. What is not given of three follows from the other two.

@@ -27,7 +27,8 @@ impl Callback {
     }
 }
 
-/// The subscriptions of a router, which end with it. The core has the callbacks too; here they are for the garbage collector to see.
+/// The subscriptions of a router, which end with it. The core has the callbacks too; here they are for the
+/// garbage collector to see.
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions(Mutex<Vec<Arc<Kept>>>);
 

@@ -15,12 +15,13 @@ use crate::health::FailureKind;
 use crate::lease::Lease;
 use crate::limits::Observed;
 
-/// One acquired place on a deployment: a request in flight, counted in its minute's window together with its estimated tokens.
+/// One acquired place on a deployment: a request in flight, counted in its minute's window together with its
+/// estimated tokens.
 #[pyclass(name = "Lease", module = "turnout", frozen)]
 pub(crate) struct PyLease {
     lease: Lease<Attached>,
-    /// A reference of its own, so that the garbage collector sees who holds what: the one in the attachment is the router's. A deployment
-    /// without metadata is in no cycle and needs none.
+    /// A reference of its own, so that the garbage collector sees who holds what: the one in the attachment
+    /// is the router's. A deployment without metadata is in no cycle and needs none.
     own: Option<Py<PyDeployment>>,
 }
 
@@ -37,7 +38,8 @@ impl PyLease {
     #[inline(never)]
     fn fail(&self, exc: &Bound<'_, PyAny>) {
         if exc.is_instance_of::<PyGeneratorExit>() {
-            // Not left to Python: a generator may be closed by an interpreter that shuts down and runs no more of it.
+            // Not left to Python: a generator may be closed by an interpreter that shuts down and runs no
+            // more of it.
             self.lease.release(false);
             return;
         }
@@ -107,7 +109,8 @@ impl PyLease {
         Ok(self.lease.success(tokens, split, latency_us))
     }
 
-    /// End the lease with a failure. What it reserved stays in the window, since the provider may have counted it.
+    /// End the lease with a failure. What it reserved stays in the window, since the provider may have
+    /// counted it.
     #[pyo3(signature = (kind=Kind(FailureKind::Error), retry_after=None), text_signature = "($self, kind='error', retry_after=None)")]
     fn failure(&self, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let retry_after = optional(retry_after, |seconds| length("retry_after", seconds))?;

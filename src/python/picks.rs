@@ -1,7 +1,7 @@
 //! The methods of `Router` that take a request: one list of keywords for all of them.
 //!
-//! A new keyword is a row of [`with_keywords`] and a parameter of `args::request`. The methods take it, their signatures
-//! show it, and the tests hold the stub to them.
+//! A new keyword is a row of [`with_keywords`] and a parameter of `args::request`. The methods take it, their
+//! signatures show it, and the tests hold the stub to them.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
@@ -18,8 +18,8 @@ use crate::wait::Patience;
 /// The most picks in one call of `select_many`: a bound on the memory that a wrong number can ask for.
 const MOST_PICKS: usize = 10_000_000;
 
-/// Hands the keywords of a request to a macro, behind the tokens in braces: each keyword with its type and with the default
-/// that Python shows. Left out, all of them are None.
+/// Hands the keywords of a request to a macro, behind the tokens in braces: each keyword with its type and
+/// with the default that Python shows. Left out, all of them are None.
 macro_rules! with_keywords {
     ($make:ident $with:tt) => {
         $make! { $with

@@ -106,7 +106,8 @@ impl PyRouter {
         Ok(removed.iter().next().map(|entry| entry.attachment().deployment.clone_ref(py)))
     }
 
-    /// Replace all deployments. Ids that stay keep their state; live leases of ids that go stay valid and harmless.
+    /// Replace all deployments. Ids that stay keep their state; live leases of ids that go stay valid and
+    /// harmless.
     #[pyo3(signature = (deployments, /))]
     fn set_deployments(&self, deployments: &Bound<'_, PyAny>) -> PyResult<()> {
         drop(self.router.replace_all(self::deployments(deployments)?)?);
@@ -143,7 +144,8 @@ impl PyRouter {
         Ok(aliases)
     }
 
-    /// Let a name stand for another one, which may be an alias itself and need not exist yet. Replaces an alias of that name.
+    /// Let a name stand for another one, which may be an alias itself and need not exist yet. Replaces an
+    /// alias of that name.
     #[pyo3(signature = (alias, target, /))]
     fn add_alias(&self, alias: &Bound<'_, PyAny>, target: &Bound<'_, PyAny>) -> PyResult<()> {
         Ok(self.router.add_alias(text("alias", alias)?, text("target", target)?)?)
@@ -190,7 +192,8 @@ impl PyRouter {
         Ok(self.router.record_failure(text("deployment_id", deployment_id)?, kind.0, retry_after)?)
     }
 
-    /// Take in what an answer's headers say about the provider's limits, for requests that were sent without a lease.
+    /// Take in what an answer's headers say about the provider's limits, for requests that were sent without
+    /// a lease.
     #[pyo3(signature = (deployment_id, headers, /))]
     fn observe(&self, deployment_id: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<()> {
         let (said, retry_after) = read_headers(headers)?;
@@ -234,7 +237,8 @@ impl PyRouter {
         Ok(self.router.waiting(text("model_name", model_name)?)?)
     }
 
-    /// Return every deployment's state as columns: the fields of :class:`turnout.DeploymentStats`, one value a deployment.
+    /// Return every deployment's state as columns: the fields of :class:`turnout.DeploymentStats`, one value
+    /// a deployment.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         records::columns(py, &self.router.snapshot())
     }

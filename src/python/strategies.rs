@@ -139,7 +139,8 @@ impl PyRoutingContext {
     }
 }
 
-/// The turns that :func:`turnout.strategies.round_robin` keeps, one a model name. Safe to share between threads.
+/// The turns that :func:`turnout.strategies.round_robin` keeps, one a model name. Safe to share between
+/// threads.
 #[pyclass(name = "RoundRobinCounters", module = "turnout.strategies", frozen)]
 pub(crate) struct PyRoundRobinCounters(RoundRobinCounters);
 
@@ -213,7 +214,8 @@ pub(crate) fn rate_limit_aware(contexts: &Bound<'_, PyAny>) -> PyResult<Option<S
     Ok(Contexts::new(contexts)?.pick(|contexts| strategy::rate_limit_aware(contexts)))
 }
 
-/// Pick the candidates in turn: the model name's counter modulo their number. A single candidate does not advance it.
+/// Pick the candidates in turn: the model name's counter modulo their number. A single candidate does not
+/// advance it.
 #[pyfunction]
 #[pyo3(signature = (model_name, contexts, counters, /))]
 pub(crate) fn round_robin(

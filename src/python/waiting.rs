@@ -35,8 +35,8 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Timeout {
     }
 }
 
-/// Calls what Python gave, once for each poll. Shared with the core, which the garbage collector does not see; so it holds what the
-/// waiter owns.
+/// Calls what Python gave, once for each poll. Shared with the core, which the garbage collector does not
+/// see; so it holds what the waiter owns.
 #[derive(Debug, Default)]
 struct Bell {
     callback: Mutex<Option<Py<PyAny>>>,

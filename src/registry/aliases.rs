@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::base::error::Error;
 use crate::base::sync::Map;
 
-/// The most aliases that are followed from one to the next. It is more than anybody makes, and an end to a walk among
-/// aliases that change.
+/// The most aliases that are followed from one to the next. It is more than anybody makes, and an end to a
+/// walk among aliases that change.
 const LONGEST_CHAIN: usize = 100_000;
 
 /// Aliases and what they stand for. There is no cycle among them.

@@ -20,7 +20,7 @@ pub(super) struct Ledgers {
 }
 
 impl Ledgers {
-    /// Returns the quota that is counted under an id, if somebody is under it.
+    /// Returns the quota that is counted under an id, if a deployment is under it.
     pub(super) fn quota(&self, id: &str) -> Option<Quota> {
         self.by_id.get(id).and_then(Weak::upgrade).map(|ledger| ledger.quota().clone())
     }
@@ -37,7 +37,8 @@ impl Ledgers {
         Some(Box::new(Metering::new(Meter::all(deployment.limits(), before, now), quotas)))
     }
 
-    /// Returns the ledger of a quota: the one in use, or a new one that keeps its counts if the limits are others.
+    /// Returns the ledger of a quota: the one in use, or a new one that keeps its counts if the limits are
+    /// others.
     fn ledger(&mut self, quota: &Quota, now: Nanos) -> Arc<Ledger> {
         let before = self.by_id.get(quota.id()).and_then(Weak::upgrade);
         if let Some(same) = before.as_ref().filter(|ledger| ledger.quota() == quota) {
@@ -45,7 +46,8 @@ impl Ledgers {
         }
         self.last_serial += 1;
         let ledger = Arc::new(Ledger::new(quota, self.last_serial, before.as_deref(), now));
-        // Ledgers that nobody is under any more go when the map is full: so they never outnumber the others.
+        // Ledgers that no deployment is under any more go when the map is full: so they never outnumber the
+        // others.
         if self.by_id.len() == self.by_id.capacity() {
             self.by_id.retain(|_, ledger| ledger.strong_count() > 0);
         }

@@ -1,11 +1,11 @@
 //! Which deployments there are: by id, in groups by model name, and the aliases of model names.
 //!
-//! Readers see an entry of a map before or after a change and never amid it, and a pick looks at one group. Changes
-//! that touch more than one entry are made one at a time. What must see all entries at once ([`Registry::all`]) waits
-//! for its turn among them.
+//! Readers see an entry of a map before or after a change and never amid it, and a pick looks at one group.
+//! Changes that touch more than one entry are made one at a time. What must see all entries at once
+//! ([`Registry::all`]) waits for its turn among them.
 //!
-//! A change hands back to the caller what it takes out ([`Removed`]). The caller drops it when no lock is held: an
-//! attachment may run anything when it is dropped.
+//! A change hands back to the caller what it takes out ([`Removed`]). The caller drops it when no lock is
+//! held: an attachment may run anything when it is dropped.
 
 mod aliases;
 mod ledgers;
@@ -121,7 +121,8 @@ impl<T: Attachment> Registry<T> {
         self.deployments.get(id).map(|entry| Arc::clone(&entry)).ok_or_else(|| self.deployment_not_found(id))
     }
 
-    /// Returns the place that a deployment has in a group, if it is there. Amid a change it may be the place of another.
+    /// Returns the place that a deployment has in a group, if it is there. Amid a change it may be the place
+    /// of another.
     pub(crate) fn position_in(&self, group: &Group<T>, id: &str) -> Option<Position> {
         let entry = self.deployments.get(id)?;
         Arc::ptr_eq(&entry.home.index, &group.index).then(|| entry.home.place.position())
@@ -260,7 +261,8 @@ impl<T: Attachment> Registry<T> {
         names
     }
 
-    /// Calls `with` with the group that a model name or alias leads to. It runs under a lock and must not come back here.
+    /// Calls `with` with the group that a model name or alias leads to. It runs under a lock and must not
+    /// come back here.
     #[inline]
     pub(crate) fn with_group<R>(
         &self,

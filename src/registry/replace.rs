@@ -35,7 +35,8 @@ impl<T: Attachment> Registry<T> {
     /// Replaces all deployments. Ids that stay keep their state.
     ///
     /// # Errors
-    /// If an id is given twice, a model name is an alias, or a quota has several meanings. Nothing is changed then.
+    /// If an id is given twice, a model name is an alias, or a quota has several meanings. Nothing is changed
+    /// then.
     pub(crate) fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
         let mut changes = self.change();
         let plan = self.plan(deployments)?;
@@ -88,8 +89,8 @@ impl<T: Attachment> Registry<T> {
                 removed.entries.push(entry);
             }
         }
-        // Lock every index once. A thread that changed counters of an old entry without seeing that it has left has
-        // then finished, and the rebuilding below sees its change.
+        // Lock every index once. A thread that changed counters of an old entry without seeing that it has
+        // left has then finished, and the rebuilding below sees its change.
         for group in &self.groups {
             drop(group.index.lock());
         }

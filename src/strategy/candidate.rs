@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::limits::Usage;
 
-/// A candidate as strategies see it. A router answers from its live counters, each read only when a strategy asks for it.
+/// A candidate as strategies see it. A router answers from its live counters, each read only when a strategy
+/// asks for it.
 pub trait Candidate {
     /// Returns the relative share.
     fn weight(&self) -> u32;

@@ -3,8 +3,8 @@
 use super::chance::Choice;
 use crate::base::position::Position;
 
-/// The least key and where it is first: one number whose high bits are the key and whose low bits are the place, so that the least number
-/// is the first least, found without a branch.
+/// The least key and where it is first, in one number: the high bits are the key, the low bits are the place.
+/// So the least number is the first least, found without a branch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct FirstLeast(u128);
 

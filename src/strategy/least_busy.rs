@@ -2,9 +2,11 @@
 //!
 //! **How.** Fewest active requests; ties uniformly at random.
 //!
-//! **When.** Deployments of about the same size whose latency grows with their load, such as replicas of one engine.
+//! **When.** Deployments of about the same size whose latency grows with their load, such as replicas of one
+//! engine.
 //!
-//! **When not.** Deployments of unlike size (it ignores weights), or ones that fail fast without a cooldown: they are never busy.
+//! **When not.** Deployments of unlike size (it ignores weights), or ones that fail fast without a cooldown:
+//! they are never busy.
 
 use super::candidate::Candidate;
 use super::chance::Choice;

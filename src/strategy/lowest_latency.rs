@@ -1,11 +1,12 @@
 //! Lowest latency.
 //!
-//! **How.** Lowest average latency. 0 means unknown and counts as the mean of the known ones, rounded down. Ties to the first.
+//! **How.** Lowest average latency. 0 means unknown and counts as the mean of the known ones, rounded down.
+//! Ties to the first.
 //!
 //! **When.** Deployments that differ much and steadily in speed, under light load.
 //!
-//! **When not.** Under load: an average is one response old, so everything goes to the best until it is the worst. Once one latency is
-//! known, an unknown deployment behind it only ties and is not tried.
+//! **When not.** Under load: an average is one response old, so everything goes to the best until it is the
+//! worst. Once one latency is known, an unknown deployment behind it only ties and is not tried.
 
 use super::candidate::Candidate;
 use super::chance::Choice;
@@ -76,7 +77,8 @@ impl Rule for LowestLatency {
             (None, Some(unknown)) => Choice::At(unknown),
             (Some((_, known)), None) => Choice::At(known),
             (Some((latency, known)), Some(unknown)) => {
-                // The mean is never below the least, so an unknown one wins only by an earlier place among equals.
+                // The mean is never below the least, so an unknown one wins only by an earlier place among
+                // equals.
                 Choice::At(if u128::from(summary.mean()) == latency { known.min(unknown) } else { known })
             }
         }

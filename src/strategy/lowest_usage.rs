@@ -1,11 +1,12 @@
 //! Lowest usage.
 //!
-//! **How.** Lowest `tpm_current * 100 / tpm_limit` in whole percent; a limit of None or 0 counts as 0; ties to the first.
+//! **How.** Lowest `tpm_current * 100 / tpm_limit` in whole percent; a limit of None or 0 counts as 0; ties
+//! to the first.
 //!
 //! **When.** Deployments with token limits that should fill up together.
 //!
-//! **When not.** Large limits and few requests: within one percent everything goes to the first. An unlimited deployment always
-//! counts as empty and takes everything.
+//! **When not.** Large limits and few requests: within one percent everything goes to the first. An unlimited
+//! deployment always counts as empty and takes everything.
 
 use super::candidate::Candidate;
 use super::chance::Choice;
@@ -70,7 +71,8 @@ impl Rule for LowestUsage {
     }
 }
 
-/// Picks the candidate that has used the smallest share of its token limit, ties to the first; None without candidates.
+/// Picks the candidate that has used the smallest share of its token limit, ties to the first; None without
+/// candidates.
 #[must_use]
 pub fn lowest_usage(contexts: &[impl Candidate]) -> Option<usize> {
     pick_first::<LowestUsage>(contexts)

@@ -7,12 +7,13 @@ use crate::base::error::Error;
 
 /// Hands the table of the rules to a macro, behind the tokens in braces if there are any.
 ///
-/// A row is the variant of [`Strategy`], the type of its [`Rule`](super::Rule), its name, and `LiteLLM`'s spellings
-/// of it.
+/// A row is the variant of [`Strategy`], the type of its [`Rule`](super::Rule), its name, and `LiteLLM`'s
+/// spellings of it.
 macro_rules! each_rule {
     ($make:ident $($with:tt)?) => {
         $make! { $($with)?
-            /// At random, in proportion to the weights: [`weighted_random`](crate::strategy::weighted_random).
+            /// At random, in proportion to the weights:
+            /// [`weighted_random`](crate::strategy::weighted_random).
             SimpleShuffle: WeightedRandom, "simple_shuffle" ["simple-shuffle"];
             /// The fewest requests in flight: [`least_busy`](crate::strategy::least_busy).
             LeastBusy: LeastBusy, "least_busy" ["least-busy"];

@@ -41,8 +41,8 @@ where
         self.whole
     }
 
-    /// Walks a second time. If the shares have become smaller meanwhile, the number may fall off the end: then the
-    /// last candidate has it.
+    /// Walks a second time. If the shares have become smaller meanwhile, the number may fall off the end:
+    /// then the last candidate has it.
     #[inline]
     fn find(&self, whole: &R::Summary, mut left: u64) -> Option<Position> {
         let mut last = None;

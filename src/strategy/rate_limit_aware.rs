@@ -1,7 +1,7 @@
 //! Rate-limit aware.
 //!
-//! **How.** Largest distance from the limits, which is the smaller of the remaining shares of tokens and of requests. A limit of
-//! None or 0 leaves a share of 1, a count above its limit leaves 0. Ties to the first.
+//! **How.** Largest distance from the limits, which is the smaller of the remaining shares of tokens and of
+//! requests. A limit of None or 0 leaves a share of 1, a count above its limit leaves 0. Ties to the first.
 //!
 //! **When.** Both limits bind and should be used up evenly.
 //!
@@ -49,7 +49,8 @@ impl Rule for RateLimitAware {
 
     #[inline]
     fn sum_up(position: Position, distance: f64) -> Self::Summary {
-        // The bits of numbers that are not negative are in their order; all of them inverted, the largest distance is the least.
+        // The bits of numbers that are not negative are in their order; all of them inverted, the largest
+        // distance is the least.
         FirstLeast::of(position, u128::from(!distance.to_bits()))
     }
 

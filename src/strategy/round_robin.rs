@@ -1,6 +1,7 @@
 //! Round robin.
 //!
-//! **How.** A counter per model name, modulo the number of candidates. A single candidate does not advance it.
+//! **How.** A counter per model name, modulo the number of candidates. A single candidate does not advance
+//! it.
 //!
 //! **When.** Equal deployments and equal requests: the most even spread there is, and nothing can attract it.
 //!

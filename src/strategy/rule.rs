@@ -6,8 +6,9 @@ use crate::base::position::Position;
 
 /// How a strategy picks.
 ///
-/// Its summaries are a monoid: `Default` is the summary of no candidate, and `join` is associative. If joining a
-/// range on the right does not change a sum, then no part of that range would: an index need not look into it.
+/// Its summaries are a monoid: `Default` is the summary of no candidate, and `join` is associative. If
+/// joining a range on the right does not change a sum, then no part of that range would: an index need not
+/// look into it.
 pub(crate) trait Rule: Sized {
     /// What is kept of a candidate: no more than the rule looks at, since there may be very many candidates.
     type Leaf: std::fmt::Debug + Copy + PartialEq + Send;
@@ -18,12 +19,12 @@ pub(crate) trait Rule: Sized {
     /// What [`Rule::score`] is, in words.
     const SCORE: &'static str;
 
-    /// Whether joining a range on the right seldom changes a sum. The index then looks at the sum of a range before
-    /// it descends into it.
+    /// Whether joining a range on the right seldom changes a sum. The index then looks at the sum of a range
+    /// before it descends into it.
     const ABSORBS: bool = false;
 
-    /// Whether candidates have shares of many sizes. How an index looks for the one that was drawn is a matter of
-    /// speed alone.
+    /// Whether candidates have shares of many sizes. How an index looks for the one that was drawn is a
+    /// matter of speed alone.
     const SHARES_VARY: bool = false;
 
     /// Looks at a candidate.
@@ -35,7 +36,8 @@ pub(crate) trait Rule: Sized {
     /// Sums up two ranges, `left` being the earlier.
     fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary;
 
-    /// Returns the summary of a range in which the part `old` has become `new`, where that follows from these alone.
+    /// Returns the summary of a range in which the part `old` has become `new`, where that follows from these
+    /// alone.
     fn replaced(_whole: &Self::Summary, _old: &Self::Summary, _new: &Self::Summary) -> Option<Self::Summary> {
         None
     }
@@ -43,8 +45,9 @@ pub(crate) trait Rule: Sized {
     /// Returns what the candidates come to.
     fn choice(summary: &Self::Summary) -> Choice;
 
-    /// Picks a candidate; None if there is none. By default the choice of the whole, found where it asks for a draw.
-    /// A rule that is no monoid looks for itself: it draws candidates, finds them and compares their leaves.
+    /// Picks a candidate; None if there is none. By default the choice of the whole, found where it asks for
+    /// a draw. A rule that is no monoid looks for itself: it draws candidates, finds them and compares their
+    /// leaves.
     #[inline]
     fn choose(view: &impl View<Self>, chance: &Chance<'_>) -> Option<Position> {
         let whole = view.whole();
@@ -65,8 +68,8 @@ pub(crate) trait Rule: Sized {
         0
     }
 
-    /// Returns the share that each of `count` candidates has in `part` if all of them have the same in `whole`; None
-    /// if they do not, or if that is not known. An index then need not look at them.
+    /// Returns the share that each of `count` candidates has in `part` if all of them have the same in
+    /// `whole`; None if they do not, or if that is not known. An index then need not look at them.
     fn equal_share(_whole: &Self::Summary, _part: &Self::Summary, _count: usize) -> Option<u64> {
         None
     }
@@ -74,8 +77,8 @@ pub(crate) trait Rule: Sized {
     /// Returns what the rule compares, for people to read.
     fn score(whole: &Self::Summary, candidate: &impl Candidate) -> f64;
 
-    /// Returns the probability that the candidate at `position` is picked. Turns leave nothing to chance: `picked`
-    /// has it.
+    /// Returns the probability that the candidate at `position` is picked. Turns leave nothing to chance:
+    /// `picked` has it.
     #[allow(clippy::cast_precision_loss)] // for people to read
     fn probability(whole: &Self::Summary, picked: Option<Position>, position: Position, candidate: &impl Candidate) -> f64 {
         match Self::choice(whole) {
@@ -90,7 +93,8 @@ pub(crate) trait View<R: Rule> {
     /// Returns the summary of all candidates.
     fn whole(&self) -> R::Summary;
 
-    /// Returns the candidate in whose share of `whole` the number `left` falls, counted from the first candidate.
+    /// Returns the candidate in whose share of `whole` the number `left` falls, counted from the first
+    /// candidate.
     fn find(&self, whole: &R::Summary, left: u64) -> Option<Position>;
 
     /// Returns what is kept of the candidate at a position; None if nobody is there.

@@ -1,8 +1,10 @@
 //! Weighted random.
 //!
-//! **How.** Each candidate has the probability weight / total weight; if every weight is 0, all have the same.
+//! **How.** Each candidate has the probability weight / total weight; if every weight is 0, all have the
+//! same.
 //!
-//! **When.** The default: needs no state, spreads evenly, cannot herd. Weights say how much larger one deployment is than another.
+//! **When.** The default: needs no state, spreads evenly, cannot herd. Weights say how much larger one
+//! deployment is than another.
 //!
 //! **When not.** It does not notice load or speed: a slow deployment gets its full share and grows a queue.
 

@@ -55,7 +55,8 @@ pub(super) struct Standing {
     pub(super) refused: Option<Box<Unavailable>>,
 }
 
-/// What others need of a waiter. It may be dropped under the lock: the waiter owns a second reference to all of it.
+/// What others need of a waiter. It may be dropped under the lock: the waiter owns a second reference to all
+/// of it.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) request: Arc<Request>,

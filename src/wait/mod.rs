@@ -1,4 +1,5 @@
-//! Waiting for capacity: who waits for which model name, in which order, and who is woken when some may be free.
+//! Waiting for capacity: who waits for which model name, in which order, and who is woken when some may be
+//! free.
 //!
 //! | word | who or what it is |
 //! |---|---|
@@ -9,22 +10,22 @@
 //! | *ring* | a call of a waker: its waiter looks again |
 //! | *alarm* | the time at which trying again may help, for which the leader sleeps |
 //!
-//! Within a class nobody is overtaken, not even a large request by a small one that would fit. Those of other classes
-//! may use what it cannot use, and do not wait for it.
+//! Within a class nobody is overtaken, not even a large request by a small one that would fit. Those of other
+//! classes may use what it cannot use, and do not wait for it.
 //!
-//! Nobody polls. The thread that frees capacity serves nobody: it reads one counter ([`Doorbell`]) and, if anybody
-//! waits, rings for the leader of the line. The leader looks when it is rung for; a newcomer looks when it arrives.
-//! The one that looks *serves*: it tries the head of each class by the ordinary acquire, first come first served,
-//! until each has failed, and rings for those that got a lease. The reason for a failure tells when trying again may
-//! help: that is the alarm.
+//! Nobody polls. The thread that frees capacity serves nobody: it reads one counter ([`Doorbell`]) and, if
+//! anybody waits, rings for the leader of the line. The leader looks when it is rung for; a newcomer looks
+//! when it arrives. The one that looks *serves*: it tries the head of each class by the ordinary acquire,
+//! first come first served, until each has failed, and rings for those that got a lease. The reason for a
+//! failure tells when trying again may help: that is the alarm.
 //!
-//! No capacity stays free while a waiter sleeps that could use it. A waiter counts itself before it first tries.
-//! Capacity is freed before the counter is read. The try and the change both lock the group's index. So one of two
-//! things happens: the try comes second and sees what was freed, or the change comes second and sees the waiter. A
-//! waiter that leaves hands a ring that it has not answered on to the next.
+//! No capacity stays free while a waiter sleeps that could use it. A waiter counts itself before it first
+//! tries. Capacity is freed before the counter is read. The try and the change both lock the group's index.
+//! So one of two things happens: the try comes second and sees what was freed, or the change comes second and
+//! sees the waiter. A waiter that leaves hands a ring that it has not answered on to the next.
 //!
-//! All lines of a router share one lock. It is taken before the locks of groups and counters. Neither wakers nor
-//! callbacks run under it.
+//! All lines of a router share one lock. It is taken before the locks of groups and counters. Neither wakers
+//! nor callbacks run under it.
 //!
 //! [`Doorbell`]: crate::base::doorbell::Doorbell
 

@@ -67,7 +67,7 @@ pub(crate) struct Queue<T> {
 #[derive(Debug)]
 pub(super) struct Lines<T> {
     pub(super) of: FxHashMap<Arc<str>, Line>,
-    /// What became of those who were served and have not looked yet, by their arrival.
+    /// The results of waiters that were served and have not looked yet, by their arrival.
     pub(super) served: FxHashMap<u64, Result<Lease<T>, Error>>,
     pub(super) next_arrival: u64,
     /// The process they belong to.
@@ -165,7 +165,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Rings for those whose time has come.
+    /// Rings for the waiters whose time has come.
     fn wake_due(&self, now: Nanos) {
         self.ring(|lines, bells| {
             for line in lines.of.values_mut() {

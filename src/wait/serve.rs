@@ -25,7 +25,8 @@ pub enum Progress<T> {
 }
 
 impl<T: Attachment> Queue<T> {
-    /// Returns acquires without waiting, and without overtaking a waiter of the same or a lower priority number.
+    /// Returns acquires without waiting, and without overtaking a waiter of the same or a lower priority
+    /// number.
     #[cold]
     pub(crate) fn acquire(
         self: &Arc<Self>,
@@ -45,11 +46,12 @@ impl<T: Attachment> Queue<T> {
         picker.acquire(model_name, request)
     }
 
-    /// Looks whether a waiter of this router has its lease, trying for all who wait for its model name if something may have changed.
+    /// Looks whether a waiter of this router has its lease, trying for all who wait for its model name if
+    /// something may have changed.
     ///
     /// # Errors
-    /// If waiting is over without a lease: for what it would not mend, for the timeout, or since too many wait. After the end, poll no
-    /// more.
+    /// If waiting is over without a lease: for what it would not mend, for the timeout, or since too many
+    /// wait. After the end, poll no more.
     pub(crate) fn poll(&self, picker: &Picker<T>, waiter: &Waiter<T>) -> Result<Progress<T>, Error> {
         let mut bells = Vec::new();
         let mut lines = self.lock();
@@ -117,8 +119,8 @@ impl<T: Attachment> Queue<T> {
         }))
     }
 
-    /// Tries for the heads of all classes until each has failed. If nothing has changed since the others failed, it
-    /// tries for the waiter alone, if that is the head of its class.
+    /// Tries for the heads of all classes until each has failed. If nothing has changed since the others
+    /// failed, it tries for the waiter alone, if that is the head of its class.
     fn serve(
         &self,
         picker: &Picker<T>,

@@ -9,8 +9,8 @@ use shuttle_dashmap::mapref::{entry::Entry, multiple::RefMulti, one::Ref};
 
 const SHARDS: usize = 4;
 
-/// `shuttle_dashmap` has one lock for all keys. Under it no pick from one group could run beside a change of another
-/// group. Several such maps are shards, like those of the map that they stand for.
+/// `shuttle_dashmap` has one lock for all keys. Under it no pick from one group could run beside a change of
+/// another group. Several such maps are shards, like those of the map that they stand for.
 #[derive(Debug)]
 pub(crate) struct Map<K: Eq + Hash, V>([DashMap<K, V>; SHARDS]);
 
