@@ -26,6 +26,18 @@ const JITTER: u64 = 0x6a69_7474_6572;
 
 /// Picks one deployment of a model for every request. `T` is what the application attaches to each
 /// deployment.
+///
+/// ```
+/// use turnout::{Deployment, Request, Router, Settings, Strategy};
+///
+/// let router = Router::new(Settings { strategy: Strategy::RoundRobin, ..Settings::default() })?;
+/// for id in ["azure-eu", "azure-us"] {
+///     drop(router.add(Deployment::new(id, "gpt-4o")?, ())?);
+/// }
+/// let pick = || router.select("gpt-4o", &Request::default(), |id| id.to_string());
+/// assert_eq!([pick()?, pick()?, pick()?], ["azure-eu", "azure-us", "azure-eu"]);
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Router<T: Attachment> {
     picker: Picker<T>,

@@ -10,6 +10,14 @@ use crate::health::Rules;
 use crate::strategy::Strategy;
 
 /// How a router is set up.
+///
+/// ```
+/// use turnout::{Router, Settings, Strategy};
+///
+/// let router: Router<()> = Router::new(Settings { seed: Some(1), ..Settings::default() })?;
+/// assert_eq!(router.strategy(), Strategy::SimpleShuffle);
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// The rule for every model name that `strategies` does not name.

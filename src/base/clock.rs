@@ -34,6 +34,8 @@ pub enum Clock {
 }
 
 /// The system's monotonic clock, started at the wall clock's time.
+///
+/// It is made by [`Clock::system`].
 #[derive(Debug, Clone)]
 pub struct SystemClock {
     /// The reading it started at.

@@ -9,6 +9,15 @@ use super::time::Nanos;
 /// Why a call failed. The message names the value and what is allowed.
 ///
 /// It is kept small, since every pick returns room for one.
+///
+/// ```
+/// use turnout::{Error, Request, Router, Settings};
+///
+/// let router: Router<()> = Router::new(Settings::default())?;
+/// let Err(Error::ModelNotFound(unknown)) = router.acquire("gpt-4o", &Request::default()) else { unreachable!() };
+/// assert_eq!(unknown.name, "gpt-4o");
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub enum Error {
     /// A value is out of range or unknown.
@@ -32,6 +41,16 @@ pub enum Error {
 }
 
 /// A name that no deployment serves.
+///
+/// ```
+/// use turnout::{Deployment, Error, Router, Settings};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?, ())?);
+/// let Err(Error::ModelNotFound(unknown)) = router.resolve("gpt-4") else { unreachable!() };
+/// assert_eq!(unknown.near, ["gpt-4o"]);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownModel {
     /// The name that was asked for.
@@ -43,6 +62,15 @@ pub struct UnknownModel {
 }
 
 /// An id that no deployment has.
+///
+/// ```
+/// use turnout::{Error, Router, Settings};
+///
+/// let router: Router<()> = Router::new(Settings::default())?;
+/// let Err(Error::DeploymentNotFound(unknown)) = router.stats("azure-eu") else { unreachable!() };
+/// assert_eq!(unknown.id, "azure-eu");
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownDeployment {
     /// The id that was asked for.
@@ -52,6 +80,17 @@ pub struct UnknownDeployment {
 }
 
 /// A request that never fits.
+///
+/// ```
+/// use turnout::{Deployment, Error, Request, Router, Settings};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?.with_tpm_limit(Some(1000))?, ())?);
+/// let request = Request { tokens: 2000, ..Request::default() };
+/// let Err(Error::RequestTooLarge(too_large)) = router.acquire("gpt-4o", &request) else { unreachable!() };
+/// assert_eq!(too_large.largest_limit, 1000);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TooLarge {
     /// The model name whose group was asked.
@@ -63,6 +102,19 @@ pub struct TooLarge {
 }
 
 /// What stopped the deployments of a group.
+///
+/// ```
+/// use turnout::{Deployment, Error, Request, Router, Settings};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?, ())?);
+/// router.cool_down("azure-eu", 5_000_000_000)?;
+/// let Err(Error::NoAvailableDeployment(unavailable)) = router.acquire("gpt-4o", &Request::default()) else {
+///     unreachable!()
+/// };
+/// assert!(unavailable.retry_after.is_some_and(|seconds| seconds <= 5.0));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unavailable {
     /// The model name whose group was asked.

@@ -12,6 +12,10 @@ use super::sync::{Mutex, MutexGuard, hold};
 use super::time::Nanos;
 
 /// What has happened.
+///
+/// ```
+/// assert_eq!(turnout::EventKind::Cooldown.name(), "cooldown");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventKind {
     /// A deployment was taken out for a while, or its cooldown was made longer.
@@ -41,6 +45,20 @@ impl EventKind {
 }
 
 /// Something that has happened.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use turnout::{Deployment, Event, EventKind, Router, Settings};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?, ())?);
+/// let seen = Arc::new(Mutex::new(Vec::<Event>::new()));
+/// let log = Arc::clone(&seen);
+/// let _subscription = router.subscribe(move |event| log.lock().unwrap().push(event.clone()));
+/// router.cool_down("azure-eu", 1_000_000_000)?;
+/// assert_eq!(seen.lock().unwrap()[0].kind, EventKind::Cooldown);
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// What.

@@ -38,6 +38,14 @@ pub fn after_fork() {
 }
 
 /// A source of random draws, for any number of threads.
+///
+/// ```
+/// use turnout::{Rng, RoutingContext, strategy::weighted_random};
+///
+/// let contexts = [RoutingContext::new("a"), RoutingContext::new("b")];
+/// let picks = |seed| weighted_random(&contexts, &Rng::new(Some(seed)));
+/// assert_eq!(picks(7), picks(7));
+/// ```
 #[derive(Debug)]
 pub struct Rng(Source);
 

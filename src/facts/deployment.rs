@@ -8,6 +8,16 @@ use crate::base::names::not_empty;
 use crate::limits::{Limit, Quota};
 
 /// One concrete target that can serve a model. Immutable; cloning shares its strings.
+///
+/// ```
+/// let deployment = turnout::Deployment::new("azure-eu", "gpt-4o")?
+///     .with_weight(3)
+///     .with_tpm_limit(Some(100_000))?
+///     .with_tags(["eu"])?;
+/// assert_eq!((deployment.id(), deployment.weight()), ("azure-eu", 3));
+/// assert!(turnout::Deployment::new("", "gpt-4o").is_err());
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[repr(C)] // what every pick reads comes first and lies together
 pub struct Deployment {

@@ -1,6 +1,14 @@
 //! What a router does beside picking.
 
 /// What a router learns from providers.
+///
+/// ```
+/// use turnout::{Learning, Router, Settings};
+///
+/// let learning = Learning { concurrency: false, ..Learning::default() };
+/// let router: Router<()> = Router::new(Settings { learning, ..Settings::default() })?;
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Learning {
     /// Take limits from the headers of exceptions.
@@ -16,6 +24,10 @@ impl Default for Learning {
 }
 
 /// How many requests may wait.
+///
+/// ```
+/// assert_eq!(turnout::Waiting::default().max_waiters, 10_000);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waiting {
     /// The most requests that wait for one model name.

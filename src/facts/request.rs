@@ -32,6 +32,13 @@ pub struct Request {
 }
 
 /// Which deployments a request can use.
+///
+/// ```
+/// use turnout::{Request, Wishes};
+///
+/// let wishes = Wishes { exclude: ["azure-eu".to_owned()].into_iter().collect(), ..Wishes::default() };
+/// let another_attempt = Request { wishes: Some(Box::new(wishes)), ..Request::default() };
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
     /// Labels that the deployment must have. Sort them: the index keeps one tree per list, and order tells

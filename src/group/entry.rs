@@ -66,6 +66,16 @@ impl Attachment for () {
 }
 
 /// A registered deployment: its facts, its counters, and what the application attached.
+///
+/// ```
+/// use turnout::{Deployment, Router, Settings};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?, ())?);
+/// let entry = router.get("azure-eu")?;
+/// assert_eq!(entry.deployment().model_name(), "gpt-4o");
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug)]
 #[repr(C)] // what an acquire reads comes first and lies together
 pub struct Entry<T> {

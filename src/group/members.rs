@@ -201,6 +201,16 @@ impl<T: Attachment> Group<T> {
 }
 
 /// What a change took out of the registry. Drop it where it is harmless.
+///
+/// ```
+/// use turnout::{Deployment, Router, Settings};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?, ())?);
+/// let removed = router.remove("azure-eu")?;
+/// assert!(removed.iter().all(|entry| entry.deployment().id() == "azure-eu"));
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct Removed<T: Attachment> {
@@ -215,7 +225,7 @@ impl<T: Attachment> Default for Removed<T> {
 }
 
 impl<T: Attachment> Removed<T> {
-    /// Returns the deployments.
+    /// Returns the deployments. One may come more than once.
     pub fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
         self.entries.iter().map(|entry| &**entry)
     }

@@ -8,6 +8,17 @@ use crate::health::Status;
 use crate::limits::{LimitStats, ObservedStats};
 
 /// A deployment's state at one moment.
+///
+/// ```
+/// use turnout::{Deployment, Request, Router, Settings};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?, ())?);
+/// let lease = router.acquire("gpt-4o", &Request { tokens: 900, ..Request::default() })?;
+/// let stats = router.stats("azure-eu")?;
+/// assert_eq!((stats.in_flight, stats.tpm_current), (1, 900));
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stats {
     /// Its id.
@@ -107,6 +118,15 @@ impl<T> Entry<T> {
 }
 
 /// Totals over deployments.
+///
+/// ```
+/// use turnout::{Deployment, Router, Settings};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?, ())?);
+/// assert_eq!((router.metrics().deployments, router.metrics().available), (1, 1));
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[allow(missing_docs)] // the words are those of `Stats` and `Status`
 pub struct Metrics {

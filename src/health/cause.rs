@@ -5,6 +5,12 @@ use std::fmt;
 use super::failure::FailureKind;
 
 /// Why a deployment cools down.
+///
+/// ```
+/// use turnout::{Cause, FailureKind};
+///
+/// assert_eq!(Cause::Failure(FailureKind::RateLimit).to_string(), "rate_limit");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// The application asked for it.

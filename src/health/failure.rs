@@ -7,6 +7,14 @@ use crate::base::error::Error;
 use crate::base::time::Nanos;
 
 /// What went wrong with a request.
+///
+/// ```
+/// use turnout::FailureKind;
+///
+/// assert_eq!("rate_limit".parse::<FailureKind>()?, FailureKind::RateLimit);
+/// assert!(FailureKind::BadRequest.is_neutral());
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {
     /// The deployment failed. Failures without a kind of their own are of this kind.

@@ -6,6 +6,14 @@ use crate::base::rng::Rng;
 use crate::base::time::{Nanos, SECOND};
 
 /// When a deployment is taken out, for how long, and how it comes back.
+///
+/// ```
+/// use turnout::{HealthRules, Router, Rules, Settings};
+///
+/// let rules = HealthRules { failure_rate: Some(0.2), min_volume: 20, ..HealthRules::default() };
+/// let router: Router<()> = Router::new(Settings { health: Rules::Health(rules), ..Settings::default() })?;
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HealthRules {
     /// The number of failures in a row that starts a cooldown; None for no such rule.

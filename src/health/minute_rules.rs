@@ -6,6 +6,14 @@ use crate::base::time::{Nanos, SECOND};
 use crate::limits::Counts;
 
 /// When a deployment cools down and comes back, by what one clock minute counts.
+///
+/// ```
+/// use turnout::{MinuteRules, Router, Rules, Settings};
+///
+/// let rules = MinuteRules { allowed_fails: 5, ..MinuteRules::default() };
+/// let router: Router<()> = Router::new(Settings { health: Rules::Minute(rules), ..Settings::default() })?;
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MinuteRules {
     /// The number of failures in a minute that start a cooldown, once `min_requests` were made in it.

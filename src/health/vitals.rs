@@ -8,6 +8,10 @@ use crate::base::time::Nanos;
 use crate::limits::Counts;
 
 /// What a deployment is.
+///
+/// ```
+/// assert_eq!(turnout::Status::CoolingDown.name(), "cooling_down");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
     /// In service.

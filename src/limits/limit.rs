@@ -7,6 +7,14 @@ use crate::base::error::Error;
 use crate::base::time::{Nanos, SECOND, seconds};
 
 /// Where fixed windows begin.
+///
+/// ```
+/// use turnout::{Limit, LimitKind, Start, Unit};
+///
+/// const DAY: u64 = 86_400_000_000_000;
+/// let a_day = Limit::new(Unit::Requests, 1000, DAY, LimitKind::Fixed(Start::FirstUse))?;
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Start {
     /// At multiples of their length, as minutes of the clock do.
@@ -16,6 +24,10 @@ pub enum Start {
 }
 
 /// How a limit lets go of what was used.
+///
+/// ```
+/// assert_eq!(turnout::LimitKind::Bucket { burst: 10 }.name(), "bucket");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LimitKind {
     /// All at once, when the next window begins.
@@ -42,6 +54,15 @@ impl LimitKind {
 }
 
 /// An amount of a unit in a length of time.
+///
+/// ```
+/// use turnout::{Deployment, Limit, LimitKind, Unit};
+///
+/// let limit = Limit::new(Unit::InputTokens, 50_000, 60_000_000_000, LimitKind::Sliding)?;
+/// assert_eq!(limit.to_string(), "50000 input_tokens per 60 s (sliding)");
+/// let deployment = Deployment::new("azure-eu", "gpt-4o")?.with_limits(&[limit]);
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limit {
     unit: Unit,

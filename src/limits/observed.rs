@@ -7,6 +7,17 @@ use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::time::{MINUTE, Nanos};
 
 /// What a provider says about one of its limits.
+///
+/// ```
+/// use turnout::{Deployment, Observed, Request, Router, Settings, Unit};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?, ())?);
+/// let nothing_left = Observed { unit: Unit::Requests, limit: Some(600), remaining: 0, reset: Some(5_000_000_000) };
+/// router.observe("azure-eu", &[nothing_left], None)?;
+/// assert!(router.acquire("gpt-4o", &Request::default()).is_err());
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observed {
     /// What it limits.

@@ -7,6 +7,18 @@ use crate::base::error::Error;
 use crate::base::names::not_empty;
 
 /// Limits that several deployments share, such as those of one account.
+///
+/// ```
+/// use turnout::{Deployment, Limit, LimitKind, Quota, Unit};
+///
+/// let limit = Limit::new(Unit::Tokens, 100_000, 60_000_000_000, LimitKind::Sliding)?;
+/// let account = Quota::new("account", &[limit])?;
+/// let deployments = [
+///     Deployment::new("azure-eu", "gpt-4o")?.with_quotas(&[account.clone()])?,
+///     Deployment::new("azure-eu-mini", "gpt-4o-mini")?.with_quotas(&[account])?,
+/// ];
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quota {
     id: Arc<str>,

@@ -8,6 +8,13 @@ use super::unit::Unit;
 use crate::base::time::{Nanos, seconds};
 
 /// Too little of something is left.
+///
+/// ```
+/// use turnout::{LimitShortfall, Nanos, Shortfall};
+///
+/// let never = LimitShortfall { nth: 0, used: 0, asked: 5000, frees_in: Nanos::MAX };
+/// assert_eq!(Shortfall::Limit(never).to_string(), "5000 asked for, never fits");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shortfall {
     /// Of a limit, by what was counted here.
@@ -17,6 +24,8 @@ pub enum Shortfall {
 }
 
 /// Too little of a limit is left.
+///
+/// See the example of [`Shortfall`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitShortfall {
     /// The number of the limit among those of its owner, from 0.
@@ -30,6 +39,8 @@ pub struct LimitShortfall {
 }
 
 /// The provider said that too little is left.
+///
+/// It comes with [`Refusal::ObservedLimit`](crate::Refusal::ObservedLimit) and in a [`Shortfall`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObservedShortfall {
     /// What the provider counts.

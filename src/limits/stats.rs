@@ -11,6 +11,17 @@ use super::unit::Unit;
 use crate::base::time::{Nanos, seconds};
 
 /// What a limit stands at, for people to read.
+///
+/// ```
+/// use turnout::{Deployment, Limit, LimitKind, Request, Router, Settings, Unit};
+///
+/// let limit = Limit::new(Unit::Tokens, 1000, 60_000_000_000, LimitKind::Sliding)?;
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?.with_limits(&[limit]), ())?);
+/// let lease = router.acquire("gpt-4o", &Request { tokens: 300, ..Request::default() })?;
+/// assert_eq!(router.stats("azure-eu")?.limits[0].remaining, 700);
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct LimitStats {
     /// The limit.
@@ -50,6 +61,16 @@ impl LimitStats {
 }
 
 /// What a provider said, for people to read.
+///
+/// ```
+/// use turnout::{Deployment, Observed, Router, Settings, Unit};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?, ())?);
+/// router.observe("azure-eu", &[Observed { unit: Unit::Tokens, limit: None, remaining: 7, reset: None }], None)?;
+/// assert_eq!(router.stats("azure-eu")?.observed[0].remaining, 7);
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObservedStats {
     /// What it limits.

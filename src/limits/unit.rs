@@ -6,6 +6,13 @@ use std::str::FromStr;
 use crate::base::error::Error;
 
 /// What a limit counts.
+///
+/// ```
+/// use turnout::Unit;
+///
+/// assert_eq!("input_tokens".parse::<Unit>()?, Unit::InputTokens);
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unit {
     /// Requests.

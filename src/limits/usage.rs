@@ -1,6 +1,13 @@
 //! How much of a limit is used, as strategies compare it.
 
 /// What was counted in the current minute, and the most that may be.
+///
+/// ```
+/// use turnout::{Candidate, RoutingContext, Usage};
+///
+/// let context = RoutingContext { tpm_current: 40, tpm_limit: Some(100), ..RoutingContext::new("azure-eu") };
+/// assert_eq!(context.tpm(), Usage { current: 40, limit: Some(100) });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// Counted so far.

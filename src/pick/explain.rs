@@ -9,6 +9,19 @@ use crate::group::{Attachment, Entry, Group};
 use crate::strategy::Strategy;
 
 /// What a pick would do, and why.
+///
+/// ```
+/// use turnout::{Deployment, Request, Router, Settings, Verdict};
+///
+/// let router = Router::new(Settings::default())?;
+/// for id in ["azure-eu", "azure-us"] {
+///     drop(router.add(Deployment::new(id, "gpt-4o")?, ())?);
+/// }
+/// let explanation = router.explain("gpt-4o", &Request::default())?;
+/// assert_eq!((explanation.score_name, explanation.verdicts.len()), ("weight", 2));
+/// assert!(matches!(explanation.verdicts[0].1, Verdict::Candidate { probability: 0.5, .. }));
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Explanation<T> {
     /// The model name whose group was asked.
@@ -28,6 +41,8 @@ pub struct Explanation<T> {
 }
 
 /// What a pick makes of one deployment.
+///
+/// See the example of [`Explanation`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict {
     /// A gate stopped it.

@@ -6,6 +6,8 @@ use crate::limits::Usage;
 
 /// A candidate as strategies see it. A router answers from its live counters, each read only when a strategy
 /// asks for it.
+///
+/// [`RoutingContext`] is one, with an example.
 pub trait Candidate {
     /// Returns the relative share.
     fn weight(&self) -> u32;
@@ -22,6 +24,13 @@ pub trait Candidate {
 }
 
 /// An immutable snapshot of one candidate.
+///
+/// ```
+/// use turnout::{RoutingContext, strategy::lowest_priority};
+///
+/// let spare = RoutingContext { priority: 1, ..RoutingContext::new("spare") };
+/// assert_eq!(lowest_priority(&[spare, RoutingContext::new("first")]), Some(1));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RoutingContext {
     /// The candidate's id.

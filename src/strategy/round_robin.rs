@@ -69,6 +69,14 @@ impl Rule for RoundRobin {
 }
 
 /// The turns of round robin, one a model name.
+///
+/// ```
+/// use turnout::{RoundRobinCounters, RoutingContext, strategy::round_robin};
+///
+/// let (contexts, counters) = ([RoutingContext::new("a"), RoutingContext::new("b")], RoundRobinCounters::new());
+/// let turns = [(); 3].map(|()| round_robin("gpt-4o", &contexts, &counters));
+/// assert_eq!(turns, [Some(0), Some(1), Some(0)]);
+/// ```
 #[derive(Debug, Default)]
 pub struct RoundRobinCounters(Map<String, AtomicU64>);
 

@@ -18,6 +18,11 @@ use crate::group::{Attachment, Services};
 use crate::lease::Lease;
 
 /// How long a request waits, and before whom.
+///
+/// ```
+/// let at_most_a_second = turnout::Patience { timeout: Some(1_000_000_000), ..Default::default() };
+/// assert_eq!(at_most_a_second.priority, 0);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Patience {
     /// The longest time; None for as long as it takes.
@@ -27,6 +32,20 @@ pub struct Patience {
 }
 
 /// One who waits. Dropping it gives up the place, and the lease if it was served without having looked.
+///
+/// ```
+/// use std::task::Waker;
+/// use turnout::{Deployment, Patience, Progress, Request, Router, Settings};
+///
+/// let router = Router::new(Settings::default())?;
+/// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?.with_max_parallel_requests(Some(1))?, ())?);
+/// let lease = router.acquire("gpt-4o", &Request::default())?;
+/// let waiter = router.wait("gpt-4o", Request::default(), Patience::default(), Waker::noop().clone())?;
+/// assert!(matches!(router.poll(&waiter)?, Progress::Waits(None)));
+/// lease.release(false); // calls the waker
+/// assert!(matches!(router.poll(&waiter)?, Progress::Served(_)));
+/// # Ok::<(), turnout::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Waiter<T> {
     pub(super) queue: Arc<Queue<T>>,

@@ -16,6 +16,8 @@ use crate::lease::Lease;
 use crate::pick::Picker;
 
 /// What has become of a waiter.
+///
+/// See the example of [`Waiter`](crate::Waiter).
 #[derive(Debug)]
 pub enum Progress<T> {
     /// It has its lease.
