@@ -15,7 +15,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 FLOOR := benches/floor/Cargo.toml
 FLOOR_SOURCES := $(FLOOR) benches/floor/Cargo.lock $(wildcard benches/floor/src/*.rs)
 
-# Other flags and so a directory of their own, lest each build throw the other's away.
+# Other flags and so a directory of their own: otherwise each build would throw the other's away.
 SCHEDULES := RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/schedules
 
 # What `make deny` checks. Advisories need the network, the others do not: make deny CHECKS="licenses bans sources"

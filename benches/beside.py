@@ -1,17 +1,20 @@
 """Compares the speed of the working tree with that of another revision: `make bench-beside REV=main~1`.
 
-Both are built as the package ships, and each runs in a process of its own, from a folder of its own. A cell is one operation under
-one strategy in a group of one size. The two processes time batches of the same calls by turns (A B, B A, A B, …), on one core where
-the system allows that, so that a change of the clock rate meets both. A pair of batches gives one ratio, the tree's time by the
-revision's; a cell is the median of its ratios with a confidence interval.
+Both are built as the package ships, and each runs in a process of its own, from a folder of its own. A cell
+is one operation under one strategy in a group of one size. The two processes time batches of the same calls
+by turns (A B, B A, A B, …), on one core where the system allows that, so that a change of the clock rate
+meets both. A pair of batches gives one ratio, the tree's time by the revision's; a cell is the median of its
+ratios with a confidence interval.
 
-Both are built with code aligned to 64 and 32 bytes. Without that the place where code happens to lie decides more than the code
-itself: one source built into two libraries, one by cargo and one by maturin, differed by 5 to 12 % here.
+Both are built with code aligned to 64 and 32 bytes. Without that the place where code happens to lie decides
+more than the code itself: one source built into two libraries, one by cargo and one by maturin, differed by 5
+to 12 % here.
 
-The interval is free of assumptions about the distribution: its ends are order statistics of the ratios, chosen by the binomial
-distribution (W. J. Conover, Practical Nonparametric Statistics, 3rd ed., section 3.2). At 99.9 % a cell, 42 cells together show one
-false alarm in fifty runs, since only a lower end above the bound counts. A cell that would fail is measured once more with three
-times as many pairs, and the second result counts.
+The interval is free of assumptions about the distribution: its ends are order statistics of the ratios,
+chosen by the binomial distribution (W. J. Conover, Practical Nonparametric Statistics, 3rd ed., section 3.2).
+At 99.9 % a cell, 42 cells together show one false alarm in fifty runs, since only a lower end above the bound
+counts. A cell that would fail is measured once more with three times as many pairs, and the second result
+counts.
 
 Exit status: 0, or 1 if the interval of a cell lies above 1.05.
 """
@@ -71,7 +74,8 @@ class Cell(NamedTuple):
 
 
 def interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Returns the ends of a confidence interval of the median: two order statistics that enclose it at least this surely.
+    """Returns the ends of a confidence interval of the median: two order statistics that enclose it at least
+    this surely.
 
     Args:
         ratios: The sample.
@@ -89,7 +93,8 @@ def interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> tuple[f
     ordered = sorted(ratios)
     count = len(ordered)
     outside, nth = 0.0, 0
-    # The kth smallest and the kth largest enclose the median unless fewer than k values lie on one side of it.
+    # The kth smallest and the kth largest enclose the median unless fewer than k values lie on one side of
+    # it.
     while True:
         more = outside + 2 * math.comb(count, nth) / 2**count
         if more > 1 - confidence:

@@ -3,16 +3,19 @@
     python benches/black_hole.py
     python benches/black_hole.py --quick --seed 7 --json target/black_hole.json
 
-60,000 requests in simulated time go to eight deployments with eight places each (``max_parallel_requests``). In the middle third of
-the run the first deployment answers every request with an error after 50 ms; else all of them take 6 s on average, lognormal with a
-sigma of 1, and what was sent before the hole opened still ends well. Poisson arrivals load the other seven to 0.85. The first is
-the worst place for a hole: several rules give ties to it, and a deployment that fails fast always has a free place.
+60,000 requests in simulated time go to eight deployments with eight places each (``max_parallel_requests``).
+In the middle third of the run the first deployment answers every request with an error after 50 ms; else all
+of them take 6 s on average, lognormal with a sigma of 1, and what was sent before the hole opened still ends
+well. Poisson arrivals load the other seven to 0.85. The first is the worst place for a hole: several rules
+give ties to it, and a deployment that fails fast always has a free place.
 
-A request that failed asks again at once, before those in line, and excludes the deployment that it tried. When there is no
-place, requests wait in line; the first asks again when another one ends or when the router said.
+A request that failed asks again at once, before those in line, and excludes the deployment that it tried.
+When there is no place, requests wait in line; the first asks again when another one ends or when the router
+said.
 
-The share is that of the attempts in the hole among all attempts while there is one, retries included. An outage has the same first
-failures however long it is, so ``--quick``, which has 2,000 requests and so a thirtieth of it, has a larger bound.
+The share is that of the attempts in the hole among all attempts while there is one, retries included. An
+outage has the same first failures however long it is, so ``--quick``, which has 2,000 requests and so a
+thirtieth of it, has a larger bound.
 """
 
 import sys

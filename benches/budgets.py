@@ -2,11 +2,13 @@
 
     python benches/budgets.py
 
-- Construction: Deployments, whose ids are at hand, and their router, up to and including its first pick. The best of several
-  times in each process.
-- Memory: what 10,000 and 100,000 deployments with ids of their own, their router and its first pick add to the resident set of a
-  new process, with a garbage collection on either side, for each deployment. On Linux only.
-- Threads: acquires and releases with two threads on the core, without Python and its lock: ``cargo bench -- threads``.
+- Construction: Deployments, whose ids are at hand, and their router, up to and including its first pick. The
+  best of several times in each process.
+- Memory: what 10,000 and 100,000 deployments with ids of their own, their router and its first pick add to
+  the resident set of a new process, with a garbage collection on either side, for each deployment. On Linux
+  only.
+- Threads: acquires and releases with two threads on the core, without Python and its lock: ``cargo bench --
+  threads``.
 
 Every figure is the median of several processes.
 """
@@ -32,7 +34,7 @@ FEW, MANY, MOST = 10, 10_000, 100_000  # the numbers of deployments that have bu
 REPEATS = 5
 
 Figures: TypeAlias = Mapping[str, float]
-"""Something measured, by strategy or by whatever else varies."""
+"""Something measured, by strategy or by something else that varies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +145,8 @@ def threads() -> dict[str, dict[str, float]]:
     """Measure what a second thread brings to the core.
 
     Returns:
-        Throughput of two threads as a multiple of one thread's, when they ask for different groups and for the same one, by
-        strategy; nothing where there is no Rust.
+        Throughput of two threads as a multiple of one thread's, when they ask for different groups and for
+        the same one, by strategy; nothing where there is no Rust.
     """
     result: dict[str, dict[str, float]] = {"different": {}, "same": {}}
     if cargo := shutil.which("cargo"):
@@ -204,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     names = [str(strategy) for strategy in import_module("turnout").Strategy]
     parser.add_argument("--strategies", nargs="+", choices=names, default=names, help="of routers")
-    parser.add_argument("--processes", type=int, default=3, help="the median of so many counts")
+    parser.add_argument("--processes", type=int, default=3, help="the number of counts of which the median is taken")
     parser.add_argument("--measure", choices=("construction", "memory"), help=argparse.SUPPRESS)  # what a child is for
     parser.add_argument("--size", type=int, default=MANY, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,29 +1,36 @@
-"""What a pick costs through Python: turnout beside its pure-Python twin and beside peers, where these are installed.
+"""What a pick costs through Python: turnout beside its pure-Python twin and beside peers, where these are
+installed.
 
     python benches/compare.py
-    python benches/compare.py --sizes 10 10000 --routers turnout twin --operations select tags exclude tokens refusal
+    python benches/compare.py --sizes 10 10000 --routers turnout twin --operations select tags exclude tokens
+    refusal
 
-Every router serves one model by n deployments with limits that are never reached; weights, priorities, usage and latencies are
-scattered, a few requests are in flight. Each figure is the median of several child processes, and in each the best of several runs
-of a calibrated loop, less what the empty loop takes. The names that are asked for equal the one that the router was given but are
-other objects; their hashes are known after the first round. The garbage collector is on.
+Every router serves one model by n deployments with limits that are never reached; weights, priorities, usage
+and latencies are scattered, a few requests are in flight. Each figure is the median of several child
+processes, and in each the best of several runs of a calibrated loop, less what the empty loop takes. The
+names that are asked for equal the one that the router was given but are other objects; their hashes are known
+after the first round. The garbage collector is on.
 
-Every process also measures its floor, that is, what Python takes for a native call that does nothing, before its first figure and
-after its last; the lower one counts. It is a method of the class in ``benches/floor`` that takes one str and returns another that
-it holds, and for ``with`` a context manager of the same class. ``get`` of an empty dict and a `threading.Lock` that nobody else
-wants stand beside them for orientation, and in for them where that module is not installed. (``len`` of a str is called by a
-shorter way than any method.) An acquire with its release is two calls and is compared with one.
+Every process also measures its floor, that is, what Python takes for a native call that does nothing, before
+its first figure and after its last; the lower one counts. It is a method of the class in ``benches/floor``
+that takes one str and returns another that it holds, and for ``with`` a context manager of the same class.
+``get`` of an empty dict and a `threading.Lock` that nobody else wants stand beside them for orientation, and
+in for them where that module is not installed. (``len`` of a str is called by a shorter way than any method.)
+An acquire with its release is two calls and is compared with one.
 
 Peers are measured where they have something to compare. The adapters were checked with:
 
-- litellm 1.109.1: ``Router.get_available_deployment`` of a router that has made no call, without messages, so that it counts no
-  tokens either. Its usage based routing is the second version. It reserves nothing at a pick. Up to 10,000 deployments: the time it
-  takes to be set up grows with their square and is half a minute there.
-- azure-switchboard 2026.8.2: ``Switchboard._select``, the synchronous part of its calls. It has one rule, the better of two random
-  deployments by the fuller of their two limits, and stands beside ``rate_limit_aware``, which looks at the same number.
+- litellm 1.109.1: ``Router.get_available_deployment`` of a router that has made no call, without messages, so
+  that it counts no tokens either. Its usage based routing is the second version. It reserves nothing at a
+  pick. Up to 10,000 deployments: the time it takes to be set up grows with their square and is half a minute
+  there.
+- azure-switchboard 2026.8.2: ``Switchboard._select``, the synchronous part of its calls. It has one rule, the
+  better of two random deployments by the fuller of their two limits, and stands beside ``rate_limit_aware``,
+  which looks at the same number.
 
-The last table holds turnout against its budgets, each by the strategy that does worst. A ratio is taken within a process, and its
-median over the processes counts. What is measured there beside picks is in budgets.py.
+The last table holds turnout against its budgets, each by the strategy that does worst. A ratio is taken
+within a process, and its median over the processes counts. What is measured there beside picks is in
+budgets.py.
 """
 
 import argparse
@@ -66,12 +73,14 @@ OPERATIONS = {
     REFUSAL: "router.select(name) while all deployments are cooling down, and the exception caught",
 }
 SCENES = ((SELECT, ACQUIRE_RELEASE, WITH_ACQUIRE, EXCLUDE), (TAGS,), (TOKENS,), (REFUSAL,))
-"""Operations that one router can be asked for; the others need deployments that would change what these cost."""
+"""Operations that one router can be asked for; the others need deployments that would change what these
+cost.
+"""
 
 NATIVE_CALL, GET, LEN, NATIVE_WITH, LOCK = ("native call", "{}.get(s)", "len(s)", "native with", "with lock")
 
 Loop: TypeAlias = Callable[[Sequence[str], int], None]
-"""Runs an operation once for each key, so many times over."""
+"""Runs an operation once for each key, a number of times over."""
 
 Run: TypeAlias = Mapping[str, Any]
 """What a process returned that measured a router."""
@@ -271,7 +280,7 @@ class Subject:
         operations: The operations it has.
         distribution: Whose version is reported.
         largest: The most deployments it can be set up with in bearable time.
-        once_from: From so many deployments on, set-up takes so long that one process has to do.
+        once_from: The number of deployments from which set-up takes so long that one process has to do.
     """
 
     module: str
@@ -351,7 +360,7 @@ def nanoseconds(loop: Loop, seconds: float, cap: float) -> float:
     Args:
         loop: What to run.
         seconds: How long one run should take.
-        cap: After so many seconds no further run is started.
+        cap: The seconds after which no further run is started.
 
     Returns:
         Nanoseconds a key, in the best run.
@@ -433,7 +442,8 @@ def summarize(runs: Mapping[str, Sequence[Run]]) -> tuple[dict[str, float], list
         runs: What each process of each router returned.
 
     Returns:
-        The floors over all processes, and for each operation, strategy and size a row with nanoseconds by router and ratios.
+        The floors over all processes, and for each operation, strategy and size a row with nanoseconds by
+        router and ratios.
     """
     every_run = [run for of_router in runs.values() for run in of_router]
     floor_ns = {floor: median(run["floors"][floor] for run in every_run) for floor in every_run[0]["floors"]}

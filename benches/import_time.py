@@ -2,7 +2,8 @@
 
     python benches/import_time.py
 
-Each interpreter times its own import statement, so that its start is left out. The budget: at most twice as long.
+Each interpreter times its own import statement, so that its start is left out. The budget: at most twice as
+long.
 """
 
 import statistics

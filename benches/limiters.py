@@ -1,17 +1,19 @@
 """Rate limiters as providers run them, in simulated time and whole numbers.
 
-`Window` is a counter that starts anew at multiples of its length, `Bucket` refills all the time up to a burst. An `Account` is
-what a provider promises one customer, and a `Provider` judges by it.
+`Window` is a counter that starts anew at multiples of its length, `Bucket` refills all the time up to a
+burst. An `Account` is what a provider promises one customer, and a `Provider` judges by it.
 
 How a request is charged is not the same everywhere:
 
-- ``estimate``: prompt and ``max_tokens`` are charged when a request arrives, and that is that. So does Azure OpenAI, and OpenAI as
-  far as its documentation says.
-- ``actual``: a request must fit with its estimate when it arrives, since nobody knows its answer yet, and the difference to what
-  it used is given back when it has ended: to the window that took it, if that still runs, or to the bucket. So does Anthropic for
-  output tokens. A limiter that did not look at an estimate could be overrun by what is in flight, so it would be no limit.
+- ``estimate``: prompt and ``max_tokens`` are charged when a request arrives, and that is that. So does Azure
+  OpenAI, and OpenAI as far as its documentation says.
+- ``actual``: a request must fit with its estimate when it arrives, since nobody knows its answer yet, and the
+  difference to what it used is given back when it has ended: to the window that took it, if that still runs,
+  or to the bucket. So does Anthropic for output tokens. A limiter that did not look at an estimate could be
+  overrun by what is in flight, so it would be no limit.
 
-For a request that is refused no tokens are charged, but some providers (OpenAI) count it as a request all the same.
+For a request that is refused no tokens are charged, but some providers (OpenAI) count it as a request all the
+same.
 """
 
 from abc import ABC, abstractmethod
@@ -28,10 +30,10 @@ SLICES = 6  # in a minute, 10 s each; a bucket holds as much as one of them
 
 
 class Limiter(ABC):
-    """So much a period.
+    """An amount a period.
 
     Attributes:
-        lapsed: How much of the limit nobody can use any more although somebody waited.
+        lapsed: The part of the limit that can no longer be used, although a request waited.
     """
 
     lapsed: float = 0.0
@@ -55,7 +57,7 @@ class Limiter(ABC):
 
     @abstractmethod
     def wait(self, amount: int) -> int:
-        """Say how long it takes until so much can be taken; 0 if it can be now."""
+        """Say how long it takes until the amount can be taken; 0 if it can be now."""
 
 
 class Window(Limiter):
@@ -142,8 +144,9 @@ class Account:
     """What a provider promises one customer.
 
     Attributes:
-        kind: ``fixed``: two counters of the clock's minutes. ``slices``: tokens likewise, but requests are judged by a sixth of
-            their limit every 10 seconds. ``bucket``: two buckets, each of which holds a sixth of its limit.
+        kind: ``fixed``: two counters of the clock's minutes. ``slices``: tokens likewise, but requests are
+            judged by a sixth of their limit every 10 seconds. ``bucket``: two buckets, each of which holds a
+            sixth of its limit.
         requests: How many a minute, a multiple of six.
         tokens: How many a minute.
     """

@@ -1,44 +1,53 @@
-"""Within the provider's limits: how many 429s a router runs into, and how much of what the limits allow it gets done.
+"""Within the provider's limits: how many 429s a router runs into, and how much of what the limits allow it
+gets done.
 
     python benches/limits.py
     python benches/limits.py --quick --seed 7 --json target/limits.json
 
-2,000 requests in simulated time, the same for everybody, go to hosted deployments which refuse what is over their limits (see
-limiters.py): three kinds of limiters, which charge estimates or what was used, and count refused requests or not, at 0.85 and 1.1
-of the load that the limits on tokens can carry. There are two fleets:
+2,000 requests in simulated time, the same for everybody, go to hosted deployments which refuse what is over
+their limits (see limiters.py): three kinds of limiters, which charge estimates or what was used, and count
+refused requests or not, at 0.85 and 1.1 of the load that the limits on tokens can carry. There are two
+fleets:
 
 - ``four``: four deployments with accounts of their own, 0.4, 0.3, 0.2 and 0.1 of 600,000 tokens a minute.
 - ``shared``: two deployments of one account, which has all of it.
 
-The limit on requests is a quarter above what the tokens allow, rounded to whole requests a slice: over a minute tokens are short,
-in a burst requests are. Requests are like those of the Azure conversation trace of 2023: prompts and answers lognormal with its
-medians (1,020 and 129 tokens) and spreads fitted to its 90th and 99th percentiles (2,735 and 4,142; 424 and 601), cut at 6,000 and
-at ``max_tokens`` of 1,000; Poisson arrivals that begin 25 s into a minute; 0.6 s (±30 %) to the first token and 60 tokens a second.
-Nothing is lost on the way to the provider, and its clock is ours.
+The limit on requests is a quarter above what the tokens allow, rounded to whole requests a slice: over a
+minute tokens are short, in a burst requests are. Requests are like those of the Azure conversation trace of
+2023: prompts and answers lognormal with its medians (1,020 and 129 tokens) and spreads fitted to its 90th and
+99th percentiles (2,735 and 4,142; 424 and 601), cut at 6,000 and at ``max_tokens`` of 1,000; Poisson arrivals
+that begin 25 s into a minute; 0.6 s (±30 %) to the first token and 60 tokens a second. Nothing is lost on the
+way to the provider, and its clock is ours.
 
-Requests wait in line, for at most 15 s, and the first asks again when another request ends or when the router said. (More patience
-would let the line hold all that is too much at 1.1, so that in the end everybody serves everything.) A request that gets a 429
-stays at the front; the provider says exactly when to come back. Three clients do this:
+Requests wait in line, for at most 15 s, and the first asks again when another request ends or when the router
+said. (More patience would let the line hold all that is too much at 1.1, so that in the end everybody serves
+everything.) A request that gets a 429 stays at the front; the provider says exactly when to come back. Three
+clients do this:
 
-- ``matching``: turnout with the limits that the provider has, kind for kind. Where the provider charges actual tokens, they are
-  reported at the end (``lease.success(tokens=…)``) and the rest of the estimate is free again; where it charges the estimate,
-  nothing is reported, and so the estimate stays in the window: ``lease.success()``.
-- ``minute``: the same with only ``rpm_limit`` and ``tpm_limit``; two deployments that share an account get half of it each.
-- ``counting``: for contrast, no reservation: requests and tokens are counted when they end, as LiteLLM's usage-based routing does.
-  The deployment with the fewest tokens this minute that has room for the estimate is next; after a 429 it rests as long as the
-  provider said. (That is kinder than LiteLLM 1.109, which gives away a request a minute and cools down for whole seconds.)
+- ``matching``: turnout with the limits that the provider has, kind for kind. Where the provider charges
+  actual tokens, they are reported at the end (``lease.success(tokens=…)``) and the rest of the estimate is
+  free again; where it charges the estimate, nothing is reported, and so the estimate stays in the window:
+  ``lease.success()``.
+- ``minute``: the same with only ``rpm_limit`` and ``tpm_limit``; two deployments that share an account get
+  half of it each.
+- ``counting``: for contrast, no reservation: requests and tokens are counted when they end, as LiteLLM's
+  usage-based routing does. The deployment with the fewest tokens this minute that has room for the estimate
+  is next; after a 429 it rests as long as the provider said. (That is kinder than LiteLLM 1.109, which gives
+  away a request a minute and cools down for whole seconds.)
 
-What the limits allow is what an omniscient dispatcher would get done with the same arrivals and patience if requests could be
-divided: in steps of 0.1 s it serves the line from its front, and as much of a request as the deployments have left together, until
-either limit is used up. It needs no estimates. It wastes nothing, so that no other gets more through one limit; work is the tokens
-that the provider charged for what was served, as a share of that. The other columns:
+What the limits allow is what an omniscient dispatcher would get done with the same arrivals and patience if
+requests could be divided: in steps of 0.1 s it serves the line from its front, and as much of a request as
+the deployments have left together, until either limit is used up. It needs no estimates. It wastes nothing,
+so that no other gets more through one limit; work is the tokens that the provider charged for what was
+served, as a share of that. The other columns:
 
 - 429: refused requests.
-- over: the tokens of refused requests, what the provider was sent beyond its limits; as a share of what the limits allow.
-- idle: tokens that lapsed, at the end of a minute or from a full bucket, while a request waited; the same share. (With slices also
-  those for which the last slice had no requests left.)
-- served: requests served, as a share of what the dispatcher serves. It may be over 100 %: where a large request gives up, there is
-  room for more than one small one.
+- over: the tokens of refused requests, what the provider was sent beyond its limits; as a share of what the
+  limits allow.
+- idle: tokens that lapsed, at the end of a minute or from a full bucket, while a request waited; the same
+  share. (With slices also those for which the last slice had no requests left.)
+- served: requests served, as a share of what the dispatcher serves. It may be over 100 %: where a large
+  request gives up, there is room for more than one small one.
 """
 
 import sys
@@ -110,7 +119,9 @@ class Cell:
 
 
 def draw_requests(seed: int, load: float, charge: Charge) -> list[Request]:
-    """Draw requests whose charges are a share of the limit on tokens. Their sizes do not depend on the load."""
+    """Draw requests whose charges are a share of the limit on tokens. Their sizes do not depend on the
+    load.
+    """
     random = Random(f"sizes {seed}")
     sigmas = [lognormal_sigma(*percentiles) for percentiles in (PROMPT, ANSWER)]
     sizes = []
@@ -347,7 +358,7 @@ class Run:
             self._line.move()
 
     def _give_up(self, request: Request) -> None:
-        # All are equally patient, so whoever leaves is the first in line.
+        # All are equally patient, so the first in line leaves first.
         if self._line.waiting and self._line.waiting[0] is request:
             self._advance()
             self._line.waiting.popleft()
@@ -394,8 +405,8 @@ def allowed(requests: Sequence[Request], accounts: Sequence[Account], charge: Ch
     while coming or waiting:
         most_requests.advance(now, waited=bool(waiting))
         most_tokens.advance(now, waited=bool(waiting))
-        # Both ends are rounded in its favour: a request counts from the start of its first step, and what refills in its last one
-        # is there when the next begins.
+        # Both ends are rounded in its favour: a request counts from the start of its first step, and what
+        # refills in its last one is there when the next begins.
         while coming and coming[0].arrival < now + step:
             waiting.append((coming.popleft(), 1.0))
         while waiting and waiting[0][0].arrival + PATIENCE <= now - step:

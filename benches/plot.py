@@ -3,8 +3,8 @@
     python benches/plot.py
     python benches/plot.py --json target/compare.json --output docs/cost.svg
 
-Each router is a band from its fastest strategy to its slowest, whose names stand beside it, with a thin line for every strategy.
-The same measurement gives the same bytes, with the same version of Matplotlib.
+Each router is a band from its fastest strategy to its slowest, whose names stand beside it, with a thin line
+for every strategy. The same measurement gives the same bytes, with the same version of Matplotlib.
 """
 
 import argparse
@@ -34,7 +34,9 @@ LABEL_GAP = 1.9  # the least distance of two labels, as a ratio of what they sta
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a router is drawn: colours that colour-blind readers tell apart, dark enough for text, and a marker besides."""
+    """How a router is drawn: colours that colour-blind readers tell apart, dark enough for text, and a marker
+    besides.
+    """
 
     title: str
     colour: str
@@ -85,7 +87,9 @@ def draw_router(axes: Axes, look: Look, by_strategy: Mapping[str, Sequence[tuple
 
 
 def apart(labels: Sequence[Label]) -> list[float]:
-    """Return where to write labels, given from left to right and from the lowest up, so that none covers another."""
+    """Return where to write labels, given from left to right and from the lowest up, so that none covers
+    another.
+    """
     places = [label.seconds for label in labels]
     for _ in labels:
         for i, (low, high) in enumerate(pairwise(places)):

@@ -1,11 +1,13 @@
-"""A router in plain Python: turnout's gates, strategies and outcomes, written the way a good Python programmer would.
+"""A router in plain Python: turnout's gates, strategies and outcomes, written the way a good Python
+programmer would.
 
 Benchmarks and the demo measure it beside the native router. So it imports nothing from
 turnout, keeps to the readable way of doing things, and is exact where the two must agree.
 
-It is smaller where agreement needs no more: one strategy a router, the default health rules, no aliases, no validation, one
-exception where turnout tells apart why nothing is available, and every exception that leaves a ``with`` block is an ``"error"``. A
-lease that is lost without being ended keeps its place. The clock must not run back, as `time.monotonic` does not.
+It is smaller where agreement needs no more: one strategy a router, the default health rules, no aliases, no
+validation, one exception where turnout tells apart why nothing is available, and every exception that leaves
+a ``with`` block is an ``"error"``. A lease that is lost without being ended keeps its place. The clock must
+not run back, as `time.monotonic` does not.
 """
 
 import random
@@ -85,7 +87,9 @@ class State:
     max_in_flight: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Copy the facts; limits twice, as a comparison with a number is quicker than one that asks for None first."""
+        """Copy the facts; limits twice, as a comparison with a number is quicker than one that asks for None
+        first.
+        """
         facts = self.deployment
         self.deployment_id, self.weight, self.priority = facts.deployment_id, facts.weight, facts.priority
         self.tags, self.rpm_limit, self.tpm_limit = frozenset(facts.tags), facts.rpm_limit, facts.tpm_limit
@@ -99,7 +103,7 @@ class State:
             self.requests = self.tokens = self.fails = self.carried = 0
 
     def succeed(self, latency: float | None, now: float) -> None:
-        """Take in a success and the seconds it took, if they are known."""
+        """Record a success and the seconds that it took, if they are known."""
         if latency is not None:
             sample = round(latency * 1e9) // 1000
             average = self.avg_latency_us
@@ -109,7 +113,7 @@ class State:
             self.degraded, self.cooldown_until = False, 0.0
 
     def fail(self, at_once: bool, retry_after: float | None, now: float) -> None:
-        """Take in a failure, and cool down if it is of a kind to do so at once or one too many."""
+        """Record a failure. Cool down if its kind does so at once, or if it is one too many."""
         self.fails += 1
         self.consecutive_successes, self.degraded = 0, True
         fails, requests = self.fails, self.requests + self.carried
@@ -193,7 +197,7 @@ STRATEGIES: dict[str, Callable[[Sequence[State], random.Random, Group], State]] 
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """One acquired place on a deployment. It ends once; whatever comes later does nothing and returns False."""
+    """One acquired place on a deployment. It ends once. Later ends do nothing and return False."""
 
     router: "PurePythonRouter"
     state: State
@@ -208,7 +212,9 @@ class Lease:
         return self.state.deployment_id
 
     def success(self, tokens: int | None = None, latency: float | None = None) -> bool:
-        """End with a success: the actual tokens replace the estimate, if the minute that took it is not over."""
+        """End with a success: the actual tokens replace the estimate, if the minute that took it is not
+        over.
+        """
         with self.router.lock:
             now = self._leave()
             if now is None:
@@ -349,7 +355,7 @@ class PurePythonRouter:
         return self._choose(candidates, self._rng, group)
 
     def record_success(self, deployment_id: str, *, tokens: int = 0, latency: float | None = None) -> None:
-        """Take in the success of a request that was sent without a lease: it counts in this minute."""
+        """Record the success of a request that was sent without a lease: it counts in this minute."""
         with self.lock:
             now = self.clock()
             state = self.states[deployment_id]
@@ -364,7 +370,9 @@ class PurePythonRouter:
             self.states[deployment_id].cool_down(seconds, self.clock())
 
     def report_health(self, deployment_id: str, healthy: bool) -> None:
-        """Take a deployment out until it is reported healthy, which ends a cooldown too and starts its probation."""
+        """Take a deployment out until it is reported healthy, which ends a cooldown too and starts its
+        probation.
+        """
         with self.lock:
             state = self.states[deployment_id]
             if healthy and (state.unhealthy or state.cooldown_until):

@@ -1,4 +1,5 @@
-"""Simulated time for benches that judge decisions: events in order, arrivals by chance, and a line of requests that wait.
+"""Simulated time for benches that judge decisions: events in order, arrivals by chance, and a line of
+requests that wait.
 
 No wall time and no randomness but a seeded one: the same seed gives the same run, byte for byte.
 """
@@ -52,8 +53,9 @@ class Simulation:
 class Line(Generic[T]):
     """Requests that wait in the order in which they came.
 
-    Only the first asks for a deployment: when it gets to the front, when it is told that something has changed, and after the time
-    that it was told to wait. So nobody is overtaken, and a large request does not starve behind small ones.
+    Only the first asks for a deployment: when it gets to the front, when it is told that something has
+    changed, and after the time that it was told to wait. So nobody is overtaken, and a large request does not
+    starve behind small ones.
 
     Args:
         simulation: Where it waits.
@@ -99,7 +101,9 @@ def poisson(random: Random, per_second: float, n: int, start: int) -> Iterator[i
 
 
 def lognormal_sigma(p50: float, p90: float, p99: float) -> float:
-    """Fit the spread of a lognormal distribution with this median to two more percentiles, by least squares of their logarithms."""
+    """Fit the spread of a lognormal distribution with this median to two more percentiles, by least squares
+    of their logarithms.
+    """
     scores = [(NormalDist().inv_cdf(share), math.log(value / p50)) for share, value in ((0.90, p90), (0.99, p99))]
     return sum(z * log for z, log in scores) / sum(z * z for z, _ in scores)
 

@@ -1,8 +1,8 @@
 """Route real HTTP requests over four unlike providers, and show where they went.
 
-The providers are fakes on loopback (see ``servers.py``); everything else is as in a real service: the ``openai`` async client, one
-lease for every attempt, and another attempt elsewhere when one fails. Run it with ``python examples/demo.py``, or ``--help`` for
-the options.
+The providers are fakes on loopback (see ``servers.py``); everything else is as in a real service: the
+``openai`` async client, one lease for every attempt, and another attempt elsewhere when one fails. Run it
+with ``python examples/demo.py``, or ``--help`` for the options.
 """
 
 import argparse
@@ -84,10 +84,12 @@ def generated_requests(number: int, seed: int) -> list[Request]:
 
 
 def traced_requests(path: Path, number: int, duration: float) -> list[Request]:
-    """Take the first requests of a trace, with their arrivals compressed (or stretched) to ``duration`` seconds.
+    """Take the first requests of a trace, with their arrivals compressed (or stretched) to ``duration``
+    seconds.
 
     Args:
-        path: A CSV file, plain or gzipped, with the columns ``arrival_s``, ``prompt_tokens`` and ``output_tokens``.
+        path: A CSV file, plain or gzipped, with the columns ``arrival_s``, ``prompt_tokens`` and
+            ``output_tokens``.
         number: How many requests at most.
         duration: Seconds from the first arrival to the last.
 
@@ -159,7 +161,8 @@ class Client:
     Attributes:
         tallies: One tally a deployment, by its id.
         failed: Requests given up.
-        explanation: What the router said of a pick when the first deployment was cooling down; None if none ever was.
+        explanation: What the router said of a pick when the first deployment was cooling down; None if none
+            ever was.
     """
 
     def __init__(self, router: Router) -> None:
@@ -197,7 +200,9 @@ class Client:
             await asyncio.gather(*(work() for _ in range(min(concurrency, len(requests)))))
 
     async def _send(self, request: Request) -> bool:
-        """Try until an attempt succeeds, on a deployment not tried before if there is one. Return whether one did."""
+        """Try until an attempt succeeds, on a deployment not tried before if there is one. Return whether one
+        did.
+        """
         attempts, tried = 0, set[str]()
         deadline = time.perf_counter() + PATIENCE
         while attempts < MAX_ATTEMPTS and time.perf_counter() < deadline:
@@ -239,7 +244,8 @@ class Client:
         stats = self._router.stats(deployment_id)
         if stats.status is not Status.COOLING_DOWN:
             return
-        # Requests that were under way together fail together: a cooldown is a new one only if the last one seen is over.
+        # Requests that were under way together fail together: a cooldown is a new one only if the last one
+        # seen is over.
         now = time.perf_counter()
         if now >= tally.cooldown_end:
             tally.cooldowns += 1
@@ -249,7 +255,8 @@ class Client:
 
 
 def _api(base_url: str) -> openai.AsyncOpenAI:
-    # Retries are the router's business; and no proxy of the environment is to stand between the client and loopback.
+    # Retries are the router's business; and no proxy of the environment is to stand between the client and
+    # loopback.
     http_client = openai.DefaultAsyncHttpxClient(trust_env=False)
     return openai.AsyncOpenAI(base_url=base_url, api_key="not needed", max_retries=0, timeout=15.0, http_client=http_client)
 

@@ -1,10 +1,11 @@
 """Four fake LLM providers: real HTTP on loopback, in the shape of OpenAI's chat completions.
 
-They differ in speed and in limits, one keeps a limit that nobody is told about, and one breaks for a while. They run in one child
-process, so that they do not share an event loop with the client, and stop as soon as their standard input closes: the child cannot
-outlive its parent, whatever ends it.
+They differ in speed and in limits, one keeps a limit that nobody is told about, and one breaks for a while.
+They run in one child process, so that they do not share an event loop with the client, and stop as soon as
+their standard input closes: the child cannot outlive its parent.
 
-The sizes that a request simulates come in its ``metadata``: ``prompt_tokens`` and ``output_tokens``, as strings.
+The sizes that a request simulates come in its ``metadata``: ``prompt_tokens`` and ``output_tokens``, as
+strings.
 """
 
 import asyncio
@@ -35,7 +36,8 @@ class Provider:
         rpm_limit: Most requests in a clock minute; None for no limit.
         tpm_limit: Most tokens in a clock minute; None for no limit.
         hidden_rps_limit: Most requests in a second, which its customers are not told; None for no limit.
-        outage: The part of the run in which it answers 500, in shares of the requests expected; None for never.
+        outage: The part of the run in which it answers 500, in shares of the requests expected; None for
+            never.
     """
 
     name: str
@@ -82,9 +84,11 @@ def running_providers(expected: int, seed: int) -> Iterator[dict[str, str]]:
         The base URL of every provider, by name.
 
     Raises:
-        ProvidersError: The child did not start, or ended before it was told to. Its own message is on standard error.
+        ProvidersError: The child did not start, or ended before it was told to. Its own message is on
+            standard error.
     """
-    # In a session of its own the child does not get the terminal's Ctrl-C, and serves until the client has ended its requests.
+    # In a session of its own the child does not get the terminal's Ctrl-C, and serves until the client has
+    # ended its requests.
     child = subprocess.Popen(
         [sys.executable, __file__, str(expected), str(seed)],
         stdin=subprocess.PIPE,
@@ -112,7 +116,7 @@ def running_providers(expected: int, seed: int) -> Iterator[dict[str, str]]:
 
 
 class Window:
-    """So many units in each fixed window of the wall clock: how most providers count."""
+    """An amount of units in each fixed window of the wall clock: how most providers count."""
 
     def __init__(self, limit: int, seconds: float) -> None:
         self._limit = limit
@@ -242,7 +246,9 @@ def _error(status: int, kind: str, message: str, *, retry_after: float | None = 
 
 
 async def serve(expected: int, seed: int) -> None:
-    """Serve every provider, print their base URLs as one line of JSON, and stop when standard input closes."""
+    """Serve every provider, print their base URLs as one line of JSON, and stop when standard input
+    closes.
+    """
     run = Run(expected)
     runners = [
         web.AppRunner(FakeProvider(provider, run, seed).application(), access_log=None, shutdown_timeout=0.5)

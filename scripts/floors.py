@@ -1,9 +1,9 @@
 """Checks that the Rust sources stand on floors, and draws them.
 
-A floor is a folder of ``src/`` or a file beside the folders. ``lib.rs``, which exports all of it, stands on none. A file imports
-from its own folder and from floors below only. No two files import each other, by whatever way round: a name that a ``mod.rs``
-re-exports belongs to the file that defines it. What must call upward does so through a trait that stands below (``Wakes``,
-``Watch``, ``Member``) or through a callback.
+A floor is a folder of ``src/`` or a file beside the folders. ``lib.rs``, which exports all of it, stands on
+none. A file imports from its own folder and from floors below only. No two files import each other, by any
+way round: a name that a ``mod.rs`` re-exports belongs to the file that defines it. What must call upward does
+so through a trait that stands below (``Wakes``, ``Watch``, ``Member``) or through a callback.
 
     python scripts/floors.py            checks; fails with one line a fault
     python scripts/floors.py --write    also draws the picture in docs/architecture.md anew
@@ -104,7 +104,9 @@ class Sources:
                         self.uses[module].append((target, name))
 
     def module(self, at: Module, path: str) -> tuple[Module, str | None] | None:
-        """Finds the file that defines what a path means in a module, and its name there; None for what is not of this crate."""
+        """Finds the file that defines what a path means in a module, and its name there; None for what is not
+        of this crate.
+        """
         first, *rest = path.split("::")
         if first == "crate":
             here: Module = ()
@@ -168,7 +170,9 @@ def lines_of_code(text: str) -> int:
 
 
 def circles(graph: dict[Module, set[Module]]) -> list[list[Module]]:
-    """Finds the sets of files that import each other in a circle (Tarjan's strongly connected components, 1972)."""
+    """Finds the sets of files that import each other in a circle (Tarjan's strongly connected components,
+    1972).
+    """
     index: dict[Module, int] = {}
     low: dict[Module, int] = {}
     stack: list[Module] = []
@@ -218,7 +222,9 @@ def faults(sources: Sources, graph: dict[Module, set[Module]]) -> Iterator[str]:
 
 
 def picture(sources: Sources, graph: dict[Module, set[Module]]) -> str:
-    """Draws the floors as a Mermaid graph: an arrow for each import that does not follow from other arrows."""
+    """Draws the floors as a Mermaid graph: an arrow for each import that does not follow from other
+    arrows.
+    """
     below: dict[str, set[str]] = {name: set() for name in FLOORS}
     for module, targets in graph.items():
         here = floor(module)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import settings
 from turnout import ManualClock
 
-# The examples of the fast profile are the same in every run. TURNOUT_SLOW=1 looks at many more, and at others every time.
+# The examples of the fast profile are the same in every run. TURNOUT_SLOW=1 looks at many more, and at others
+# every time.
 settings.register_profile("fast", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("slow", max_examples=3000, deadline=None, print_blob=True)
 settings.load_profile("slow" if os.environ.get("TURNOUT_SLOW") == "1" else "fast")
@@ -24,8 +25,8 @@ def clock() -> ManualClock:
 def assert_shares() -> Callable[[Sequence[int], Sequence[float]], None]:
     """Compares how often each candidate was drawn with its probability.
 
-    By Chernoff's bound a share is as far off as this allows in 1 of 10^9 cases, beyond five standard deviations; unlike those, the
-    bound holds for candidates that are expected less than once, too.
+    By Chernoff's bound a share is as far off as this allows in 1 of 10^9 cases, beyond five standard
+    deviations; unlike those, the bound holds for candidates that are expected less than once, too.
     """
 
     def check(counts: Sequence[int], probabilities: Sequence[float]) -> None:

@@ -1,7 +1,7 @@
 """A router in plain Python: slow, simple, and written apart from the one it is compared with.
 
-It keeps every minute that was ever counted, looks at everything anew for each pick, and knows no threads. Where a strategy draws,
-it says who may be drawn. Times are whole nanoseconds.
+It keeps every minute that was ever counted, looks at everything anew for each pick, and knows no threads.
+Where a strategy draws, it says who may be drawn. Times are whole nanoseconds.
 """
 
 from collections import Counter
@@ -341,7 +341,9 @@ class Router:
         return None
 
     def choices(self, name: str, request: Request, turn: bool = False) -> set[str]:
-        """The ids that a pick may take: one, unless the strategy draws. ``turn`` takes the turn of round robin."""
+        """The ids that a pick may take: one, unless the strategy draws. ``turn`` takes the turn of round
+        robin.
+        """
         group = self.group(name)
         candidates = [deployment for deployment in group if self.gate(deployment, request) is None]
         if not candidates:

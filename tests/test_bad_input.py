@@ -1,4 +1,6 @@
-"""Anything at all, thrown at every public callable: a clear error or an answer, and nothing broken afterwards."""
+"""Anything at all, thrown at every public callable: a clear error or an answer, and nothing broken
+afterwards.
+"""
 
 import ast
 import gc
@@ -187,7 +189,8 @@ OURS: list[Callable[[], Any]] = [
 PLAIN: list[Any] = [*INTS, *FLOATS, *TEXTS, *OTHERS]
 SCALARS: list[Callable[[], Any]] = [*(lambda value=value: value for value in PLAIN), *OURS, *HOSTILE]
 
-# Hypothesis looks at what it draws, which hostile objects do not allow. So it draws recipes, and the test cooks them.
+# Hypothesis looks at what it draws, which hostile objects do not allow. So it draws recipes, and the test
+# cooks them.
 Recipe = int | tuple[str, list[int]]
 INDEXES = st.integers(0, len(SCALARS) - 1)
 ANYTHING: st.SearchStrategy[Recipe] = st.one_of(
@@ -268,7 +271,9 @@ NATURAL: dict[str, Any] = {
 
 
 class World:
-    """Objects to call upon, with a state that a failed call must leave alone. At the end its lease is released."""
+    """Objects to call upon, with a state that a failed call must leave alone. At the end its lease is
+    released.
+    """
 
     def __init__(self) -> None:
         self.clock = ManualClock(100)
@@ -585,7 +590,9 @@ def use_while_read(world: World) -> None:
 
 
 def test_what_a_change_drops_may_use_the_router() -> None:
-    """The last reference to a deployment may go inside a change; what its metadata does then must find no lock held."""
+    """The last reference to a deployment may go inside a change; what its metadata does then must find no
+    lock held.
+    """
     router = Router([Deployment("c", "n")])
     use = calls_back(router)
     dropped: list[str] = []

@@ -31,7 +31,9 @@ AssertShares = Callable[[Sequence[int], Sequence[float]], None]
 
 @contextmanager
 def a_busy_afternoon(strategy: Strategy = Strategy.SIMPLE_SHUFFLE) -> Iterator[Router]:
-    """A router with one deployment in front of each gate, at 12.4 s before the end of a minute, and two candidates."""
+    """A router with one deployment in front of each gate, at 12.4 s before the end of a minute, and two
+    candidates.
+    """
     clock = ManualClock(47.6)
     router = Router(
         [
@@ -365,7 +367,8 @@ def test_probabilities_are_how_often_each_is_picked(strategy: Strategy, assert_s
         for options in (OPTIONS, {}, {"exclude": ["heavy"]}):
             verdicts = router.explain("m", **options).verdicts
             counts = Counter(router.select_many("m", 6000, **options))
-            # A turn leaves nothing to chance: the next one is certain, and the score says how often each comes.
+            # A turn leaves nothing to chance: the next one is certain, and the score says how often each
+            # comes.
             turns = strategy is Strategy.ROUND_ROBIN
             shares = [(verdict.score or 0) if turns else verdict.probability for verdict in verdicts]
             assert_shares([counts[verdict.deployment_id] for verdict in verdicts], shares)

@@ -1,4 +1,6 @@
-"""What stops a deployment and for how long: the order of the gates, limits and minutes, cooldowns, probation, and the errors."""
+"""What stops a deployment and for how long: the order of the gates, limits and minutes, cooldowns, probation,
+and the errors.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -303,7 +305,8 @@ READINGS = st.lists(st.one_of(st.integers(0, 300), st.integers(0, 100_000)), min
 def test_no_sequence_of_readings_wedges_or_double_counts(readings: list[int], limit: int) -> None:
     clock = ManualClock(readings[0])
     router = one(clock, rpm_limit=limit)
-    # Time as the class describes it: held for a step back of up to a minute, going on from where it was after a longer one.
+    # Time as the class describes it: held for a step back of up to a minute, going on from where it was after
+    # a longer one.
     time = high = readings[0]
     by_minute: dict[int, int] = {}
     for reading in readings:
@@ -625,7 +628,9 @@ def test_a_good_check_of_one_in_service_changes_nothing(clock: ManualClock) -> N
 
 
 def test_good_checks_do_not_prolong_a_probation(clock: ManualClock) -> None:
-    """A check every few seconds would otherwise keep a deployment with little traffic on probation for ever."""
+    """A check every few seconds would otherwise keep a deployment with little traffic on probation for
+    ever.
+    """
     router = one(clock, settings={"success_threshold": 3})
     router.cool_down("a", 5)
     clock.advance(5)

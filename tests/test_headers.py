@@ -1,4 +1,6 @@
-"""What providers say about their limits: samples of each as they were seen, and that nothing at all makes the reader raise."""
+"""What providers say about their limits: samples of each as they were seen, and that nothing at all makes the
+reader raise.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone

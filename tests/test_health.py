@@ -1,4 +1,6 @@
-"""Health options: what trips a deployment, probation, slow start, panic, the last one, domains, penalties, outliers, events."""
+"""Health options: what trips a deployment, probation, slow start, panic, the last one, domains, penalties,
+outliers, events.
+"""
 
 import gc
 import heapq
@@ -745,7 +747,9 @@ def test_subscriptions_end_with_their_router() -> None:
 
 @pytest.mark.parametrize("strategy", list(Strategy))
 def test_who_joins_is_not_stampeded(strategy: Strategy) -> None:
-    """Row 2: joins under 50 requests a second of 5 s each; gets at most twice its fair share of the first 5 s."""
+    """Row 2: joins under 50 requests a second of 5 s each; gets at most twice its fair share of the first 5
+    s.
+    """
     clock = ManualClock(1.0)
     router = make(4, replace(EXACT, slow_start=30.0), clock, strategy=strategy)
     ends: list[tuple[float, int, Lease]] = []
@@ -767,7 +771,9 @@ def test_who_joins_is_not_stampeded(strategy: Strategy) -> None:
 
 @pytest.mark.parametrize("strategy", list(Strategy))
 def test_a_black_hole_gets_next_to_nothing(strategy: Strategy) -> None:
-    """Row 7: of 8 deployments one answers errors in 50 ms for a third of the run; the others take 1 to 6 s."""
+    """Row 7: of 8 deployments one answers errors in 50 ms for a third of the run; the others take 1 to 6
+    s.
+    """
     clock = ManualClock(1.0)
     router = make(8, Health(), clock, strategy=strategy)
     chance = random.Random(7)
@@ -818,7 +824,9 @@ def test_below_the_threshold_a_black_hole_is_not_the_least_busy() -> None:
 
 
 def test_all_cooled_together_do_not_return_together() -> None:
-    """Row 18: the return is spread by jitter, goes through one probe each, and a provider's wait is kept to the millisecond."""
+    """Row 18: the return is spread by jitter, goes through one probe each, and a provider's wait is kept to
+    the millisecond.
+    """
     clock = ManualClock(1.0)
     router = make(8, replace(Health(), cool_last=True), clock)
     for i in range(8):

@@ -888,7 +888,8 @@ def test_a_forked_process_has_its_own_count() -> None:
 
 
 def test_it_outlives_any_number_of_replacements() -> None:
-    # In a process of its own, since a chain of replaced deployments that is taken down by recursion overflows the stack.
+    # In a process of its own, since a chain of replaced deployments that is taken down by recursion overflows
+    # the stack.
     done = run(
         PRELUDE
         + "def work():\n"

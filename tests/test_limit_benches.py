@@ -1,4 +1,6 @@
-"""The benches that run in simulated time: the same seed writes the same bytes, and turnout keeps to their budgets."""
+"""The benches that run in simulated time: the same seed writes the same bytes, and turnout keeps to their
+budgets.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""Limits of every kind, quotas that deployments share, and settling: exact at the edges, with the clock moved by hand."""
+"""Limits of every kind, quotas that deployments share, and settling: exact at the edges, with the clock moved
+by hand.
+"""
 
 import contextlib
 import copy
@@ -569,7 +571,9 @@ def test_what_a_window_took_is_given_back_to_that_window(kind: Kind, later: floa
 
 
 def test_a_bucket_gives_back_no_more_than_had_it_never_been_charged() -> None:
-    """The bucket would have been full after 5 s and spilled from then on, had the first request not been there."""
+    """The bucket would have been full after 5 s and spilled from then on, had the first request not been
+    there.
+    """
     clock = ManualClock(1000)
     router = limited(Limit(tokens=60, kind="bucket", burst=20), clock=clock)
     unused = router.acquire("m", tokens=10)
@@ -857,7 +861,9 @@ def test_a_lease_that_ended_settles_nothing_more(end: Callable[[Lease], bool]) -
 
 
 def test_a_busy_bucket_gets_back_what_was_estimated_too_much() -> None:
-    """Some forty requests are in flight at any time, at seven tenths of the limit; the estimates are twice as much."""
+    """Some forty requests are in flight at any time, at seven tenths of the limit; the estimates are twice as
+    much.
+    """
     clock, draw = ManualClock(1.0), random.Random(1)
     router = Router([Deployment("a", "m", limits=[Limit(tokens=600_000, kind="bucket", burst=100_000)])], clock=clock)
     in_flight: list[tuple[float, int, Lease]] = []

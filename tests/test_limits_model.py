@@ -81,7 +81,9 @@ class Log:
         return self.charges[-1]
 
     def settle(self, now: Fraction, charge: Charge, units: int) -> None:
-        """A bucket is charged what was too little when that is known. All else is as if it had been known at once."""
+        """A bucket is charged what was too little when that is known. All else is as if it had been known at
+        once.
+        """
         if self.limit.kind == "bucket" and units > charge.units:
             self.charge(now, units - charge.units)
         else:
@@ -110,7 +112,8 @@ def ceil(number: Fraction) -> int:
     return -(-number.numerator // number.denominator)
 
 
-# Lengths of which sixtieths and intervals are whole nanoseconds and exact in binary: the model knows no rounding.
+# Lengths of which sixtieths and intervals are whole nanoseconds and exact in binary: the model knows no
+# rounding.
 PERS = [1.875, 15.0, 60.0]
 
 
@@ -131,7 +134,9 @@ splits = st.tuples(st.integers(0, 40), st.integers(0, 40)) | st.tuples(st.intege
 
 
 class LimitsMachine(RuleBasedStateMachine):
-    """Three deployments, each the only one of its model, with limits of their own and quotas that they share."""
+    """Three deployments, each the only one of its model, with limits of their own and quotas that they
+    share.
+    """
 
     held = Bundle("held")
 

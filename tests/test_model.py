@@ -1,7 +1,7 @@
 """A router does what a simple model of it does, step by step, whatever is done with the two.
 
-Each step is done to both; they must give the same answer or the same error, and leave every deployment in the same state.
-``TURNOUT_MODEL_RUNS`` and ``TURNOUT_MODEL_STEPS`` say how many runs of how many steps there are.
+Each step is done to both; they must give the same answer or the same error, and leave every deployment in the
+same state. ``TURNOUT_MODEL_RUNS`` and ``TURNOUT_MODEL_STEPS`` say how many runs of how many steps there are.
 """
 
 import os
@@ -43,7 +43,9 @@ Made = TypeVar("Made")
 
 
 def made(make: Callable[[Random], Made]) -> st.SearchStrategy[Made]:
-    """Values made from one number, which is drawn faster than each of their parts would be, and spreads more evenly."""
+    """Values made from one number, which is drawn faster than each of their parts would be, and spreads more
+    evenly.
+    """
     return st.integers(0, 2**32 - 1).map(lambda seed: make(Random(seed)))
 
 
@@ -93,7 +95,9 @@ def keywords(request: model.Request) -> dict[str, Any]:
 
 
 def attempt(call: Callable[[], Any]) -> Any:
-    """What a call returns, or the error it raises with what that says; messages and near names are not compared."""
+    """What a call returns, or the error it raises with what that says; messages and near names are not
+    compared.
+    """
     try:
         return call()
     except RouterError as error:

@@ -1,6 +1,8 @@
-"""What exceptions say: those that real client libraries raise, and a table of made-up ones that needs no library.
+"""What exceptions say: those that real client libraries raise, and a table of made-up ones that needs no
+library.
 
-Each is looked at twice: as `classify_exception` sees it, and by what is left of it after it went through a lease's block.
+Each is looked at twice: as `classify_exception` sees it, and by what is left of it after it went through a
+lease's block.
 """
 
 import asyncio
@@ -102,7 +104,9 @@ def raised(call: Callable[[], object]) -> BaseException:
 
 
 def check_effect(fail: Callable[[], object], expected: Failure | None) -> BaseException:
-    """Lets ``fail`` raise within a lease's block, and compares what is left of it; returns what got through."""
+    """Lets ``fail`` raise within a lease's block, and compares what is left of it; returns what got
+    through.
+    """
     router = Router([Deployment("d", "m")], clock=ManualClock(30), cooldown_time=COOLDOWN_TIME)
 
     def request() -> None:
@@ -907,7 +911,8 @@ def test_real_bodies(server: Server, post: Post, client_name: str, refusal: str)
     if client_name.startswith(("openai", "anthropic")):
         assert failure == Failure(kind)
     else:
-        # The exceptions of plain HTTP clients do not say what the answer was, and litellm knows some of them by heart.
+        # The exceptions of plain HTTP clients do not say what the answer was, and litellm knows some of them
+        # by heart.
         assert failure is not None
         assert failure.kind in {kind, K.BAD_REQUEST}
 

@@ -1,4 +1,6 @@
-"""The package as a whole: what an import costs, what it exports and says of itself, and that nothing keeps a router alive."""
+"""The package as a whole: what an import costs, what it exports and says of itself, and that nothing keeps a
+router alive.
+"""
 
 import ast
 import gc
@@ -244,7 +246,9 @@ def test_no_python_frame_between_the_caller_and_a_pick() -> None:
 
 
 def documented() -> Iterator[tuple[str, str | None, Any]]:
-    """Each public class, method, property and function of the stub: its name, its docstring, and what it is at runtime."""
+    """Each public class, method, property and function of the stub: its name, its docstring, and what it is
+    at runtime.
+    """
     core = sys.modules[CORE]
     for node in ast.parse((ROOT / "_core.pyi").read_text()).body:
         if not isinstance(node, (ast.ClassDef, ast.FunctionDef)) or node.name.startswith("_"):
@@ -260,9 +264,9 @@ def documented() -> Iterator[tuple[str, str | None, Any]]:
 DOCUMENTED = list(documented())
 
 
-def first_line(said: str | None) -> str:
-    """In plain words, without the marks of reStructuredText."""
-    return re.sub(r":\w+:`|`", "", (said or "").strip().partition("\n")[0])
+def summary(said: str | None) -> str:
+    """The first paragraph in plain words, without the marks of reStructuredText."""
+    return re.sub(r":\w+:`|`", "", " ".join((said or "").strip().split("\n\n")[0].split()))
 
 
 def is_property(member: Any) -> bool:
@@ -273,13 +277,13 @@ def is_property(member: Any) -> bool:
     ("said", "member"), [pytest.param(said, member, id=name) for name, said, member in DOCUMENTED if not is_property(member)]
 )
 def test_a_docstring_is_there_and_says_the_same_at_runtime(said: str | None, member: Any) -> None:
-    assert first_line(said)
-    assert first_line(inspect.getdoc(member)) == first_line(said)
+    assert summary(said)
+    assert summary(inspect.getdoc(member)) == summary(said)
 
 
 def test_properties_are_documented_at_runtime_too() -> None:
     properties = {
-        name: (first_line(said), first_line(inspect.getdoc(member))) for name, said, member in DOCUMENTED if is_property(member)
+        name: (summary(said), summary(inspect.getdoc(member))) for name, said, member in DOCUMENTED if is_property(member)
     }
     assert len(properties) > 20
     assert all(said for said, _ in properties.values())

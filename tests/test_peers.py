@@ -1,4 +1,6 @@
-"""What goes wrong in other routers. One test a trap: each is named in words, and shows that this router does not fall into it."""
+"""What goes wrong in other routers. One test a trap: each is named in words, and shows that this router does
+not fall into it.
+"""
 
 import asyncio
 import os
@@ -39,7 +41,9 @@ def alike(number: int, strategy: Strategy = Strategy.SIMPLE_SHUFFLE, *, seed: in
 
 
 def burst(router: Router, requests: int, leases: ExitStack, **options: Any) -> Counter[str]:
-    """Requests that all come before the first one ends; how many each deployment got, the refused ones left out."""
+    """Requests that all come before the first one ends; how many each deployment got, the refused ones left
+    out.
+    """
     got: Counter[str] = Counter()
     for _ in range(requests):
         try:
@@ -61,7 +65,9 @@ def raised(router: Router) -> NoAvailableDeployment:
 
 
 def test_a_burst_spreads_evenly_because_load_is_counted_when_it_is_given() -> None:
-    """Counting at the provider's call or at its answer shows everyone in a burst the same picture: all go to one."""
+    """Counting at the provider's call or at its answer shows everyone in a burst the same picture: all go to
+    one.
+    """
     router = alike(10, Strategy.LEAST_BUSY)
     with ExitStack() as leases:
         assert burst(router, 1000, leases) == {f"d{place}": 100 for place in range(10)}
@@ -128,7 +134,9 @@ def test_every_way_in_feeds_the_same_counts() -> None:
 
 
 def test_ties_do_not_always_go_to_the_first(assert_shares: AssertShares) -> None:
-    """Requests one after the other all find everyone idle; half of them at one deployment of ten is not a balance."""
+    """Requests one after the other all find everyone idle; half of them at one deployment of ten is not a
+    balance.
+    """
     router = alike(10, Strategy.LEAST_BUSY)
     counts: Counter[str] = Counter()
     for _ in range(5000):
@@ -251,7 +259,9 @@ def test_a_limit_is_not_off_by_one(limit: int) -> None:
 
 @EVERY_STRATEGY
 def test_all_limits_are_used_up_and_none_is_passed(strategy: Strategy) -> None:
-    """Whichever the strategy: not 494 of 100 because a limit is only a weight, nor 10 of 100 while nine stand idle."""
+    """Whichever the strategy: not 494 of 100 because a limit is only a weight, nor 10 of 100 while nine stand
+    idle.
+    """
     router = alike(10, strategy, rpm_limit=10)
     with ExitStack() as leases:
         assert burst(router, 500, leases) == {f"d{place}": 10 for place in range(10)}
@@ -270,7 +280,9 @@ def test_tokens_in_flight_count(strategy: Strategy) -> None:
 @EVERY_STRATEGY
 @pytest.mark.parametrize("number", [30, 100, 400])
 def test_limits_hold_for_any_number_of_deployments(strategy: Strategy, number: int) -> None:
-    """Counters in a cache of 200 entries are forgotten from some thirty deployments on, and limits with them."""
+    """Counters in a cache of 200 entries are forgotten from some thirty deployments on, and limits with
+    them.
+    """
     router = alike(number, strategy, rpm_limit=5)
     with ExitStack() as leases:
         assert burst(router, 6 * number, leases) == {f"d{place}": 5 for place in range(number)}

@@ -1,4 +1,6 @@
-"""Active health checks: against servers that go down and come back, in a thread and in an event loop, and whatever checks do."""
+"""Active health checks: against servers that go down and come back, in a thread and in an event loop, and
+whatever checks do.
+"""
 
 import asyncio
 import logging

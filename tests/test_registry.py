@@ -1,4 +1,6 @@
-"""Which deployments a router has: all that changes or lists them, and what a pick makes of tags, exclusions and aliases."""
+"""Which deployments a router has: all that changes or lists them, and what a pick makes of tags, exclusions
+and aliases.
+"""
 
 import sys
 import threading

@@ -1,4 +1,6 @@
-"""Reservations are exact: limits are inclusive, taken in all dimensions or in none, whatever the concurrency."""
+"""Reservations are exact: limits are inclusive, taken in all dimensions or in none, whatever the
+concurrency.
+"""
 
 import asyncio
 import random
@@ -134,7 +136,8 @@ def test_max_parallel_requests_is_inclusive(limit: int) -> None:
 @pytest.mark.parametrize("already", [0, 1, LARGEST - 5])
 @pytest.mark.parametrize("more", [1, LARGEST])
 def test_a_limit_of_the_largest_number_is_a_limit(already: int, more: int) -> None:
-    # In a process of its own: gates that disagree about a sum beyond 64 bits would keep a pick from ever ending.
+    # In a process of its own: gates that disagree about a sum beyond 64 bits would keep a pick from ever
+    # ending.
     code = f"""
 from turnout import Deployment, ManualClock, RateLimitExceeded, Router
 router = Router([Deployment("d", "m", tpm_limit={LARGEST})], clock=ManualClock())

@@ -1,4 +1,6 @@
-"""What is said in more than one place is held together: keywords, names and fields, in Rust, Python, the stub and the docs."""
+"""What is said in more than one place is held together: keywords, names and fields, in Rust, Python, the stub
+and the docs.
+"""
 
 import ast
 import inspect
@@ -14,8 +16,8 @@ from turnout import DeploymentStats, EventKind, FailureKind, Health, Learning, R
 ROOT = Path(__file__).parent.parent
 STUB = ROOT / "python" / "turnout" / "_core.pyi"
 
-# The keywords of a request: each with its default and its type. The methods take them all; see also `with_keywords` in
-# src/python/picks.rs.
+# The keywords of a request: each with its default and its type. The methods take them all; see also
+# `with_keywords` in src/python/picks.rs.
 KEYWORDS = {
     "tokens": (0, "int"),
     "input_tokens": (None, "int | None"),

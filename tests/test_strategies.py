@@ -1,4 +1,6 @@
-"""The seven rules: the golden vectors, and what vectors cannot cover, against a reference written down plainly here."""
+"""The seven rules: the golden vectors, and what vectors cannot cover, against a reference written down
+plainly here.
+"""
 
 import json
 import os

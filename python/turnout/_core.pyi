@@ -75,19 +75,22 @@ class Deployment:
         deployment_id: Unique in a router, not empty.
         model_name: The public name that requests ask for, not empty.
         model: The provider's own model identifier; ``model_name`` if not given.
-        weight: Relative share under ``simple_shuffle``, 0 to 4,294,967,295. A weight of 0 gets no traffic from that strategy
-            while another candidate has more.
+        weight: Relative share under ``simple_shuffle``, 0 to 4,294,967,295. A weight of 0 gets no traffic
+            from that strategy while another candidate has more.
         priority: Rank under ``priority_based``, lower first, 0 to 4,294,967,295.
         rpm_limit: Most requests admitted in one clock minute, at least 1; None for no limit.
         tpm_limit: Most tokens admitted in one clock minute, at least 1; None for no limit.
         max_parallel_requests: Most leases in flight at once, 1 to 4,294,967,295; None for no limit.
-        limits: Further limits of its own, of any kind and period (see :class:`turnout.Limit`). Under ``usage_based`` and
-            ``rate_limit_aware`` the fullest of them counts; a bucket's use is rounded up to whole hundredths there.
+        limits: Further limits of its own, of any kind and period (see :class:`turnout.Limit`). Under
+            ``usage_based`` and ``rate_limit_aware`` the fullest of them counts; a bucket's use is rounded up
+            to whole hundredths there.
         quotas: Limits that it shares with other deployments (see :class:`turnout.Quota`).
-        tags: Labels that requests may ask for, none of them empty. The order is kept, repetitions are dropped.
-        metadata: Anything the application wants to find again on the lease, such as a base URL. Copied (shallowly) and read-only.
-        domain: What one outage takes away together with it, such as a region: with :class:`turnout.Health`, errors of connection
-            count against all that share it.
+        tags: Labels that requests may ask for, none of them empty. The order is kept, repetitions are
+            dropped.
+        metadata: Anything the application wants to find again on the lease, such as a base URL. Copied
+            (shallowly) and read-only.
+        domain: What one outage takes away together with it, such as a region: with :class:`turnout.Health`,
+            errors of connection count against all that share it.
 
     Raises:
         ConfigurationError: A value is out of range or empty.
@@ -190,9 +193,10 @@ class Deployment:
 class ManualClock:
     """A clock that moves only when told to, for tests and simulations.
 
-    Give it to ``Router(clock=…)``: windows, cooldowns and measured latencies then follow it. It may be shared by routers and moved
-    from any thread. A real clock can be set back, so this one can: a router never sees time run backwards. A step back of up to a
-    minute holds its time still until the clock has caught up; after a longer one its time goes on from where it was.
+    Give it to ``Router(clock=…)``: windows, cooldowns and measured latencies then follow it. It may be shared
+    by routers and moved from any thread. A real clock can be set back, so this one can: a router never sees
+    time run backwards. A step back of up to a minute holds its time still until the clock has caught up;
+    after a longer one its time goes on from where it was.
 
     Args:
         start: The first reading in seconds, finite and at least 0. Clock minutes begin at multiples of 60.
@@ -234,13 +238,14 @@ class ManualClock:
 
 @final
 class Lease:
-    """One acquired place on a deployment: a request in flight, counted in its minute's window together with its estimated tokens.
+    """One acquired place on a deployment: a request in flight, counted in its minute's window together with
+    its estimated tokens.
 
-    Made by :meth:`Router.acquire`. It ends once: by :meth:`success`, :meth:`failure`, :meth:`release`, or at the end of its
-    ``with`` (or ``async with``) block, whichever comes first; whatever comes later does nothing. A block left without an
-    exception is a success with the measured latency; with an exception, a failure of the kind
-    :func:`turnout.classify_exception` gives it; by cancellation, a release. A lease that is lost without any of these
-    releases itself and warns with ``ResourceWarning``.
+    Made by :meth:`Router.acquire`. It ends once: by :meth:`success`, :meth:`failure`, :meth:`release`, or at
+    the end of its ``with`` (or ``async with``) block, the first of these; later ends do nothing. A block left
+    without an exception is a success with the measured latency; with an exception, a failure of the kind
+    :func:`turnout.classify_exception` gives it; by cancellation, a release. A lease that is lost without any
+    of these releases itself and warns with ``ResourceWarning``.
 
     It may be ended from any thread, and after its deployment or its router is gone.
     """
@@ -276,58 +281,63 @@ class Lease:
         """End the lease with a success.
 
         Args:
-            tokens: The tokens really used. They replace the estimate in the window that took it: nothing changes there once that is
-                over. A bucket is then as full as if they had been known. None takes the sum of the next two, and keeps the
-                estimate if they are None as well.
+            tokens: The tokens really used. They replace the estimate in the window that took it: nothing
+                changes there once that is over. A bucket is then as full as if they had been known. None
+                takes the sum of the next two, and keeps the estimate if they are None as well.
             latency: Seconds the request took; None takes the time since acquire.
-            input_tokens: How many of them were the prompt's; None for the rest beside ``output_tokens``. If both are None, the
-                prompt is what was estimated.
+            input_tokens: How many of them were the prompt's; None for the rest beside ``output_tokens``. If
+                both are None, the prompt is what was estimated.
             output_tokens: How many of them were the answer's, likewise.
 
         Returns:
             True if this call ended the lease, False if it had ended before.
 
         Raises:
-            ConfigurationError: A number of tokens is negative or too large, ``tokens`` less than the sum of the others, or
-                ``latency`` negative or not finite. The lease goes on.
+            ConfigurationError: A number of tokens is negative or too large, ``tokens`` less than the sum of
+                the others, or ``latency`` negative or not finite. The lease goes on.
         """
 
     def failure(self, kind: FailureKind | _FailureKindName = "error", retry_after: float | None = None) -> bool:
-        """End the lease with a failure. What it reserved stays in the window, since the provider may have counted it.
+        """End the lease with a failure. What it reserved stays in the window, since the provider may have
+        counted it.
 
         Args:
-            kind: What went wrong; it decides whether the deployment cools down (see :class:`turnout.FailureKind`).
-            retry_after: Seconds after which the provider wants to be asked again: the length of the cooldown, if the failure
-                starts one; it does by the rules of :class:`turnout.Health`.
+            kind: What went wrong; it decides whether the deployment cools down (see
+                :class:`turnout.FailureKind`).
+            retry_after: Seconds after which the provider wants to be asked again: the length of the cooldown,
+                if the failure starts one; it does by the rules of :class:`turnout.Health`.
 
         Returns:
             True if this call ended the lease, False if it had ended before.
 
         Raises:
-            ConfigurationError: ``kind`` is unknown, or ``retry_after`` negative or not finite. The lease goes on.
+            ConfigurationError: ``kind`` is unknown, or ``retry_after`` negative or not finite. The lease goes
+                on.
         """
 
     def release(self, unused: bool = False) -> bool:
         """End the lease without an outcome: the deployment's health does not change.
 
         Args:
-            unused: The request was never sent, so give back what was reserved in the window too. By default it stays.
+            unused: The request was never sent, so give back what was reserved in the window too. By default
+                it stays.
 
         Returns:
             True if this call ended the lease, False if it had ended before.
         """
 
     def observe(self, headers: Any, /) -> None:
-        """Take in what the answer's headers say about the provider's limits.
+        """Record what the answer's headers say about the provider's limits.
 
-        What is left by the provider's count holds until it resets, beside the limits that are configured: the stricter stops a
-        request. A wait that it asks for (``retry-after``) holds to its end. What the deployment's quotas limit as well is about the
-        quota nearest to its limit. Works before and after the end of the lease; an exception that leaves the block is read by
-        itself (see :class:`turnout.Learning`).
+        What is left by the provider's count holds until it resets, beside the limits that are configured: the
+        stricter stops a request. A wait that it asks for (``retry-after``) holds to its end. What the
+        deployment's quotas limit as well is about the quota nearest to its limit. Works before and after the
+        end of the lease; an exception that leaves the block is read by itself (see
+        :class:`turnout.Learning`).
 
         Args:
-            headers: Any mapping of header names, or an object with ``headers`` or with a ``response`` that has them. What is
-                not understood is ignored (see :func:`turnout.read_rate_limits`).
+            headers: Any mapping of header names, or an object with ``headers`` or with a ``response`` that
+                has them. What is not understood is ignored (see :func:`turnout.read_rate_limits`).
         """
 
     def __enter__(self) -> Self: ...
@@ -345,28 +355,34 @@ class Router:
 
     Safe to use from any number of threads and event loops; routers share nothing with each other.
 
-    It may be subclassed. What is given to a router is taken by ``__new__``, so that a subclass with arguments of its own defines
-    ``__new__``.
+    It may be subclassed. What is given to a router is taken by ``__new__``, so that a subclass with arguments
+    of its own defines ``__new__``.
 
     Args:
         deployments: The first deployments, in registration order.
-        strategy: The rule that picks among candidates, for every model name that ``strategies`` does not name. LiteLLM's spellings
-            are accepted too.
+        strategy: The rule that picks among candidates, for every model name that ``strategies`` does not
+            name. LiteLLM's spellings are accepted too.
         strategies: Rules for single model names.
-        allowed_fails: This many failures in a clock minute start a cooldown, once ``min_requests`` were made in it.
+        allowed_fails: This many failures in a clock minute start a cooldown, once ``min_requests`` were made
+            in it.
         min_requests: See ``allowed_fails``.
         cooldown_time: Seconds a cooldown lasts unless the failure says otherwise.
-        success_threshold: Consecutive successes that end the probation after a cooldown or a failure, at least 1.
-        health: A :class:`turnout.Health`: other rules for cooldown and probation, instead of those of the four arguments above.
+        success_threshold: Consecutive successes that end the probation after a cooldown or a failure, at
+            least 1.
+        health: A :class:`turnout.Health`: other rules for cooldown and probation, instead of those of the
+            four arguments above.
         learning: What is learnt from providers; None for ``Learning()``.
         waiting: How many may wait for capacity; None for ``Waiting()``.
-        seed: Makes the random draws repeatable, 0 to 2**64 - 1. None seeds from the system, anew in every forked process.
-        clock: A :class:`ManualClock`, or None for the system's monotonic clock, which starts at the wall clock's time: windows
-            are the clock's minutes and a wall clock that is set back does not disturb them.
+        seed: Makes the random draws repeatable, 0 to 2**64 - 1. None seeds from the system, anew in every
+            forked process.
+        clock: A :class:`ManualClock`, or None for the system's monotonic clock, which starts at the wall
+            clock's time: windows are the clock's minutes and a wall clock that is set back does not disturb
+            them.
 
     Raises:
-        ConfigurationError: A value is out of range, a strategy unknown, an id given twice, or ``health`` given together with one of
-            ``allowed_fails``, ``min_requests``, ``cooldown_time`` and ``success_threshold``.
+        ConfigurationError: A value is out of range, a strategy unknown, an id given twice, or ``health``
+            given together with one of ``allowed_fails``, ``min_requests``, ``cooldown_time`` and
+            ``success_threshold``.
         TypeError: A value is of the wrong type.
 
     Example:
@@ -398,8 +414,8 @@ class Router:
     def add_deployment(self, deployment: Deployment, /) -> None:
         """Add a deployment at the end of its group.
 
-        One with a known id replaces that deployment's facts and keeps its state and its place; with another model name it moves to
-        the end of that group.
+        One with a known id replaces that deployment's facts and keeps its state and its place; with another
+        model name it moves to the end of that group.
 
         Args:
             deployment: The deployment.
@@ -422,7 +438,8 @@ class Router:
         """
 
     def set_deployments(self, deployments: Iterable[Deployment], /) -> None:
-        """Replace all deployments. Ids that stay keep their state; live leases of ids that go stay valid and harmless.
+        """Replace all deployments. Ids that stay keep their state; live leases of ids that go stay valid and
+        harmless.
 
         Args:
             deployments: The new deployments, in registration order.
@@ -458,7 +475,8 @@ class Router:
         """Return every alias with the name it stands for."""
 
     def add_alias(self, alias: str, target: str, /) -> None:
-        """Let a name stand for another one, which may be an alias itself and need not exist yet. Replaces an alias of that name.
+        """Let a name stand for another one, which may be an alias itself and need not exist yet. Replaces an
+        alias of that name.
 
         Args:
             alias: The new name, not empty and not a model name.
@@ -508,14 +526,17 @@ class Router:
         tags_match: _TagsMatch = "all",
         exclude: Iterable[str] | None = None,
     ) -> str:
-        """Pick a deployment and reserve nothing. The only side effects are the round-robin turn and the random draw.
+        """Pick a deployment and reserve nothing. The only side effects are the round-robin turn and the
+        random draw.
 
         Args:
             model_name: The model name or an alias.
-            tokens: The tokens the request is expected to use, prompt and answer, at least 0. Only a deployment with so many left is
-                picked; 0 means that the size is not known, and one token must be left. Not given, it is the sum of the next two.
-            input_tokens: How many of them are the prompt's; None for the rest beside ``output_tokens``, or if it is not known. If
-                both are None, either may be all of ``tokens``, and counts so where prompt and answer are limited apart.
+            tokens: The tokens the request is expected to use, prompt and answer, at least 0. Only a
+                deployment with so many left is picked; 0 means that the size is not known, and one token must
+                be left. Not given, it is the sum of the next two.
+            input_tokens: How many of them are the prompt's; None for the rest beside ``output_tokens``, or if
+                it is not known. If both are None, either may be all of ``tokens``, and counts so where prompt
+                and answer are limited apart.
             output_tokens: How many of them are the answer's, likewise.
             tags: Labels the deployment must have.
             tags_match: ``"all"`` for every one of ``tags``, ``"any"`` for at least one.
@@ -525,10 +546,11 @@ class Router:
             The deployment's id.
 
         Raises:
-            ConfigurationError: ``tokens`` is less than ``input_tokens`` + ``output_tokens``, or one of them out of range.
+            ConfigurationError: ``tokens`` is less than ``input_tokens`` + ``output_tokens``, or one of them
+                out of range.
             ModelNotFound: No deployment serves the model.
-            NoAvailableDeployment: No deployment passes every gate now (``AllDeploymentsInCooldown`` and ``RateLimitExceeded`` if
-                that one cause stopped all of them).
+            NoAvailableDeployment: No deployment passes every gate now (``AllDeploymentsInCooldown`` and
+                ``RateLimitExceeded`` if that one cause stopped all of them).
             RequestTooLarge: ``tokens`` is above the limit of every deployment: it will never fit.
         """
 
@@ -545,7 +567,8 @@ class Router:
         tags_match: _TagsMatch = "all",
         exclude: Iterable[str] | None = None,
     ) -> list[str]:
-        """Pick ``n`` times in one call, as ``n`` calls of :meth:`select` would: an id may come more than once.
+        """Pick ``n`` times in one call, as ``n`` calls of :meth:`select` would: an id may come more than
+        once.
 
         Args:
             model_name: As for :meth:`select`.
@@ -581,10 +604,12 @@ class Router:
         timeout: float | None = 0.0,
         priority: int = 0,
     ) -> Lease:
-        """Pick a deployment and reserve, in one step or not at all: one in flight, one request and ``tokens`` tokens this minute.
+        """Pick a deployment and reserve, in one step or not at all: one in flight, one request and ``tokens``
+        tokens this minute.
 
-        With a ``timeout`` it waits for capacity and holds up its thread: in an event loop use :meth:`acquire_async`. First come is
-        first served, and also a call that does not wait overtakes nobody who asked for the same tags and exclusions before.
+        With a ``timeout`` it waits for capacity and holds up its thread: in an event loop use
+        :meth:`acquire_async`. First come is first served, and also a call that does not wait overtakes nobody
+        who asked for the same tags and exclusions before.
 
         Args:
             model_name: As for :meth:`select`.
@@ -594,7 +619,8 @@ class Router:
             tags: As for :meth:`select`.
             tags_match: As for :meth:`select`.
             exclude: As for :meth:`select`.
-            timeout: The most seconds to wait, of the router's clock. 0 does not wait, None waits for as long as it takes.
+            timeout: The most seconds to wait, of the router's clock. 0 does not wait, None waits for as long
+                as it takes.
             priority: Among those who wait, lower ones are served first, -2**31 to 2**31 - 1.
 
         Returns:
@@ -634,8 +660,8 @@ class Router:
     ) -> Lease:
         """Like :meth:`acquire`, but wait for capacity without holding up the event loop.
 
-        For asyncio and trio (and anyio on either). A task that is cancelled gives up its place; a lease that it was given in that
-        moment goes to the next.
+        For asyncio and trio (and anyio on either). A task that is cancelled gives up its place; a lease that
+        it was given in that moment goes to the next.
 
         Args:
             model_name: As for :meth:`select`.
@@ -645,11 +671,13 @@ class Router:
             tags: As for :meth:`select`.
             tags_match: As for :meth:`select`.
             exclude: As for :meth:`select`.
-            timeout: The most seconds to wait, of the router's clock. None waits for as long as it takes, 0 does not wait.
+            timeout: The most seconds to wait, of the router's clock. None waits for as long as it takes, 0
+                does not wait.
             priority: As for :meth:`acquire`.
 
         Returns:
-            The lease, to be used as a context manager or ended by hand: ``async with await router.acquire_async("m") as lease``.
+            The lease, to be used as a context manager or ended by hand: ``async with await
+            router.acquire_async("m") as lease``.
 
         Raises:
             ModelNotFound: As for :meth:`acquire`.
@@ -673,8 +701,8 @@ class Router:
     ) -> Explanation:
         """Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect.
 
-        It runs the code of the choice itself and looks at the next random draw without consuming it, so that an undisturbed pick
-        right after it takes the deployment it names.
+        It runs the code of the choice itself and looks at the next random draw without consuming it, so that
+        an undisturbed pick right after it takes the deployment it names.
 
         Args:
             model_name: As for :meth:`select`.
@@ -694,7 +722,8 @@ class Router:
 
     # --- outcomes ---
     def record_success(self, deployment_id: str, /, *, tokens: int = 0, latency: float | None = None) -> None:
-        """Report a success of a request that was sent without a lease: it counts as one request of this minute.
+        """Report a success of a request that was sent without a lease: it counts as one request of this
+        minute.
 
         Args:
             deployment_id: The deployment that served it.
@@ -709,13 +738,14 @@ class Router:
     def record_failure(
         self, deployment_id: str, /, kind: FailureKind | _FailureKindName = "error", *, retry_after: float | None = None
     ) -> None:
-        """Report a failure of a request that was sent without a lease: it counts as one request of this minute.
+        """Report a failure of a request that was sent without a lease: it counts as one request of this
+        minute.
 
         Args:
             deployment_id: The deployment that failed.
             kind: What went wrong (see :class:`turnout.FailureKind`).
-            retry_after: Seconds after which the provider wants to be asked again: the length of the cooldown, if the failure
-                starts one.
+            retry_after: Seconds after which the provider wants to be asked again: the length of the cooldown,
+                if the failure starts one.
 
         Raises:
             DeploymentNotFound: There is none with this id.
@@ -723,7 +753,8 @@ class Router:
         """
 
     def observe(self, deployment_id: str, headers: Any, /) -> None:
-        """Take in what an answer's headers say about the provider's limits, for requests that were sent without a lease.
+        """Record what an answer's headers say about the provider's limits, for requests that were sent
+        without a lease.
 
         Args:
             deployment_id: The deployment that answered.
@@ -750,8 +781,8 @@ class Router:
 
         Args:
             deployment_id: The deployment.
-            healthy: False takes it out until a later check reports True. True brings it back at once, out of a cooldown too, on
-                probation; one that is in service stays as it is.
+            healthy: False takes it out until a later check reports True. True brings it back at once, out of
+                a cooldown too, on probation; one that is in service stays as it is.
 
         Raises:
             DeploymentNotFound: There is none with this id.
@@ -759,10 +790,12 @@ class Router:
 
     # --- events ---
     def subscribe(self, callback: Callable[[Event], object], /) -> Callable[[], None]:
-        """Call ``callback`` with an :class:`turnout.Event` whenever a deployment or a group changes its state.
+        """Call ``callback`` with an :class:`turnout.Event` whenever a deployment or a group changes its
+        state.
 
-        It is called at the end of the call that caused the event, by the thread that made it or by another that is telling events
-        just then, and may use the router. What it raises goes to `sys.unraisablehook`. Keep it short: the call waits.
+        It is called at the end of the call that caused the event, by the thread that made it or by another
+        that is telling events just then, and may use the router. What it raises goes to `sys.unraisablehook`.
+        Keep it short: the call waits.
 
         Args:
             callback: What to call.
@@ -796,7 +829,8 @@ class Router:
         """
 
     def snapshot(self) -> dict[str, list[Any]]:
-        """Return every deployment's state as columns: the fields of :class:`turnout.DeploymentStats`, one value a deployment.
+        """Return every deployment's state as columns: the fields of :class:`turnout.DeploymentStats`, one
+        value a deployment.
 
         ``pandas.DataFrame(router.snapshot())`` and its like take it as it is.
         """
@@ -886,7 +920,9 @@ class RoutingContext:
 
 @final
 class RoundRobinCounters:
-    """The turns that :func:`turnout.strategies.round_robin` keeps, one a model name. Safe to share between threads."""
+    """The turns that :func:`turnout.strategies.round_robin` keeps, one a model name. Safe to share between
+    threads.
+    """
 
     def __new__(cls) -> Self: ...
 
@@ -904,7 +940,8 @@ def _after_fork() -> None:
     """Seed the random draws anew in a forked child, which would otherwise draw what its parent draws."""
 
 def weighted_random(contexts: Sequence[RoutingContext], /) -> str | None:
-    """Pick at random, each candidate with the probability weight / total weight; uniformly if every weight is 0.
+    """Pick at random, each candidate with the probability weight / total weight; uniformly if every weight is
+    0.
 
     Args:
         contexts: The candidates, in registration order.
@@ -924,7 +961,8 @@ def least_busy(contexts: Sequence[RoutingContext], /) -> str | None:
     """
 
 def lowest_usage(contexts: Sequence[RoutingContext], /) -> str | None:
-    """Pick the candidate with the lowest ``tpm_current * 100 / tpm_limit`` in whole percent, ties to the first.
+    """Pick the candidate with the lowest ``tpm_current * 100 / tpm_limit`` in whole percent, ties to the
+    first.
 
     A limit of None or 0 counts as 0 percent.
 
@@ -960,7 +998,8 @@ def lowest_priority(contexts: Sequence[RoutingContext], /) -> str | None:
 def rate_limit_aware(contexts: Sequence[RoutingContext], /) -> str | None:
     """Pick the candidate that is farthest from its limits, ties to the first.
 
-    The distance is the smaller of the remaining shares of tokens and of requests; a limit of None or 0 leaves a share of 1.
+    The distance is the smaller of the remaining shares of tokens and of requests; a limit of None or 0 leaves
+    a share of 1.
 
     Args:
         contexts: The candidates, in registration order.
@@ -970,7 +1009,8 @@ def rate_limit_aware(contexts: Sequence[RoutingContext], /) -> str | None:
     """
 
 def round_robin(model_name: str, contexts: Sequence[RoutingContext], counters: RoundRobinCounters, /) -> str | None:
-    """Pick the candidates in turn: the model name's counter modulo their number. A single candidate does not advance it.
+    """Pick the candidates in turn: the model name's counter modulo their number. A single candidate does not
+    advance it.
 
     Args:
         model_name: Whose turn it is.

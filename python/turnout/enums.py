@@ -15,9 +15,9 @@ class _Name(str, Enum):
 class Strategy(_Name):
     """The rule that picks among candidates.
 
-    The rules and their names are those of litellm-rs; LiteLLM's own spellings (``"simple-shuffle"``, ``"least-busy"``,
-    ``"usage-based-routing"``, ``"usage-based-routing-v2"``, ``"latency-based-routing"``, ``"cost-based-routing"``) are accepted
-    wherever one of these is.
+    The rules and their names are those of litellm-rs; LiteLLM's own spellings (``"simple-shuffle"``,
+    ``"least-busy"``, ``"usage-based-routing"``, ``"usage-based-routing-v2"``, ``"latency-based-routing"``,
+    ``"cost-based-routing"``) are accepted wherever one of these is.
     """
 
     SIMPLE_SHUFFLE = "simple_shuffle"
@@ -40,7 +40,7 @@ class FailureKind(_Name):
     """What went wrong with a request, and so what it says about the deployment."""
 
     ERROR = "error"
-    """The deployment failed (5xx and whatever has no kind of its own). Counts towards a cooldown."""
+    """The deployment failed: 5xx, and failures without a kind of their own. Counts towards a cooldown."""
     CONNECTION = "connection"
     """It could not be reached. Counts towards a cooldown."""
     RATE_LIMIT = "rate_limit"
@@ -82,7 +82,9 @@ class EventKind(_Name):
     COOLDOWN = "cooldown"
     """A deployment was taken out for a while, or for longer than it was already."""
     RECOVERY = "recovery"
-    """A deployment is back in service: it ended the probation after a cooldown, or a health check ended the cooldown."""
+    """A deployment is back in service: it ended the probation after a cooldown, or a health check ended the
+    cooldown.
+    """
     PANIC = "panic"
     """So few of a group are in service that their health is ignored."""
     PANIC_OVER = "panic_over"

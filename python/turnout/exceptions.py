@@ -11,7 +11,7 @@
     │   ├── AllDeploymentsInCooldown             all of them by their cooldowns
     │   ├── RateLimitExceeded                    all of them by their request or token limits
     │   ├── WaitTimeout           (TimeoutError) and waiting did not help in time
-    │   └── TooManyWaiters                       and so many wait already that no more may
+    │   └── TooManyWaiters                       and as many wait already as may
     └── RequestTooLarge                          the request is above every token limit
 
 A value of the wrong type raises Python's own `TypeError`.
@@ -85,12 +85,13 @@ class NoAvailableDeployment(RouterError):
 
     Attributes:
         model_name: The model name whose group was asked.
-        retry_after: Seconds until the earliest time at which some deployment may be available, computed from the ends of cooldowns
-            and of what limits let go. None if there is no such time: a place in flight frees when its lease ends, and a health
-            check reports when it does.
-        reasons: How many deployments each gate stopped, by its name: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``,
-            ``probation``, ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit`` (one of ``Deployment.limits``),
-            ``learnt_parallel_requests``, ``observed_limit`` (the provider said so), ``slow_start``, ``quota``.
+        retry_after: Seconds until the earliest time at which some deployment may be available, computed from
+            the ends of cooldowns and of what limits let go. None if there is no such time: a place in flight
+            frees when its lease ends, and a health check reports when it does.
+        reasons: How many deployments each gate stopped, by its name: ``tags``, ``excluded``,
+            ``cooling_down``, ``unhealthy``, ``probation``, ``max_parallel_requests``, ``rpm_limit``,
+            ``tpm_limit``, ``limit`` (one of ``Deployment.limits``), ``learnt_parallel_requests``,
+            ``observed_limit`` (the provider said so), ``slow_start``, ``quota``.
     """
 
     def __init__(
@@ -110,7 +111,9 @@ class NoAvailableDeployment(RouterError):
 
 
 class AllDeploymentsInCooldown(NoAvailableDeployment):
-    """Every deployment that the request could use is cooling down, or on probation with its one place taken."""
+    """Every deployment that the request could use is cooling down, or on probation with its one place
+    taken.
+    """
 
 
 class RateLimitExceeded(NoAvailableDeployment):
@@ -122,7 +125,9 @@ class WaitTimeout(NoAvailableDeployment, TimeoutError):
 
 
 class TooManyWaiters(NoAvailableDeployment):
-    """No deployment is available, and so many calls wait for the model name already that no more may (see ``Waiting``)."""
+    """No deployment is available, and as many calls wait for the model name already as may (see
+    ``Waiting``).
+    """
 
 
 class RequestTooLarge(RouterError):

@@ -1,4 +1,4 @@
-"""What providers limit: so much of something in so much time."""
+"""What providers limit: an amount of something in a length of time."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,27 +14,30 @@ _MOST = 2**64 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """So much of one unit in so much time, counted as the provider counts it.
+    """An amount of one unit in a length of time, counted as the provider counts it.
 
-    Exactly one of the first four is given; a deployment may have several limits. docs/limits.md says which kind which provider has.
+    Exactly one of the first four is given; a deployment may have several limits. docs/limits.md says which
+    kind which provider has.
 
     Args:
         requests: Most requests.
         tokens: Most tokens, prompt and answer together.
         input_tokens: Most tokens of prompts.
         output_tokens: Most tokens of answers.
-        per: In how many seconds, at least 0.001, rounded to a nanosecond. 1.0 for slices of a second, 86400.0 for a day.
-        kind: ``"fixed"``: windows of that length, at whose end all is let go. ``"sliding"``: no stretch of that length has more,
-            wherever it begins; counted in sixtieths of it, so that it is up to a sixtieth stricter than a log of all requests.
-            ``"bucket"``: refills continuously (GCRA, ITU-T I.371).
-        burst: Of a bucket, the most that can be used at once, at most what refills in 1e9 seconds; None for the whole limit. A
-            bucket is full in the beginning.
-        start: Of fixed windows: ``"clock"`` begins them at multiples of their length since 1970 (UTC), ``"first_use"`` with the
-            first request after the one before.
+        per: In how many seconds, at least 0.001, rounded to a nanosecond. 1.0 for slices of a second, 86400.0
+            for a day.
+        kind: ``"fixed"``: windows of that length, at whose end all is let go. ``"sliding"``: no stretch of
+            that length has more, wherever it begins; counted in sixtieths of it, so that it is up to a
+            sixtieth stricter than a log of all requests. ``"bucket"``: refills continuously (GCRA, ITU-T
+            I.371).
+        burst: Of a bucket, the most that can be used at once, at most what refills in 1e9 seconds; None for
+            the whole limit. A bucket is full in the beginning.
+        start: Of fixed windows: ``"clock"`` begins them at multiples of their length since 1970 (UTC),
+            ``"first_use"`` with the first request after the one before.
 
     Raises:
-        ConfigurationError: A number is out of range, none or several of the units are given, ``kind`` or ``start`` is unknown, or
-            ``burst`` or ``start`` does not go with the kind.
+        ConfigurationError: A number is out of range, none or several of the units are given, ``kind`` or
+            ``start`` is unknown, or ``burst`` or ``start`` does not go with the kind.
         TypeError: A value is of the wrong type.
 
     Example:
@@ -101,7 +104,8 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class Quota:
-    """Limits that several deployments share, such as those of one account: given to each of them, counted once.
+    """Limits that several deployments share, such as those of one account: given to each of them, counted
+    once.
 
     Quotas are told apart by their ids, within a router. A deployment may be under several.
 

@@ -1,4 +1,6 @@
-"""How a router behaves, in groups of options: frozen, checked where they are made, and each with a default that is explained."""
+"""How a router behaves, in groups of options: frozen, checked where they are made, and each with a default
+that is explained.
+"""
 
 import math
 from dataclasses import dataclass
@@ -14,32 +16,41 @@ _MOST = 2**32 - 1
 class Health:
     """When a deployment is taken out, for how long, and how it comes back: ``Router(health=Health())``.
 
-    It replaces the rules of ``allowed_fails``, ``min_requests``, ``cooldown_time`` and ``success_threshold``, which a router
-    without it follows. ``docs/health.md`` tells the whole story.
+    It replaces the rules of ``allowed_fails``, ``min_requests``, ``cooldown_time`` and ``success_threshold``,
+    which a router without it follows. ``docs/health.md`` tells the whole story.
 
     Args:
-        consecutive_failures: So many failures in a row start a cooldown, at least 1; None for no such rule.
-        failure_rate: So large a share of failures in the window starts a cooldown, over 0 to 1; None for no such rule.
-        window: Seconds that outcomes count, at least 0.1. They are counted in ten buckets, so nine tenths to the whole of it.
-        min_volume: A share of failures says something only of so many outcomes in the window, at least 1.
-        cooldown_time: Seconds that the first cooldown lasts, unless the provider says how long it wants to be left alone.
-        cooldown_growth: Each further cooldown is so many times as long as the one before, at least 1.
+        consecutive_failures: The number of failures in a row that starts a cooldown, at least 1; None for no
+            such rule.
+        failure_rate: So large a share of failures in the window starts a cooldown, over 0 to 1; None for no
+            such rule.
+        window: Seconds that outcomes count, at least 0.1. They are counted in ten buckets, so nine tenths to
+            the whole of it.
+        min_volume: The number of outcomes in the window from which a share of failures says something, at
+            least 1.
+        cooldown_time: Seconds that the first cooldown lasts, unless the provider says how long it wants to be
+            left alone.
+        cooldown_growth: The factor by which each further cooldown is longer than the one before, at least 1.
         max_cooldown: Seconds beyond which cooldowns do not grow.
-        cooldown_jitter: A cooldown lasts up to this share longer, by chance, 0 to 1, so that deployments which were taken out
-            together do not return at one instant. A provider's own time is taken exactly.
-        forget_after: For so many seconds without a cooldown, counted from the end of the last, the growth of one is forgotten.
+        cooldown_jitter: A cooldown lasts up to this share longer, by chance, 0 to 1, so that deployments
+            which were taken out together do not return at one instant. A provider's own time is taken
+            exactly.
+        forget_after: For so many seconds without a cooldown, counted from the end of the last, the growth of
+            one is forgotten.
         success_threshold: Successes that end the probation after a cooldown, at least 1.
-        slow_start: Seconds over which the share of a deployment that returns or joins grows from a tenth to the whole. 0 by
-            default: hosted APIs have no cold caches. For engines of your own, 30 is a start.
-        panic_threshold: If a smaller share of a group than this, 0 to 1, would be left by cooldowns, health checks and probation,
-            these are ignored, since too few would break under the load of all. 0 by default: never.
-        cool_last: Cool down the last deployment of a group that is in service, too. By default it stays: failures that may pass
-            beat no service at all. What it says itself (rate limit, credentials, not found) counts in any case, and so does
-            ``cool_down``.
-        failure_penalty: For so many seconds a failure weighs like one more request in flight where strategies compare those, so
-            that a deployment which fails fast is never the least busy one. 0 for not at all.
-        outlier_factor: So many times the share of failures that the rest of its group has, at least 1, starts a cooldown, if it
-            is a tenth at least and both have ``min_volume``; None for no such rule.
+        slow_start: Seconds over which the share of a deployment that returns or joins grows from a tenth to
+            the whole. 0 by default: hosted APIs have no cold caches. For engines of your own, 30 is a start.
+        panic_threshold: If a smaller share of a group than this, 0 to 1, would be left by cooldowns, health
+            checks and probation, these are ignored, since too few would break under the load of all. 0 by
+            default: never.
+        cool_last: Cool down the last deployment of a group that is in service, too. By default it stays:
+            failures that may pass beat no service at all. What it says itself (rate limit, credentials, not
+            found) counts in any case, and so does ``cool_down``.
+        failure_penalty: For so many seconds a failure weighs like one more request in flight where strategies
+            compare those, so that a deployment which fails fast is never the least busy one. 0 for not at
+            all.
+        outlier_factor: So many times the share of failures that the rest of its group has, at least 1, starts
+            a cooldown, if it is a tenth at least and both have ``min_volume``; None for no such rule.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -47,7 +58,8 @@ class Health:
 
     Example:
         >>> from turnout import Deployment, Health, Router
-        >>> router = Router([Deployment("a", "m"), Deployment("b", "m")], health=Health(panic_threshold=0.5), seed=1)
+        >>> router = Router([Deployment("a", "m"), Deployment("b", "m")], health=Health(panic_threshold=0.5),
+        seed=1)
         >>> for _ in range(3):
         ...     router.record_failure("a", "timeout")
         >>> router.select("m")
@@ -97,10 +109,11 @@ class Learning:
 
     Args:
         headers: Take the limits that an exception's response headers tell, when it leaves a lease's block.
-            :meth:`turnout.Lease.observe` takes those of any response, whatever this says.
-        concurrency: Where a deployment has no limit of any kind, let its refusals (429) teach how many requests it takes at once: a
-            refusal lowers the cap to seven tenths of what was in flight, as many successes as the cap raise it by one. Without it
-            the only lesson of a refusal is a cooldown, after which everything comes back at once.
+            :meth:`turnout.Lease.observe` takes those of any response, with this option or without.
+        concurrency: Where a deployment has no limit of any kind, let its refusals (429) teach how many
+            requests it takes at once: a refusal lowers the cap to seven tenths of what was in flight, as many
+            successes as the cap raise it by one. Without it the only lesson of a refusal is a cooldown, after
+            which everything comes back at once.
 
     Raises:
         TypeError: A value is not a bool.
@@ -119,7 +132,7 @@ class Waiting:
     """How many may wait for capacity.
 
     Args:
-        max_waiters: The most that wait for one model name at once, 0 to 4,294,967,295. Whoever comes after them gets
+        max_waiters: The most that wait for one model name at once, 0 to 4,294,967,295. A later call gets
             ``TooManyWaiters`` at once.
 
     Raises:

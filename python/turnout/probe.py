@@ -42,37 +42,42 @@ _log = logging.getLogger(__name__)
 
 
 class Probes:
-    """Checks a router's deployments over and over, one at a time, and reports by `Router.report_health` what it finds.
+    """Checks a router's deployments over and over, one at a time, and reports by `Router.report_health` what
+    it finds.
 
-    Run them by one of: ``with probes:`` or :meth:`start` and :meth:`stop` (a daemon thread), :meth:`run` (a task of your event
-    loop), :meth:`run_once` or :meth:`run_once_async` (one round, for a scheduler of your own); by one of them at a time.
+    Run them by one of: ``with probes:`` or :meth:`start` and :meth:`stop` (a daemon thread), :meth:`run` (a
+    task of your event loop), :meth:`run_once` or :meth:`run_once_async` (one round, for a scheduler of your
+    own); by one of them at a time.
 
-    A deployment whose checks failed ``failures`` times in a row is reported unhealthy and gets no more traffic; one good check
-    reports it well, on probation. A deployment that is cooling down stays so: the provider asked for the pause, or requests failed
-    that a check is not like.
+    A deployment whose checks failed ``failures`` times in a row is reported unhealthy and gets no more
+    traffic; one good check reports it well, on probation. A deployment that is cooling down stays so: the
+    provider asked for the pause, or requests failed that a check is not like.
 
-    Each deployment is first checked at a random moment of the first interval, so that neither deployments nor processes go in step;
-    call :meth:`run_once` before if you cannot wait. Deployments that are added later are found within an interval, those that are
-    removed are dropped.
+    Each deployment is first checked at a random moment of the first interval, so that neither deployments nor
+    processes go in step; call :meth:`run_once` before if you cannot wait. Deployments that are added later
+    are found within an interval, those that are removed are dropped.
 
-    The times are those of the real clock, whatever the router's clock is. A forked process needs probes of its own. What is taken
-    out and brought back is logged by the logger ``turnout.probe``.
+    The times are those of the real clock, even if the router has another one. A forked process needs probes
+    of its own. What is taken out and brought back is logged by the logger ``turnout.probe``.
 
     Args:
         router: The router.
-        check: What to call with a :class:`turnout.Deployment`, or a mapping of deployment ids to such callables; ids that it lacks
-            are not checked. True is healthy, False is not, nor is an exception; None is no verdict. It may be async under
-            :meth:`run` and :meth:`run_once_async`. ``CancelledError`` and ``KeyboardInterrupt`` are not caught and end the probes.
+        check: What to call with a :class:`turnout.Deployment`, or a mapping of deployment ids to such
+            callables; ids that it lacks are not checked. True is healthy, False is not, nor is an exception;
+            None is no verdict. It may be async under :meth:`run` and :meth:`run_once_async`.
+            ``CancelledError`` and ``KeyboardInterrupt`` are not caught and end the probes.
         interval: Seconds from the end of a deployment's check to its next, over 0, at most 1e6.
         jitter: By which share each interval is at most lengthened or shortened at random, 0 to below 1.
-        timeout: Seconds that a check may take, over 0, at most 1e6. An async one is cancelled then. A plain function cannot be cut
-            off: the other checks wait until it returns, which then counts as a failure, so give it a timeout of its own.
-        failures: How many checks in a row must fail, at least 1. The default of 2 lets a lost packet or a restart pass; failing
-            requests tell the router faster than checks do in any case.
-        only_unhealthy: Check only deployments that a good check would bring back, for checks that cost money. Somebody else has to
-            report them unhealthy then.
-        end_cooldowns: Let a good check end a cooldown too. Right where the check does what requests do; wrong where the provider
-            limits rates, which a check does not notice.
+        timeout: Seconds that a check may take, over 0, at most 1e6. An async one is cancelled then. A plain
+            function cannot be cut off: the other checks wait until it returns, which then counts as a
+            failure, so give it a timeout
+                of its own.
+        failures: How many checks in a row must fail, at least 1. The default of 2 lets a lost packet or a
+            restart pass; failing requests tell the router faster than checks do in any case.
+        only_unhealthy: Check only deployments that a good check would bring back, for checks that cost money.
+            Somebody else has to report them unhealthy then.
+        end_cooldowns: Let a good check end a cooldown too. Right where the check does what requests do; wrong
+            where the provider limits rates, which a check does not notice.
         seed: Makes the random moments repeatable.
 
     Raises:
@@ -140,10 +145,12 @@ class Probes:
             raise
 
     def stop(self) -> bool:
-        """End the thread: at once if it waits, and else after its check, whose outcome is not reported any more.
+        """End the thread: at once if it waits, and else after its check, whose outcome is not reported any
+        more.
 
         Returns:
-            Whether it ended. False if its check has not returned within ``timeout`` seconds; it is left to itself then.
+            Whether it ended. False if its check has not returned within ``timeout`` seconds; it is left to
+            itself then.
         """
         self._stopped.set()
         if self._thread is None or self._thread is threading.current_thread():
@@ -175,7 +182,8 @@ class Probes:
     # --- an event loop ---
 
     async def run(self) -> None:
-        """Check from now on, in the running asyncio loop, until cancelled. Plain functions are called in a thread of the loop's.
+        """Check from now on, in the running asyncio loop, until cancelled. Plain functions are called in a
+        thread of the loop's.
 
         Raises:
             RuntimeError: The probes are running.
@@ -315,7 +323,8 @@ class Probes:
             return error
 
     async def _in_time(self, check: Awaitable[bool | None]) -> _Finding:
-        # Not asyncio.wait_for: before Python 3.12 it can swallow the cancellation of its caller, and the probes would run on.
+        # Not asyncio.wait_for: before Python 3.12 it can swallow the cancellation of its caller, and the
+        # probes would run on.
         task = asyncio.ensure_future(check)
         try:
             done, _ = await asyncio.wait({task}, timeout=self._timeout)

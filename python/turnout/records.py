@@ -16,7 +16,8 @@ class LimitStats:
     Attributes:
         limit: The limit.
         quota: The id of the quota it belongs to; None for a deployment's own.
-        used: What is used of it, reservations included. More than the limit where more was used than estimated.
+        used: What is used of it, reservations included. More than the limit where more was used than
+            estimated.
         remaining: What can be used now.
         resets_in: Seconds until all of it can be used, if nothing more is.
     """
@@ -63,20 +64,24 @@ class DeploymentStats:
         tpm_limit: Most tokens in a minute; None for no limit.
         fails_this_minute: Failures in the current clock minute that count towards a cooldown.
         cooldown_remaining: Seconds until its cooldown ends; 0.0 if it is not cooling down.
-        avg_latency: Smoothed latency in seconds (an exponential average, each sample weighing 1/5); None before the first sample.
+        avg_latency: Smoothed latency in seconds (an exponential average, each sample weighing 1/5); None
+            before the first sample.
         consecutive_successes: Successes since the last failure.
         total_requests: Requests counted since it was added.
         total_successes: Successes since it was added.
         total_failures: Failures since it was added, those that say nothing about its health left out.
-        total_tokens: Tokens of successes since it was added: those reported, or those estimated where none were.
+        total_tokens: Tokens of successes since it was added: those reported, or those estimated where none
+            were.
         limits: Its limits beside ``rpm_limit`` and ``tpm_limit``, those of its quotas included.
         observed: What the provider said is left, as far as that holds.
-        learnt_parallel_requests: The most in flight that its refusals have taught; None if nothing was learnt.
+        learnt_parallel_requests: The most in flight that its refusals have taught; None if nothing was
+            learnt.
         domain: Its failure domain. What follows is counted with :class:`turnout.Health` only:
         consecutive_failures: Failures since the last success or cooldown.
         window_successes: Successes in the window, since the last cooldown.
         window_failures: Failures in the window, since the last cooldown.
-        trips: Cooldowns that are not forgotten: the next one lasts ``cooldown_time * cooldown_growth ** trips``.
+        trips: Cooldowns that are not forgotten: the next one lasts ``cooldown_time * cooldown_growth **
+            trips``.
         penalty: Failures that weigh on it like requests in flight.
         slow_start_share: The share of time in which slow start lets it be a candidate, 1.0 outside of one.
     """
@@ -112,7 +117,8 @@ class DeploymentStats:
 
 @dataclass(frozen=True, slots=True)
 class RouterMetrics:
-    """Totals over the deployments that are registered now. A counter falls when a deployment that added to it is removed.
+    """Totals over the deployments that are registered now. A counter falls when a deployment that added to it
+    is removed.
 
     Attributes:
         models: Model names with a deployment.
@@ -147,7 +153,8 @@ class RouterMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that has happened to a deployment or to a group, as :meth:`turnout.Router.subscribe` tells it.
+    """Something that has happened to a deployment or to a group, as :meth:`turnout.Router.subscribe` tells
+    it.
 
     Attributes:
         kind: What.
@@ -170,9 +177,10 @@ class Verdict:
 
     Attributes:
         deployment_id: The deployment.
-        gate: The first gate that stopped it: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``, ``probation``,
-            ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit``, ``learnt_parallel_requests``, ``observed_limit``,
-            ``slow_start`` or ``quota``; None if it is a candidate.
+        gate: The first gate that stopped it: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``,
+            ``probation``, ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit``,
+            ``learnt_parallel_requests``, ``observed_limit``, ``slow_start`` or ``quota``; None if it is a
+            candidate.
         detail: Why that gate stopped it, with the numbers; None if it is a candidate.
         score: What the strategy compares (see ``Explanation.score_name``); None if a gate stopped it.
         probability: The chance that the strategy takes it, 0.0 if a gate stopped it.

@@ -1,7 +1,7 @@
 """The seven strategies as plain functions over `RoutingContext`s, for use without a router.
 
-Each takes the candidates in registration order and returns the chosen deployment's id, or None without candidates. The rules are
-those of litellm-rs.
+Each takes the candidates in registration order and returns the chosen deployment's id, or None without
+candidates. The rules are those of litellm-rs.
 """
 
 from turnout._core import RoundRobinCounters as RoundRobinCounters

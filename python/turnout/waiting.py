@@ -1,7 +1,9 @@
-"""How a thread, an asyncio task and a trio task wait for a lease. The order in which they are served is the core's.
+"""How a thread, an asyncio task and a trio task wait for a lease. The order in which they are served is the
+core's.
 
-A waiter is polled: it returns its lease, or the seconds after which it wants to be polled again unless it calls what it was given
-before. Each loop sleeps that long. Leaving one in whatever way gives up the place, and a lease that nobody got to see.
+A waiter is polled. It returns its lease, or the seconds after which it wants to be polled again. It may call
+the function that it was given before that time. Each loop sleeps that long. A loop that is left in any way
+gives up the place, and a lease that was not returned.
 """
 
 import asyncio
@@ -107,7 +109,7 @@ def _wake(waiter: _Waiter, call_soon: Callable[..., object], *call: object) -> N
     try:
         call_soon(*call)
     except RuntimeError:
-        # The loop has ended, and with it whoever waited there. Others must not wait behind them.
+        # The loop has ended, and with it the tasks that waited there. Others must not wait behind them.
         waiter.cancel()
 
 

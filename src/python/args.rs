@@ -30,7 +30,7 @@ where
     N: for<'a> FromPyObject<'a, 'py> + PartialOrd + std::fmt::Display + Copy,
 {
     let allowed = || format!("an int from {least} to {most}");
-    // Numbers of other libraries count as int by `__index__`; a float does not, whatever its value.
+    // Numbers of other libraries count as int by `__index__`; a float does not, even a whole one.
     if !value.is_instance_of::<PyInt>() && (value.is_instance_of::<PyFloat>() || !value.hasattr("__index__").unwrap_or(false)) {
         return Err(wrong_type(name, &allowed(), value));
     }
@@ -187,7 +187,7 @@ fn wishes(
         Some(other) => return Err(Error::Configuration(format!("tags_match must be \"all\" or \"any\", not {other:?}")).into()),
     };
     let mut tags: Vec<String> = tags.map(|tags| texts("tags", tags)).transpose()?.unwrap_or_default();
-    // In one order, whatever that of a set is, so that an index knows them again.
+    // In one order, since sets have none: so an index knows them again.
     tags.sort_unstable();
     tags.dedup();
     Ok(Box::new(Wishes { tags, any_tag, exclude: exclude.map(|ids| texts("exclude", ids)).transpose()?.unwrap_or_default() }))

@@ -94,7 +94,7 @@ pub(crate) fn out_of_range(name: &str, allowed: &str, value: &Bound<'_, PyAny>) 
     ConfigurationError::new_err(format!("{name} must be {allowed}, not {}", shown(value)))
 }
 
-/// A value as an error message shows it: short, and whatever its `repr` does.
+/// A value as an error message shows it: short, even if its `repr` is long or fails.
 fn shown(value: &Bound<'_, PyAny>) -> String {
     const MOST: usize = 60;
     let kind = value.get_type().name().map_or_else(|_| "object".to_owned(), |name| name.to_string());

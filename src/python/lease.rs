@@ -55,7 +55,7 @@ impl PyLease {
                 self.lease.release(false)
             }
             Err(error) => {
-                // The caller's exception must get through, whatever is wrong with it.
+                // The caller's exception must get through, even if something is wrong with it.
                 error.write_unraisable(exc.py(), Some(exc));
                 self.lease.failure(FailureKind::Error, None, &[])
             }
@@ -123,7 +123,7 @@ impl PyLease {
         Ok(self.lease.release(unused.map_or(Ok(false), |unused| flag("unused", unused))?))
     }
 
-    /// Take in what the answer's headers say about the provider's limits.
+    /// Record what the answer's headers say about the provider's limits.
     #[pyo3(signature = (headers, /))]
     fn observe(&self, headers: &Bound<'_, PyAny>) -> PyResult<()> {
         let (said, retry_after) = read_headers(headers)?;

@@ -192,7 +192,7 @@ impl PyRouter {
         Ok(self.router.record_failure(text("deployment_id", deployment_id)?, kind.0, retry_after)?)
     }
 
-    /// Take in what an answer's headers say about the provider's limits, for requests that were sent without
+    /// Record what an answer's headers say about the provider's limits, for requests that were sent without
     /// a lease.
     #[pyo3(signature = (deployment_id, headers, /))]
     fn observe(&self, deployment_id: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<()> {

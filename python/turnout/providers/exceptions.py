@@ -1,8 +1,8 @@
 """What an exception says about the deployment that raised it.
 
-Client libraries are understood by what their exceptions carry, not by importing them: an HTTP status (``status_code``,
-``status`` or ``code``, on the exception or on its ``response``), response headers, and the names of the exception's classes.
-That covers openai, anthropic, httpx, aiohttp, requests, urllib and litellm.
+Client libraries are understood by what their exceptions carry, not by importing them: an HTTP status
+(``status_code``, ``status`` or ``code``, on the exception or on its ``response``), response headers, and the
+names of the exception's classes. That covers openai, anthropic, httpx, aiohttp, requests, urllib and litellm.
 """
 
 import sys
@@ -42,8 +42,8 @@ _BY_STATUS = {
     504: FailureKind.TIMEOUT,
 }
 
-# Names of classes, looked for from the exception's own class to its bases. The order of the two tables does not matter: no class of
-# the libraries above has names of both in its bases at the same distance.
+# Names of classes, looked for from the exception's own class to its bases. The order of the two tables does
+# not matter: no class of the libraries above has names of both in its bases at the same distance.
 _BY_NAME = {
     "CancelledError": FailureKind.CANCELLED,
     "Cancelled": FailureKind.CANCELLED,
@@ -81,14 +81,15 @@ _CONTENT_POLICY = ("content_filter", "content filter", "content_policy", "conten
 def classify_exception(exc: BaseException) -> Failure | None:
     """Say what an exception that left a lease's block means for the deployment.
 
-    An HTTP status decides; without one, the names of the exception's classes. What nobody knows is an ``error``.
+    An HTTP status decides; without one, the names of the exception's classes. What nobody knows is an
+    ``error``.
 
     Args:
         exc: The exception. Of an exception group the first member that is a failure counts.
 
     Returns:
-        The failure, or None if there is no outcome to record: the caller was cancelled, a generator closed, the program is
-        ending, or turnout itself had no deployment to offer.
+        The failure, or None if there is no outcome to record: the caller was cancelled, a generator closed,
+        the program is ending, or turnout itself had no deployment to offer.
     """
     reading = read_exception(exc)
     return None if reading is None or reading.kind is None else Failure(reading.kind, reading.retry_after)
@@ -137,7 +138,9 @@ def _is_cancellation(exc: BaseException) -> bool:
 
 
 def _members(exc: BaseException) -> tuple[BaseException, ...]:
-    """The members of an exception group (built in since Python 3.11, a package of the same class names before)."""
+    """The members of an exception group (built in since Python 3.11, a package of the same class names
+    before).
+    """
     if not any(cls.__name__ == "BaseExceptionGroup" for cls in type(exc).__mro__):
         return ()
     members = _attribute(exc, "exceptions")
@@ -150,7 +153,8 @@ def _kind(exc: BaseException) -> FailureKind:
     if by_name in (FailureKind.CONTEXT_WINDOW, FailureKind.CONTENT_POLICY):
         return by_name
     if status is None:
-        # openai wraps the exceptions of its HTTP library, a full pool among them, and urllib those of sockets.
+        # openai wraps the exceptions of its HTTP library, a full pool among them, and urllib those of
+        # sockets.
         if type(exc.__cause__).__name__ == "PoolTimeout":
             return FailureKind.CANCELLED
         return by_name or _kind_by_name(_attribute(exc, "reason")) or FailureKind.ERROR

@@ -2,25 +2,30 @@
 
 Nobody agrees on the names, and less on how to write a time. These are read:
 
-- how long to wait: ``Retry-After`` in seconds or as a date (RFC 9110, section 10.2.3), and in milliseconds ``retry-after-ms``
-  (Azure OpenAI; understood by the openai and anthropic clients) and ``x-ms-retry-after-ms`` (Azure's own clients);
+- how long to wait: ``Retry-After`` in seconds or as a date (RFC 9110, section 10.2.3), and in milliseconds
+  ``retry-after-ms`` (Azure OpenAI; understood by the openai and anthropic clients) and
+  ``x-ms-retry-after-ms`` (Azure's own clients);
 - ``x-ratelimit-limit-requests``, ``-remaining-``, ``-reset-``, and the same of ``tokens``: OpenAI
-  (https://platform.openai.com/docs/guides/rate-limits) and whoever follows it, such as Groq (https://console.groq.com/docs/rate-limits)
-  and OpenRouter. Resets are durations as Go writes them, ``6m0s`` or ``120ms``; Azure OpenAI and GitHub Models write plain seconds,
-  and Azure has sent the reset as ``x-rate-limit-reset-tokens`` (openai/openai-python#937), and -1 for what it does not know;
-- ``anthropic-ratelimit-requests-limit``, ``-remaining``, ``-reset``, and the same of ``tokens``, ``input-tokens`` and
-  ``output-tokens``, with resets as RFC 3339 timestamps (https://docs.anthropic.com/en/api/rate-limits);
-- ``x-ratelimit-limit-req-minute`` and ``-tokens-minute``: Mistral (mistralai/client-ts#169); Cerebras writes ``requests-minute``
-  (https://inference-docs.cerebras.ai/support/rate-limits);
+  (https://platform.openai.com/docs/guides/rate-limits) and those that follow it, such as Groq (https://console.groq.com/docs/rate-limits)
+  and OpenRouter. Resets are durations as Go writes them, ``6m0s`` or ``120ms``; Azure OpenAI and GitHub
+  Models write plain seconds, and Azure has sent the reset as ``x-rate-limit-reset-tokens``
+  (openai/openai-python#937), and -1 for what it does not know;
+- ``anthropic-ratelimit-requests-limit``, ``-remaining``, ``-reset``, and the same of ``tokens``,
+  ``input-tokens`` and ``output-tokens``, with resets as RFC 3339 timestamps
+  (https://docs.anthropic.com/en/api/rate-limits);
+- ``x-ratelimit-limit-req-minute`` and ``-tokens-minute``: Mistral (mistralai/client-ts#169); Cerebras writes
+  ``requests-minute`` (https://inference-docs.cerebras.ai/support/rate-limits);
 - ``x-ratelimit-limit-tokens-prompt`` and ``-tokens-generated``: Fireworks (https://docs.fireworks.ai/guides/quotas_usage/rate-limits);
 - ``x-ratelimit-limit``, ``-remaining``, ``-reset`` and ``x-tokenlimit-…``: Together (https://docs.together.ai/docs/rate-limits);
-  the former, of requests, is what many gateways send, as are ``ratelimit-limit``, ``-remaining``, ``-reset`` of earlier drafts of
-  the IETF (draft-ietf-httpapi-ratelimit-headers). Their resets are seconds or a Unix time, which its size tells apart;
+  the former, of requests, is what many gateways send, as are ``ratelimit-limit``, ``-remaining``, ``-reset``
+  of earlier drafts of the IETF (draft-ietf-httpapi-ratelimit-headers). Their resets are seconds or a Unix
+  time, which its size tells apart;
 - any of these behind ``llm_provider-``, where LiteLLM hands on what the provider sent
   (https://docs.litellm.ai/docs/proxy/response_headers).
 
-Budgets of a day or a month that say so in their names (Mistral, Cerebras) are left out: turnout counts minutes. Azure's
-``x-ratelimit-renewalperiod-…`` is the length of the window, not the time left of it, and left out too.
+Budgets of a day or a month that say so in their names (Mistral, Cerebras) are left out: turnout counts
+minutes. Azure's ``x-ratelimit-renewalperiod-…`` is the length of the window, not the time left of it, and
+left out too.
 """
 
 import re
@@ -38,10 +43,11 @@ class Observed(NamedTuple):
 
     Attributes:
         unit: What is counted: ``"requests"``, ``"tokens"``, ``"input_tokens"`` or ``"output_tokens"``.
-        limit: How many the provider admits in its window; None if it did not say. The window is a minute with most, but no header
-            says so: Groq's requests are those of a day, Together counts seconds.
+        limit: How many the provider admits in its window; None if it did not say. The window is a minute with
+            most, but no header says so: Groq's requests are those of a day, Together counts seconds.
         remaining: How many are left; None if it did not say.
-        reset: Seconds until the window begins anew or is full again, 0.0 if that is past; None if it did not say.
+        reset: Seconds until the window begins anew or is full again, 0.0 if that is past; None if it did not
+            say.
     """
 
     unit: str
@@ -55,8 +61,8 @@ class RateLimits(NamedTuple):
 
     Attributes:
         retry_after: Seconds after which the provider wants to be asked again; None if it did not say.
-        observed: The limits it named, at most one a unit, in the order requests, tokens, input tokens, output tokens; only those of
-            which the limit or what remains of it is known.
+        observed: The limits it named, at most one a unit, in the order requests, tokens, input tokens, output
+            tokens; only those of which the limit or what remains of it is known.
     """
 
     retry_after: float | None
@@ -70,7 +76,8 @@ _MOST_COUNTED = 1e15
 # Servers and clients allow for about a hundred; a stranger's iterator may not end at all.
 _MOST_HEADERS = 1000
 
-# Plain numbers from here on are no longer seconds from now (32 years) but Unix times, first in seconds, then in milliseconds.
+# Plain numbers from here on are no longer seconds from now (32 years) but Unix times, first in seconds, then
+# in milliseconds.
 _EPOCH_FROM = 1e9
 _EPOCH_MS_FROM = 1e11
 
@@ -78,7 +85,8 @@ _UNITS = ("requests", "tokens", "input_tokens", "output_tokens")
 _LIMIT, _REMAINING, _RESET, _WAIT = range(4)
 _FIELDS = (("limit", _LIMIT), ("remaining", _REMAINING), ("reset", _RESET))
 
-# The families of names, the most telling first: a unit is taken whole from the first family that knows its limit or what remains.
+# The families of names, the most telling first: a unit is taken whole from the first family that knows its
+# limit or what remains.
 _FAMILIES = (
     {
         "x-ratelimit-{field}-requests": "requests",
@@ -107,7 +115,8 @@ _WAIT_SECONDS = "retry-after"
 # LiteLLM's proxy has limits of its own under the plain names; they bind the caller first.
 _PREFIXES = ("", "llm_provider-")
 
-# Where a name's value belongs: its unit, a rank among all families (the lower, the more telling) and the field.
+# Where a name's value belongs: its unit, a rank among all families (the lower, the more telling) and the
+# field.
 _PLACES = {
     prefix + name.format(field=word): (unit, rank + depth * len(_FAMILIES), field)
     for depth, prefix in enumerate(_PREFIXES)
@@ -128,21 +137,23 @@ _TIMESTAMP = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0
 def read_rate_limits(headers: Any, *, now: datetime | None = None) -> RateLimits:
     """Read what a provider says about its limits.
 
-    Never raises for what it is given: what makes no sense (negative, not finite, absurdly large, not a number) is as if it were not
-    there.
+    Never raises for what it is given: what makes no sense (negative, not finite, absurdly large, not a
+    number) is as if it were not there.
 
     Args:
-        headers: The headers of a response, as a mapping (the case of its names does not matter) or a list of pairs, of `str` or
-            `bytes`; or whatever has them as ``headers``, such as a response, or as ``response.headers``, such as an exception.
-        now: The time from which moments are counted, without a time zone in UTC; None for the present. Only headers that give a
-            moment rather than a duration need it.
+        headers: The headers of a response, as a mapping (the case of its names does not matter) or a list of
+            pairs, of `str` or `bytes`; or an object that has them as ``headers``, such as a response, or as
+            ``response.headers``, such as an exception.
+        now: The time from which moments are counted, without a time zone in UTC; None for the present. Only
+            headers that give a moment rather than a duration need it.
 
     Returns:
         What was said; of several places in an exception, by the first that says anything.
 
     Example:
         >>> from turnout import read_rate_limits
-        >>> limits = read_rate_limits({"X-RateLimit-Remaining-Tokens": "149984", "X-RateLimit-Reset-Tokens": "6m0s"})
+        >>> limits = read_rate_limits({"X-RateLimit-Remaining-Tokens": "149984", "X-RateLimit-Reset-Tokens":
+        "6m0s"})
         >>> limits.observed
         (Observed(unit='tokens', limit=None, remaining=149984, reset=360.0),)
     """
@@ -174,7 +185,9 @@ def read_exception_headers(exc: BaseException) -> RateLimits:
 
 
 def _headers_of(holder: Any) -> Iterator[Any]:
-    """Whatever may be the headers of a response or an exception; litellm keeps the provider's in a place of their own."""
+    """All that may be the headers of a response or an exception. litellm keeps the provider's in a place of
+    their own.
+    """
     for place, name in ((_attribute(holder, "response"), "headers"), (holder, "headers"), (holder, "litellm_response_headers")):
         headers = _attribute(place, name)
         if headers is not None:
@@ -182,7 +195,9 @@ def _headers_of(holder: Any) -> Iterator[Any]:
 
 
 def _read_retry_after(headers: Any) -> float | None:
-    """Seconds to wait as a mapping's headers tell, or None: by a few look-ups, so that it need not be able to list its names."""
+    """Seconds to wait as a mapping's headers tell, or None: by a few look-ups, so that it need not be able to
+    list its names.
+    """
     for name in _WAITS_MS:
         milliseconds = _number(_header(headers, name))
         if milliseconds is not None:
@@ -200,7 +215,9 @@ def _number(value: Any, most: float = _MOST_SECONDS) -> float | None:
 
 
 def _attribute(holder: Any, name: str) -> Any:
-    """An attribute, or None: a property of a stranger's object may raise (that of an httpx exception's ``request`` does)."""
+    """An attribute, or None: a property of a stranger's object may raise (that of an httpx exception's
+    ``request`` does).
+    """
     try:
         return getattr(holder, name, None)
     except Exception:
@@ -265,7 +282,7 @@ def _header(headers: Any, name: str) -> str | None:
     for spelling in (name, name.title()):
         try:
             value = headers[spelling]
-        except Exception:  # whatever a stranger's mapping raises for a missing key
+        except Exception:  # a stranger's mapping may raise anything for a missing key
             continue
         return _decoded(value)
     return None
@@ -300,13 +317,17 @@ def _seconds(said: str, now: datetime | None) -> float | None:
 
 
 def _count(said: str) -> int | None:
-    """A number of requests or tokens. Drafts of the IETF let the limit be followed by windows: ``100, 100;w=60``."""
+    """A number of requests or tokens. Drafts of the IETF let the limit be followed by windows: ``100,
+    100;w=60``.
+    """
     counted = _number(said.partition(",")[0].partition(";")[0], most=_MOST_COUNTED)
     return None if counted is None else int(counted)
 
 
 def _seconds_until_timestamp(match: re.Match[str], now: datetime | None) -> float | None:
-    """An RFC 3339 timestamp. Before Python 3.11 `datetime` reads neither its Z nor fractions of any length."""
+    """An RFC 3339 timestamp. Before Python 3.11 `datetime` reads neither its Z nor fractions of any
+    length.
+    """
     date, time, fraction, zone = match.groups()
     offset = "+00:00" if zone in (None, "Z", "z") else zone
     try:
