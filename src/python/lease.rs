@@ -10,6 +10,7 @@ use super::attached::Attached;
 use super::deployment::PyDeployment;
 use super::errors::undisturbed;
 use super::limits::{read_headers, said_from};
+use super::modules::member;
 use crate::base::time::Nanos;
 use crate::health::FailureKind;
 use crate::lease::Lease;
@@ -196,7 +197,7 @@ type Reading = (Option<FailureKind>, Vec<Observed>, Option<Nanos>);
 
 /// Reads all that an exception says, in one call, with the limits or without. No kind is no outcome.
 fn read(exc: &Bound<'_, PyAny>, limits: bool) -> PyResult<Reading> {
-    let reading = exc.py().import("turnout.providers.exceptions")?.getattr("read_exception")?.call1((exc,))?;
+    let reading = member(exc.py(), "turnout.providers.exceptions", "read_exception")?.call1((exc,))?;
     if reading.is_none() {
         return Ok((None, Vec::new(), None));
     }

@@ -5,13 +5,14 @@ use pyo3::types::PyTuple;
 
 use super::args::{items, length, optional, text, whole};
 use super::errors::wrong_type;
+use super::modules::member;
 use crate::base::time::{Nanos, seconds};
 use crate::limits::{Limit, LimitKind, Observed, Quota, Start, Unit};
 
 /// A tuple of some class's instances, from any iterable of them; None if there is none.
 fn tuple_of<'py>(name: &str, class: &str, value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let py = value.py();
-    let expected = py.import("turnout.limits")?.getattr(class)?;
+    let expected = member(py, "turnout.limits", class)?;
     let instances = items(name, &format!("an iterable of {class}"), value)?.map(|item| {
         let item = item?;
         if item.is_instance(&expected)? {
@@ -69,7 +70,7 @@ pub(crate) fn limit_to<'py>(py: Python<'py>, limit: &Limit) -> PyResult<Bound<'p
         LimitKind::Fixed(Start::FirstUse) => keywords.set_item("start", "first_use")?,
         _ => {}
     }
-    py.import("turnout.limits")?.getattr("Limit")?.call((), Some(&keywords))
+    member(py, "turnout.limits", "Limit")?.call((), Some(&keywords))
 }
 
 /// What headers say: each limit, and how long the provider wants not to be asked.
@@ -77,7 +78,7 @@ pub(crate) type Said = (Vec<Observed>, Option<Nanos>);
 
 /// Reads the headers of a response, or of an exception that has one.
 pub(crate) fn read_headers(headers: &Bound<'_, PyAny>) -> PyResult<Said> {
-    let said = headers.py().import("turnout.providers.headers")?.getattr("read_rate_limits")?.call1((headers,))?;
+    let said = member(headers.py(), "turnout.providers.headers", "read_rate_limits")?.call1((headers,))?;
     let (retry_after, observed) = said.extract::<(Option<Bound<'_, PyAny>>, Vec<Bound<'_, PyAny>>)>()?;
     said_from(retry_after.as_ref(), observed)
 }

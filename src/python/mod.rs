@@ -11,6 +11,7 @@ mod events;
 mod handle;
 mod lease;
 mod limits;
+mod modules;
 mod options;
 mod picks;
 mod records;

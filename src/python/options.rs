@@ -4,12 +4,13 @@ use pyo3::prelude::*;
 
 use super::args::{flag, length, optional, whole};
 use super::errors::wrong_type;
+use super::modules::member;
 use crate::facts::{Learning, Waiting};
 use crate::health::HealthRules;
 
 /// Refuses what is not of a class of `turnout.options`, by its type: what it says of itself may be anything.
 fn must_be(name: &str, class: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
-    let expected = value.py().import("turnout.options")?.getattr(class)?;
+    let expected = member(value.py(), "turnout.options", class)?;
     if value.get_type().is_subclass(&expected)? { Ok(()) } else { Err(wrong_type(name, &format!("a {class} or None"), value)) }
 }
 

@@ -13,6 +13,7 @@ use super::attached::Attached;
 use super::errors::undisturbed;
 use super::handle::PyRouter;
 use super::lease::PyLease;
+use super::modules::member;
 use crate::base::time::{Nanos, seconds};
 use crate::facts::Request;
 use crate::wait::{Patience, Progress, Waiter};
@@ -87,7 +88,7 @@ impl PyWaiter {
 
     /// What `turnout.waiting` makes of it.
     pub(crate) fn hand_to<'py>(self, py: Python<'py>, function: &str) -> PyResult<Bound<'py, PyAny>> {
-        py.import("turnout.waiting")?.getattr(function)?.call1((self,))
+        member(py, "turnout.waiting", function)?.call1((self,))
     }
 }
 
