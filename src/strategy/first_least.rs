@@ -1,7 +1,70 @@
-//! The summary of the rules that take the least of something, ties to the first.
+//! The rules that take the least of some key, ties to the first.
 
+use std::marker::PhantomData;
+
+use super::candidate::Candidate;
 use super::chance::Choice;
+use super::rule::Rule;
 use crate::base::position::Position;
+
+/// What such a rule compares.
+pub(crate) trait Key: std::fmt::Debug {
+    /// What is kept of a candidate.
+    type Leaf: std::fmt::Debug + Copy + PartialEq + Send;
+
+    /// What [`Key::score`] is, in words.
+    const SCORE: &'static str;
+
+    /// Looks at a candidate.
+    fn leaf(candidate: &impl Candidate) -> Self::Leaf;
+
+    /// Returns the key, below 2^96 - 1. The least one wins.
+    fn key(leaf: Self::Leaf) -> u128;
+
+    /// Returns what the rule compares, for people to read.
+    fn score(candidate: &impl Candidate) -> f64;
+}
+
+/// The rule that takes the least key, ties to the first.
+#[derive(Debug)]
+pub(crate) struct Least<K>(PhantomData<K>);
+
+impl<K: Key> Rule for Least<K> {
+    type Leaf = K::Leaf;
+    type Summary = FirstLeast;
+
+    const SCORE: &'static str = K::SCORE;
+    const ABSORBS: bool = true;
+
+    #[inline]
+    fn leaf(candidate: &impl Candidate) -> K::Leaf {
+        K::leaf(candidate)
+    }
+
+    #[inline]
+    fn sum_up(position: Position, leaf: K::Leaf) -> FirstLeast {
+        FirstLeast::of(position, K::key(leaf))
+    }
+
+    #[inline]
+    fn join(left: &FirstLeast, right: &FirstLeast) -> FirstLeast {
+        left.join(*right)
+    }
+
+    #[inline]
+    fn replaced(whole: &FirstLeast, old: &FirstLeast, new: &FirstLeast) -> Option<FirstLeast> {
+        whole.replaced(*old, *new)
+    }
+
+    #[inline]
+    fn choice(summary: &FirstLeast) -> Choice {
+        summary.choice()
+    }
+
+    fn score(_: &FirstLeast, candidate: &impl Candidate) -> f64 {
+        K::score(candidate)
+    }
+}
 
 /// The least key and where it is first, in one number: the high bits are the key, the low bits are the place.
 /// So the least number is the first least, found without a branch.

@@ -7,22 +7,20 @@
 //! **When not.** To share load: equals of the preferred one stand idle until a gate stops it.
 
 use super::candidate::Candidate;
-use super::chance::Choice;
-use super::first_least::FirstLeast;
+use super::first_least::{Key, Least};
 use super::pick::pick_first;
-use super::rule::Rule;
-use crate::base::position::Position;
+
+/// The key of this rule: see the module.
+#[derive(Debug)]
+pub(crate) struct Priority;
 
 /// See the module.
-#[derive(Debug)]
-pub(crate) struct LowestPriority;
+pub(crate) type LowestPriority = Least<Priority>;
 
-impl Rule for LowestPriority {
+impl Key for Priority {
     type Leaf = u32;
-    type Summary = FirstLeast;
 
     const SCORE: &'static str = "priority";
-    const ABSORBS: bool = true;
 
     #[inline]
     fn leaf(candidate: &impl Candidate) -> u32 {
@@ -30,25 +28,11 @@ impl Rule for LowestPriority {
     }
 
     #[inline]
-    fn sum_up(position: Position, priority: u32) -> Self::Summary {
-        FirstLeast::of(position, u128::from(priority))
+    fn key(priority: u32) -> u128 {
+        u128::from(priority)
     }
 
-    #[inline]
-    fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary {
-        left.join(*right)
-    }
-
-    #[inline]
-    fn replaced(whole: &Self::Summary, old: &Self::Summary, new: &Self::Summary) -> Option<Self::Summary> {
-        whole.replaced(*old, *new)
-    }
-
-    fn choice(summary: &Self::Summary) -> Choice {
-        summary.choice()
-    }
-
-    fn score(_: &Self::Summary, candidate: &impl Candidate) -> f64 {
+    fn score(candidate: &impl Candidate) -> f64 {
         f64::from(candidate.priority())
     }
 }

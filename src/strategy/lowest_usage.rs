@@ -9,18 +9,18 @@
 //! deployment always counts as empty and takes everything.
 
 use super::candidate::Candidate;
-use super::chance::Choice;
-use super::first_least::FirstLeast;
+use super::first_least::{Key, Least};
 use super::pick::pick_first;
-use super::rule::Rule;
-use crate::base::position::Position;
 use crate::limits::Usage;
 
-/// See the module.
+/// The key of this rule: see the module.
 #[derive(Debug)]
-pub(crate) struct LowestUsage;
+pub(crate) struct PercentUsed;
 
-impl LowestUsage {
+/// See the module.
+pub(crate) type LowestUsage = Least<PercentUsed>;
+
+impl PercentUsed {
     /// Returns the used share in whole percent, at most 100 * 2^64.
     #[inline]
     fn percent(usage: Usage) -> u128 {
@@ -34,12 +34,10 @@ impl LowestUsage {
     }
 }
 
-impl Rule for LowestUsage {
+impl Key for PercentUsed {
     type Leaf = u128;
-    type Summary = FirstLeast;
 
     const SCORE: &'static str = "percent of tokens used";
-    const ABSORBS: bool = true;
 
     #[inline]
     fn leaf(candidate: &impl Candidate) -> u128 {
@@ -47,26 +45,12 @@ impl Rule for LowestUsage {
     }
 
     #[inline]
-    fn sum_up(position: Position, percent: u128) -> Self::Summary {
-        FirstLeast::of(position, percent)
-    }
-
-    #[inline]
-    fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary {
-        left.join(*right)
-    }
-
-    #[inline]
-    fn replaced(whole: &Self::Summary, old: &Self::Summary, new: &Self::Summary) -> Option<Self::Summary> {
-        whole.replaced(*old, *new)
-    }
-
-    fn choice(summary: &Self::Summary) -> Choice {
-        summary.choice()
+    fn key(percent: u128) -> u128 {
+        percent
     }
 
     #[allow(clippy::cast_precision_loss)] // for people to read
-    fn score(_: &Self::Summary, candidate: &impl Candidate) -> f64 {
+    fn score(candidate: &impl Candidate) -> f64 {
         Self::percent(candidate.tpm()) as f64
     }
 }

@@ -8,18 +8,18 @@
 //! **When not.** With an unlimited deployment in the group: it is always the farthest and takes everything.
 
 use super::candidate::Candidate;
-use super::chance::Choice;
-use super::first_least::FirstLeast;
+use super::first_least::{Key, Least};
 use super::pick::pick_first;
-use super::rule::Rule;
-use crate::base::position::Position;
 use crate::limits::Usage;
 
-/// See the module.
+/// The key of this rule: see the module.
 #[derive(Debug)]
-pub(crate) struct RateLimitAware;
+pub(crate) struct Distance;
 
-impl RateLimitAware {
+/// See the module.
+pub(crate) type RateLimitAware = Least<Distance>;
+
+impl Distance {
     #[inline]
     #[allow(clippy::cast_precision_loss)] // the rule is in doubles
     fn remaining(usage: Usage) -> f64 {
@@ -35,12 +35,10 @@ impl RateLimitAware {
     }
 }
 
-impl Rule for RateLimitAware {
+impl Key for Distance {
     type Leaf = f64;
-    type Summary = FirstLeast;
 
     const SCORE: &'static str = "remaining share";
-    const ABSORBS: bool = true;
 
     #[inline]
     fn leaf(candidate: &impl Candidate) -> f64 {
@@ -48,27 +46,13 @@ impl Rule for RateLimitAware {
     }
 
     #[inline]
-    fn sum_up(position: Position, distance: f64) -> Self::Summary {
+    fn key(distance: f64) -> u128 {
         // The bits of numbers that are not negative are in their order; all of them inverted, the largest
         // distance is the least.
-        FirstLeast::of(position, u128::from(!distance.to_bits()))
+        u128::from(!distance.to_bits())
     }
 
-    #[inline]
-    fn join(left: &Self::Summary, right: &Self::Summary) -> Self::Summary {
-        left.join(*right)
-    }
-
-    #[inline]
-    fn replaced(whole: &Self::Summary, old: &Self::Summary, new: &Self::Summary) -> Option<Self::Summary> {
-        whole.replaced(*old, *new)
-    }
-
-    fn choice(summary: &Self::Summary) -> Choice {
-        summary.choice()
-    }
-
-    fn score(_: &Self::Summary, candidate: &impl Candidate) -> f64 {
+    fn score(candidate: &impl Candidate) -> f64 {
         Self::distance(candidate)
     }
 }
