@@ -37,10 +37,10 @@ def wait(waiter: _Waiter) -> Lease:
             bell.release()
 
     try:
-        while not isinstance(turn := waiter.poll(wake), Lease):
+        while not isinstance(progress := waiter.poll(wake), Lease):
             # Releases the GIL, and lets Ctrl-C through.
-            bell.acquire(timeout=-1 if turn == math.inf else min(turn, threading.TIMEOUT_MAX))
-        return turn
+            bell.acquire(timeout=-1 if progress == math.inf else min(progress, threading.TIMEOUT_MAX))
+        return progress
     finally:
         waiter.cancel()
 
@@ -77,10 +77,10 @@ async def _wait_in_asyncio(waiter: _Waiter) -> Lease:
     try:
         while True:
             woken = loop.create_future()
-            turn = waiter.poll(partial(_wake, waiter, loop.call_soon_threadsafe, _set, woken))
-            if isinstance(turn, Lease):
-                return turn
-            timer = None if turn == math.inf else loop.call_later(turn, _set, woken)
+            progress = waiter.poll(partial(_wake, waiter, loop.call_soon_threadsafe, _set, woken))
+            if isinstance(progress, Lease):
+                return progress
+            timer = None if progress == math.inf else loop.call_later(progress, _set, woken)
             try:
                 await woken
             finally:
@@ -96,10 +96,10 @@ async def _wait_in_trio(waiter: _Waiter) -> Lease:
     try:
         while True:
             woken = trio.Event()
-            turn = waiter.poll(partial(_wake, waiter, token.run_sync_soon, woken.set))
-            if isinstance(turn, Lease):
-                return turn
-            with trio.move_on_after(turn):
+            progress = waiter.poll(partial(_wake, waiter, token.run_sync_soon, woken.set))
+            if isinstance(progress, Lease):
+                return progress
+            with trio.move_on_after(progress):
                 await woken.wait()
     finally:
         waiter.cancel()
