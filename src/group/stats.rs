@@ -63,7 +63,8 @@ pub struct Stats {
     pub learnt_parallel_requests: Option<u32>,
     /// Its failure domain.
     pub domain: Option<Arc<str>>,
-    /// Failures since the last success; this and what follows by the rules of the breaker alone.
+    /// Failures since the last success. This field and those that follow are counted by the rules of `Health`
+    /// alone.
     pub consecutive_failures: u32,
     /// Successes in the window.
     pub window_successes: u64,
