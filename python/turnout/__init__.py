@@ -14,6 +14,7 @@ import os as _os
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
+from turnout import waiting as _waiting  # noqa: F401 - before a first wait can meet a fork
 from turnout._core import Deployment as Deployment
 from turnout._core import Lease as Lease
 from turnout._core import ManualClock as ManualClock
@@ -35,6 +36,11 @@ from turnout.exceptions import RequestTooLarge as RequestTooLarge
 from turnout.exceptions import RouterError as RouterError
 from turnout.exceptions import TooManyWaiters as TooManyWaiters
 from turnout.exceptions import WaitTimeout as WaitTimeout
+from turnout.providers.exceptions import Failure as Failure
+from turnout.providers.exceptions import classify_exception as classify_exception
+from turnout.providers.headers import Observed as Observed
+from turnout.providers.headers import RateLimits as RateLimits
+from turnout.providers.headers import read_rate_limits as read_rate_limits
 from turnout.router import Router as Router
 
 if TYPE_CHECKING:
@@ -45,11 +51,6 @@ if TYPE_CHECKING:
     from turnout.options import Health as Health
     from turnout.options import Learning as Learning
     from turnout.options import Waiting as Waiting
-    from turnout.providers.exceptions import Failure as Failure
-    from turnout.providers.exceptions import classify_exception as classify_exception
-    from turnout.providers.headers import Observed as Observed
-    from turnout.providers.headers import RateLimits as RateLimits
-    from turnout.providers.headers import read_rate_limits as read_rate_limits
     from turnout.records import DeploymentStats as DeploymentStats
     from turnout.records import Event as Event
     from turnout.records import Explanation as Explanation
@@ -105,8 +106,6 @@ __all__ = [
 _LAZY = {
     "turnout.limits": ("Limit", "Quota"),
     "turnout.options": ("Health", "Learning", "Waiting"),
-    "turnout.providers.exceptions": ("Failure", "classify_exception"),
-    "turnout.providers.headers": ("Observed", "RateLimits", "read_rate_limits"),
     "turnout.records": (
         "DeploymentStats",
         "Event",
@@ -118,7 +117,7 @@ _LAZY = {
     ),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
-_SUBMODULES = frozenset(("headers", "limits", "options", "outcomes", "probe", "providers", "records", "strategies", "waiting"))
+_SUBMODULES = frozenset(("headers", "limits", "options", "outcomes", "probe", "records", "strategies"))
 
 if not TYPE_CHECKING:  # a checker is to find names that do not exist
 

@@ -6,7 +6,6 @@ the function that it was given before that time. Each loop sleeps that long. A l
 gives up the place, and a lease that was not returned.
 """
 
-import asyncio
 import math
 import sys
 import threading
@@ -73,6 +72,9 @@ def _runs_in_trio() -> bool:
 
 
 async def _wait_in_asyncio(waiter: _Waiter) -> Lease:
+    # Imported here, where it is already: a program without a loop need not load it.
+    import asyncio
+
     loop = asyncio.get_running_loop()
     try:
         while True:
@@ -113,6 +115,6 @@ def _wake(waiter: _Waiter, call_soon: Callable[..., object], *call: object) -> N
         waiter.cancel()
 
 
-def _set(woken: "asyncio.Future[None]") -> None:
+def _set(woken: Any) -> None:
     if not woken.done():
         woken.set_result(None)
