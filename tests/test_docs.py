@@ -1,8 +1,11 @@
 """Every code block of the README, of CONTRIBUTING and of docs/ runs."""
 
+import ast
+import doctest
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,3 +58,24 @@ def test_make_alone_lists_every_public_target() -> None:
     shown = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     lines = [line.split(maxsplit=1) for line in shown.splitlines()[1:]]
     assert sorted(name for name, _ in lines) == sorted(public)
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """Every docstring of the package and of its stub that has an example."""
+    for path in sorted((ROOT / "python" / "turnout").rglob("*.py*")):
+        if path.suffix not in {".py", ".pyi"}:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                said = ast.get_docstring(node)
+                if said and ">>>" in said:
+                    yield f"{path.name}:{getattr(node, 'name', '')}", said
+
+
+EXAMPLES = list(docstrings())
+
+
+@pytest.mark.parametrize(("name", "said"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+def test_examples_in_docstrings_run(name: str, said: str) -> None:
+    example = doctest.DocTestParser().get_doctest(said, {}, name, None, None)
+    assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example).failed == 0

@@ -1,8 +1,8 @@
 """The routing core for LLM traffic: for every request it picks one deployment of a model.
 
 >>> from turnout import Deployment, Router
->>> router = Router([Deployment("azure-eu", "gpt-4o", rpm_limit=600), Deployment("openai", "gpt-4o")],
-strategy="round_robin")
+>>> deployments = [Deployment("azure-eu", "gpt-4o", rpm_limit=600), Deployment("openai", "gpt-4o")]
+>>> router = Router(deployments, strategy="round_robin")
 >>> router.select("gpt-4o")
 'azure-eu'
 >>> with router.acquire("gpt-4o", tokens=900) as lease:

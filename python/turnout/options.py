@@ -58,8 +58,8 @@ class Health:
 
     Example:
         >>> from turnout import Deployment, Health, Router
-        >>> router = Router([Deployment("a", "m"), Deployment("b", "m")], health=Health(panic_threshold=0.5),
-        seed=1)
+        >>> deployments = [Deployment("a", "m"), Deployment("b", "m")]
+        >>> router = Router(deployments, health=Health(panic_threshold=0.5), seed=1)
         >>> for _ in range(3):
         ...     router.record_failure("a", "timeout")
         >>> router.select("m")

@@ -152,8 +152,8 @@ def read_rate_limits(headers: Any, *, now: datetime | None = None) -> RateLimits
 
     Example:
         >>> from turnout import read_rate_limits
-        >>> limits = read_rate_limits({"X-RateLimit-Remaining-Tokens": "149984", "X-RateLimit-Reset-Tokens":
-        "6m0s"})
+        >>> headers = {"X-RateLimit-Remaining-Tokens": "149984", "X-RateLimit-Reset-Tokens": "6m0s"}
+        >>> limits = read_rate_limits(headers)
         >>> limits.observed
         (Observed(unit='tokens', limit=None, remaining=149984, reset=360.0),)
     """
