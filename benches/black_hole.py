@@ -28,7 +28,7 @@ from typing import Any
 
 from budgets import Budget
 from simulation import SECOND, Line, Simulation, conclude, options_of, poisson
-from turnout import Deployment, Health, Lease, NoAvailableDeployment, Router, Strategy
+from turnout import Deployment, Lease, MinuteRules, NoAvailableDeployment, Router, Strategy
 
 MODEL = "gpt-4o"
 REQUESTS, FEW_REQUESTS = 60_000, 2_000
@@ -40,7 +40,7 @@ TOKENS_PER_SECOND = 50
 TPM_LIMIT = 10_000_000  # never reached: two of the rules look at the share that is used
 HOLE, FAILS_AFTER = "0", SECOND // 20
 
-HEALTH: Mapping[str, Mapping[str, Any]] = {"Router()": {}, "health=Health()": {"health": Health()}}
+HEALTH: Mapping[str, Mapping[str, Any]] = {"health=MinuteRules()": {"health": MinuteRules()}, "Router()": {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     requests = draw_requests(options.seed, n)
     rows = {str(strategy): measure(requests, strategy, options.seed) for strategy in Strategy}
     print("\n".join(report(rows)))
-    shares = {strategy: by_health["health=Health()"]["percent"] for strategy, by_health in rows.items()}
-    return conclude(
-        {"rows": rows}, [Budget("traffic into the hole with Health()", bound, "% of the attempts", figures=shares)], options
-    )
+    shares = {strategy: by_health["Router()"]["percent"] for strategy, by_health in rows.items()}
+    return conclude({"rows": rows}, [Budget("traffic into the hole", bound, "% of the attempts", figures=shares)], options)
 
 
 if __name__ == "__main__":

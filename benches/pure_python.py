@@ -4,7 +4,7 @@ programmer would.
 Benchmarks and the demo measure it beside the native router. So it imports nothing from
 turnout, keeps to the readable way of doing things, and is exact where the two must agree.
 
-It is smaller where agreement needs no more: one strategy a router, the default health rules, no aliases, no
+It is smaller where agreement needs no more: one strategy a router, the rules of the minute, no aliases, no
 validation, one exception where turnout tells apart why nothing is available, and every exception that leaves
 a ``with`` block is an ``"error"``. A lease that is lost without being ended keeps its place. The clock must
 not run back, as `time.monotonic` does not.

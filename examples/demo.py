@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from servers import PROVIDERS, ProvidersError, running_providers
-from turnout import Deployment, NoAvailableDeployment, Router, RouterError, Status, Strategy
+from turnout import Deployment, Health, NoAvailableDeployment, Router, RouterError, Status, Strategy
 
 MODEL = "demo-model"
 MAX_ATTEMPTS = 4
@@ -277,7 +277,7 @@ def build_router(base_urls: dict[str, str], strategy: Strategy, seed: int) -> Ro
             for provider in PROVIDERS
         ],
         strategy=strategy,
-        cooldown_time=1.0,
+        health=Health(cooldown_time=1.0),
         seed=seed,
     )
 

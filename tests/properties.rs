@@ -570,7 +570,8 @@ proptest! {
 
 fn at(seconds: u64) -> (Arc<ManualClock>, Router<()>) {
     let clock = Arc::new(ManualClock::new(seconds * SECOND));
-    let router = Router::new(Settings { clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
+    let health = Rules::Minute(MinuteRules::default());
+    let router = Router::new(Settings { health, clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
     drop(router.add(Deployment::new("d", "model").unwrap(), ()).unwrap());
     (clock, router)
 }
@@ -657,7 +658,7 @@ fn places_close_up_when_most_members_have_left() {
     }
 }
 
-/// A router by health options, whose cooldowns are as long as they say.
+/// A router by the rules of `Health`, whose cooldowns are as long as they say.
 fn with_health(rule: Rule, rules: HealthRules, deployments: &[Deployment]) -> Router<()> {
     let clock = Clock::Manual(Arc::new(ManualClock::new(100 * SECOND)));
     let health = Rules::Health(HealthRules { cooldown_jitter: 0.0, ..rules });

@@ -883,7 +883,7 @@ fn the_index_and_the_walk_agree_after_anything() {
     });
 }
 
-// === health options ===
+// === health ===
 
 fn with_health(strategy: Strategy, rules: HealthRules, ids: &[&str]) -> (Arc<ManualClock>, Router<()>) {
     let clock = Arc::new(ManualClock::new(SECOND));

@@ -16,6 +16,7 @@ from turnout import (
     DeploymentNotFound,
     Lease,
     ManualClock,
+    MinuteRules,
     ModelNotFound,
     NoAvailableDeployment,
     RateLimitExceeded,
@@ -188,11 +189,15 @@ MESSAGES: list[tuple[type[Exception], Callable[[Router], object], list[str]]] = 
     (ConfigurationError, lambda router: Router(strategy="fastest"), ["strategy", "fastest", "least_busy"]),  # type: ignore[arg-type]
     (TypeError, lambda router: Router(strategy=5), ["strategy", "str", "5 (int)"]),  # type: ignore[arg-type]
     (TypeError, lambda router: Router(strategies=["m"]), ["strategies", "mapping", "['m']"]),  # type: ignore[arg-type]
-    (ConfigurationError, lambda router: Router(allowed_fails=-1), ["allowed_fails", "0 to", "-1"]),
-    (ConfigurationError, lambda router: Router(min_requests=-1), ["min_requests", "0 to", "-1"]),
-    (ConfigurationError, lambda router: Router(cooldown_time=-0.5), ["cooldown_time", "0 to 1e9", "-0.5"]),
-    (ConfigurationError, lambda router: Router(cooldown_time=float("nan")), ["cooldown_time", "finite", "nan"]),
-    (ConfigurationError, lambda router: Router(success_threshold=0), ["success_threshold", "1 to 4294967295", "0"]),
+    (ConfigurationError, lambda router: Router(health=MinuteRules(allowed_fails=-1)), ["allowed_fails", "0 to", "-1"]),
+    (ConfigurationError, lambda router: Router(health=MinuteRules(min_requests=-1)), ["min_requests", "0 to", "-1"]),
+    (ConfigurationError, lambda router: Router(health=MinuteRules(cooldown_time=-0.5)), ["cooldown_time", "0 to 1e9", "-0.5"]),
+    (ConfigurationError, lambda router: Router(health=MinuteRules(cooldown_time=float("nan"))), ["cooldown_time", "finite", "nan"]),
+    (
+        ConfigurationError,
+        lambda router: Router(health=MinuteRules(success_threshold=0)),
+        ["success_threshold", "1 to 4294967295", "0"],
+    ),
     (ConfigurationError, lambda router: Router(waiting=Waiting(max_waiters=-1)), ["max_waiters", "0 to 4294967295", "-1 (int)"]),
     (TypeError, lambda router: Router(waiting=5), ["waiting", "a Waiting or None", "5 (int)"]),  # type: ignore[arg-type]
     (ConfigurationError, lambda router: Router(seed=-1), ["seed", "0 to 18446744073709551615", "-1"]),

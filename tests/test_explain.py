@@ -18,6 +18,7 @@ from turnout import (
     FailureKind,
     Lease,
     ManualClock,
+    MinuteRules,
     ModelNotFound,
     NoAvailableDeployment,
     RequestTooLarge,
@@ -67,7 +68,7 @@ OPTIONS: dict[str, Any] = {"tags": ["t"], "exclude": ["excluded"], "tokens": 60}
 STOPPED = {
     "tagless": ("tags", "lacks the tags asked for"),
     "excluded": ("excluded", "excluded by the request"),
-    "cooling": ("cooling_down", "cooling down, ends in 4.2 s"),
+    "cooling": ("cooling_down", "cooling down (asked for), ends in 4.2 s"),
     "ill": ("unhealthy", "reported unhealthy"),
     "full": ("max_parallel_requests", "in flight 2/2"),
     "spent": ("rpm_limit", "rpm 600/600, frees in 12.4 s"),
@@ -102,7 +103,7 @@ def test_it_reads_well() -> None:
     with a_busy_afternoon(Strategy.PRIORITY_BASED) as router:
         lines = str(router.explain("m", **OPTIONS)).splitlines()
         assert lines[0] == "'m' by priority_based: picks 'heavy'"
-        assert lines[3] == "  cooling        cooling_down: cooling down, ends in 4.2 s"
+        assert lines[3] == "  cooling        cooling_down: cooling down (asked for), ends in 4.2 s"
         assert lines[6] == "  spent          rpm_limit: rpm 600/600, frees in 12.4 s"
         assert lines[9] == "  light          priority 2, chance 0.0%"
         assert lines[10] == "→ heavy          priority 1, chance 100.0%"
@@ -305,7 +306,7 @@ def test_explain_and_pick_never_disagree(
     seed: int | None,
 ) -> None:
     clock = ManualClock(1000)
-    router = Router(deployments, strategy=strategy, seed=seed, clock=clock, allowed_fails=2, min_requests=2)
+    router = Router(deployments, strategy=strategy, seed=seed, clock=clock, health=MinuteRules(allowed_fails=2, min_requests=2))
     router.add_deployment(Deployment("always", "m", max_parallel_requests=1))
     leases: list[Lease] = []
     try:

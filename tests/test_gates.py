@@ -16,6 +16,7 @@ from turnout import (
     FailureKind,
     Lease,
     ManualClock,
+    MinuteRules,
     NoAvailableDeployment,
     RateLimitExceeded,
     RequestTooLarge,
@@ -30,7 +31,7 @@ NEUTRAL = [FailureKind.BAD_REQUEST, FailureKind.CONTENT_POLICY, FailureKind.CONT
 
 def one(clock: ManualClock, *, settings: dict[str, Any] | None = None, **facts: Any) -> Router:
     """A router of one deployment, `a` of `m`."""
-    return Router([Deployment("a", "m", **facts)], clock=clock, **(settings or {}))
+    return Router([Deployment("a", "m", **facts)], clock=clock, health=MinuteRules(**(settings or {})))
 
 
 def refused(router: Router, model_name: str = "m", **options: Any) -> NoAvailableDeployment:

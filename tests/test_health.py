@@ -27,6 +27,7 @@ from turnout import (
     Health,
     Lease,
     ManualClock,
+    MinuteRules,
     NoAvailableDeployment,
     Router,
     Status,
@@ -117,9 +118,40 @@ def test_the_other_rules_cannot_be_given_as_well(name: str) -> None:
 
 
 def test_only_health_is_health() -> None:
-    with pytest.raises(TypeError, match="health must be a Health or None"):
+    with pytest.raises(TypeError, match="health must be a Health, a MinuteRules or None"):
         Router(health={"window": 3})  # type: ignore[arg-type]
-    assert Router(health=None, allowed_fails=1) is not None
+    with pytest.warns(DeprecationWarning, match=r"Router\(allowed_fails=…\) is now Router\(health=MinuteRules"):
+        Router(health=None, allowed_fails=1)
+
+
+@pytest.mark.parametrize("old", [{"allowed_fails": 1}, {"min_requests": 1}, {"cooldown_time": 7.0}, {"success_threshold": 1}])
+def test_the_old_numbers_mean_minute_rules(old: dict[str, Any]) -> None:
+    clock = ManualClock(30.0)
+    deployments = [Deployment("a", "m"), Deployment("b", "m")]
+    with pytest.warns(DeprecationWarning, match=next(iter(old))):
+        warned = Router(deployments, clock=clock, **old)
+    told = Router(deployments, clock=clock, health=MinuteRules(**old))
+    for router in (warned, told):
+        for kind in ("error", "timeout"):
+            router.record_failure("a", kind)
+        router.record_success("b")
+    assert warned.stats("a") == told.stats("a")
+    assert warned.stats("b") == told.stats("b")
+
+
+def test_health_is_the_default() -> None:
+    clock = ManualClock(30.0)
+    for router in (
+        Router(clock=clock, seed=5),
+        Router(health=None, clock=clock, seed=5),
+        Router(health=Health(), clock=clock, seed=5),
+    ):
+        router.set_deployments([Deployment("a", "m"), Deployment("b", "m")])
+        for _ in range(3):
+            router.record_failure("a", "timeout")
+        assert router.stats("a").cooldown_remaining > 5.0, "jitter"
+        assert router.stats("a").consecutive_failures == 0, "a cooldown forgets them"
+        assert router.stats("a").trips == 1
 
 
 # --- what trips ---
@@ -670,7 +702,7 @@ def test_events_tell_what_happens() -> None:
 
 def test_a_router_without_health_options_tells_too() -> None:
     clock = ManualClock(1.0)
-    router = Router([Deployment("a", "m")], clock=clock, success_threshold=1)
+    router = Router([Deployment("a", "m")], clock=clock, health=MinuteRules(success_threshold=1))
     events: list[Event] = []
     router.subscribe(events.append)
     router.record_failure("a", "timeout")

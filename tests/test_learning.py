@@ -17,6 +17,7 @@ from turnout import (
     Lease,
     Limit,
     ManualClock,
+    MinuteRules,
     NoAvailableDeployment,
     ObservedStats,
     Quota,
@@ -45,7 +46,7 @@ class Refused(Exception):
 
 def one(clock: ManualClock, learning: Learning | None = None, **facts: Any) -> Router:
     """A router of one deployment ``d`` of the model ``m``."""
-    return Router([Deployment("d", "m", **facts)], clock=clock, learning=learning or Learning(), cooldown_time=5.0)
+    return Router([Deployment("d", "m", **facts)], clock=clock, learning=learning or Learning(), health=MinuteRules())
 
 
 def left(router: Router, deployment_id: str = "d") -> dict[str, int]:
@@ -335,7 +336,7 @@ def test_the_wait_of_a_refusal_is_the_length_of_its_cooldown() -> None:
 def under(clock: ManualClock, *quotas: Quota) -> Router:
     """Deployments a and b under the quotas, and c of the same model under none."""
     deployments = [Deployment("a", "m", quotas=quotas), Deployment("b", "m", quotas=quotas), Deployment("c", "m", priority=1)]
-    return Router(deployments, strategy="priority_based", clock=clock, cooldown_time=5.0)
+    return Router(deployments, strategy="priority_based", clock=clock, health=MinuteRules())
 
 
 def test_under_quotas_headers_are_about_the_nearest_to_its_limit() -> None:

@@ -26,6 +26,7 @@ from turnout import (
     FailureKind,
     Lease,
     ManualClock,
+    MinuteRules,
     NoAvailableDeployment,
     Router,
     Status,
@@ -39,7 +40,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def router(clock: ManualClock) -> Router:
-    return Router([Deployment("d", "m")], clock=clock, seed=1)
+    return Router([Deployment("d", "m")], clock=clock, seed=1, health=MinuteRules())
 
 
 def outcomes(router: Router, deployment_id: str = "d") -> tuple[int, int, int, int]:

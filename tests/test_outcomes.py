@@ -36,6 +36,7 @@ from turnout import (
     Failure,
     FailureKind,
     ManualClock,
+    MinuteRules,
     ModelNotFound,
     NoAvailableDeployment,
     RateLimitExceeded,
@@ -107,7 +108,7 @@ def check_effect(fail: Callable[[], object], expected: Failure | None) -> BaseEx
     """Lets ``fail`` raise within a lease's block, and compares what is left of it; returns what got
     through.
     """
-    router = Router([Deployment("d", "m")], clock=ManualClock(30), cooldown_time=COOLDOWN_TIME)
+    router = Router([Deployment("d", "m")], clock=ManualClock(30), health=MinuteRules(cooldown_time=COOLDOWN_TIME))
 
     def request() -> None:
         with router.acquire("m", tokens=5):
@@ -254,7 +255,7 @@ def test_a_wait_until_a_date(zone: timezone) -> None:
 
 
 def test_a_wait_is_the_length_of_a_cooldown_that_the_count_starts() -> None:
-    router = Router([Deployment("d", "m")], clock=ManualClock(30), allowed_fails=3, min_requests=3)
+    router = Router([Deployment("d", "m")], clock=ManualClock(30), health=MinuteRules(allowed_fails=3, min_requests=3))
     for _ in range(3):
         assert router.stats("d").cooldown_remaining == 0.0
         with contextlib.suppress(ClientError), router.acquire("m"):

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from turnout.limits import Quota as Quota
     from turnout.options import Health as Health
     from turnout.options import Learning as Learning
+    from turnout.options import MinuteRules as MinuteRules
     from turnout.options import Waiting as Waiting
     from turnout.records import DeploymentStats as DeploymentStats
     from turnout.records import Event as Event
@@ -77,6 +78,7 @@ __all__ = [
     "Limit",
     "LimitStats",
     "ManualClock",
+    "MinuteRules",
     "ModelNotFound",
     "NoAvailableDeployment",
     "Observed",
@@ -105,7 +107,7 @@ __all__ = [
 # What is imported when it is first asked for: an import of all at once would take several times as long.
 _LAZY = {
     "turnout.limits": ("Limit", "Quota"),
-    "turnout.options": ("Health", "Learning", "Waiting"),
+    "turnout.options": ("Health", "Learning", "MinuteRules", "Waiting"),
     "turnout.records": (
         "DeploymentStats",
         "Event",

@@ -8,7 +8,7 @@ from typing_extensions import Self, disjoint_base
 
 from turnout.enums import FailureKind, Strategy
 from turnout.limits import Limit, Quota
-from turnout.options import Health, Learning, Waiting
+from turnout.options import Health, Learning, MinuteRules, Waiting
 from turnout.records import DeploymentStats, Event, Explanation, RouterMetrics
 
 __all__ = [
@@ -363,14 +363,12 @@ class Router:
         strategy: The rule that picks among candidates, for every model name that ``strategies`` does not
             name. LiteLLM's spellings are accepted too.
         strategies: Rules for single model names.
-        allowed_fails: This many failures in a clock minute start a cooldown, once ``min_requests`` were made
-            in it.
+        allowed_fails: Deprecated, as the next three: give :class:`turnout.MinuteRules` as ``health``.
         min_requests: See ``allowed_fails``.
-        cooldown_time: Seconds a cooldown lasts unless the failure says otherwise.
-        success_threshold: Consecutive successes that end the probation after a cooldown or a failure, at
-            least 1.
-        health: A :class:`turnout.Health`: other rules for cooldown and probation, instead of those of the
-            four arguments above.
+        cooldown_time: See ``allowed_fails``.
+        success_threshold: See ``allowed_fails``.
+        health: The rules of cooldown and probation: a :class:`turnout.Health`, a
+            :class:`turnout.MinuteRules`, or None for ``Health()``.
         learning: What is learnt from providers; None for ``Learning()``.
         waiting: How many may wait for capacity; None for ``Waiting()``.
         seed: Makes the random draws repeatable, 0 to 2**64 - 1. None seeds from the system, anew in every
@@ -399,11 +397,11 @@ class Router:
         *,
         strategy: Strategy | _StrategyName = "simple_shuffle",
         strategies: Mapping[str, Strategy | _StrategyName] | None = None,
-        allowed_fails: int = 3,
-        min_requests: int = 10,
-        cooldown_time: float = 5.0,
-        success_threshold: int = 3,
-        health: Health | None = None,
+        allowed_fails: int | None = None,
+        min_requests: int | None = None,
+        cooldown_time: float | None = None,
+        success_threshold: int | None = None,
+        health: Health | MinuteRules | None = None,
         learning: Learning | None = None,
         waiting: Waiting | None = None,
         seed: int | None = None,

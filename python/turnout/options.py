@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 from turnout._checks import flag, number, seconds, whole
 
-__all__ = ["Health", "Learning", "Waiting"]
+__all__ = ["Health", "Learning", "MinuteRules", "Waiting"]
 
 _MOST = 2**32 - 1
+_MOST_COUNTED = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """When a deployment is taken out, for how long, and how it comes back: ``Router(health=Health())``.
 
-    It replaces the rules of ``allowed_fails``, ``min_requests``, ``cooldown_time`` and ``success_threshold``,
-    which a router without it follows. ``docs/health.md`` tells the whole story.
+    A router without ``health`` follows these rules with their defaults. ``docs/health.md`` tells the whole
+    story. :class:`turnout.MinuteRules` are the other set of rules.
 
     Args:
         consecutive_failures: The number of failures in a row that starts a cooldown, at least 1; None for no
@@ -101,6 +102,48 @@ class Health:
         seconds(self, "failure_penalty")
         if self.outlier_factor is not None:
             number(self, "outlier_factor", 1.0, 1e6, "a number from 1 to 1e6, or None")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinuteRules:
+    """The rules of litellm-rs, which count in clock minutes: ``Router(health=MinuteRules())``.
+
+    A failure of kind ``rate_limit``, ``auth``, ``not_found``, ``timeout`` or ``manual`` starts a cooldown at
+    once. Another failure starts one by these numbers, or if more than half of at least ten requests of the
+    minute failed.
+
+    Args:
+        allowed_fails: The number of failures in a clock minute that starts a cooldown, once ``min_requests``
+            were made in it, at least 0.
+        min_requests: The number of requests in a clock minute from which ``allowed_fails`` counts, at least
+            0.
+        cooldown_time: Seconds that a cooldown lasts, unless the provider says how long it wants to be left
+            alone.
+        success_threshold: Consecutive successes that end the probation after a cooldown or a failure, at
+            least 1.
+
+    Raises:
+        TypeError: A value is of the wrong type.
+        ConfigurationError: A value is out of range.
+
+    Example:
+        >>> from turnout import Deployment, MinuteRules, Router
+        >>> router = Router([Deployment("a", "m")], health=MinuteRules(allowed_fails=1, min_requests=1))
+        >>> router.record_failure("a")
+        >>> router.stats("a").cooldown_remaining > 4
+        True
+    """
+
+    allowed_fails: int = 3
+    min_requests: int = 10
+    cooldown_time: float = 5.0
+    success_threshold: int = 3
+
+    def __post_init__(self) -> None:
+        whole(self, "allowed_fails", 0, _MOST_COUNTED)
+        whole(self, "min_requests", 0, _MOST_COUNTED)
+        seconds(self, "cooldown_time")
+        whole(self, "success_threshold", 1, _MOST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ use crate::base::clock::Now;
 use crate::base::lock::{Held, Lock};
 use crate::base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::base::time::Nanos;
-use crate::health::{Breaker, BreakerStats, Cause, Fitness, HealthRules, Pool, Slice, Vitals};
+use crate::health::{Breaker, BreakerStats, Cause, Fitness, HealthRules, Pool, Slice, Vitals, has_come};
 use crate::limits::{Cap, Counts, Minute, MinuteWindow, Observations};
 
 /// The counters of one deployment.
@@ -142,7 +142,7 @@ impl State {
             Fitness::Out { until: None }
         } else if until == 0 {
             Fitness::Well
-        } else if now.get() < until {
+        } else if !has_come(until, now.get()) {
             Fitness::Out { until: Some(until) }
         } else {
             Fitness::Probation { probed: self.is_probed() }

@@ -7,6 +7,7 @@ use crate::base::time::Nanos;
 use crate::counters::{State, mark};
 use crate::facts::Request;
 use crate::group::Entry;
+use crate::health::has_come;
 use crate::limits::to_next_minute;
 
 /// The gates that are open to all, since too few deployments would be left.
@@ -70,7 +71,7 @@ impl<T> Check<'_, '_, T> {
     #[inline(always)]
     fn cooling_down(&self) -> Result<(), Refusal> {
         let until = self.cooldown_until;
-        if until != 0 && self.now.get() < until && !self.waived.health {
+        if until != 0 && !has_come(until, self.now.get()) && !self.waived.health {
             self.now.note_change(until);
             return Err(Refusal::CoolingDown { ends_in: until - self.now.get(), cause: self.state.cause() });
         }

@@ -6,6 +6,7 @@ use crate::base::time::Nanos;
 use crate::counters::{State, mark};
 use crate::facts::Request;
 use crate::group::Entry;
+use crate::health::has_come;
 use crate::limits::{Unit, to_next_minute};
 
 /// The tokens that a deployment has left.
@@ -93,6 +94,7 @@ pub(crate) fn available_at<T>(entry: &Entry<T>, request: &Request, waived: Waive
     };
     let observed_frees =
         if state.marks() & mark::OBSERVED != 0 { state.annex().observed.frees_at(request.into(), now) } else { now };
-    let at = window_frees.max(cooldown_until).max(metered_frees).max(observed_frees);
+    let cooldown_ends = if has_come(cooldown_until, now) { now } else { cooldown_until };
+    let at = window_frees.max(cooldown_ends).max(metered_frees).max(observed_frees);
     Some(at).filter(|&at| at > now)
 }

@@ -97,7 +97,7 @@ impl<T> Entry<T> {
             tpm_current: minute.tokens,
             tpm_limit: deployment.tpm_limit(),
             fails_this_minute: minute.fails,
-            cooldown_remaining: seconds(state.vitals.cooldown_until().saturating_sub(now)),
+            cooldown_remaining: seconds(state.vitals.cooldown_left(now)),
             avg_latency_us: state.vitals.avg_latency_us(),
             consecutive_successes: state.vitals.consecutive_successes(),
             total_requests: totals.requests,

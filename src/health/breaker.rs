@@ -5,6 +5,7 @@ use super::health_rules::HealthRules;
 use super::pool::Pool;
 use super::ring::{Ring, Tally};
 use super::slow_start::{self, Slice};
+use super::vitals::has_come;
 use crate::base::lock::Held;
 use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::base::time::Nanos;
@@ -35,7 +36,7 @@ impl Breaker {
     /// Returns whether what was sent at a time says something of now. `until` is when the last cooldown ends
     /// or ended; 0 after probation.
     pub(crate) fn is_news(&self, sent_at: Nanos, until: Nanos) -> bool {
-        sent_at >= until.max(self.passed.load(Ordering::Relaxed))
+        has_come(until.max(self.passed.load(Ordering::Relaxed)), sent_at)
     }
 
     /// Counts a success.

@@ -1,4 +1,4 @@
-//! The rules of a router that has health options.
+//! The rules of `Health`, which a router follows by default.
 
 use super::ring::{INTERVALS, Tally};
 use crate::base::error::Error;

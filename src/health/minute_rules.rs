@@ -1,4 +1,4 @@
-//! The rules of a router without health options.
+//! The rules of litellm-rs, which count in clock minutes.
 
 use super::failure::FailureKind;
 use crate::base::error::Error;

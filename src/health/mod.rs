@@ -1,9 +1,9 @@
 //! Health: what takes a deployment out, for how long, and how it comes back.
 //!
-//! A deployment follows one of two sets of [`Rules`]: those of the minute ([`MinuteRules`]), which are
-//! litellm-rs's, or those of `Health` ([`HealthRules`]), if the router has health options. Both write the
-//! same few words, the [`Vitals`], which are all that a pick reads. What the second set counts besides lies
-//! in the [`Breaker`].
+//! A deployment follows one of two sets of [`Rules`]: those of `Health` ([`HealthRules`]), which are the
+//! default, or those of the minute ([`MinuteRules`]), which are litellm-rs's. Both write the same few words,
+//! the [`Vitals`], which are all that a pick reads. What the first set counts besides lies in the
+//! [`Breaker`].
 
 mod breaker;
 mod cause;
@@ -30,4 +30,4 @@ pub(crate) use pool::Pool;
 pub use rules::Rules;
 pub(crate) use slow_start::Slice;
 pub use vitals::Status;
-pub(crate) use vitals::Vitals;
+pub(crate) use vitals::{Vitals, has_come};

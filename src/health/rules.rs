@@ -24,7 +24,7 @@ pub enum Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self::Minute(MinuteRules::default())
+        Self::Health(HealthRules::default())
     }
 }
 

@@ -50,11 +50,24 @@ pub(crate) struct Vitals {
     unhealthy: AtomicBool,
 }
 
+/// Returns whether a cooldown that ends at `until` is over. Its end is never 0, which means that there is
+/// none; so one that ends at the time 0, where manual clocks begin, is written as 1.
+#[inline]
+pub(crate) fn has_come(until: Nanos, now: Nanos) -> bool {
+    until <= now.max(1)
+}
+
 impl Vitals {
     /// Returns when the last cooldown ends or ended; 0 if no cooldown is remembered.
     #[inline]
     pub(crate) fn cooldown_until(&self) -> Nanos {
         self.cooldown_until.load(Ordering::Relaxed)
+    }
+
+    /// Returns the nanoseconds until the cooldown ends; 0 if there is none.
+    pub(crate) fn cooldown_left(&self, now: Nanos) -> Nanos {
+        let until = self.cooldown_until();
+        if has_come(until, now) { 0 } else { until - now }
     }
 
     #[inline]
@@ -78,7 +91,7 @@ impl Vitals {
     }
 
     pub(crate) fn status(&self, now: Nanos) -> Status {
-        if now < self.cooldown_until() {
+        if !has_come(self.cooldown_until(), now) {
             Status::CoolingDown
         } else if self.is_unhealthy() {
             Status::Unhealthy
@@ -97,7 +110,7 @@ impl Vitals {
     /// Records a success by the rules of the minute.
     pub(crate) fn success(&self, held: &Held<'_>, rules: &MinuteRules, now: Nanos) {
         // A request that was sent before the cooldown tells nothing about the time after it.
-        if now >= self.cooldown_until() && self.count_success(held) >= rules.success_threshold {
+        if has_come(self.cooldown_until(), now) && self.count_success(held) >= rules.success_threshold {
             self.restore(held);
         }
     }
@@ -149,7 +162,7 @@ impl Vitals {
     pub(crate) fn report_health(&self, held: &Held<'_>, now: Nanos, healthy: bool, probation_from: Nanos) {
         // One that is in service already goes on with its probation: checks come often, and would prolong it
         // for ever.
-        if healthy && (self.is_unhealthy() || now < self.cooldown_until()) {
+        if healthy && (self.is_unhealthy() || !has_come(self.cooldown_until(), now)) {
             self.break_streak(held);
             self.degraded.store(true, Ordering::Relaxed);
             self.cooldown_until.store(probation_from, Ordering::Relaxed);

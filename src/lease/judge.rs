@@ -9,7 +9,7 @@ use crate::base::lock::Held;
 use crate::base::rng::Rng;
 use crate::base::time::Nanos;
 use crate::counters::{State, mark};
-use crate::health::{Breaker, Cause, Failure, HealthRules, Peers, Pool};
+use crate::health::{Breaker, Cause, Failure, HealthRules, Peers, Pool, has_come};
 
 /// What judges a deployment's outcomes.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Judge<'_> {
     /// for as long as it is.
     pub(super) fn domain_failed(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>) {
         let until = state.vitals.cooldown_until();
-        if self.now >= until && self.may_trip(peers, until != 0) {
+        if has_come(until, self.now) && self.may_trip(peers, until != 0) {
             self.trip(state, held, peers, Cause::Domain, None);
         }
     }

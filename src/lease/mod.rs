@@ -20,7 +20,7 @@ use crate::counters::{State, mark};
 use crate::facts::{Deployment, Request};
 use crate::gates::{Refusal, Waived, check};
 use crate::group::Entry;
-use crate::health::{Failure, FailureKind};
+use crate::health::{Failure, FailureKind, has_come};
 use crate::limits::{Minute, Observed};
 
 use outcome::Success;
@@ -80,7 +80,7 @@ impl<T> Lease<T> {
         };
         let minute = state.reserve(&held, now.get(), request.tokens);
         let cooldown_until = state.vitals.cooldown_until();
-        let is_on_probation = cooldown_until != 0 && entry.rules().health().is_some() && cooldown_until <= now.get();
+        let is_on_probation = cooldown_until != 0 && entry.rules().health().is_some() && has_come(cooldown_until, now.get());
         let probes = is_on_probation && state.annex().breaker.take_probe(&held);
         drop(held);
         Ok(Self {

@@ -14,7 +14,7 @@ use crate::base::lock::Held;
 use crate::base::time::{Nanos, seconds};
 use crate::counters::State;
 use crate::group::Entry;
-use crate::health::{Cause, Domain, Failure, FailureKind, Rules};
+use crate::health::{Cause, Domain, Failure, FailureKind, Rules, has_come};
 use crate::limits::Minute;
 
 /// A success as it was reported.
@@ -38,7 +38,7 @@ impl Passage {
     fn between(before: Nanos, state: &State, now: Nanos, cause: Option<Cause>) -> Self {
         match state.vitals.cooldown_until() {
             0 if before != 0 => Self::Back,
-            until if until > before.max(now) => Self::Out { until, cause: state.cause().or(cause) },
+            until if until > before && !has_come(until, now) => Self::Out { until, cause: state.cause().or(cause) },
             _ => Self::None,
         }
     }

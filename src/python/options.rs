@@ -6,17 +6,21 @@ use super::args::{flag, length, optional, whole};
 use super::errors::wrong_type;
 use super::modules::member;
 use crate::facts::{Learning, Waiting};
-use crate::health::HealthRules;
+use crate::health::{HealthRules, MinuteRules, Rules};
 
-/// Refuses what is not of a class of `turnout.options`, by its type: what it says of itself may be anything.
-fn must_be(name: &str, class: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
-    let expected = member(value.py(), "turnout.options", class)?;
-    if value.get_type().is_subclass(&expected)? { Ok(()) } else { Err(wrong_type(name, &format!("a {class} or None"), value)) }
+/// Whether a value is of a class of `turnout.options`, by its type: what it says of itself may be anything.
+fn is_of(class: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    value.get_type().is_subclass(&member(value.py(), "turnout.options", class)?)
+}
+
+/// Refuses a value that is not of a class of `turnout.options`.
+fn must_be(name: &str, class: &str, allowed: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    if is_of(class, value)? { Ok(()) } else { Err(wrong_type(name, allowed, value)) }
 }
 
 /// What a `turnout.Learning` says.
 pub(crate) fn learning(value: &Bound<'_, PyAny>) -> PyResult<Learning> {
-    must_be("learning", "Learning", value)?;
+    must_be("learning", "Learning", "a Learning or None", value)?;
     Ok(Learning {
         headers: flag("headers", &value.getattr("headers")?)?,
         concurrency: flag("concurrency", &value.getattr("concurrency")?)?,
@@ -25,13 +29,28 @@ pub(crate) fn learning(value: &Bound<'_, PyAny>) -> PyResult<Learning> {
 
 /// What a `turnout.Waiting` says.
 pub(crate) fn waiting(value: &Bound<'_, PyAny>) -> PyResult<Waiting> {
-    must_be("waiting", "Waiting", value)?;
+    must_be("waiting", "Waiting", "a Waiting or None", value)?;
     Ok(Waiting { max_waiters: value.getattr("max_waiters")?.extract()? })
 }
 
-/// The rules of a `turnout.Health`, which has checked them.
-pub(crate) fn health(value: &Bound<'_, PyAny>) -> PyResult<HealthRules> {
-    must_be("health", "Health", value)?;
+/// The rules of a `turnout.Health` or a `turnout.MinuteRules`, which have checked them.
+pub(crate) fn rules(value: &Bound<'_, PyAny>) -> PyResult<Rules> {
+    if is_of("MinuteRules", value)? { minute_rules(value).map(Rules::Minute) } else { health(value).map(Rules::Health) }
+}
+
+fn minute_rules(value: &Bound<'_, PyAny>) -> PyResult<MinuteRules> {
+    let get = |name: &str| value.getattr(name);
+    let count = |name: &str, least| whole(name, least, u64::MAX, &get(name)?);
+    Ok(MinuteRules {
+        allowed_fails: count("allowed_fails", 0)?,
+        min_requests: count("min_requests", 0)?,
+        cooldown_time: length("cooldown_time", &get("cooldown_time")?)?,
+        success_threshold: whole("success_threshold", 1, u32::MAX, &get("success_threshold")?)?,
+    })
+}
+
+fn health(value: &Bound<'_, PyAny>) -> PyResult<HealthRules> {
+    must_be("health", "Health", "a Health, a MinuteRules or None", value)?;
     let get = |name: &str| value.getattr(name);
     let seconds = |name: &str| length(name, &get(name)?);
     let count = |name: &str| whole(name, 1, u32::MAX, &get(name)?);

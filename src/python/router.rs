@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyDeprecationWarning, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyList, PyMapping};
@@ -30,12 +30,13 @@ impl PyRouter {
     #[pyo3(
         signature = (deployments=None, *, strategy=None, strategies=None, allowed_fails=None, min_requests=None, cooldown_time=None,
                      success_threshold=None, health=None, learning=None, waiting=None, seed=None, clock=None),
-        text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, allowed_fails=3, min_requests=10, \
-                          cooldown_time=5.0, success_threshold=3, health=None, learning=None, waiting=None, seed=None, \
+        text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, allowed_fails=None, min_requests=None, \
+                          cooldown_time=None, success_threshold=None, health=None, learning=None, waiting=None, seed=None, \
                           clock=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
+        py: Python<'_>,
         deployments: Option<&Bound<'_, PyAny>>,
         strategy: Option<&Bound<'_, PyAny>>,
         strategies: Option<&Bound<'_, PyAny>>,
@@ -49,26 +50,33 @@ impl PyRouter {
         seed: Option<&Bound<'_, PyAny>>,
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let health = optional(health, options::health)?;
-        let others = [
+        let health = optional(health, options::rules)?;
+        let minute = [
             ("allowed_fails", allowed_fails),
             ("min_requests", min_requests),
             ("cooldown_time", cooldown_time),
             ("success_threshold", success_threshold),
         ];
-        if health.is_some()
-            && let Some((name, _)) = others.iter().find(|(_, value)| value.is_some())
-        {
-            let message = format!("{name} and health cannot be given together: health has all the rules");
-            return Err(Error::Configuration(message).into());
-        }
-        let usual = MinuteRules::default();
-        let minute = MinuteRules {
-            allowed_fails: allowed_fails.map_or(Ok(usual.allowed_fails), |fails| whole("allowed_fails", 0, u64::MAX, fails))?,
-            min_requests: min_requests.map_or(Ok(usual.min_requests), |requests| whole("min_requests", 0, u64::MAX, requests))?,
-            cooldown_time: cooldown_time.map_or(Ok(usual.cooldown_time), |time| length("cooldown_time", time))?,
-            success_threshold: success_threshold
-                .map_or(Ok(usual.success_threshold), |successes| whole("success_threshold", 1, u32::MAX, successes))?,
+        let health = match (health, minute.iter().find(|(_, value)| value.is_some())) {
+            (Some(_), Some((name, _))) => {
+                let message = format!("{name} and health cannot be given together: health has all the rules");
+                return Err(Error::Configuration(message).into());
+            }
+            (Some(rules), None) => rules,
+            (None, Some((name, _))) => {
+                warn_of_rules(py, name)?;
+                let usual = MinuteRules::default();
+                Rules::Minute(MinuteRules {
+                    allowed_fails: allowed_fails
+                        .map_or(Ok(usual.allowed_fails), |fails| whole("allowed_fails", 0, u64::MAX, fails))?,
+                    min_requests: min_requests
+                        .map_or(Ok(usual.min_requests), |requests| whole("min_requests", 0, u64::MAX, requests))?,
+                    cooldown_time: cooldown_time.map_or(Ok(usual.cooldown_time), |time| length("cooldown_time", time))?,
+                    success_threshold: success_threshold
+                        .map_or(Ok(usual.success_threshold), |successes| whole("success_threshold", 1, u32::MAX, successes))?,
+                })
+            }
+            (None, None) => Rules::default(),
         };
         let clock = optional(clock, |clock| {
             let manual = clock.cast::<PyManualClock>().map_err(|_| wrong_type("clock", "a ManualClock or None", clock))?;
@@ -77,7 +85,7 @@ impl PyRouter {
         let router = Router::new(Settings {
             strategy: strategy.map_or(Ok(Strategy::default()), self::strategy)?,
             strategies: optional(strategies, per_model)?.unwrap_or_default(),
-            health: health.map_or(Rules::Minute(minute), Rules::Health),
+            health,
             learning: optional(learning, options::learning)?.unwrap_or_default(),
             waiting: optional(waiting, options::waiting)?.unwrap_or_default(),
             seed: optional(seed, |seed| whole("seed", 0, u64::MAX, seed))?,
@@ -282,6 +290,12 @@ impl PyRouter {
     fn __clear__(&self) {
         self.subscriptions.end();
     }
+}
+
+/// Warns that the rules of the minute have a class of their own.
+fn warn_of_rules(py: Python<'_>, name: &str) -> PyResult<()> {
+    let message = format!("Router({name}=…) is now Router(health=MinuteRules({name}=…)), and other rules are the default");
+    PyErr::warn(py, &py.get_type::<PyDeprecationWarning>(), &std::ffi::CString::new(message)?, 1)
 }
 
 fn deployment(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Deployment, Attached)> {
