@@ -2,6 +2,7 @@
 outliers, events.
 """
 
+import asyncio
 import gc
 import heapq
 import pickle
@@ -172,7 +173,7 @@ def test_so_many_in_a_row_trip(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_a_refusal_trips_at_once(kind: str) -> None:
-    router = make(1)
+    router = make(2)
     fail(router, "d0", 1, kind)
     assert router.stats("d0").status is Status.COOLING_DOWN
 
@@ -519,7 +520,8 @@ def test_on_probation_the_last_one_is_spared_too() -> None:
 
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_what_it_says_itself_takes_out_the_last_one(kind: str) -> None:
-    router = make(1)
+    router = make(2)
+    router.cool_down("d1", 100)
     fail(router, "d0", 1, kind)
     assert router.stats("d0").status is Status.COOLING_DOWN
 
@@ -1012,3 +1014,118 @@ def test_numbers_of_other_libraries_are_taken_for_those_of_python() -> None:
     assert pickle.loads(pickle.dumps(health)) == health
     with pytest.raises(ConfigurationError, match="window must be a finite number"):
         Health(window=10**400)
+
+
+# --- nobody else ---
+
+
+def test_the_only_deployment_is_spared_for_a_rate_limit_without_a_wait() -> None:
+    clock = ManualClock(30.0)
+    router = Router([Deployment("a", "m"), Deployment("b", "n"), Deployment("c", "n")], clock=clock)
+    for _ in range(5):
+        router.record_failure("a", "rate_limit")
+    assert router.stats("a").cooldown_remaining == 0.0
+    assert router.select("m") == "a"
+    router.record_failure("a", "rate_limit", retry_after=2.5)
+    assert router.stats("a").cooldown_remaining == 2.5, "a named wait holds"
+    router.record_failure("b", "rate_limit")
+    assert router.stats("b").cooldown_remaining >= 5.0, "another one serves"
+    router.record_failure("c", "rate_limit")
+    assert router.stats("c").cooldown_remaining >= 5.0, "the last in service says so itself"
+
+
+@pytest.mark.parametrize("kind", ["auth", "not_found", "manual"])
+def test_the_only_deployment_is_not_spared_for_other_refusals(kind: str) -> None:
+    router = Router([Deployment("a", "m")], clock=ManualClock(30.0))
+    router.record_failure("a", kind)  # type: ignore[arg-type]
+    assert router.stats("a").cooldown_remaining >= 5.0
+
+
+def test_cool_last_spares_nobody() -> None:
+    router = Router([Deployment("a", "m")], clock=ManualClock(30.0), health=Health(cool_last=True))
+    router.record_failure("a", "rate_limit")
+    assert router.stats("a").cooldown_remaining >= 5.0
+
+
+def test_a_group_that_loses_its_others_becomes_a_group_of_one() -> None:
+    router = Router([Deployment("a", "m"), Deployment("b", "m")], clock=ManualClock(30.0))
+    router.remove_deployment("b")
+    router.record_failure("a", "rate_limit")
+    assert router.stats("a").cooldown_remaining == 0.0
+    router.add_deployment(Deployment("b", "m"))
+    router.record_failure("a", "rate_limit")
+    assert router.stats("a").cooldown_remaining >= 5.0
+
+
+# --- failing open ---
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_if_checks_take_all_out_all_are_served(strategy: Strategy) -> None:
+    clock = ManualClock(30.0)
+    router = Router([Deployment(name, "m") for name in "abc"], strategy=strategy, clock=clock, seed=1)
+    router.report_health("a", False)
+    router.report_health("b", False)
+    assert router.select("m") == "c"
+    router.report_health("c", False)
+    assert router.select("m") in set("abc")
+    with router.acquire("m", exclude={"a", "b"}) as lease:
+        assert lease.deployment_id == "c"
+    assert [verdict.gate for verdict in router.explain("m").verdicts] == [None] * 3
+    assert router.stats("a").status == "unhealthy"
+    router.report_health("b", True)
+    assert [router.select("m") for _ in range(5)] == ["b"] * 5
+    assert [verdict.gate for verdict in router.explain("m").verdicts] == ["unhealthy", None, "unhealthy"]
+
+
+def test_failing_open_overrides_no_cooldown() -> None:
+    clock = ManualClock(30.0)
+    router = Router([Deployment("a", "m"), Deployment("b", "m")], clock=clock)
+    for name in "ab":
+        router.report_health(name, False)
+    router.cool_down("a", 7.0)
+    assert [router.select("m") for _ in range(5)] == ["b"] * 5
+    router.record_failure("b", "rate_limit", retry_after=3.0)
+    with pytest.raises(AllDeploymentsInCooldown) as refused:
+        router.acquire("m")
+    assert refused.value.retry_after == 3.0
+    clock.advance(3.0)
+    assert router.select("m") == "b"
+
+
+@pytest.mark.parametrize("health", [Health(fail_open=False), MinuteRules()])
+def test_failing_open_can_be_turned_off(health: Health | MinuteRules) -> None:
+    router = Router([Deployment("a", "m")], health=health, clock=ManualClock(30.0))
+    router.report_health("a", False)
+    with pytest.raises(NoAvailableDeployment) as refused:
+        router.acquire("m")
+    assert refused.value.reasons == {"unhealthy": 1}
+
+
+def test_who_waits_is_served_when_the_last_is_reported_out() -> None:
+    router = Router([Deployment("a", "m", max_parallel_requests=1), Deployment("b", "m")], clock=ManualClock(30.0))
+    router.report_health("b", False)
+    first = router.acquire("m")
+
+    async def main() -> str:
+        task = asyncio.create_task(router.acquire_async("m"))
+        await asyncio.sleep(0.01)
+        assert router.waiting("m") == 1
+        router.report_health("a", False)
+        async with await asyncio.wait_for(task, 5) as lease:
+            return lease.deployment_id
+
+    assert asyncio.run(main()) == "b"
+    first.release()
+
+
+def test_members_that_come_and_go_are_counted() -> None:
+    router = Router([Deployment("a", "m"), Deployment("b", "m")], clock=ManualClock(30.0))
+    for name in "ab":
+        router.report_health(name, False)
+    router.add_deployment(Deployment("c", "m"))
+    assert [router.select("m") for _ in range(5)] == ["c"] * 5
+    router.remove_deployment("c")
+    assert router.select("m") in {"a", "b"}
+    router.set_deployments([Deployment("b", "m"), Deployment("d", "m")])
+    assert [router.select("m") for _ in range(5)] == ["d"] * 5

@@ -342,7 +342,9 @@ def test_a_waiter_is_woken(run: Any, wake: Any, clock: ManualClock) -> None:
     assert_nothing_left(router)
 
 
-def test_a_waiter_is_woken_by_a_health_check(run: Any, router: Router) -> None:
+def test_a_waiter_is_woken_by_a_health_check(run: Any) -> None:
+    router = Router([Deployment("a", "m")], health=Health(fail_open=False))
+
     async def ask() -> None:
         (await router.acquire_async("m")).release()
 

@@ -46,7 +46,11 @@ class Health:
             default: never.
         cool_last: Cool down the last deployment of a group that is in service, too. By default it stays:
             failures that may pass beat no service at all. What it says itself (rate limit, credentials, not
-            found) counts in any case, and so does ``cool_down``.
+            found) counts in any case, and so does ``cool_down``. A rate limit without a named wait does not
+            count for the only deployment of a group.
+        fail_open: Where health checks (``report_health(id, False)``) have taken out every deployment of a
+            group, serve by all of them: the checks may be wrong, and no service is worse. Cooldowns and named
+            waits hold in any case.
         failure_penalty: For so many seconds a failure weighs like one more request in flight where strategies
             compare those, so that a deployment which fails fast is never the least busy one. 0 for not at
             all.
@@ -80,6 +84,7 @@ class Health:
     slow_start: float = 0.0
     panic_threshold: float = 0.0
     cool_last: bool = False
+    fail_open: bool = True
     failure_penalty: float = 10.0
     outlier_factor: float | None = None
 
@@ -99,6 +104,7 @@ class Health:
         seconds(self, "slow_start")
         number(self, "panic_threshold", 0.0, 1.0, "a number from 0 to 1")
         flag(self, "cool_last")
+        flag(self, "fail_open")
         seconds(self, "failure_penalty")
         if self.outlier_factor is not None:
             number(self, "outlier_factor", 1.0, 1e6, "a number from 1 to 1e6, or None")

@@ -15,6 +15,8 @@ use crate::limits::to_next_minute;
 pub(crate) struct Waived {
     /// The gates of health: the group panics.
     pub(crate) health: bool,
+    /// The gate of health checks: they took every member out.
+    pub(crate) unhealthy: bool,
     pub(crate) slow_start: bool,
 }
 
@@ -80,7 +82,11 @@ impl<T> Check<'_, '_, T> {
 
     #[inline(always)]
     fn unhealthy(&self) -> Result<(), Refusal> {
-        if self.state.vitals.is_unhealthy() && !self.waived.health { Err(Refusal::Unhealthy) } else { Ok(()) }
+        if self.state.vitals.is_unhealthy() && !self.waived.health && !self.waived.unhealthy {
+            Err(Refusal::Unhealthy)
+        } else {
+            Ok(())
+        }
     }
 
     #[inline(always)]

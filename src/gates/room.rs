@@ -79,7 +79,8 @@ pub(crate) fn available_at<T>(entry: &Entry<T>, request: &Request, waived: Waive
     let asked = request.least_tokens();
     let cooldown_until = if waived.health { 0 } else { state.vitals.cooldown_until() };
     // A check reports when it does, and a probe ends when its lease does.
-    let is_unknown = !waived.health && (state.vitals.is_unhealthy() || (cooldown_until != 0 && state.is_probed()));
+    let is_unknown =
+        !waived.health && ((state.vitals.is_unhealthy() && !waived.unhealthy) || (cooldown_until != 0 && state.is_probed()));
     if is_unknown || !is_wished(entry, request, now) || exceeded(entry, request).is_some() {
         return None;
     }

@@ -160,6 +160,11 @@ impl<T: Attachment> Group<T> {
         threshold > 0.0 && HealthRules::panics(threshold, stopped(), self.len)
     }
 
+    /// Returns whether health checks took every member out.
+    pub(crate) fn is_unhealthy(&self) -> bool {
+        self.len > 0 && self.members().all(|(_, entry)| entry.slot.vitals.is_unhealthy())
+    }
+
     /// Gives an entry the place it was made for.
     pub(crate) fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) {
         if let Some(old) = self.places.members.get(entry.home.place.position() as usize).and_then(Option::as_ref) {

@@ -47,22 +47,30 @@ impl Fitness {
 }
 
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // two come from the rules, two are what was found out
 pub(crate) struct Census {
     /// Whether anything is counted: the rules of the minute do not ask.
     pub(crate) is_kept: bool,
     of: Vec<Fitness>,
     members: usize,
     well: usize,
+    /// Members that a health check took out.
+    unhealthy: usize,
+    /// Whether health checks are ignored once they took all members out.
+    may_fail_open: bool,
     /// With a smaller share in service the group panics; 0 for never.
     threshold: f64,
     pub(crate) panics: bool,
+    /// Whether health checks took all members out and are ignored.
+    pub(crate) fails_open: bool,
 }
 
 impl Census {
     /// Makes an empty census for the rules of `Health`, if they are followed.
     pub(crate) fn new(rules: Option<&HealthRules>) -> Self {
         let threshold = rules.map_or(0.0, |rules| rules.panic_threshold);
-        Self { is_kept: rules.is_some(), threshold, ..Self::default() }
+        let may_fail_open = rules.is_some_and(|rules| rules.fail_open);
+        Self { is_kept: rules.is_some(), may_fail_open, threshold, ..Self::default() }
     }
 
     /// Notes what a member is.
@@ -78,16 +86,19 @@ impl Census {
             self.members -= usize::from(old != Fitness::Nobody);
             self.well += usize::from(fitness == Fitness::Well);
             self.well -= usize::from(old == Fitness::Well);
+            self.unhealthy += usize::from(fitness == Fitness::Out { until: None });
+            self.unhealthy -= usize::from(old == Fitness::Out { until: None });
         }
     }
 
     pub(crate) fn clear(&mut self) {
         self.of.clear();
-        (self.members, self.well) = (0, 0);
+        (self.members, self.well, self.unhealthy) = (0, 0, 0);
     }
 
     /// Finds out whether the group panics; returns whether that has changed.
     pub(crate) fn assess(&mut self, now: &Now<'_>) -> bool {
+        self.fails_open = self.may_fail_open && self.members > 0 && self.unhealthy == self.members;
         let panics = |stopped| HealthRules::panics(self.threshold, stopped, self.members);
         // Counted one by one only where it matters.
         let panics = self.threshold > 0.0
@@ -113,6 +124,11 @@ impl<'a> Peers<'a> {
     /// Returns whether the group panics.
     pub(crate) fn panic(&self) -> bool {
         self.census.panics
+    }
+
+    /// Returns whether the deployment is the only member of its group. Amid a change it is not known to be.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.position.is_some() && self.census.members == 1
     }
 
     /// Returns whether another member is well, or on probation if that is enough. Amid a change no member is

@@ -42,6 +42,8 @@ pub struct HealthRules {
     pub panic_threshold: f64,
     /// Whether the last deployment of a group cools down too.
     pub cool_last: bool,
+    /// Whether the word of health checks is ignored in a group of which they took every member out.
+    pub fail_open: bool,
     /// For how long a failure weighs like a request in flight; 0 for not at all.
     pub failure_penalty: Nanos,
     /// The factor by which a share of failures exceeds that of the others in the group when it starts a
@@ -65,6 +67,7 @@ impl Default for HealthRules {
             slow_start: 0,
             panic_threshold: 0.0,
             cool_last: false,
+            fail_open: true,
             failure_penalty: 10 * SECOND,
             outlier_factor: None,
         }

@@ -66,7 +66,7 @@ impl<R: Rule> Forest<R> {
             self.wake(members, now);
         }
         // In a panic some gates are open; only a walk knows which.
-        if self.census.panics {
+        if self.census.panics || self.census.fails_open {
             return None;
         }
         if filter.tags.is_none() && !filter.lacks_part && self.all.passes_whole(filter) {

@@ -9,7 +9,7 @@ use crate::base::lock::Held;
 use crate::base::rng::Rng;
 use crate::base::time::Nanos;
 use crate::counters::{State, mark};
-use crate::health::{Breaker, Cause, Failure, HealthRules, Peers, Pool, has_come};
+use crate::health::{Breaker, Cause, Failure, FailureKind, HealthRules, Peers, Pool, has_come};
 
 /// What judges a deployment's outcomes.
 #[derive(Debug)]
@@ -59,7 +59,9 @@ impl Judge<'_> {
         let in_a_row = breaker.failure(held, self.rules, self.now);
         peers.pool.add(self.rules, self.now, true);
         state.vitals.break_streak(held);
-        if failure.is_refusal() {
+        if self.is_only_busy(peers, failure) {
+            // There is nobody else to serve, and no time at which it will.
+        } else if failure.is_refusal() {
             self.trip(state, held, peers, cause, failure.retry_after);
         } else if let Some(cause) = self.verdict(breaker, peers, in_a_row, until != 0)
             && self.may_trip(peers, until != 0)
@@ -89,6 +91,13 @@ impl Judge<'_> {
         }
         breaker.forget_outcomes(held, self.rules, pool);
         state.mark(held, mark::SLOW_START, false);
+    }
+
+    /// Returns whether the only deployment of a group refused for its rate and named no wait. A cooldown of a guessed
+    /// length would refuse what it might serve the next moment.
+    fn is_only_busy(&self, peers: &Peers<'_>, failure: &Failure) -> bool {
+        let is_busy = failure.kind == FailureKind::RateLimit && failure.retry_after.is_none();
+        is_busy && !self.rules.cool_last && peers.is_alone()
     }
 
     fn verdict(&self, breaker: &Breaker, peers: &Peers<'_>, in_a_row: u32, on_probation: bool) -> Option<Cause> {

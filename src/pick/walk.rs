@@ -90,7 +90,8 @@ impl<'a, T: Attachment> Walk<'a, T> {
     /// Finds out which gates are open to all.
     fn waive(&mut self) {
         let Some(rules) = self.services.rules.health() else { return };
-        self.waived = Waived { health: self.group.panics(self.services, &self.now), slow_start: false };
+        let (health, unhealthy) = (self.group.panics(self.services, &self.now), rules.fail_open && self.group.is_unhealthy());
+        self.waived = Waived { health, unhealthy, slow_start: false };
         if rules.slow_start > 0 {
             let stops = |refusal: Result<(), Refusal>| refusal.err().map(|refusal| matches!(refusal, Refusal::SlowStart { .. }));
             let mut verdicts = self.group.members().map(|(position, entry)| stops(self.check(position, entry)));

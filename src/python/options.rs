@@ -71,6 +71,7 @@ fn health(value: &Bound<'_, PyAny>) -> PyResult<HealthRules> {
         slow_start: seconds("slow_start")?,
         panic_threshold: number(&get("panic_threshold")?)?,
         cool_last: flag("cool_last", &get("cool_last")?)?,
+        fail_open: flag("fail_open", &get("fail_open")?)?,
         failure_penalty: seconds("failure_penalty")?,
         outlier_factor: optional(Some(&get("outlier_factor")?), number)?,
     })
