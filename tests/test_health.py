@@ -10,7 +10,7 @@ import random
 import sys
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import FrozenInstanceError, fields, replace
 from fractions import Fraction
 from typing import Any
@@ -390,16 +390,55 @@ def test_threads_never_probe_together_and_never_lose_the_probe(strategy: Strateg
 # --- slow start ---
 
 
-def open_slices(router: Router, clock: ManualClock, deployment_id: str, seconds: float, slices: int) -> list[bool]:
-    seen = []
-    for _ in range(slices):
-        seen.append(verdict(router, deployment_id) is None)
-        clock.advance(seconds / slices)
-    return seen
+def shares_in_slow_start(strategy: Strategy, others: int, length: float) -> list[float]:
+    """Lets one join that the strategy likes best, under 50 requests a second which take so long. Returns its
+    share of the requests in each tenth of its slow start, as a part of a fair share, and after it.
+    """
+    clock = ManualClock(1.0)
+    router = Router(strategy=strategy, health=replace(EXACT, slow_start=100.0), clock=clock, seed=3)
+    for i in range(others):
+        router.add_deployment(Deployment(f"d{i}", "m", priority=1, tpm_limit=10**4, rpm_limit=10**4))
+    ends: list[tuple[float, int, Lease]] = []
+    counts: dict[int, Counter[str]] = defaultdict(Counter)
+    for i in range(50 * 120):
+        now = i / 50 - 10.0
+        clock.set(11.0 + now)
+        while ends and ends[0][0] <= now:
+            heapq.heappop(ends)[2].success(latency=1.0 if length == 0.0 else length)
+        if i == 500:
+            router.add_deployment(Deployment("new", "m", tpm_limit=10**6, rpm_limit=10**6))
+            router.record_success("new", latency=0.001)
+        lease = router.acquire("m", tokens=1)
+        counts[int(now // 10.0)][lease.deployment_id] += 1
+        heapq.heappush(ends, (now + length, i, lease))
+    for _, _, lease in ends:
+        lease.release()
+    return [counts[tenth]["new"] / counts[tenth].total() * (others + 1) for tenth in range(11)]
+
+
+@pytest.mark.parametrize("length", [0.0, 5.0])
+@pytest.mark.parametrize("others", [1, 7])
+@pytest.mark.parametrize("strategy", list(Strategy))
+def test_the_share_of_requests_grows_under_every_strategy(strategy: Strategy, others: int, length: float) -> None:
+    *during, after = shares_in_slow_start(strategy, others, length)
+    for tenth, share in enumerate(during):
+        assert share == pytest.approx(max(0.1, tenth / 10 + 0.05), abs=0.06), (tenth, during)
+    assert after > 0.7
+
+
+def test_the_share_of_requests_follows_the_weights_where_the_strategy_does() -> None:
+    clock = ManualClock(1.0)
+    router = Router(health=replace(EXACT, slow_start=100.0), clock=clock, seed=3)
+    router.add_deployment(Deployment("old", "m", weight=1))
+    router.add_deployment(Deployment("new", "m", weight=9))
+    clock.advance(50.0)
+    assert Counter(router.select("m") for _ in range(10_000))["new"] / 10_000 == pytest.approx(0.45, abs=0.01)
+    router.add_deployment(Deployment("old", "m", weight=3))
+    assert Counter(router.select("m") for _ in range(10_000))["new"] / 10_000 == pytest.approx(0.375, abs=0.01)
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
-def test_the_share_grows_under_every_strategy(strategy: Strategy) -> None:
+def test_who_returns_has_a_small_share(strategy: Strategy) -> None:
     clock = ManualClock(1.0)
     router = make(2, replace(EXACT, slow_start=100.0), clock, strategy=strategy)
     assert router.stats("d0").slow_start_share == 1.0
@@ -407,13 +446,41 @@ def test_the_share_grows_under_every_strategy(strategy: Strategy) -> None:
     clock.advance(5.0)
     succeed(router, "d0", 2)
     assert router.stats("d0").slow_start_share == 0.1
-    seen = open_slices(router, clock, "d0", 100.0, 100)
-    assert [sum(seen[i : i + 20]) for i in range(0, 100, 20)] == [3, 6, 10, 14, 18]
+    assert {router.select("m") for _ in range(19)} == {"d1"}
+    clock.advance(100.0)
     assert (router.stats("d0").slow_start_share, verdict(router, "d0")) == (1.0, None)
+    assert router.select("m", exclude={"d1"}) == "d0"
+
+
+def test_nothing_is_counted_before_and_after_a_slow_start() -> None:
+    """A second one begins as the first one did, whatever was picked in between."""
+    clock = ManualClock(1.0)
+    router = make(2, replace(EXACT, slow_start=10.0), clock, strategy="least_busy")
+    for _ in range(3):
+        router.add_deployment(Deployment("new", "m"))
+        picks = [router.acquire("m") for _ in range(30)]  # a tenth of a third is one in 30
+        assert Counter(lease.deployment_id for lease in picks)["new"] == 0
+        with router.acquire("m") as lease:
+            assert lease.deployment_id == "new"
+        for lease in picks:
+            lease.release()
+        clock.advance(20.0)
+        for _ in range(100):
+            router.select("m")
+        router.remove_deployment("new")
+
+
+def test_a_slow_start_does_not_go_along_to_another_group() -> None:
+    clock = ManualClock(1.0)
+    router = make(2, replace(EXACT, slow_start=10.0), clock)
+    router.add_deployment(Deployment("new", "m"))
+    router.add_deployment(Deployment("new", "alone"))
+    assert router.stats("new").slow_start_share == 1.0
+    assert router.select("alone") == "new"
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
-def test_a_closed_slice_is_ignored_where_nobody_else_is_left(strategy: Strategy) -> None:
+def test_slow_start_is_ignored_where_nobody_else_is_left(strategy: Strategy) -> None:
     clock = ManualClock(1.0)
     router = make(2, replace(EXACT, slow_start=100.0), clock, strategy=strategy)
     fail(router, "d0", 3)

@@ -9,8 +9,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::task::{Wake, Waker};
 
 use turnout::{
-    Clock, Deployment, FailureKind, Lease, ManualClock, Observed, Patience, Progress, Request, Router, Settings, Unit, Waiter,
-    Wishes,
+    Clock, Deployment, FailureKind, Lease, ManualClock, MinuteRules, Observed, Patience, Progress, Request, Router, Rules,
+    Settings, Unit, Waiter, Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -42,7 +42,9 @@ const UNBOUNDED: Patience = Patience { timeout: None, priority: 0 };
 
 fn router(max_parallel_requests: Option<u32>) -> (Arc<ManualClock>, Router<()>) {
     let clock = Arc::new(ManualClock::new(0));
-    let router = Router::new(Settings { clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
+    // By these rules a cooldown ends for all at once, without a probation of one at a time.
+    let health = Rules::Minute(MinuteRules::default());
+    let router = Router::new(Settings { health, clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
     let deployment = Deployment::new("a", "model").unwrap().with_tags(["tag"]).unwrap();
     drop(router.add(deployment.with_max_parallel_requests(max_parallel_requests).unwrap(), ()).unwrap());
     (clock, router)

@@ -39,8 +39,9 @@ class Health:
         forget_after: For so many seconds without a cooldown, counted from the end of the last, the growth of
             one is forgotten.
         success_threshold: Successes that end the probation after a cooldown, at least 1.
-        slow_start: Seconds over which the share of a deployment that returns or joins grows from a tenth to
-            the whole. 0 by default: hosted APIs have no cold caches. For engines of your own, 30 is a start.
+        slow_start: Seconds over which the requests of a deployment that returns or joins grow from a tenth of
+            a fair share to the whole. 0 by default: hosted APIs have no cold caches. For engines of your
+            own, 30 is a start.
         panic_threshold: If a smaller share of a group than this, 0 to 1, would be left by cooldowns, health
             checks and probation, these are ignored, since too few would break under the load of all. 0 by
             default: never.

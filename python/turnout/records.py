@@ -83,7 +83,8 @@ class DeploymentStats:
         trips: Cooldowns that are not forgotten: the next one lasts ``cooldown_time * cooldown_growth **
             trips``.
         penalty: Failures that weigh on it like requests in flight.
-        slow_start_share: The share of time in which slow start lets it be a candidate, 1.0 outside of one.
+        slow_start_share: The part of its fair share of requests that slow start lets it have, 1.0 outside of
+            one.
     """
 
     deployment_id: str

@@ -177,12 +177,10 @@ impl State {
         breaker.map_or((0, None), |breaker| breaker.penalty(rules, now))
     }
 
-    /// Begins a slow start, if the rules want one.
-    pub(crate) fn start_slowly(&self, held: &Held<'_>, rules: &HealthRules, now: Nanos) {
-        if rules.slow_start > 0 {
-            self.annex().breaker.start_slowly(held, now);
-            self.mark(held, mark::SLOW_START, true);
-        }
+    /// Begins a slow start, when the group has counted `picks`.
+    pub(crate) fn start_slowly(&self, held: &Held<'_>, now: Nanos, picks: u64) {
+        self.annex().breaker.start_slowly(held, now, picks);
+        self.mark(held, mark::SLOW_START, true);
     }
 
     /// Returns the slice of the slow start that the deployment is in; None if it is in no slow start.

@@ -174,13 +174,9 @@ impl<T> Check<'_, '_, T> {
         if self.state.marks() & mark::SLOW_START == 0 || self.waived.slow_start {
             return Ok(());
         }
-        let slice = self.entry.rules().health().and_then(|rules| self.state.slow_start(rules, self.now.get()));
-        let Some(slice) = slice else { return Ok(()) };
+        let Some((slice, picks_left)) = self.entry.pace(self.state, self.now.get()) else { return Ok(()) };
         self.now.note_change(slice.ends_at);
-        if slice.is_open {
-            return Ok(());
-        }
-        Err(Refusal::SlowStart { percent: slice.percent, next_in: slice.ends_at.saturating_sub(self.now.get()) })
+        if picks_left == 0 { Ok(()) } else { Err(Refusal::SlowStart { percent: slice.percent, picks_left }) }
     }
 
     // --- what it shares with others ---

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use super::check::{Waived, check_alone};
 use super::live::Live;
+use super::refusal::Refusal;
 use super::room::{limits_parts, tokens_left};
 use crate::base::clock::Now;
 use crate::base::events::{Event, EventKind};
 use crate::base::time::Nanos;
+use crate::counters::mark;
 use crate::facts::Request;
 use crate::group::Entry;
 use crate::health::Fitness;
@@ -42,14 +44,25 @@ impl<T> Member for Entry<T> {
     fn leaf<R: Rule>(&self, now: &Now<'_>) -> Leaf<R::Leaf> {
         let state = &*self.slot;
         now.take_change();
-        if check_alone(self, state, &ANY, Waived::default(), now).is_err() {
+        if let Err(refusal) = check_alone(self, state, &ANY, Waived::default(), now) {
             let until = now.take_change();
-            return Leaf { understates: limits_parts(self, state, now), ..Leaf::stopped(until) };
+            return Leaf {
+                understates: limits_parts(self, state, now),
+                due_pick: self.due_pick(Some(refusal)),
+                ..Leaf::stopped(until)
+            };
         }
         let candidate = Some(R::leaf(&Live { entry: self, state, now }));
         let changes_at = now.take_change();
         let room = tokens_left(self, state, now);
-        Leaf { candidate, tokens: room.tokens, understates: room.understates, changes_at, refills_at: room.refills_at }
+        Leaf {
+            candidate,
+            tokens: room.tokens,
+            understates: room.understates,
+            changes_at,
+            refills_at: room.refills_at,
+            due_pick: self.due_pick(None),
+        }
     }
 
     fn announce_panic(&self, panics: bool, now: Nanos) {
@@ -65,5 +78,16 @@ impl<T> Member for Entry<T> {
             at: now,
             detail: detail.to_owned(),
         });
+    }
+}
+
+impl<T> Entry<T> {
+    /// Returns after how many picks of its group it is a candidate again, if it is in slow start.
+    #[inline]
+    fn due_pick(&self, refusal: Option<Refusal>) -> Option<u64> {
+        match refusal {
+            Some(Refusal::SlowStart { picks_left, .. }) => Some(self.home.index.words.ramp.due_pick(picks_left)),
+            _ => (self.slot.marks() & mark::SLOW_START != 0).then_some(u64::MAX),
+        }
     }
 }

@@ -79,10 +79,10 @@ pub enum Refusal {
     ObservedLimit(ObservedShortfall),
     /// It has returned or joined, and its share is still small. Ignored where no other deployment is left.
     SlowStart {
-        /// Its share, in percent.
+        /// Its share, in percent of a fair one.
         percent: u64,
-        /// Nanoseconds until that may let it pass.
-        next_in: Nanos,
+        /// The picks of its group until that lets it pass.
+        picks_left: u64,
     },
     /// A limit of a quota that it shares is spent, or the provider said so.
     Quota {
@@ -137,8 +137,8 @@ impl fmt::Display for Refusal {
             Self::LearntParallelRequests { in_flight, limit } => write!(f, "in flight {in_flight}/{limit}, learnt from refusals"),
             Self::ObservedLimit(shortfall) => shortfall.fmt(f),
             Self::Quota { shortfall, .. } => shortfall.fmt(f),
-            Self::SlowStart { percent, next_in } => {
-                write!(f, "slow start, a candidate {percent} % of the time, next try in {:.1} s", seconds(next_in))
+            Self::SlowStart { percent, picks_left } => {
+                write!(f, "slow start at {percent} % of a fair share, a candidate again after {picks_left} picks")
             }
         }
     }

@@ -4,7 +4,7 @@
 //!
 //! | file | methods |
 //! |---|---|
-//! | here | facts, rules, what becomes of it, `change` and `renew` its leaf, `finish` |
+//! | here | facts, rules, what becomes of it, slow start, `change` and `renew` its leaf, `finish` |
 //! | `group/stats.rs` | `stats` |
 //! | `gates/leaf.rs` | what the index needs of it (`Member`) |
 //! | `gates/refusal.rs` | `describe` |
@@ -16,12 +16,14 @@ use std::sync::{Arc, Weak};
 
 use super::services::Services;
 use crate::base::clock::Now;
+use crate::base::lock::Held;
 use crate::base::position::NOWHERE;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{Mutex, hold};
-use crate::counters::Slot;
+use crate::base::time::Nanos;
+use crate::counters::{Slot, State, mark};
 use crate::facts::Deployment;
-use crate::health::{Domain, Peers, Rules};
+use crate::health::{Domain, Peers, Rules, Slice};
 use crate::index::{Index, Place};
 use crate::limits::Metering;
 
@@ -158,15 +160,51 @@ impl<T> Entry<T> {
             && heir.is_none_or(|heir| !Arc::ptr_eq(&heir.home.index, &self.home.index))
         {
             let to = heir.map(|heir| &heir.home.index.words.pool);
-            self.slot.move_outcomes(&self.slot.hold(), rules, &self.home.index.words.pool, to);
+            let held = self.slot.hold();
+            self.slot.move_outcomes(&held, rules, &self.home.index.words.pool, to);
+            self.slot.mark(&held, mark::SLOW_START, false);
         }
     }
 
+    // --- slow start ---
+
     /// Joins a group that has others.
-    pub(crate) fn start_slowly(&self) {
-        if let Some(rules) = self.rules().health() {
-            self.slot.start_slowly(&self.slot.hold(), rules, self.services.clock.now());
+    pub(crate) fn join(&self) {
+        self.start_slowly(&self.slot.hold(), self.services.clock.now());
+    }
+
+    /// Begins a slow start, if the rules want one.
+    pub(crate) fn start_slowly(&self, held: &Held<'_>, now: Nanos) {
+        if let Some(length) = self.rules().health().map(|rules| rules.slow_start).filter(|&length| length > 0) {
+            let ramp = &self.home.index.words.ramp;
+            self.slot.start_slowly(held, now, ramp.picks());
+            ramp.begin(now.saturating_add(length));
         }
+    }
+
+    /// Returns its slow start and the whole picks of its group until it is a candidate again; None if it is in
+    /// no slow start.
+    pub(crate) fn pace(&self, state: &State, now: Nanos) -> Option<(Slice, u64)> {
+        let slice = self.rules().health().and_then(|rules| state.slow_start(rules, now))?;
+        let ramp = &self.home.index.words.ramp;
+        // A deployment that came from another group may bring a slow start of that one.
+        ramp.is_on().then(|| {
+            let share = ramp.share(self.deployment.weight());
+            (slice, ramp.picks_left(state.annex().breaker.slow_last(), share, slice.percent))
+        })
+    }
+
+    /// Notes that it was picked. Returns whether it is in slow start, and its leaf so is out of date.
+    pub(crate) fn was_picked(&self, now: Nanos) -> bool {
+        let state = &*self.slot;
+        if state.marks() & mark::SLOW_START == 0 {
+            return false;
+        }
+        let Some(slice) = self.rules().health().and_then(|rules| state.slow_start(rules, now)) else { return true };
+        let (ramp, breaker) = (&self.home.index.words.ramp, &state.annex().breaker);
+        let held = state.hold();
+        breaker.set_slow_last(&held, ramp.picked(breaker.slow_last(), ramp.share(self.deployment.weight()), slice.percent));
+        true
     }
 
     // --- its leaf ---

@@ -11,7 +11,7 @@ use crate::base::rng::Rng;
 use crate::counters::{State, StateTable};
 use crate::facts::Request;
 use crate::health::HealthRules;
-use crate::index::{self, Index, Members};
+use crate::index::{self, AnyForest, Index, Members};
 use crate::limits::Quotas;
 use crate::strategy::{Chance, Strategy};
 
@@ -90,13 +90,15 @@ pub(crate) struct Group<T: Attachment> {
     places: Places<T>,
     /// How many places are not empty.
     len: usize,
+    /// The weights of the members together.
+    weights: u64,
     /// What some members share with each other or with other groups. An index does not know of it.
     pub(crate) quotas: Quotas,
 }
 
 impl<T: Attachment> Group<T> {
     pub(crate) fn new(strategy: Strategy, index: Arc<Index>) -> Self {
-        Self { strategy, index, places: Places::new(), len: 0, quotas: Quotas::default() }
+        Self { strategy, index, places: Places::new(), len: 0, weights: 0, quotas: Quotas::default() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -165,13 +167,43 @@ impl<T: Attachment> Group<T> {
         self.len > 0 && self.members().all(|(_, entry)| entry.slot.vitals.is_unhealthy())
     }
 
+    /// Counts a pick while members are in slow start: it was of the one at `picked`.
+    #[cold]
+    pub(crate) fn count_pick(&self, picked: Position, forest: &mut AnyForest, now: &Now<'_>) {
+        let ramp = &self.index.words.ramp;
+        ramp.count(now.get());
+        if let Some(entry) = self.member(picked).filter(|entry| entry.was_picked(now.get())) {
+            forest.renew(picked, &**entry, now);
+        }
+        forest.renew_due(ramp.picks(), self.places(), now);
+    }
+
+    /// Prepares a look at the members while some are in slow start.
+    #[cold]
+    pub(crate) fn prepare_ramp(&self, now: &Now<'_>) {
+        if self.index.words.ramp.is_out_of_date() {
+            let mut forest = self.index.lock();
+            if self.index.words.ramp.learn_shares() {
+                forest.renew_all_paced(self.places(), now);
+            }
+        }
+    }
+
+    /// Tells the index how many members there are.
+    fn note_members(&self) {
+        self.index.words.ramp.set_members(self.len, self.weights);
+    }
+
     /// Gives an entry the place it was made for.
     pub(crate) fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) {
         if let Some(old) = self.places.members.get(entry.home.place.position() as usize).and_then(Option::as_ref) {
             self.quotas.leave(old.metering.as_deref());
+            self.weights -= u64::from(old.deployment.weight());
         }
         self.quotas.enter(entry.metering.as_deref());
+        self.weights += u64::from(entry.deployment.weight());
         self.len += usize::from(self.places.put(entry, removed));
+        self.note_members();
         self.index.lock().enter(entry.home.place.position(), &**entry, &Now::new(&entry.services.clock));
     }
 
@@ -179,7 +211,9 @@ impl<T: Attachment> Group<T> {
     pub(crate) fn take(&mut self, entry: &Entry<T>, removed: &mut Removed<T>) {
         let position = entry.home.place.position();
         self.quotas.leave(entry.metering.as_deref());
+        self.weights -= u64::from(entry.deployment.weight());
         self.len -= usize::from(!self.places.take(position, removed));
+        self.note_members();
         let now = Now::new(&entry.services.clock);
         let mut forest = self.index.lock();
         forest.leave(position, entry, &now);
@@ -195,7 +229,9 @@ impl<T: Attachment> Group<T> {
         self.len = places.len();
         self.quotas = Quotas::default();
         places.members.iter().flatten().for_each(|entry| self.quotas.enter(entry.metering.as_deref()));
+        self.weights = places.members.iter().flatten().map(|entry| u64::from(entry.deployment.weight())).sum();
         std::mem::replace(&mut self.places, places).take_all(removed);
+        self.note_members();
         self.index.lock().rebuild(&self.places.members, &Now::new(clock));
     }
 

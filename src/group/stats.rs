@@ -74,7 +74,7 @@ pub struct Stats {
     pub trips: u32,
     /// Failures that weigh on it like requests in flight.
     pub penalty: u32,
-    /// The share of time in which slow start lets it be a candidate.
+    /// The part of its fair share of requests that slow start lets it have.
     pub slow_start_share: f64,
 }
 

@@ -26,8 +26,9 @@ pub(crate) struct Breaker {
     cause: AtomicU8,
     /// Whether a lease has the place of the probation.
     is_probed: AtomicBool,
-    /// When the slow start began.
+    /// When the slow start began, and when it was last picked: see `index::Ramp`.
     slow_since: AtomicU64,
+    slow_last: AtomicU64,
 }
 
 impl Breaker {
@@ -134,9 +135,20 @@ impl Breaker {
         (u32::try_from(failures).unwrap_or(u32::MAX), self.penalties.fades_at(interval, now))
     }
 
-    /// Begins a slow start.
-    pub(crate) fn start_slowly(&self, _: &Held<'_>, now: Nanos) {
+    /// Begins a slow start, when the group has counted `picks`.
+    pub(crate) fn start_slowly(&self, held: &Held<'_>, now: Nanos, picks: u64) {
         self.slow_since.store(now, Ordering::Relaxed);
+        self.set_slow_last(held, picks);
+    }
+
+    /// Returns when it was last picked in its slow start, in the picks of its group.
+    pub(crate) fn slow_last(&self) -> u64 {
+        self.slow_last.load(Ordering::Relaxed)
+    }
+
+    /// Notes when it was last picked in its slow start.
+    pub(crate) fn set_slow_last(&self, _: &Held<'_>, picks: u64) {
+        self.slow_last.store(picks, Ordering::Relaxed);
     }
 
     /// Returns the slice of the slow start that it is in; None if the slow start is over.
@@ -165,7 +177,7 @@ impl Breaker {
         for count in [&self.consecutive_failures, &self.trips] {
             count.store(0, Ordering::Relaxed);
         }
-        for time in [&self.last_trip, &self.passed, &self.slow_since] {
+        for time in [&self.last_trip, &self.passed, &self.slow_since, &self.slow_last] {
             time.store(0, Ordering::Relaxed);
         }
         self.cause.store(0, Ordering::Relaxed);

@@ -7,6 +7,7 @@ use rustc_hash::FxHashSet;
 
 use super::leaf::Leaf;
 use super::member::{Member, Members, members};
+use super::paced::Paced;
 use super::tree::{Filter, Tree};
 use super::views::Views;
 use crate::base::clock::Now;
@@ -28,6 +29,8 @@ pub(crate) struct Forest<R: Rule> {
     refills_at: Nanos,
     /// The places whose members may have more tokens left for some requests than their leaves say.
     understated: FxHashSet<Position>,
+    /// The places whose members are in slow start.
+    paced: Paced,
     census: Census,
 }
 
@@ -42,6 +45,7 @@ impl<R: Rule> Forest<R> {
             changes,
             refills_at: Nanos::MAX,
             understated: FxHashSet::default(),
+            paced: Paced::default(),
             census,
         }
     }
@@ -167,6 +171,7 @@ impl<R: Rule> Forest<R> {
 
     fn clear(&mut self, position: Position) {
         self.understated.remove(&position);
+        self.paced.set(position, None);
         if let Some(noted) = self.changes.get_mut(position as usize) {
             *noted = Nanos::MAX;
             self.trees().for_each(|tree| tree.put(position, &Leaf::stopped(None)));
@@ -186,6 +191,9 @@ impl<R: Rule> Forest<R> {
             self.understated.insert(position);
         } else if !self.understated.is_empty() {
             self.understated.remove(&position);
+        }
+        if leaf.due_pick.is_some() || !self.paced.is_empty() {
+            self.paced.set(position, leaf.due_pick);
         }
         let changes_at = leaf.changes_at.unwrap_or(Nanos::MAX);
         if member.place().note_change(changes_at) {
@@ -232,6 +240,27 @@ impl<R: Rule> Forest<R> {
         }
     }
 
+    /// Renews the leaves of those that are due after so many picks.
+    pub(super) fn renew_due<M: Member>(&mut self, picks: u64, members: &Members<M>, now: &Now<'_>) {
+        while let Some(position) = self.paced.first_due(picks) {
+            self.renew_paced(position, members, now);
+        }
+    }
+
+    /// Renews the leaves of all in slow start.
+    pub(super) fn renew_all_paced<M: Member>(&mut self, members: &Members<M>, now: &Now<'_>) {
+        for position in self.paced.all() {
+            self.renew_paced(position, members, now);
+        }
+    }
+
+    fn renew_paced<M: Member>(&mut self, position: Position, members: &Members<M>, now: &Now<'_>) {
+        self.paced.set(position, None);
+        if let Some(Some(entry)) = members.get(position as usize) {
+            self.renew(position, &**entry, now);
+        }
+    }
+
     #[cold]
     fn grow(&mut self, places: usize) {
         let leaves = places.next_power_of_two();
@@ -245,6 +274,7 @@ impl<R: Rule> Forest<R> {
         self.refills_at = Nanos::MAX;
         self.wakes.clear();
         self.understated.clear();
+        self.paced.clear();
         self.census.clear();
         self.views.trees().for_each(|(_, tree)| *tree = Tree::new(members.len()));
         for (position, member) in self::members(members) {
@@ -323,6 +353,7 @@ mod tests {
                 tokens: self.tokens,
                 understates,
                 changes_at: Some(self.changes_at.load(Ordering::Relaxed)),
+                due_pick: None,
                 refills_at: understates.then_some(self.understates_until),
             }
         }

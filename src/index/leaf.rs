@@ -17,11 +17,14 @@ pub(crate) struct Leaf<L> {
     pub(crate) changes_at: Option<Nanos>,
     /// When time alone changes the tokens that are left; None if it does not.
     pub(crate) refills_at: Option<Nanos>,
+    /// After how many picks of the group it is a candidate again: the largest number if it is one, None if it
+    /// is in no slow start.
+    pub(crate) due_pick: Option<u64>,
 }
 
 impl<L> Leaf<L> {
     /// Makes the leaf of a member that a gate stops, until some time.
     pub(crate) fn stopped(until: Option<Nanos>) -> Self {
-        Self { candidate: None, tokens: 0, understates: false, changes_at: until, refills_at: None }
+        Self { candidate: None, tokens: 0, understates: false, changes_at: until, refills_at: None, due_pick: None }
     }
 }

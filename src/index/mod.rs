@@ -16,6 +16,8 @@ mod forest;
 mod leaf;
 mod member;
 mod nodes;
+mod paced;
+mod ramp;
 mod tree;
 mod views;
 
@@ -29,6 +31,7 @@ use crate::strategy::{Chance, Strategy, each_rule};
 use forest::Forest;
 pub(crate) use leaf::Leaf;
 pub(crate) use member::{Member, Members, Place, members};
+pub(crate) use ramp::Ramp;
 pub(crate) use tree::Filter;
 
 /// The index of one group. Locked after the group's shard of the registry and before a member's counters.
@@ -47,12 +50,14 @@ pub(crate) struct Words {
     pub(crate) next_turn: AtomicU64,
     /// The outcomes of all members.
     pub(crate) pool: Pool,
+    /// The picks while members are in slow start.
+    pub(crate) ramp: Ramp,
 }
 
 impl Index {
     /// Makes the index of a group with a strategy and the rules of `Health`, if they are followed.
     pub(crate) fn new(strategy: Strategy, rules: Option<&HealthRules>) -> Self {
-        Self { forest: Mutex::new(AnyForest::new(strategy, rules)), words: Words::default() }
+        Self { forest: Mutex::new(AnyForest::new(strategy, rules)), words: Words { ramp: Ramp::new(strategy), ..Words::default() } }
     }
 
     #[inline]
@@ -116,6 +121,16 @@ impl AnyForest {
     #[inline]
     pub(crate) fn renew<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) {
         with_forest!(self, forest => forest.renew(position, member, now));
+    }
+
+    /// Renews the leaves of members in slow start that are candidates again after so many picks.
+    pub(crate) fn renew_due<M: Member>(&mut self, picks: u64, members: &Members<M>, now: &Now<'_>) {
+        with_forest!(self, forest => forest.renew_due(picks, members, now));
+    }
+
+    /// Renews the leaves of all members in slow start.
+    pub(crate) fn renew_all_paced<M: Member>(&mut self, members: &Members<M>, now: &Now<'_>) {
+        with_forest!(self, forest => forest.renew_all_paced(members, now));
     }
 
     /// Gives a member the leaf of its place, which may have been another member's.

@@ -20,21 +20,22 @@ pub(super) struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Records a success of a request that was sent at `sent_at`.
-    pub(super) fn success(&self, state: &State, held: &Held<'_>, pool: &Pool, sent_at: Nanos) {
+    /// Records a success of a request that was sent at `sent_at`. Returns whether it ends the probation.
+    pub(super) fn success(&self, state: &State, held: &Held<'_>, pool: &Pool, sent_at: Nanos) -> bool {
         let until = state.vitals.cooldown_until();
         let breaker = &state.annex().breaker;
         if !breaker.is_news(sent_at, until) {
-            return;
+            return false;
         }
         breaker.success(held, self.rules, self.now);
         pool.add(self.rules, self.now, false);
-        if state.vitals.count_success(held) >= self.rules.success_threshold && until != 0 {
+        let passes = state.vitals.count_success(held) >= self.rules.success_threshold && until != 0;
+        if passes {
             state.vitals.restore(held);
             breaker.pass(held, until);
-            state.start_slowly(held, self.rules, self.now);
         }
         self.tidy(state, held);
+        passes
     }
 
     /// Records a failure that is not neutral. Returns whether it says anything of the time since the last

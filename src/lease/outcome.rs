@@ -60,7 +60,9 @@ impl<T> Entry<T> {
             Rules::Minute(rules) => state.vitals.success(&held, rules, now),
             Rules::Health(rules) => {
                 let judge = Judge { rules, jitter: &self.services.jitter, now };
-                judge.success(state, &held, &self.home.index.words.pool, success.sent_at);
+                if judge.success(state, &held, &self.home.index.words.pool, success.sent_at) {
+                    self.start_slowly(&held, now);
+                }
             }
         }
         // A success ends a cooldown's probation, and begins nothing.

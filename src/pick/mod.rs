@@ -51,12 +51,22 @@ impl<T: Attachment> Picker<T> {
     pub(crate) fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&T::Id) -> R) -> Result<R, Error> {
         let picked = self.registry.with_group(model_name, |model_name, group| {
             let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng));
+            if group.index.words.ramp.is_on() {
+                group.prepare_ramp(&now);
+            }
             let asks_index = group.quotas_are_open(request, &now);
             if asks_index {
                 let filter = self.filter(group, request);
                 // Read for the cache: see `index::AnyForest::pick`.
                 let prefetch = |position| _ = black_box(group.id(position).is_some());
-                let picked = group.index.lock().pick(group.places(), &filter, &now, &chance, prefetch);
+                let mut forest = group.index.lock();
+                let picked = forest.pick(group.places(), &filter, &now, &chance, prefetch);
+                if let Some(position) = picked
+                    && group.index.words.ramp.is_on()
+                {
+                    group.count_pick(position, &mut forest, &now);
+                }
+                drop(forest);
                 // Amid a change it may find a member that the request rules out.
                 if let Some(position) = picked
                     && (request.wishes.is_none() || group.member(position).is_some_and(|entry| is_wished(entry, request, &now)))
@@ -93,7 +103,10 @@ impl<T: Attachment> Picker<T> {
             if found_nobody && let Some(error) = walk.refuse(model_name) {
                 return Err(error);
             }
-            if let Some(id) = walk.choose(Unobserved).and_then(|position| group.id(position)) {
+            if let Some((position, id)) = walk.choose(Unobserved).and_then(|position| Some((position, group.id(position)?))) {
+                if group.index.words.ramp.is_on() {
+                    group.count_pick(position, &mut group.index.lock(), &walk.now);
+                }
                 return Ok(found(id));
             }
             found_nobody = true;
@@ -110,6 +123,9 @@ impl<T: Attachment> Picker<T> {
     pub(crate) fn acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
         let picked = self.registry.with_group(model_name, |model_name, group| {
             let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng));
+            if group.index.words.ramp.is_on() {
+                group.prepare_ramp(&now);
+            }
             let asks_index = group.quotas_are_open(request, &now);
             if asks_index {
                 let filter = self.filter(group, request);
@@ -121,6 +137,9 @@ impl<T: Attachment> Picker<T> {
                     let lease = Lease::reserve(entry, state, request, Waived::default(), &now);
                     forest.renew(position, &**entry, &now);
                     if let Ok(lease) = lease {
+                        if group.index.words.ramp.is_on() {
+                            group.count_pick(position, &mut forest, &now);
+                        }
                         return Ok(lease);
                     }
                 }
@@ -153,7 +172,11 @@ impl<T: Attachment> Picker<T> {
             {
                 match Lease::reserve(entry, &entry.slot, request, walk.waived, &walk.now) {
                     Ok(lease) => {
-                        group.index.lock().renew(position, &**entry, &walk.now);
+                        let mut forest = group.index.lock();
+                        forest.renew(position, &**entry, &walk.now);
+                        if group.index.words.ramp.is_on() {
+                            group.count_pick(position, &mut forest, &walk.now);
+                        }
                         return Ok(lease);
                     }
                     Err(refusal) => walk.lose(position, refusal),

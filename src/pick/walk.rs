@@ -84,6 +84,9 @@ pub(super) struct Walk<'a, T: Attachment> {
 impl<'a, T: Attachment> Walk<'a, T> {
     #[inline]
     pub(super) fn new(group: &'a Group<T>, request: &'a Request, services: &'a Services, rng: &'a Rng, now: Now<'a>) -> Self {
+        if group.index.words.ramp.is_on() {
+            group.prepare_ramp(&now);
+        }
         Self { group, request, now, chance: group.chance(rng), services, waived: Waived::default(), lost: Vec::new() }
     }
 

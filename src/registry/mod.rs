@@ -163,9 +163,6 @@ impl<T: Attachment> Registry<T> {
         let metering = changes.ledgers.metering(&deployment, old.as_deref(), &self.services.clock);
         let belongings = Belongings { inheritance, metering, place: Place::new(position), order };
         let entry = self.entry(deployment, attachment, &index, belongings);
-        if stays.is_none() && next > 0 {
-            entry.start_slowly();
-        }
 
         let mut removed = Removed::default();
         if let Some(old) = &old {
@@ -173,6 +170,9 @@ impl<T: Attachment> Registry<T> {
             if stays.is_none() {
                 self.leave_group(old, &mut removed);
             }
+        }
+        if stays.is_none() && next > 0 {
+            entry.join();
         }
         let strategy = self.strategy_of(&model_name);
         self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index)).put(&entry, &mut removed);

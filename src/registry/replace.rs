@@ -125,13 +125,13 @@ impl<T: Attachment> Registry<T> {
             let metering = changes.ledgers.metering(&deployment, old.as_deref(), &self.services.clock);
             let belongings = Belongings { inheritance, metering, place: Place::new(NOWHERE), order: changes.next_order() };
             let entry = self.entry(deployment, attachment, index, belongings);
-            if joins {
-                entry.start_slowly();
-            }
             places.push(&entry);
             if let Some(old) = old {
                 old.leave(Some(&entry));
                 removed.entries.push(old);
+            }
+            if joins {
+                entry.join();
             }
             removed.entries.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
         }

@@ -62,6 +62,13 @@ macro_rules! names {
                     $( Self::$variant => $name, )*
                 }
             }
+
+            /// Returns whether the fair shares of candidates follow their weights.
+            pub(crate) const fn follows_weights(self) -> bool {
+                match self {
+                    $( Self::$variant => <super::$rule as super::rule::Rule>::FOLLOWS_WEIGHTS, )*
+                }
+            }
         }
     };
 }

@@ -27,6 +27,9 @@ pub(crate) trait Rule: Sized {
     /// matter of speed alone.
     const SHARES_VARY: bool = false;
 
+    /// Whether the fair shares of candidates follow their weights. Otherwise all have the same.
+    const FOLLOWS_WEIGHTS: bool = false;
+
     /// Looks at a candidate.
     fn leaf(candidate: &impl Candidate) -> Self::Leaf;
 

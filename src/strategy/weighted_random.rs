@@ -34,6 +34,7 @@ impl Rule for WeightedRandom {
 
     const SCORE: &'static str = "weight";
     const SHARES_VARY: bool = true;
+    const FOLLOWS_WEIGHTS: bool = true;
 
     #[inline]
     fn leaf(candidate: &impl Candidate) -> u32 {
