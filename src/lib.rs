@@ -52,6 +52,7 @@ pub use health::{Cause, FailureKind, HealthRules, MinuteRules, Rules, Status};
 pub use lease::Lease;
 pub use limits::{
     Limit, LimitKind, LimitShortfall, LimitStats, Observed, ObservedShortfall, ObservedStats, Quota, Shortfall, Start, Unit, Usage,
+    Zone,
 };
 pub use pick::{Explanation, Verdict};
 pub use router::Router;

@@ -336,13 +336,13 @@ impl<T: Attachment> Router<T> {
     /// If there is no deployment with this id.
     pub fn stats(&self, id: &str) -> Result<Stats, Error> {
         let entry = self.get(id)?;
-        Ok(entry.stats(self.now()))
+        Ok(entry.stats(self.services().clock.look()))
     }
 
     /// Returns every deployment's state, in registration order.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Stats> {
-        let now = self.now();
+        let now = self.services().clock.look();
         self.registry().all().iter().map(|entry| entry.stats(now)).collect()
     }
 

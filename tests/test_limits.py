@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
+from datetime import datetime
 from fractions import Fraction
 from typing import Any, Literal, cast
 
@@ -40,6 +41,10 @@ Kind = Literal["fixed", "sliding", "bucket"]
 def limited(*limits: Limit, clock: ManualClock, **facts: Any) -> Router:
     """A router of one deployment ``d`` of the model ``m``."""
     return Router([Deployment("d", "m", limits=limits, **facts)], clock=clock, seed=1)
+
+
+def make_limit(kind: Kind, unit: str, amount: int, per: float = 60.0) -> Limit:
+    return Limit(**{unit: amount}, per=per, kind=kind)  # type: ignore[arg-type]  # the names of units
 
 
 def acquire(router: Router, model_name: str = "m", **facts: Any) -> str:
@@ -108,6 +113,29 @@ def wait_for(router: Router, model_name: str = "m", **facts: Any) -> float:
             {"requests": 1, "kind": "bucket", "per": 86_400, "burst": 10**12},
             "burst must be at most what refills in 1e9 seconds, not 1000000000000 at 1 in 86400.0 s",
         ),
+        ({"requests": 1, "offset": 60}, "offset must be less than per, 60.0, not 60.0"),
+        ({"requests": 1, "offset": -60}, "offset must be less than per, 60.0, not -60.0"),
+        (
+            {"requests": 1, "offset": float("inf")},
+            "offset must be a number of seconds less than per, or more than -per, not inf",
+        ),
+        (
+            {"requests": 1, "offset": 5, "start": "first_use"},
+            "offset is for fixed windows that start with the clock, without a timezone, not 5.0",
+        ),
+        (
+            {"requests": 1, "offset": 5, "timezone": "UTC", "per": 86_400},
+            "offset is for fixed windows that start with the clock, without a timezone, not 5.0",
+        ),
+        (
+            {"requests": 1, "timezone": "Nowhere"},
+            "timezone must be the name of a time zone of the IANA database, such as 'America/Los_Angeles', not \"Nowhere\"",
+        ),
+        ({"requests": 1, "timezone": "UTC"}, "per must be whole days of 86400 seconds where timezone is given, not 60.0"),
+        (
+            {"requests": 1, "timezone": "UTC", "per": 86_400, "kind": "sliding"},
+            "timezone is for fixed windows that start with the clock, not 'UTC'",
+        ),
     ],
 )
 def test_a_limit_that_makes_no_sense_is_refused(facts: dict[str, Any], message: str) -> None:
@@ -125,6 +153,8 @@ def test_a_limit_that_makes_no_sense_is_refused(facts: dict[str, Any], message: 
         ({"requests": 1, "per": None}, "per must be a finite number of seconds from 0.001 to 1e9, not None (NoneType)"),
         ({"requests": 1, "kind": 3}, "kind must be a str, not 3 (int)"),
         ({"requests": 1, "start": b"clock"}, "start must be a str, not b'clock' (bytes)"),
+        ({"requests": 1, "offset": "1"}, "offset must be a number of seconds less than per, or more than -per, not '1' (str)"),
+        ({"requests": 1, "timezone": 8}, "timezone must be a str, not 8 (int)"),
         ({"requests": 1, "kind": "bucket", "burst": 2.0}, f"burst must be an int from 1 to {LARGEST}, not 2.0 (float)"),
     ],
 )
@@ -256,6 +286,10 @@ def test_limits_that_differ_in_anything_are_different() -> None:
         Limit(requests=5, per=61),
         Limit(requests=5, kind="sliding"),
         Limit(requests=5, start="first_use"),
+        Limit(requests=5, offset=1),
+        Limit(requests=5, per=86_400),
+        Limit(requests=5, per=86_400, timezone="Etc/GMT"),
+        Limit(requests=5, per=86_400, timezone="Asia/Tokyo"),
         Limit(requests=5, kind="bucket"),
         Limit(requests=5, kind="bucket", burst=4),
     ]
@@ -274,6 +308,8 @@ def test_limits_that_differ_in_anything_are_different() -> None:
         Limit(tokens=7, per=1 / 3),
         Limit(requests=3, per=0.1),
         Limit(requests=3, per=1e9 / 7),
+        Limit(requests=3, per=1 / 3, offset=-1 / 9),
+        Limit(requests=3, per=7 * 86_400, timezone="asia/kolkata"),
     ],
 )
 def test_a_limit_comes_back_from_the_core_as_it_was(limit: Limit) -> None:
@@ -380,6 +416,101 @@ def test_a_day_begins_at_midnight_utc() -> None:
     assert wait_for(router) == 30.0
     clock.advance(30)
     assert admits(router)
+
+
+def test_a_window_may_begin_somewhere_else() -> None:
+    """Gemini's days begin at midnight in California: https://ai.google.dev/gemini-api/docs/rate-limits."""
+    eight = Limit(requests=1, per=86_400, offset=8 * 3600)
+    california = Limit(requests=1, per=86_400, timezone="America/Los_Angeles")
+    for limit, day, hour, opens in [
+        (eight, "2026-01-15", 7, "2026-01-15T08:00"),
+        (eight, "2026-01-15", 8, "2026-01-16T08:00"),
+        (california, "2026-01-15", 7, "2026-01-15T08:00"),
+        (california, "2026-07-15", 6, "2026-07-15T07:00"),
+        (california, "2026-03-08", 8, "2026-03-09T07:00"),  # 23 hours
+        (california, "2026-11-01", 7, "2026-11-02T08:00"),  # 25 hours
+    ]:
+        at = [datetime.fromisoformat(f"{text}+00:00").timestamp() for text in (f"{day}T{hour:02}:00", opens)]
+        router = Router([Deployment("a", "m", limits=[limit])], clock=ManualClock(at[0]))
+        router.acquire("m").release()
+        with pytest.raises(NoAvailableDeployment) as refused:
+            router.select("m")
+        assert refused.value.retry_after == at[1] - at[0], (limit, day)
+
+
+def test_a_beginning_is_written_in_one_way() -> None:
+    assert Limit(requests=1, per=60, offset=-20) == Limit(requests=1, per=60, offset=40)
+    assert Limit(requests=1, per=86_400, timezone="europe/berlin").timezone == "Europe/Berlin"
+    assert Limit(requests=1, per=60, offset=-0.0) == Limit(requests=1, per=60)
+
+
+@pytest.mark.parametrize("after", KINDS)
+@pytest.mark.parametrize("before", KINDS)
+@pytest.mark.parametrize("per", [10, 60, 61, 3600])
+def test_a_limit_that_is_written_anew_keeps_what_was_used(before: Kind, after: Kind, per: float) -> None:
+    clock = ManualClock(7200.0)
+    router = Router([Deployment("a", "m", limits=[make_limit(before, "requests", 100)])], clock=clock)
+    for _ in range(80):
+        router.acquire("m").release()
+    for _ in range(3):
+        router.set_deployments([Deployment("a", "m", limits=[make_limit(after, "requests", 100, per)])])
+        assert router.stats("a").limits[0].used == 80
+    # Only what a limit has used may go over to another: the tokens are not limited before.
+    both = [make_limit(after, "tokens", 1000, per), make_limit(after, "requests", 90, per)]
+    router.add_deployment(Deployment("a", "m", limits=both))
+    assert [limit.used for limit in router.stats("a").limits] == [0, 80]
+    for _ in range(10):
+        router.acquire("m").release()
+    with pytest.raises(NoAvailableDeployment):
+        router.select("m")
+
+
+def test_a_quota_that_is_written_anew_keeps_what_was_used() -> None:
+    clock = ManualClock(7200.0)
+    for after in [Limit(requests=100, per=61), Limit(requests=100, kind="bucket"), Limit(requests=100, kind="sliding", per=3600)]:
+        router = Router([Deployment("a", "m", quotas=[Quota("q", Limit(requests=100))])], clock=clock)
+        for _ in range(80):
+            router.acquire("m").release()
+        router.set_deployments([Deployment("a", "m", quotas=[Quota("q", after)])])
+        assert router.stats("a").limits[0].used == 80
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "facts"),
+    [
+        ({"rpm_limit": 100}, Limit(requests=100), {}),
+        ({"rpm_limit": 100}, Limit(requests=100, kind="sliding"), {}),
+        ({"rpm_limit": 100}, Limit(requests=100, per=3600, kind="bucket"), {}),
+        ({"tpm_limit": 1000}, Limit(tokens=1000), {"tokens": 10}),
+        ({"tpm_limit": 1000}, Limit(tokens=1000, per=61, start="first_use"), {"tokens": 10}),
+    ],
+    ids=str,
+)
+def test_the_short_form_and_a_limit_go_over_into_each_other(short: dict[str, Any], long: Limit, facts: dict[str, Any]) -> None:
+    """Eighty hundredths are used, written one way, then the other, and back."""
+    router = Router([Deployment("a", "m", **short)], clock=ManualClock(7200.0))
+    for _ in range(80):
+        router.acquire("m", **facts).release()
+    for _ in range(2):
+        router.set_deployments([Deployment("a", "m", limits=[long])])
+        assert router.stats("a").limits[0].remaining * 100 == long.amount * 20
+        router.set_deployments([Deployment("a", "m", **short)])
+        stats = router.stats("a")
+        assert (stats.rpm_current if "rpm_limit" in short else stats.tpm_current) * 100 == long.amount * 80
+    assert router.stats("a").total_requests == 80
+
+
+def test_of_several_limits_the_nearest_in_time_goes_on() -> None:
+    clock = ManualClock(7200.0)
+    day, minute = Limit(requests=1000, per=86_400), Limit(requests=100, per=60)
+    router = Router([Deployment("a", "m", limits=[day, minute])], clock=clock)
+    for _ in range(50):
+        router.acquire("m").release()
+    clock.advance(60.0)
+    for _ in range(7):
+        router.acquire("m").release()
+    router.set_deployments([Deployment("a", "m", limits=[Limit(requests=100, per=30), Limit(requests=1000, per=7 * 86_400)])])
+    assert [limit.used for limit in router.stats("a").limits] == [7, 57]
 
 
 def test_a_sliding_window_has_no_edge() -> None:

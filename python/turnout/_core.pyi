@@ -21,6 +21,7 @@ __all__ = [
     "_Waiter",
     "__version__",
     "_after_fork",
+    "_time_zone",
     "build_routing_contexts",
     "least_busy",
     "lowest_latency",
@@ -374,8 +375,8 @@ class Router:
         seed: Makes the random draws repeatable, 0 to 2**64 - 1. None seeds from the system, anew in every
             forked process.
         clock: A :class:`ManualClock`, or None for the system's monotonic clock, which starts at the wall
-            clock's time: windows are the clock's minutes and a wall clock that is set back does not disturb
-            them.
+            clock's time. Windows are the wall clock's minutes: they follow it when it is set forward, and not
+            when it is set back.
 
     Raises:
         ConfigurationError: A value is out of range, a strategy unknown, an id given twice, or ``health``
@@ -936,6 +937,9 @@ class _Waiter:
 
 def _after_fork() -> None:
     """Seed the random draws anew in a forked child, which would otherwise draw what its parent draws."""
+
+def _time_zone(name: str, /) -> str:
+    """Return the name of a time zone as the IANA database writes it."""
 
 def weighted_random(contexts: Sequence[RoutingContext], /) -> str | None:
     """Pick at random, each candidate with the probability weight / total weight; uniformly if every weight is

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from turnout._checks import seconds, whole
+from turnout._checks import number, seconds, whole
+from turnout._core import _time_zone
 from turnout.exceptions import ConfigurationError
 
 __all__ = ["Limit", "Quota"]
@@ -34,10 +35,17 @@ class Limit:
             the whole limit. A bucket is full in the beginning.
         start: Of fixed windows: ``"clock"`` begins them at multiples of their length since 1970 (UTC),
             ``"first_use"`` with the first request after the one before.
+        offset: Of fixed windows that start with the clock: they begin so many seconds after multiples of
+            their length (before them if it is negative). Less than ``per`` either way. 28800 begins days at
+            08:00 UTC. It is kept as a number from 0 up, rounded to a nanosecond.
+        timezone: Of fixed windows of whole days that start with the clock: they begin at midnight in this
+            time zone, such as ``"America/Los_Angeles"``. A day is as long as it is there, so 23 or 25 hours
+            where the clocks are changed. Several days begin at multiples of them since 1970.
 
     Raises:
-        ConfigurationError: A number is out of range, none or several of the units are given, ``kind`` or
-            ``start`` is unknown, or ``burst`` or ``start`` does not go with the kind.
+        ConfigurationError: A number is out of range, none or several of the units are given, ``kind``,
+            ``start`` or ``timezone`` is unknown, or ``burst``, ``start``, ``offset`` or ``timezone`` does not
+            go with the others.
         TypeError: A value is of the wrong type.
 
     Example:
@@ -54,6 +62,8 @@ class Limit:
     kind: Literal["fixed", "sliding", "bucket"] = "fixed"
     burst: int | None = None
     start: Literal["clock", "first_use"] = "clock"
+    offset: float = 0.0
+    timezone: str | None = None
 
     def __post_init__(self) -> None:
         given = [unit for unit in _UNITS if getattr(self, unit) is not None]
@@ -71,6 +81,7 @@ class Limit:
                 raise ConfigurationError(f"burst must be None for a limit of kind {self.kind!r}, not {self.burst}")
         if self.start != "clock" and self.kind != "fixed":
             raise ConfigurationError(f"start must be 'clock' for a limit of kind {self.kind!r}, not {self.start!r}")
+        self._check_beginning()
         if self.kind == "bucket" and self.amount > self.per * 1e9:
             raise ConfigurationError(f"{self.unit} of a bucket must be at most one a nanosecond, not {self.amount} in {self.per} s")
         if self.burst is not None and self.burst * self.per > 1e9 * self.amount:
@@ -79,6 +90,24 @@ class Limit:
         if self.burst == self.amount:
             # One way to say it, so that what is the same is equal.
             object.__setattr__(self, "burst", None)
+
+    def _check_beginning(self) -> None:
+        follows_clock = self.kind == "fixed" and self.start == "clock"
+        number(self, "offset", -1e9, 1e9, "a number of seconds less than per, or more than -per")
+        if self.offset:
+            if not follows_clock or self.timezone is not None:
+                clock = "fixed windows that start with the clock, without a timezone"
+                raise ConfigurationError(f"offset is for {clock}, not {self.offset}")
+            if abs(self.offset) >= self.per:
+                raise ConfigurationError(f"offset must be less than per, {self.per}, not {self.offset}")
+            # One way to say it, so that what is the same is equal.
+            object.__setattr__(self, "offset", round(self.offset % self.per * 1e9) / 1e9 % self.per)
+        if self.timezone is not None:
+            object.__setattr__(self, "timezone", _time_zone(self.timezone))
+            if not follows_clock:
+                raise ConfigurationError(f"timezone is for fixed windows that start with the clock, not {self.timezone!r}")
+            if self.per % 86_400:
+                raise ConfigurationError(f"per must be whole days of 86400 seconds where timezone is given, not {self.per}")
 
     @property
     def unit(self) -> Literal["requests", "tokens", "input_tokens", "output_tokens"]:
@@ -96,7 +125,7 @@ class Limit:
         return amount
 
     def __repr__(self) -> str:
-        usual: dict[str, Any] = {"kind": "fixed", "burst": None, "start": "clock"}
+        usual: dict[str, Any] = {"kind": "fixed", "burst": None, "start": "clock", "offset": 0.0, "timezone": None}
         facts = {self.unit: self.amount, "per": self.per}
         facts |= {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
         return f"Limit({', '.join(f'{name}={value!r}' for name, value in facts.items())})"

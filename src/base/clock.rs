@@ -1,7 +1,8 @@
 //! The only source of time, so that a test can replace it.
 //!
 //! A router's time never runs backwards. The wall clock is read once; a monotonic clock then carries that
-//! time on (it may stand still while the machine sleeps). [`ManualClock`] absorbs steps back.
+//! time on (it may stand still while the machine sleeps). What follows the wall clock adds what [`Wall`] says.
+//! [`ManualClock`] absorbs steps back, and is a wall clock itself.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::manual_clock::ManualClock;
 use super::time::{Nanos, SECOND};
+use super::wall::Wall;
 
 /// The coarse clock is behind by less than this, as long as the kernel's timer ticks in time.
 #[cfg(target_os = "linux")]
@@ -43,6 +45,8 @@ pub struct SystemClock {
     /// The wall clock's time at that reading. An offset to another clock is added here and nowhere else:
     /// every time that this clock tells is this one and what has passed since.
     epoch: Nanos,
+    /// Shared with the copies.
+    wall: Arc<Wall>,
     /// The same reading of the clock that is advanced by the kernel's timer alone.
     #[cfg(target_os = "linux")]
     coarse_origin: coarsetime::Instant,
@@ -55,6 +59,7 @@ impl SystemClock {
         Self {
             origin: Instant::now(),
             epoch: saturating_nanos(since_epoch.as_nanos()),
+            wall: Arc::default(),
             #[cfg(target_os = "linux")]
             coarse_origin: coarsetime::Instant::now_without_cache_update(),
         }
@@ -75,7 +80,12 @@ impl SystemClock {
     #[allow(clippy::disallowed_methods)] // this is where time comes from
     fn is_well_before(&self, at: Nanos) -> bool {
         let elapsed = coarsetime::Instant::now_without_cache_update().duration_since(self.coarse_origin);
-        self.epoch.saturating_add(elapsed.as_nanos()).saturating_add(COARSE_LAG) < at
+        let coarse = self.epoch.saturating_add(elapsed.as_nanos());
+        // A step of the wall clock may bring forward what is to come.
+        if self.wall.is_look_due(coarse) {
+            self.wall.look(self.now());
+        }
+        coarse.saturating_add(COARSE_LAG) < at
     }
 
     /// Returns false: elsewhere the coarse clock may run at another rate.
@@ -100,6 +110,29 @@ impl Clock {
             Self::System(clock) => clock.now(),
             Self::Manual(clock) => clock.time(),
         }
+    }
+
+    /// Returns what knows of the wall clock's steps; None if this is a wall clock itself.
+    pub(crate) fn wall(&self) -> Option<&Arc<Wall>> {
+        match self {
+            Self::System(clock) => Some(&clock.wall),
+            Self::Manual(_) => None,
+        }
+    }
+
+    /// Returns the wall clock's time when this clock's is `now`.
+    #[inline]
+    pub(crate) fn wall_at(&self, now: Nanos) -> Nanos {
+        self.wall().map_or(now, |wall| now.saturating_add(wall.ahead(now)))
+    }
+
+    /// Returns the time now, and looks at the wall clock.
+    pub(crate) fn look(&self) -> Nanos {
+        let now = self.now();
+        if let Some(wall) = self.wall() {
+            wall.look(now);
+        }
+        now
     }
 
     /// Returns true only if the time is well before `at`, and if it costs less to find that out than to read
@@ -144,6 +177,18 @@ impl<'a> Now<'a> {
             self.read.set(Some(now));
             now
         })
+    }
+
+    /// Returns the wall clock's time.
+    #[inline]
+    pub(crate) fn wall(&self) -> Nanos {
+        self.clock.wall_at(self.get())
+    }
+
+    /// Returns how far the wall clock was set forward, as far as that is known.
+    #[inline]
+    pub(crate) fn known_ahead(&self) -> Nanos {
+        self.clock.wall().map_or(0, |wall| wall.known_ahead())
     }
 
     /// Returns whether a time has come. Where it is far off, this may cost less than reading the time.

@@ -12,3 +12,4 @@ pub(crate) mod position;
 pub(crate) mod rng;
 pub(crate) mod sync;
 pub(crate) mod time;
+pub(crate) mod wall;

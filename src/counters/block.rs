@@ -89,9 +89,9 @@ impl State {
     /// Takes a place in flight, a request and its tokens. The caller has checked, under the same lock, that
     /// there is room.
     #[inline]
-    pub(crate) fn reserve(&self, held: &Held<'_>, now: Nanos, tokens: u64) -> Minute {
+    pub(crate) fn reserve(&self, held: &Held<'_>, wall: Nanos, tokens: u64) -> Minute {
         self.in_flight.store(self.in_flight().saturating_add(1), Ordering::Relaxed);
-        self.window.charge(held, now, tokens)
+        self.window.charge(held, wall, tokens)
     }
 
     /// Gives back a place in flight.
@@ -102,19 +102,19 @@ impl State {
 
     /// Counts the success of a request that `counted_in` counted.
     #[inline]
-    pub(crate) fn success(&self, held: &Held<'_>, now: Nanos, counted_in: Minute, tokens: u64, latency_us: Option<u64>) {
+    pub(crate) fn success(&self, held: &Held<'_>, wall: Nanos, counted_in: Minute, tokens: u64, latency_us: Option<u64>) {
         add(&self.total_successes, 1);
         add(&self.total_tokens, tokens);
-        self.window.outcome(held, now, counted_in);
+        self.window.outcome(held, wall, counted_in);
         if let Some(sample) = latency_us {
             self.vitals.smooth_latency(held, sample);
         }
     }
 
     /// Counts the failure of a request that `counted_in` counted, and returns what this minute has counted.
-    pub(crate) fn failure(&self, held: &Held<'_>, now: Nanos, counted_in: Minute) -> Counts {
+    pub(crate) fn failure(&self, held: &Held<'_>, wall: Nanos, counted_in: Minute) -> Counts {
         add(&self.total_failures, 1);
-        self.window.failure(held, now, counted_in)
+        self.window.failure(held, wall, counted_in)
     }
 
     /// Counts a failure that says nothing about the deployment's health, but about something that it shares.

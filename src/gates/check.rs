@@ -111,7 +111,7 @@ impl<T> Check<'_, '_, T> {
         if let Some(limit) = self.entry.deployment().rpm_limit()
             && self.state.window.requests_at_most() >= limit
         {
-            let used = self.state.window.counts(self.now.get()).requests;
+            let used = self.state.window.counts(self.now.wall()).requests;
             if used >= limit {
                 return Err(Refusal::RpmLimit { used, limit, frees_in: minute_ends_in(self.now) });
             }
@@ -124,7 +124,7 @@ impl<T> Check<'_, '_, T> {
         if let Some(limit) = self.entry.deployment().tpm_limit() {
             let asked = self.request.least_tokens();
             if limit.saturating_sub(self.state.window.tokens_at_most()) < asked {
-                let used = self.state.window.counts(self.now.get()).tokens;
+                let used = self.state.window.counts(self.now.wall()).tokens;
                 if limit.saturating_sub(used) < asked {
                     return Err(Refusal::TpmLimit { used, asked, limit, frees_in: minute_ends_in(self.now) });
                 }
@@ -242,7 +242,7 @@ pub(crate) fn is_wished<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -
 /// Returns the nanoseconds to the next minute, and notes that it changes what was just read.
 #[inline]
 pub(super) fn minute_ends_in(now: &Now<'_>) -> Nanos {
-    let left = to_next_minute(now.get());
+    let left = to_next_minute(now.wall());
     now.note_change(now.get().saturating_add(left));
     left
 }

@@ -2,10 +2,9 @@
 
 use super::check::minute_ends_in;
 use crate::base::clock::Now;
-use crate::base::time::Nanos;
 use crate::counters::{State, mark};
 use crate::group::Entry;
-use crate::limits::{Unit, Usage};
+use crate::limits::{Counts, Unit, Usage};
 use crate::strategy::{Candidate, RoutingContext};
 
 /// A candidate's live counters, as a strategy sees them.
@@ -29,12 +28,12 @@ impl<T> Live<'_, '_, T> {
 
     /// Returns the count of this minute. A count of 0 is 0 in any minute.
     #[inline]
-    fn usage(&self, limit: Option<u64>, at_most: u64, current: impl FnOnce(&State, Nanos) -> u64) -> Usage {
+    fn usage(&self, limit: Option<u64>, at_most: u64, current: impl FnOnce(Counts) -> u64) -> Usage {
         if at_most == 0 || limit.is_none() {
             return Usage { current: at_most, limit };
         }
         minute_ends_in(self.now);
-        Usage { current: current(self.state, self.now.get()), limit }
+        Usage { current: current(self.state.window.counts(self.now.wall())), limit }
     }
 
     /// Returns the fuller of the minute's usage and that of the deployment's other limits on some units.
@@ -73,16 +72,14 @@ impl<T> Candidate for Live<'_, '_, T> {
     #[inline]
     fn tpm(&self) -> Usage {
         let window = &self.state.window;
-        let minute =
-            self.usage(self.entry.deployment().tpm_limit(), window.tokens_at_most(), |state, now| state.window.counts(now).tokens);
+        let minute = self.usage(self.entry.deployment().tpm_limit(), window.tokens_at_most(), |counts| counts.tokens);
         self.fullest(minute, |unit| unit != Unit::Requests)
     }
 
     #[inline]
     fn rpm(&self) -> Usage {
         let window = &self.state.window;
-        let minute = self
-            .usage(self.entry.deployment().rpm_limit(), window.requests_at_most(), |state, now| state.window.counts(now).requests);
+        let minute = self.usage(self.entry.deployment().rpm_limit(), window.requests_at_most(), |counts| counts.requests);
         self.fullest(minute, |unit| unit == Unit::Requests)
     }
 

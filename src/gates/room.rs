@@ -32,7 +32,7 @@ pub(super) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> 
     let tokens = match entry.deployment().tpm_limit() {
         Some(limit) if state.window.tokens_at_most() != 0 => {
             minute_ends_in(now);
-            limit.saturating_sub(state.window.counts(now.get()).tokens)
+            limit.saturating_sub(state.window.counts(now.wall()).tokens)
         }
         limit => limit.unwrap_or(u64::MAX),
     };
@@ -84,11 +84,11 @@ pub(crate) fn available_at<T>(entry: &Entry<T>, request: &Request, waived: Waive
     if is_unknown || !is_wished(entry, request, now) || exceeded(entry, request).is_some() {
         return None;
     }
-    let now = now.get();
-    let counts = state.window.counts(now);
+    let (now, wall) = (now.get(), now.wall());
+    let counts = state.window.counts(wall);
     let spent = deployment.rpm_limit().is_some_and(|limit| counts.requests >= limit)
         || deployment.tpm_limit().is_some_and(|limit| limit.saturating_sub(counts.tokens) < asked);
-    let window_frees = if spent { now.saturating_add(to_next_minute(now)) } else { now };
+    let window_frees = if spent { now.saturating_add(to_next_minute(wall)) } else { now };
     let metered_frees = match &entry.metering {
         Some(metering) => metering.frees_at(request.into(), now)?,
         None => now,

@@ -84,7 +84,7 @@ impl<T> Entry<T> {
         let (deployment, state, metering) = (self.deployment(), &*self.slot, self.metering.as_deref());
         let held = state.hold();
         let breaker = self.rules().health().map(|rules| state.breaker_stats(rules, now)).unwrap_or_default();
-        let (minute, totals) = (state.window.counts(now), state.totals(&held));
+        let (minute, totals) = (state.window.counts(self.services.clock.wall_at(now)), state.totals(&held));
         let annex = state.made_annex();
         Stats {
             deployment_id: Arc::clone(deployment.shared_id()),

@@ -32,6 +32,8 @@ pub(crate) struct Forest<R: Rule> {
     /// The places whose members are in slow start.
     paced: Paced,
     census: Census,
+    /// How far the wall clock was known to have been set forward when all leaves were made.
+    ahead: Nanos,
 }
 
 impl<R: Rule> Forest<R> {
@@ -47,6 +49,7 @@ impl<R: Rule> Forest<R> {
             understated: FxHashSet::default(),
             paced: Paced::default(),
             census,
+            ahead: 0,
         }
     }
 
@@ -64,10 +67,14 @@ impl<R: Rule> Forest<R> {
         chance: &Chance<'_>,
         prefetch: impl Fn(Position),
     ) -> Option<Position> {
-        if let Some(&Reverse((at, _))) = self.wakes.peek()
-            && now.has_come(at)
-        {
-            self.wake(members, now);
+        if let Some(&Reverse((at, _))) = self.wakes.peek() {
+            if now.has_come(at) {
+                self.wake(members, now);
+            }
+            // When the wall clock is set forward, more than one minute may be over.
+            if self.ahead != now.known_ahead() {
+                self.rebuild(members, now);
+            }
         }
         // In a panic some gates are open; only a walk knows which.
         if self.census.panics || self.census.fails_open {
@@ -270,6 +277,7 @@ impl<R: Rule> Forest<R> {
 
     pub(super) fn rebuild<M: Member>(&mut self, members: &Members<M>, now: &Now<'_>) {
         self.all = Tree::new(members.len());
+        self.ahead = now.known_ahead();
         self.changes = vec![Nanos::MAX; self.all.leaves()];
         self.refills_at = Nanos::MAX;
         self.wakes.clear();

@@ -78,7 +78,7 @@ impl<T> Lease<T> {
         } else {
             Some(Receipt::take(entry, state, &held, request, waived, now)?)
         };
-        let minute = state.reserve(&held, now.get(), request.tokens);
+        let minute = state.reserve(&held, now.wall(), request.tokens);
         let cooldown_until = state.vitals.cooldown_until();
         let is_on_probation = cooldown_until != 0 && entry.rules().health().is_some() && has_come(cooldown_until, now.get());
         let probes = is_on_probation && state.annex().breaker.take_probe(&held);

@@ -55,7 +55,7 @@ impl<T> Entry<T> {
     pub(super) fn succeed(&self, held: Held<'_>, counted_in: Minute, now: Nanos, success: &Success) {
         let state = &*self.slot;
         let before = state.vitals.cooldown_until();
-        state.success(&held, now, counted_in, success.tokens, success.latency_us);
+        state.success(&held, self.services.clock.wall_at(now), counted_in, success.tokens, success.latency_us);
         match self.rules() {
             Rules::Minute(rules) => state.vitals.success(&held, rules, now),
             Rules::Health(rules) => {
@@ -103,7 +103,7 @@ impl<T> Entry<T> {
                 let Some((held, counted_in)) = count() else { return false };
                 let before = state.vitals.cooldown_until();
                 if !failure.kind.is_neutral() && !self.was_refused(&held, failure, now) {
-                    let minute = state.failure(&held, now, counted_in);
+                    let minute = state.failure(&held, moment.wall(), counted_in);
                     state.vitals.failure(&held, rules, now, failure.kind, minute, failure.retry_after);
                 }
                 let passage = Passage::between(before, state, now, Some(Cause::Failure(failure.kind)));
@@ -119,7 +119,7 @@ impl<T> Entry<T> {
                         return Some((false, Passage::None));
                     }
                     let before = state.vitals.cooldown_until();
-                    state.failure(&held, now, counted_in);
+                    state.failure(&held, moment.wall(), counted_in);
                     let is_news = judge.failure(state, &held, peers, failure);
                     Some((is_news, Passage::between(before, state, now, None)))
                 });

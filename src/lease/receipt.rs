@@ -82,5 +82,5 @@ pub(super) fn charge_unleased<T>(entry: &Entry<T>, held: &Held<'_>, tokens: u64,
     if entry.slot.marks() & mark::OBSERVED != 0 {
         entry.slot.annex().observed.reserve(demand);
     }
-    entry.slot.window.charge(held, now, tokens)
+    entry.slot.window.charge(held, entry.services.clock.wall_at(now), tokens)
 }

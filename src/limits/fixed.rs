@@ -1,14 +1,22 @@
 //! Windows of a fixed length, at whose end all is let go at once.
+//!
+//! Windows that follow the clock are counted in the wall clock's time: see `base::wall`.
+
+use std::sync::Arc;
 
 use super::limit::Start;
+use super::zone::DAY;
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::time::Nanos;
+use crate::base::wall::Wall;
 
 /// How long a window is, and where it begins.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Fixed {
     per: Nanos,
     start: Start,
+    /// What knows the wall clock, if windows follow it and it may differ from the router's time.
+    wall: Option<Arc<Wall>>,
 }
 
 /// The words: when the window ends (0 before the first), what was used in it, and how many charges that is.
@@ -18,31 +26,48 @@ pub(super) const WORDS: usize = 3;
 pub(super) type Window = Nanos;
 
 impl Fixed {
-    pub(super) fn new(per: Nanos, start: Start) -> Self {
-        Self { per, start }
+    pub(super) fn new(per: Nanos, start: Start, wall: Option<&Arc<Wall>>) -> Self {
+        Self { per, start, wall: wall.filter(|_| start != Start::FirstUse).cloned() }
+    }
+
+    /// Returns how far the time of the windows is ahead of the router's time `now`.
+    fn ahead(&self, now: Nanos) -> Nanos {
+        self.wall.as_ref().map_or(0, |wall| wall.ahead(now))
+    }
+
+    /// Returns when the window ends that begins with a request or has begun before it. `time` is that of the
+    /// windows.
+    fn ends(&self, time: Nanos) -> Nanos {
+        match self.start {
+            Start::Clock => (time - time % self.per).saturating_add(self.per),
+            Start::Offset(offset) => {
+                let since = time.saturating_add(self.per - offset) % self.per;
+                time.saturating_add(self.per - since)
+            }
+            Start::Midnight(zone) => zone.window_ends(time, self.per / DAY),
+            Start::FirstUse => time.saturating_add(self.per),
+        }
     }
 
     /// Returns what is used, and when it is let go.
-    pub(super) fn used(words: &[AtomicU64], now: Nanos) -> (u64, Nanos) {
+    pub(super) fn used(&self, words: &[AtomicU64], now: Nanos) -> (u64, Nanos) {
         let [ends, used, ..] = words else { return (0, now) };
+        let ahead = self.ahead(now);
         // Acquire: pairs with the release in `charge`, so that a new window is never seen with an old one's
         // use.
-        let ends = ends.load(Ordering::Acquire);
+        let ends = ends.load(Ordering::Acquire).saturating_sub(ahead);
         if now >= ends { (0, now) } else { (used.load(Ordering::Relaxed), ends) }
     }
 
-    pub(super) fn charge(self, words: &[AtomicU64], now: Nanos, units: u64) -> Window {
+    pub(super) fn charge(&self, words: &[AtomicU64], now: Nanos, units: u64) -> Window {
         let [ends, used, count, ..] = words else { return now };
+        let time = now.saturating_add(self.ahead(now));
         // Never back: who read the clock before another one began a window counts into that.
-        if now >= ends.load(Ordering::Relaxed) {
+        if time >= ends.load(Ordering::Relaxed) {
             used.store(0, Ordering::Relaxed);
             count.store(0, Ordering::Relaxed);
-            let began = match self.start {
-                Start::Clock => now - now % self.per,
-                Start::FirstUse => now,
-            };
             // Release: a thread that sees the new window sees the zero.
-            ends.store(began.saturating_add(self.per), Ordering::Release);
+            ends.store(self.ends(time), Ordering::Release);
         }
         used.store(used.load(Ordering::Relaxed).saturating_add(units), Ordering::Relaxed);
         count.store(count.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
@@ -51,7 +76,7 @@ impl Fixed {
 
     /// Replaces what was charged, if the window that took it is still the last. `None`: the request was never
     /// sent. A first-use window without requests is undone.
-    pub(super) fn settle(self, words: &[AtomicU64], window: Window, charged: u64, actual: Option<u64>) {
+    pub(super) fn settle(&self, words: &[AtomicU64], window: Window, charged: u64, actual: Option<u64>) {
         let [ends, used, count, ..] = words else { return };
         if ends.load(Ordering::Relaxed) != window {
             return;
@@ -81,49 +106,70 @@ mod tests {
 
     #[test]
     fn windows_of_the_clock_begin_at_multiples_of_their_length() {
-        let (fixed, words) = (Fixed::new(MINUTE, Start::Clock), words());
+        let (fixed, words) = (Fixed::new(MINUTE, Start::Clock, None), words());
         assert_eq!(fixed.charge(&words, 3 * MINUTE + 5, 7), 4 * MINUTE);
-        assert_eq!(Fixed::used(&words, 4 * MINUTE - 1), (7, 4 * MINUTE));
-        assert_eq!(Fixed::used(&words, 4 * MINUTE), (0, 4 * MINUTE));
+        assert_eq!(fixed.used(&words, 4 * MINUTE - 1), (7, 4 * MINUTE));
+        assert_eq!(fixed.used(&words, 4 * MINUTE), (0, 4 * MINUTE));
         // A window that no request used is skipped.
         assert_eq!(fixed.charge(&words, 9 * MINUTE, 1), 10 * MINUTE);
     }
 
     #[test]
+    fn windows_may_begin_after_multiples_of_their_length() {
+        let (fixed, words) = (Fixed::new(MINUTE, Start::Offset(20), None), words());
+        assert_eq!(fixed.charge(&words, 5, 1), 20, "the first is cut off by the beginning of time");
+        assert_eq!(fixed.charge(&words, 20, 1), MINUTE + 20);
+        assert_eq!(fixed.charge(&words, 3 * MINUTE + 19, 1), 3 * MINUTE + 20);
+    }
+
+    #[test]
+    fn windows_of_the_clock_follow_the_wall_clock() {
+        let second = MINUTE / 60;
+        let now = 5 * MINUTE + 5 * second;
+        let words = words();
+        let fixed = |start, ahead| Fixed::new(MINUTE, start, Some(&Arc::new(Wall::ahead_by(ahead * second))));
+        assert_eq!(fixed(Start::Clock, 0).charge(&words, now, 7), 6 * MINUTE);
+        let used = [0, 30, 54, 55].map(|ahead| fixed(Start::Clock, ahead).used(&words, now));
+        assert_eq!(used, [(7, 6 * MINUTE), (7, 6 * MINUTE - 30 * second), (7, now + second), (0, now)]);
+        assert_eq!(fixed(Start::Clock, 55).charge(&words, now, 1), 7 * MINUTE);
+        assert_eq!(fixed(Start::FirstUse, 3600).used(&words, now), (1, 7 * MINUTE), "the window of a first use is no clock's");
+    }
+
+    #[test]
     fn windows_of_use_begin_with_it() {
-        let (fixed, words) = (Fixed::new(MINUTE, Start::FirstUse), words());
+        let (fixed, words) = (Fixed::new(MINUTE, Start::FirstUse, None), words());
         assert_eq!(fixed.charge(&words, 5, 7), MINUTE + 5);
         assert_eq!(fixed.charge(&words, MINUTE + 4, 1), MINUTE + 5);
-        assert_eq!(Fixed::used(&words, MINUTE + 4), (8, MINUTE + 5));
+        assert_eq!(fixed.used(&words, MINUTE + 4), (8, MINUTE + 5));
         assert_eq!(fixed.charge(&words, MINUTE + 5, 2), 2 * MINUTE + 5);
-        assert_eq!(Fixed::used(&words, MINUTE + 5), (2, 2 * MINUTE + 5));
+        assert_eq!(fixed.used(&words, MINUTE + 5), (2, 2 * MINUTE + 5));
     }
 
     #[test]
     fn who_read_the_clock_before_a_window_began_counts_into_it() {
         for start in [Start::Clock, Start::FirstUse] {
-            let (fixed, words) = (Fixed::new(MINUTE, start), words());
+            let (fixed, words) = (Fixed::new(MINUTE, start, None), words());
             let window = fixed.charge(&words, 2 * MINUTE, 7);
             assert_eq!(fixed.charge(&words, 2 * MINUTE - 1, 1), window);
-            assert_eq!(Fixed::used(&words, 2 * MINUTE - 1), (8, window));
+            assert_eq!(fixed.used(&words, 2 * MINUTE - 1), (8, window));
         }
     }
 
     #[test]
     fn a_window_in_which_nothing_was_sent_has_not_begun() {
         for (start, ends) in [(Start::Clock, MINUTE), (Start::FirstUse, MINUTE + 9)] {
-            let (fixed, words) = (Fixed::new(MINUTE, start), words());
+            let (fixed, words) = (Fixed::new(MINUTE, start, None), words());
             // One of unknown size that is still to come keeps a window going.
             let (one, other) = (fixed.charge(&words, 5, 7), fixed.charge(&words, 6, 0));
             fixed.settle(&words, one, 7, None);
             fixed.settle(&words, other, 0, Some(3));
-            assert_eq!(Fixed::used(&words, 7), (3, one));
+            assert_eq!(fixed.used(&words, 7), (3, one));
             let words = self::words();
             let (one, other) = (fixed.charge(&words, 5, 7), fixed.charge(&words, 6, 0));
             fixed.settle(&words, one, 7, None);
             fixed.settle(&words, other, 0, None);
             assert_eq!(fixed.charge(&words, 9, 1), ends);
-            assert_eq!(Fixed::used(&words, 9), (1, ends));
+            assert_eq!(fixed.used(&words, 9), (1, ends));
         }
     }
 
@@ -135,7 +181,7 @@ mod tests {
             steps in prop::collection::vec((0..50_u64, 0..9_u64, prop::option::of((any::<prop::sample::Index>(), 0..9_u64))), 1..60),
         ) {
             let start = if first_use { Start::FirstUse } else { Start::Clock };
-            let (fixed, words) = (Fixed::new(per, start), words());
+            let (fixed, words) = (Fixed::new(per, start, None), words());
             let (mut now, mut ends, mut log) = (100, 0, Vec::new());
             for (wait, units, settled) in steps {
                 now += wait;
@@ -155,7 +201,7 @@ mod tests {
                     }
                 }
                 let used: u64 = log.iter().filter(|&&(window, _)| window > now).map(|&(_, units)| units).sum();
-                prop_assert_eq!(Fixed::used(&words, now).0, used);
+                prop_assert_eq!(fixed.used(&words, now).0, used);
             }
         }
     }

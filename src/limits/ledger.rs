@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::demand::Demand;
-use super::meter::Meter;
+use super::meter::{Meter, Past};
 use super::observed::Observations;
 use super::quota::Quota;
 use super::shortfall::Shortfall;
 use super::unit::Unit;
+use crate::base::clock::Clock;
 use crate::base::lock::{Held, Lock};
 use crate::base::time::Nanos;
 
@@ -33,14 +34,14 @@ pub(crate) struct LedgerHeld<'a>(#[allow(dead_code, reason = "held, not read")] 
 
 impl Ledger {
     /// Makes the ledger of a quota. It keeps the counts of `before`, which had the same id.
-    pub(crate) fn new(quota: &Quota, serial: u64, before: Option<&Self>, now: Nanos) -> Self {
+    pub(crate) fn new(quota: &Quota, serial: u64, before: Option<&Self>, clock: &Clock) -> Self {
         let Some(before) = before else {
             let continuity = Continuity { serial, lock: Lock::default(), observed: Observations::default() };
-            let meters = Meter::all(quota.limits(), &[], now);
+            let meters = Meter::all(quota.limits(), Past::default(), clock);
             return Self { quota: quota.clone(), meters, continuity: Arc::new(continuity) };
         };
         let _held = before.hold();
-        let meters = Meter::all(quota.limits(), &before.meters, now);
+        let meters = Meter::all(quota.limits(), Past { meters: &before.meters, minute: &[] }, clock);
         Self { quota: quota.clone(), meters, continuity: Arc::clone(&before.continuity) }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::unit::Unit;
+use super::zone::{DAY, Zone};
 use crate::base::error::Error;
 use crate::base::time::{Nanos, SECOND, seconds};
 
@@ -17,8 +18,12 @@ use crate::base::time::{Nanos, SECOND, seconds};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Start {
-    /// At multiples of their length, as minutes of the clock do.
+    /// At multiples of their length since 1970, as minutes of the clock do.
     Clock,
+    /// So long after multiples of their length.
+    Offset(Nanos),
+    /// At midnight in a time zone. Their length is whole days, and a day is as long as the zone says.
+    Midnight(Zone),
     /// With the first request after the window before.
     FirstUse,
 }
@@ -76,7 +81,8 @@ impl Limit {
     ///
     /// # Errors
     /// If the amount or the burst is 0, the time less than a millisecond, the amount of a bucket more than
-    /// one a nanosecond, or its burst more than refills in 10^9 seconds.
+    /// one a nanosecond, its burst more than refills in 10^9 seconds, the offset as long as the time, or a
+    /// time that begins at midnight not whole days.
     pub fn new(unit: Unit, amount: u64, per: Nanos, kind: LimitKind) -> Result<Self, Error> {
         const SHORTEST: Nanos = 1_000_000;
         const LONGEST: Nanos = 1_000_000_000 * SECOND;
@@ -86,6 +92,15 @@ impl Limit {
         }
         if per < SHORTEST {
             return refused(format!("per must be at least 0.001 seconds, not {}", seconds(per)));
+        }
+        match kind {
+            LimitKind::Fixed(Start::Offset(offset)) if offset >= per => {
+                return refused(format!("offset must be less than per, {}, not {}", seconds(per), seconds(offset)));
+            }
+            LimitKind::Fixed(Start::Midnight(_)) if !per.is_multiple_of(DAY) => {
+                return refused(format!("per must be whole days of 86400 seconds where timezone is given, not {}", seconds(per)));
+            }
+            _ => {}
         }
         if let LimitKind::Bucket { burst } = kind {
             if burst == 0 {

@@ -10,8 +10,10 @@ use super::shortfall::LimitShortfall;
 use super::sliding::{self, Sliding};
 use super::unit::Unit;
 use super::usage::Usage;
+use crate::base::clock::Clock;
 use crate::base::sync::atomic::AtomicU64;
-use crate::base::time::Nanos;
+use crate::base::time::{MINUTE, Nanos};
+use crate::base::wall::Wall;
 
 /// A limit and what was used of it. Read without a lock, written under its owner's.
 #[derive(Debug)]
@@ -22,23 +24,49 @@ pub(crate) struct Meter {
     words: Arc<[AtomicU64]>,
 }
 
+/// What was counted before, of limits whose place others take.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Past<'a> {
+    pub(crate) meters: &'a [Meter],
+    /// What was used in this minute, of each unit that had a limit a minute and has none any more.
+    pub(crate) minute: &'a [(Unit, u64)],
+}
+
 /// The mark that a charge leaves, for settling it.
 pub(super) type Charge = u64;
 
 impl Meter {
-    /// Makes meters of these limits. Each reuses the counters of an old meter that counts alike, each old
-    /// meter at most once. The caller holds the lock of `before`.
-    pub(crate) fn all(limits: &[Limit], before: &[Self], now: Nanos) -> Box<[Self]> {
-        let mut before: Vec<_> = before.iter().map(Some).collect();
+    /// Makes meters of these limits. What was used of a limit before stays used, each old limit's of at most
+    /// one new limit:
+    ///
+    /// 1. of the same limit, and then of one that counts alike, the counters themselves go on;
+    /// 2. of another limit of the same unit, the one with the nearest time, what is used now is charged.
+    ///
+    /// The caller holds the lock of the meters before.
+    pub(crate) fn all(limits: &[Limit], past: Past<'_>, clock: &Clock) -> Box<[Self]> {
+        let (now, wall) = (clock.now(), clock.wall());
+        let mut before: Vec<_> = past.meters.iter().map(Some).collect();
         let mut take = |is_it: &dyn Fn(&Self) -> bool| before.iter_mut().find(|old| old.is_some_and(is_it)).and_then(Option::take);
-        // First those that stay as they are.
+        // Those that stay as they are come first.
         let same: Vec<_> = limits.iter().map(|limit| take(&|old| old.limit == *limit)).collect();
-        let meters = limits.iter().zip(same);
-        meters.map(|(&limit, same)| Self::new(limit, same.or_else(|| take(&|old| old.counts_alike(&limit))), now)).collect()
+        let alike = limits.iter().zip(same).map(|(limit, same)| same.or_else(|| take(&|old| old.counts_alike(limit))));
+        let alike: Vec<_> = alike.collect();
+        let others = before.into_iter().flatten().map(|old| (old.unit(), old.limit.per(), old.used(now)));
+        let mut others: Vec<_> = others.chain(past.minute.iter().map(|&(unit, used)| (unit, MINUTE, used))).collect();
+        let meters = limits.iter().zip(alike).map(|(&limit, alike)| {
+            let meter = Self::new(limit, alike, wall, now);
+            let fits = others.iter().enumerate().filter(|(_, (unit, ..))| alike.is_none() && *unit == limit.unit());
+            if let Some((nth, _)) = fits.min_by_key(|(_, (_, per, _))| per.abs_diff(limit.per())) {
+                let (.., used) = others.swap_remove(nth);
+                meter.charge(now, used);
+            }
+            meter
+        });
+        meters.collect()
     }
 
-    fn new(limit: Limit, before: Option<&Self>, now: Nanos) -> Self {
-        let (counter, words) = Counter::of(&limit);
+    fn new(limit: Limit, before: Option<&Self>, wall: Option<&Arc<Wall>>, now: Nanos) -> Self {
+        let (counter, words) = Counter::of(&limit, wall);
         let words = before.map_or_else(|| (0..words).map(|_| AtomicU64::new(0)).collect(), |before| Arc::clone(&before.words));
         if let Counter::Bucket(bucket) = counter {
             bucket.set_rate(&words, now);
@@ -64,15 +92,15 @@ impl Meter {
     }
 
     pub(crate) fn used(&self, now: Nanos) -> u64 {
-        match self.counter {
-            Counter::Fixed(_) => Fixed::used(&self.words, now).0,
+        match &self.counter {
+            Counter::Fixed(fixed) => fixed.used(&self.words, now).0,
             Counter::Sliding(sliding) => sliding.used(&self.words, now),
             Counter::Bucket(_) => Bucket::used(&self.words, now),
         }
     }
 
     pub(crate) fn left(&self, now: Nanos) -> u64 {
-        match self.counter {
+        match &self.counter {
             Counter::Bucket(bucket) => bucket.left(&self.words, now),
             Counter::Fixed(_) | Counter::Sliding(_) => self.limit.amount().saturating_sub(self.used(now)),
         }
@@ -85,9 +113,9 @@ impl Meter {
         if self.left(now) >= units {
             return Some(now);
         }
-        Some(match self.counter {
+        Some(match &self.counter {
             Counter::Bucket(bucket) => bucket.frees_at(&self.words, now, units),
-            Counter::Fixed(_) => Fixed::used(&self.words, now).1,
+            Counter::Fixed(fixed) => fixed.used(&self.words, now).1,
             Counter::Sliding(sliding) => sliding.lets_go_at(&self.words, now, sliding.used(&self.words, now).saturating_sub(spare)),
         })
     }
@@ -122,10 +150,10 @@ impl Meter {
     /// Returns what a strategy compares, and until when it holds if time changes it.
     pub(crate) fn usage(&self, now: Nanos) -> (Usage, Option<Nanos>) {
         let limit = Some(self.limit.amount());
-        match self.counter {
+        match &self.counter {
             Counter::Bucket(bucket) => bucket.usage(&self.words, now),
-            Counter::Fixed(_) => {
-                let (current, ends) = Fixed::used(&self.words, now);
+            Counter::Fixed(fixed) => {
+                let (current, ends) = fixed.used(&self.words, now);
                 (Usage { current, limit }, (current > 0).then_some(ends))
             }
             Counter::Sliding(sliding) => {
@@ -136,7 +164,7 @@ impl Meter {
     }
 
     pub(super) fn charge(&self, now: Nanos, units: u64) -> Charge {
-        match self.counter {
+        match &self.counter {
             Counter::Fixed(fixed) => fixed.charge(&self.words, now, units),
             Counter::Sliding(sliding) => sliding.charge(&self.words, now, units),
             Counter::Bucket(_) => Bucket::charge(&self.words, now, units),
@@ -149,7 +177,7 @@ impl Meter {
     /// at any time, and what it gets back counts as if it had never been taken.
     pub(super) fn settle(&self, now: Nanos, charge: Charge, charged: u64, settled: Option<u64>) {
         let actual = settled.unwrap_or(0);
-        match self.counter {
+        match &self.counter {
             Counter::Fixed(fixed) => fixed.settle(&self.words, charge, charged, settled),
             Counter::Sliding(_) => Sliding::settle(&self.words, charge, charged, actual),
             Counter::Bucket(_) if actual > charged => {
@@ -161,7 +189,7 @@ impl Meter {
 }
 
 /// The arithmetic of a limit.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Counter {
     Fixed(Fixed),
     Sliding(Sliding),
@@ -170,9 +198,9 @@ enum Counter {
 
 impl Counter {
     /// Returns the arithmetic of a limit, and how many words it needs.
-    fn of(limit: &Limit) -> (Self, usize) {
+    fn of(limit: &Limit, wall: Option<&Arc<Wall>>) -> (Self, usize) {
         match limit.kind() {
-            LimitKind::Fixed(start) => (Self::Fixed(Fixed::new(limit.per(), start)), fixed::WORDS),
+            LimitKind::Fixed(start) => (Self::Fixed(Fixed::new(limit.per(), start, wall)), fixed::WORDS),
             LimitKind::Sliding => (Self::Sliding(Sliding::new(limit.per())), sliding::WORDS),
             LimitKind::Bucket { burst } => (Self::Bucket(Bucket::new(limit.amount(), limit.per(), burst)), bucket::WORDS),
         }
@@ -184,7 +212,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::base::time::{MINUTE, SECOND};
+    use crate::base::manual_clock::ManualClock;
+    use crate::base::time::SECOND;
     use crate::limits::limit::Start;
 
     fn limit(amount: u64, kind: LimitKind) -> Limit {
@@ -192,11 +221,24 @@ mod tests {
     }
 
     fn meter(limit: Limit) -> Meter {
-        Meter::new(limit, None, 0)
+        Meter::new(limit, None, None, 0)
     }
 
-    const KINDS: [LimitKind; 4] =
-        [LimitKind::Fixed(Start::Clock), LimitKind::Fixed(Start::FirstUse), LimitKind::Sliding, LimitKind::Bucket { burst: 100 }];
+    fn past(meters: &[Meter]) -> Past<'_> {
+        Past { meters, minute: &[] }
+    }
+
+    fn at(now: Nanos) -> Clock {
+        Clock::Manual(Arc::new(ManualClock::new(now)))
+    }
+
+    const KINDS: [LimitKind; 5] = [
+        LimitKind::Fixed(Start::Clock),
+        LimitKind::Fixed(Start::Offset(SECOND / 4)),
+        LimitKind::Fixed(Start::FirstUse),
+        LimitKind::Sliding,
+        LimitKind::Bucket { burst: 100 },
+    ];
 
     #[test]
     fn every_kind_fills_exactly_to_its_limit() {
@@ -245,17 +287,20 @@ mod tests {
             let before = [meter(limit(100, kind))];
             let charge = before[0].charge(now, 60);
             let wider = if matches!(kind, LimitKind::Bucket { .. }) { LimitKind::Bucket { burst: 150 } } else { kind };
-            let after = Meter::all(&[limit(200, wider)], &before, now);
+            let after = Meter::all(&[limit(200, wider)], past(&before), &at(now));
             assert_eq!(after[0].used(now), 60, "{kind:?}");
             // A lease of the facts before settles what it was charged.
             before[0].settle(now, charge, 60, Some(20));
             assert_eq!(after[0].used(now), 20, "{kind:?}");
             before[0].charge(now, 5);
             assert_eq!(after[0].used(now), 25, "{kind:?}");
-            // Another unit or time starts anew.
+            // Of another time or kind it is charged.
             let others = [Limit::new(Unit::Requests, 200, MINUTE, wider), Limit::new(Unit::Tokens, 200, SECOND, wider)];
-            let others = Meter::all(&others.map(Result::unwrap), &before, now);
-            assert!(others.iter().all(|other| other.used(now) == 0));
+            let others = Meter::all(&others.map(Result::unwrap), past(&before), &at(now));
+            assert_eq!(others.iter().map(|other| other.used(now)).collect::<Vec<_>>(), [0, 25], "{kind:?}");
+            for other in KINDS {
+                assert_eq!(Meter::all(&[limit(90, other)], past(&before), &at(now))[0].used(now), 25, "{kind:?} {other:?}");
+            }
         }
     }
 
@@ -264,10 +309,10 @@ mod tests {
         let now = 5 * MINUTE;
         for kind in KINDS {
             let limits = [limit(100, kind), limit(100, kind)];
-            let before = Meter::all(&limits, &[], now);
+            let before = Meter::all(&limits, Past::default(), &at(now));
             before.iter().for_each(|meter| _ = meter.charge(now, 10));
             for limits in [limits, [limit(50, kind), limit(200, kind)], [limit(50, kind), limit(100, kind)]] {
-                let after = Meter::all(&limits, &before, now);
+                let after = Meter::all(&limits, past(&before), &at(now));
                 let used = after[0].used(now);
                 after.iter().for_each(|meter| _ = meter.charge(now, 1));
                 assert!(after.iter().all(|meter| meter.used(now) == used + 1), "{kind:?}");
@@ -300,7 +345,7 @@ mod tests {
         /// of a log that knows only what was really used.
         #[test]
         fn no_window_of_a_log_has_more_than_the_limit(
-            kind in 0..4_usize, amount in 1..40_u64,
+            kind in 0..KINDS.len(), amount in 1..40_u64,
             steps in prop::collection::vec((0..25_u64, 0..12_u64, prop::option::of((any::<prop::sample::Index>(), 0..12_u64))), 1..100),
         ) {
             let kind = match KINDS[kind] {
@@ -329,7 +374,8 @@ mod tests {
             let mut window_began = 0;
             for (first, &(from, ..)) in log.iter().enumerate() {
                 let began = match kind {
-                    LimitKind::Fixed(Start::Clock) => from - from % MINUTE,
+                    LimitKind::Fixed(Start::Clock | Start::Midnight(_)) => from - from % MINUTE,
+                    LimitKind::Fixed(Start::Offset(offset)) => from.saturating_sub((from + MINUTE - offset) % MINUTE),
                     LimitKind::Fixed(Start::FirstUse) => {
                         if from >= window_began + MINUTE {
                             window_began = from;

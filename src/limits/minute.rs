@@ -1,4 +1,5 @@
-//! Minute windows: what was counted in the current clock minute.
+//! Minute windows: what was counted in the current minute of the wall clock. All times here are the wall
+//! clock's: see `base::wall`.
 //!
 //! A window rolls when it is next written to in a later minute. Until then a reader takes an old minute's
 //! counts as 0. It never rolls back: a writer that read the clock just before another writer rolled the
@@ -7,6 +8,7 @@
 //! Readers take no lock. Writers hold the lock of the block that the window is part of. That makes a check
 //! and the reservation after it one step.
 
+use super::unit::Unit;
 use crate::base::lock::Held;
 use crate::base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::base::time::{MINUTE, Nanos};
@@ -38,14 +40,14 @@ pub(crate) struct MinuteWindow {
     earlier: AtomicU64,
 }
 
-pub(crate) fn minute_of(now: Nanos) -> Minute {
+pub(crate) fn minute_of(wall: Nanos) -> Minute {
     // Fits: 64 bits of nanoseconds are 3 * 10^8 minutes.
-    Minute::try_from(now / MINUTE).unwrap_or(Minute::MAX)
+    Minute::try_from(wall / MINUTE).unwrap_or(Minute::MAX)
 }
 
 /// Returns the nanoseconds to the next minute.
-pub(crate) fn to_next_minute(now: Nanos) -> Nanos {
-    MINUTE - now % MINUTE
+pub(crate) fn to_next_minute(wall: Nanos) -> Nanos {
+    MINUTE - wall % MINUTE
 }
 
 impl MinuteWindow {
@@ -68,15 +70,16 @@ impl MinuteWindow {
 
     /// Returns the requests of all minutes.
     pub(crate) fn total_requests(&self, _: &Held<'_>) -> u64 {
-        self.earlier.load(Ordering::Relaxed).saturating_add(self.requests_at_most())
+        // It wraps below 0 while the minute counts what other counters did: see `raise`.
+        self.earlier.load(Ordering::Relaxed).wrapping_add(self.requests_at_most())
     }
 
-    /// Returns what was counted in the minute of `now`.
+    /// Returns what was counted in the minute of `wall`.
     #[inline]
-    pub(crate) fn counts(&self, now: Nanos) -> Counts {
+    pub(crate) fn counts(&self, wall: Nanos) -> Counts {
         // Acquire: pairs with the release in `roll`, so that a new minute is never seen with an old minute's
         // counts.
-        if self.minute.load(Ordering::Acquire) < minute_of(now) {
+        if self.minute.load(Ordering::Acquire) < minute_of(wall) {
             return Counts::default();
         }
         Counts {
@@ -88,11 +91,24 @@ impl MinuteWindow {
     }
 
     /// Counts a request and its tokens, and returns the minute that took them.
-    pub(crate) fn charge(&self, held: &Held<'_>, now: Nanos, tokens: u64) -> Minute {
-        let minute = self.roll(held, now);
+    pub(crate) fn charge(&self, held: &Held<'_>, wall: Nanos, tokens: u64) -> Minute {
+        let minute = self.roll(held, wall);
         self.requests.store(self.requests.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
         self.tokens.store(self.tokens.load(Ordering::Relaxed).saturating_add(tokens), Ordering::Relaxed);
         minute
+    }
+
+    /// Raises what the minute has counted of a unit to what another counter of it did. Totals stay what they
+    /// are.
+    pub(crate) fn raise(&self, held: &Held<'_>, wall: Nanos, unit: Unit, used: u64) {
+        self.roll(held, wall);
+        let counter = if unit == Unit::Requests { &self.requests } else { &self.tokens };
+        let own = counter.load(Ordering::Relaxed);
+        let more = used.saturating_sub(own);
+        counter.store(own.saturating_add(more), Ordering::Relaxed);
+        if unit == Unit::Requests {
+            self.earlier.store(self.earlier.load(Ordering::Relaxed).wrapping_sub(more), Ordering::Relaxed);
+        }
     }
 
     /// Replaces estimated tokens by the actual ones, if the minute that took them is still the window's.
@@ -113,28 +129,28 @@ impl MinuteWindow {
 
     /// Counts an outcome of a request that `counted_in` counted.
     #[inline]
-    pub(crate) fn outcome(&self, held: &Held<'_>, now: Nanos, counted_in: Minute) {
-        let minute = self.roll(held, now);
+    pub(crate) fn outcome(&self, held: &Held<'_>, wall: Nanos, counted_in: Minute) {
+        let minute = self.roll(held, wall);
         if counted_in != minute {
             self.carried.store(self.carried.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
         }
     }
 
     /// Counts an outcome that is a failure, and returns what its minute has counted.
-    pub(crate) fn failure(&self, held: &Held<'_>, now: Nanos, counted_in: Minute) -> Counts {
-        self.outcome(held, now, counted_in);
+    pub(crate) fn failure(&self, held: &Held<'_>, wall: Nanos, counted_in: Minute) -> Counts {
+        self.outcome(held, wall, counted_in);
         self.fails.store(self.fails.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
-        self.counts(now)
+        self.counts(wall)
     }
 
-    /// Starts the minute of `now` if it is later than the window's, and returns the window's minute.
-    fn roll(&self, _: &Held<'_>, now: Nanos) -> Minute {
-        let minute = minute_of(now);
+    /// Starts the minute of `wall` if it is later than the window's, and returns the window's minute.
+    fn roll(&self, _: &Held<'_>, wall: Nanos) -> Minute {
+        let minute = minute_of(wall);
         let current = self.minute.load(Ordering::Relaxed);
         if minute <= current {
             return current;
         }
-        self.earlier.store(self.earlier.load(Ordering::Relaxed).saturating_add(self.requests_at_most()), Ordering::Relaxed);
+        self.earlier.store(self.earlier.load(Ordering::Relaxed).wrapping_add(self.requests_at_most()), Ordering::Relaxed);
         self.requests.store(0, Ordering::Relaxed);
         self.tokens.store(0, Ordering::Relaxed);
         self.fails.store(0, Ordering::Relaxed);

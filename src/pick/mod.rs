@@ -218,7 +218,8 @@ impl<T: Attachment> Picker<T> {
     /// If no deployment serves the model.
     pub(crate) fn explain(&self, model_name: &str, request: &Request) -> Result<Explanation<T>, Error> {
         self.registry.with_group(model_name, |model_name, group| {
-            let mut walk = Walk::new(group, request, self.registry.services(), &self.rng, Now::new(self.clock()));
+            let now = Now::at(self.clock(), self.clock().look());
+            let mut walk = Walk::new(group, request, self.registry.services(), &self.rng, now);
             walk.chance.peek = true;
             let mut notes = Notes::new(group);
             let winner = walk.choose(&mut notes).and_then(|position| group.member(position)).cloned();

@@ -7,7 +7,7 @@ use super::args::{items, length, optional, text, whole};
 use super::errors::wrong_type;
 use super::modules::member;
 use crate::base::time::{Nanos, seconds};
-use crate::limits::{Limit, LimitKind, Observed, Quota, Start, Unit};
+use crate::limits::{Limit, LimitKind, Observed, Quota, Start, Unit, Zone};
 
 /// A tuple of some class's instances, from any iterable of them; None if there is none.
 fn tuple_of<'py>(name: &str, class: &str, value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
@@ -44,12 +44,27 @@ pub(crate) fn limit_from(limit: &Bound<'_, PyAny>) -> PyResult<Limit> {
             burst: optional(Some(&limit.getattr("burst")?), |burst| whole("burst", 1, u64::MAX, burst))?.unwrap_or(amount),
         },
         "sliding" => LimitKind::Sliding,
-        _ => LimitKind::Fixed(match text("start", &limit.getattr("start")?)? {
-            "first_use" => Start::FirstUse,
-            _ => Start::Clock,
-        }),
+        _ => LimitKind::Fixed(start_from(limit)?),
     };
     Ok(Limit::new(unit, amount, length("per", &limit.getattr("per")?)?, kind)?)
+}
+
+fn start_from(limit: &Bound<'_, PyAny>) -> PyResult<Start> {
+    if let Some(zone) = optional(Some(&limit.getattr("timezone")?), |zone| Ok(Zone::new(text("timezone", zone)?)?))? {
+        return Ok(Start::Midnight(zone));
+    }
+    Ok(match (text("start", &limit.getattr("start")?)?, length("offset", &limit.getattr("offset")?)?) {
+        ("first_use", _) => Start::FirstUse,
+        (_, 0) => Start::Clock,
+        (_, offset) => Start::Offset(offset),
+    })
+}
+
+/// Return the name of a time zone as the IANA database writes it.
+#[pyfunction]
+#[pyo3(name = "_time_zone", signature = (name, /))]
+pub(crate) fn time_zone(name: &Bound<'_, PyAny>) -> PyResult<&'static str> {
+    Ok(Zone::new(text("timezone", name)?)?.name())
 }
 
 pub(crate) fn quota_from(quota: &Bound<'_, PyAny>) -> PyResult<Quota> {
@@ -68,6 +83,8 @@ pub(crate) fn limit_to<'py>(py: Python<'py>, limit: &Limit) -> PyResult<Bound<'p
     match limit.kind() {
         LimitKind::Bucket { burst } if burst != limit.amount() => keywords.set_item("burst", burst)?,
         LimitKind::Fixed(Start::FirstUse) => keywords.set_item("start", "first_use")?,
+        LimitKind::Fixed(Start::Offset(offset)) => keywords.set_item("offset", seconds(offset))?,
+        LimitKind::Fixed(Start::Midnight(zone)) => keywords.set_item("timezone", zone.name())?,
         _ => {}
     }
     member(py, "turnout.limits", "Limit")?.call((), Some(&keywords))

@@ -33,6 +33,8 @@ mod _core {
     #[pymodule_export]
     use super::lease::PyLease;
     #[pymodule_export]
+    use super::limits::time_zone;
+    #[pymodule_export]
     use super::strategies::{
         PyRoundRobinCounters, PyRoutingContext, build_routing_contexts, least_busy, lowest_latency, lowest_priority, lowest_usage,
         rate_limit_aware, round_robin, weighted_random,

@@ -6,10 +6,10 @@ use rustc_hash::FxHashMap;
 
 use crate::base::clock::Clock;
 use crate::base::error::Error;
-use crate::base::time::Nanos;
+use crate::base::lock::Held;
 use crate::facts::Deployment;
 use crate::group::Entry;
-use crate::limits::{Ledger, Meter, Metering, Quota};
+use crate::limits::{Ledger, Meter, Metering, Past, Quota, Unit};
 
 /// What counts the quotas that some deployment is under.
 #[derive(Debug, Default)]
@@ -25,27 +25,26 @@ impl Ledgers {
         self.by_id.get(id).and_then(Weak::upgrade).map(|ledger| ledger.quota().clone())
     }
 
-    /// Makes what counts for a deployment that takes the place of another one, or of none.
+    /// Makes what counts for a deployment that takes the place of another one, or of none. What that one used
+    /// of its limits stays used, also where a limit a minute is now written as another limit, or was.
     pub(super) fn metering<T>(&mut self, deployment: &Deployment, old: Option<&Entry<T>>, clock: &Clock) -> Option<Box<Metering>> {
-        if deployment.limits().is_empty() && deployment.quotas().is_empty() {
-            return None;
-        }
-        let now = clock.now();
-        let quotas = deployment.quotas().iter().map(|quota| self.ledger(quota, now)).collect();
-        let _held = old.map(|old| old.slot.hold());
-        let before = old.and_then(|old| old.metering.as_ref()).map_or(&[][..], |metering| metering.own());
-        Some(Box::new(Metering::new(Meter::all(deployment.limits(), before, now), quotas)))
+        let quotas: Vec<_> = deployment.quotas().iter().map(|quota| self.ledger(quota, clock)).collect();
+        let held = old.map(|old| (old, old.slot.hold()));
+        let meters = old.and_then(|old| old.metering.as_ref()).map_or(&[][..], |metering| metering.own());
+        let minute = held.as_ref().map_or_else(Vec::new, |(old, held)| respelt(old, held, meters, deployment, clock));
+        let own = Meter::all(deployment.limits(), Past { meters, minute: &minute }, clock);
+        (!own.is_empty() || !quotas.is_empty()).then(|| Box::new(Metering::new(own, quotas)))
     }
 
     /// Returns the ledger of a quota: the one in use, or a new one that keeps its counts if the limits are
     /// others.
-    fn ledger(&mut self, quota: &Quota, now: Nanos) -> Arc<Ledger> {
+    fn ledger(&mut self, quota: &Quota, clock: &Clock) -> Arc<Ledger> {
         let before = self.by_id.get(quota.id()).and_then(Weak::upgrade);
         if let Some(same) = before.as_ref().filter(|ledger| ledger.quota() == quota) {
             return Arc::clone(same);
         }
         self.last_serial += 1;
-        let ledger = Arc::new(Ledger::new(quota, self.last_serial, before.as_deref(), now));
+        let ledger = Arc::new(Ledger::new(quota, self.last_serial, before.as_deref(), clock));
         // Ledgers that no deployment is under any more go when the map is full: so they never outnumber the
         // others.
         if self.by_id.len() == self.by_id.capacity() {
@@ -66,4 +65,28 @@ pub(super) fn must_agree(known: &Quota, user: &str, quota: &Quota, id: &str) -> 
          it together by set_deployments",
         quota.id()
     )))
+}
+
+/// Sees to limits a minute that were written as other limits, or are now. Raises what this minute has counted
+/// to what a limit counted whose place a limit a minute takes. Returns what the minute has counted of those
+/// that are no limits a minute any more.
+fn respelt<T>(old: &Entry<T>, held: &Held<'_>, meters: &[Meter], deployment: &Deployment, clock: &Clock) -> Vec<(Unit, u64)> {
+    let wall = clock.wall_at(clock.now());
+    let counted = old.slot.window.counts(wall);
+    let limits = |of: &Deployment| [of.rpm_limit().is_some(), of.tpm_limit().is_some()];
+    let mut minute = Vec::new();
+    for ((was, is), (unit, used)) in limits(old.deployment())
+        .into_iter()
+        .zip(limits(deployment))
+        .zip([(Unit::Requests, counted.requests), (Unit::Tokens, counted.tokens)])
+    {
+        if was && !is {
+            minute.push((unit, used));
+        } else if is && !was {
+            let gone = meters.iter().filter(|meter| meter.unit() == unit && !deployment.limits().contains(meter.limit()));
+            let used = gone.map(|meter| meter.used(clock.now())).max();
+            old.slot.window.raise(held, wall, unit, used.unwrap_or(0));
+        }
+    }
+    minute
 }

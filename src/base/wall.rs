@@ -1,0 +1,102 @@
+//! How far the wall clock was set forward since a router's clock was started.
+//!
+//! A router's time is carried on by a monotonic clock, which knows nothing of a wall clock that is corrected,
+//! or that went on while the machine slept. Windows that begin with the clock's minutes follow it: they add
+//! what this says. All else (cooldowns, waits, latencies) keeps to the monotonic time. A step back is not
+//! followed: no window is counted twice.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::sync::atomic::{AtomicU64, Ordering};
+use super::time::{Nanos, SECOND};
+
+/// The wall clock is looked at when so much time has passed since the last look.
+const LOOK_AFTER: Nanos = SECOND / 100;
+
+/// A smaller difference is no step: the two clocks are not read at the same moment.
+const LEAST_STEP: Nanos = SECOND / 20;
+
+#[derive(Debug, Default)]
+pub(crate) struct Wall {
+    ahead: AtomicU64,
+    /// The router's time at the last look.
+    looked_at: AtomicU64,
+}
+
+impl Wall {
+    /// Makes one that never looks, and believes this.
+    #[cfg(test)]
+    pub(crate) fn ahead_by(ahead: Nanos) -> Self {
+        Self { ahead: AtomicU64::new(ahead), looked_at: AtomicU64::new(u64::MAX) }
+    }
+
+    /// Returns how far the wall clock is ahead of a router's time, as of the last look.
+    #[inline]
+    pub(crate) fn known_ahead(&self) -> Nanos {
+        self.ahead.load(Ordering::Relaxed)
+    }
+
+    /// Returns how far the wall clock is ahead of the router's time `now`. It looks at it now and then.
+    #[inline]
+    pub(crate) fn ahead(&self, now: Nanos) -> Nanos {
+        if self.is_look_due(now) {
+            self.look(now);
+        }
+        self.known_ahead()
+    }
+
+    /// Returns whether the last look is some time ago.
+    #[inline]
+    pub(crate) fn is_look_due(&self, now: Nanos) -> bool {
+        now.saturating_sub(self.looked_at.load(Ordering::Relaxed)) >= LOOK_AFTER
+    }
+
+    /// Looks at the wall clock.
+    #[cold]
+    #[allow(clippy::disallowed_methods)] // this is where time comes from
+    pub(crate) fn look(&self, now: Nanos) {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.compare(now, Nanos::try_from(wall.as_nanos()).unwrap_or(Nanos::MAX));
+    }
+
+    /// Compares the router's time with the wall clock's, which was read a moment later.
+    fn compare(&self, now: Nanos, wall: Nanos) {
+        self.looked_at.store(now, Ordering::Relaxed);
+        let ahead = wall.saturating_sub(now);
+        if ahead >= self.known_ahead().saturating_add(LEAST_STEP) {
+            self.ahead.fetch_max(ahead, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_forward_is_followed_and_a_step_back_is_not() {
+        let wall = Wall::default();
+        let mut now = 1000 * SECOND;
+        for (step, expected) in [(0, 0), (30, 30), (29, 30), (-3600, 30), (30, 30), (31, 31)] {
+            now += SECOND;
+            wall.compare(now, now.saturating_add_signed(step * 1_000_000_000));
+            assert_eq!(wall.known_ahead(), expected * SECOND, "{step}");
+        }
+    }
+
+    #[test]
+    fn clocks_that_are_read_one_after_the_other_are_no_step() {
+        let wall = Wall::default();
+        wall.compare(SECOND, SECOND + LEAST_STEP - 1);
+        assert_eq!(wall.known_ahead(), 0);
+        wall.compare(SECOND, SECOND + LEAST_STEP);
+        assert_eq!(wall.known_ahead(), LEAST_STEP);
+    }
+
+    #[test]
+    fn a_look_is_due_after_a_while() {
+        let wall = Wall::default();
+        wall.compare(SECOND, SECOND);
+        assert!(!wall.is_look_due(SECOND + LOOK_AFTER - 1) && wall.is_look_due(SECOND + LOOK_AFTER));
+    }
+}
