@@ -1,16 +1,29 @@
 """What an exception says about the deployment that raised it.
 
-Client libraries are understood by what their exceptions carry, not by importing them: an HTTP status
-(``status_code``, ``status`` or ``code``, on the exception or on its ``response``), response headers, and the
-names of the exception's classes. That covers openai, anthropic, httpx, aiohttp, requests, urllib and litellm.
+Client libraries are understood by what their exceptions carry, not by importing them. That covers openai, anthropic,
+google-genai, google-api-core, botocore, mistralai, cohere, litellm, httpx, httpx2, httpcore, aiohttp, requests, urllib3, urllib,
+grpc, tenacity and OSErrors. In this order they are asked:
+
+- a code in the body that says more than a status does, such as ``insufficient_quota`` under a 429;
+- the status: ``status_code``, ``status``, ``code``, on the exception or its ``response``, also as text;
+- the names of the exception's classes, a connection's before a status that no response has;
+- the type or code of an error in the middle of a stream, or of gRPC;
+- the number of an OSError;
+- the exception that it wraps: ``reason``, ``last_attempt``, ``__cause__``.
+
+Sentences add to what a status or a code says, and headers, bodies and sentences name waits (`turnout.providers.headers`,
+`turnout.providers.bodies`, `turnout.providers.wordings`).
 """
 
-import sys
 from typing import Any, NamedTuple
 
 from turnout.enums import FailureKind
 from turnout.exceptions import RouterError
-from turnout.providers.headers import Observed, _attribute, _text, read_exception_headers
+from turnout.providers import kinds
+from turnout.providers.bodies import Body, code, wait_in_words
+from turnout.providers.headers import Heard, Observed, read, read_exception_headers
+from turnout.providers.strangers import attribute, entry, text
+from turnout.providers.wordings import refined
 
 __all__ = ["Failure", "classify_exception"]
 
@@ -27,69 +40,18 @@ class Failure(NamedTuple):
     retry_after: float | None = None
 
 
-_BY_STATUS = {
-    401: FailureKind.AUTH,
-    402: FailureKind.AUTH,
-    403: FailureKind.AUTH,
-    404: FailureKind.NOT_FOUND,
-    408: FailureKind.TIMEOUT,
-    # Conflict and too early: the server was not ready for the request, which was not wrong.
-    409: FailureKind.ERROR,
-    425: FailureKind.ERROR,
-    429: FailureKind.RATE_LIMIT,
-    # nginx's "client closed request".
-    499: FailureKind.CANCELLED,
-    504: FailureKind.TIMEOUT,
-}
-
-# Names of classes, looked for from the exception's own class to its bases. The order of the two tables does
-# not matter: no class of the libraries above has names of both in its bases at the same distance.
-_BY_NAME = {
-    "CancelledError": FailureKind.CANCELLED,
-    "Cancelled": FailureKind.CANCELLED,
-    # The client's own pool was full: the request was never sent.
-    "PoolTimeout": FailureKind.CANCELLED,
-    "TimeoutError": FailureKind.TIMEOUT,
-    "ServerTimeoutError": FailureKind.TIMEOUT,
-    "TooSlowError": FailureKind.TIMEOUT,
-    "TimeoutException": FailureKind.TIMEOUT,
-    "Timeout": FailureKind.TIMEOUT,
-    "APITimeoutError": FailureKind.TIMEOUT,
-    "APIConnectionError": FailureKind.CONNECTION,
-    "ConnectionError": FailureKind.CONNECTION,
-    "ClientConnectionError": FailureKind.CONNECTION,
-    "ServerDisconnectedError": FailureKind.CONNECTION,
-    "TransportError": FailureKind.CONNECTION,
-    "gaierror": FailureKind.CONNECTION,
-    "RateLimitError": FailureKind.RATE_LIMIT,
-    "AuthenticationError": FailureKind.AUTH,
-    "PermissionDeniedError": FailureKind.AUTH,
-    "NotFoundError": FailureKind.NOT_FOUND,
-    "ContextWindowExceededError": FailureKind.CONTEXT_WINDOW,
-    "ContentPolicyViolationError": FailureKind.CONTENT_POLICY,
-    "ContentFilterFinishReasonError": FailureKind.CONTENT_POLICY,
-    "LengthFinishReasonError": FailureKind.BAD_REQUEST,
-    "BadRequestError": FailureKind.BAD_REQUEST,
-    "UnprocessableEntityError": FailureKind.BAD_REQUEST,
-}
-
-# What providers write into a 400 (OpenAI and Azure as an error code, Anthropic and vLLM in words).
-_CONTEXT_WINDOW = ("context_length_exceeded", "maximum context length", "context window", "context limit", "prompt is too long")
-_CONTENT_POLICY = ("content_filter", "content filter", "content_policy", "content management policy", "responsible_ai_policy")
-
-
 def classify_exception(exc: BaseException) -> Failure | None:
     """Say what an exception that left a lease's block means for the deployment.
 
-    An HTTP status decides; without one, the names of the exception's classes. What nobody knows is an
-    ``error``.
+    An error's code and the HTTP status decide; without them, the names of the exception's classes, then the exception that caused it. What nobody
+    knows is an ``error``.
 
     Args:
         exc: The exception. Of an exception group the first member that is a failure counts.
 
     Returns:
-        The failure, or None if there is no outcome to record: the caller was cancelled, a generator closed,
-        the program is ending, or turnout itself had no deployment to offer.
+        The failure, or None if there is no outcome to record: the exception is no `Exception` (the caller was cancelled or killed, a generator
+        closed, the program is ending), or turnout itself had no deployment to offer.
     """
     reading = read_exception(exc)
     return None if reading is None or reading.kind is None else Failure(reading.kind, reading.retry_after)
@@ -118,70 +80,192 @@ def read_exception(exc: BaseException) -> Reading | None:
     Returns:
         What it says; None if it says nothing of the deployment.
     """
-    if isinstance(exc, (GeneratorExit, KeyboardInterrupt, SystemExit, RouterError)) or _is_cancellation(exc):
-        return None
+    return _read(exc, set())
+
+
+# So many exceptions are read one behind the other; who wraps more has no end.
+_MOST_WRAPPED = 64
+
+# A request that is at fault whatever the status.
+_REQUEST_KINDS = (FailureKind.CONTEXT_WINDOW, FailureKind.CONTENT_POLICY)
+# Where a body may name a wait: not for a request that is wrong at any time.
+_WAITING_KINDS = (FailureKind.RATE_LIMIT, FailureKind.ERROR, FailureKind.TIMEOUT)
+# What a name tells so well that no body is asked.
+_PLAIN_KINDS = (FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.CANCELLED)
+
+
+def _read(exc: BaseException, seen: set[int]) -> Reading | None:
+    """Reads an exception, and those that it wraps. None of them is read twice, so that a cycle has an end."""
     try:
-        members = _members(exc)
-        if members:
-            readings = [reading for member in members if (reading := read_exception(member)) is not None]
-            return next((reading for reading in readings if reading.kind is not None), None)
-        kind = _kind(exc)
-        return Reading(None if kind is FailureKind.CANCELLED else kind, *read_exception_headers(exc))
+        seen.add(id(exc))
+        names = [cls.__name__ for cls in type(exc).__mro__]
+        # Groups are built in since Python 3.11, before that a package has the same names.
+        if "BaseExceptionGroup" in names and (members := _members(exc)):
+            readings = (_read(member, seen) for member in members if id(member) not in seen)
+            return next((reading for reading in readings if reading is not None and reading.kind is not None), None)
+        # What is no Exception is meant to pass through: nothing that the deployment did.
+        if not isinstance(exc, Exception) or isinstance(exc, RouterError):
+            return None
+        return _read_one(exc, names, seen)
     except Exception:  # an exception of a stranger that does not even let itself be looked at
         return Reading(FailureKind.ERROR)
 
 
-def _is_cancellation(exc: BaseException) -> bool:
-    # Where asyncio was never imported, nothing is one of its exceptions.
-    asyncio = sys.modules.get("asyncio.exceptions")
-    return asyncio is not None and isinstance(exc, asyncio.CancelledError)
+def _members(exc: BaseException) -> list[BaseException]:
+    members = attribute(exc, "exceptions")
+    return [member for member in members if _is_exception(member)] if isinstance(members, (tuple, list)) else []
 
 
-def _members(exc: BaseException) -> tuple[BaseException, ...]:
-    """The members of an exception group (built in since Python 3.11, a package of the same class names
-    before).
+def _is_exception(value: Any) -> bool:
+    return issubclass(type(value), BaseException)
+
+
+def _read_one(exc: Exception, names: list[str], seen: set[int]) -> Reading | None:
+    by_name = next((kind for name in names if (kind := kinds.BY_NAME.get(name)) is not None), None)
+    response = attribute(exc, "response")
+    status = _status(exc, response, by_name is FailureKind.CONNECTION)
+    heard = read_exception_headers(exc)
+    if status is None and by_name in _PLAIN_KINDS:
+        # openai and others wrap the exceptions of their HTTP library, a full pool among them; urllib3 wraps its own.
+        reason = attribute(exc, "reason")
+        if _is_exception(reason) and id(reason) not in seen:
+            return _read(reason, seen)
+        is_unsent = by_name is FailureKind.CANCELLED or type(exc.__cause__).__name__ in ("PoolTimeout", "EmptyPoolError")
+        return Reading(None if is_unsent else by_name, heard.retry_after, heard.observed)
+    body = _body(exc, names, response)
+    kind = _kind(exc, status, by_name, body)
+    if kind is None:
+        wrapped = _wrapped(exc)
+        if wrapped is None or id(wrapped) in seen or len(seen) > _MOST_WRAPPED:
+            return Reading(FailureKind.ERROR, heard.retry_after, heard.observed)
+        inner = _read(wrapped, seen)
+        if inner is None or inner.retry_after is not None:
+            return inner
+        return inner._replace(retry_after=heard.retry_after)
+    said = ""
+    if kind in _WAITING_KINDS or kind in (FailureKind.BAD_REQUEST, FailureKind.AUTH):
+        said = body.words(text(exc))
+        if kinds.is_throttled(body.codes):
+            kind = FailureKind.RATE_LIMIT
+        else:
+            kind = refined(kind, status, body.codes, said)
+    if body.is_moderated and kind in (FailureKind.BAD_REQUEST, FailureKind.AUTH):
+        kind = FailureKind.CONTENT_POLICY
+    return Reading(None if kind is FailureKind.CANCELLED else kind, _wait(kind, heard, body, said), heard.observed)
+
+
+def _kind(exc: Exception, status: int | None, by_name: FailureKind | None, body: Body) -> FailureKind | None:
+    """The kind, as all but sentences and what is wrapped tell it; None if nothing does."""
+    if by_name in _REQUEST_KINDS or status == 413:
+        return by_name if by_name in _REQUEST_KINDS else FailureKind.CONTEXT_WINDOW
+    if kinds.is_throttled(body.codes):
+        return FailureKind.RATE_LIMIT
+    kind = kinds.of_codes(body.codes)
+    if kind is None:
+        kind = by_name if status is None else kinds.of_status(status)
+    if kind is None:
+        kind = kinds.of_codes_alone(body.codes)
+    if kind is None:
+        kind = next((kinds.of_status(status) for status in body.statuses if 400 <= status < 600), None)
+    if kind is None and isinstance(exc, OSError):
+        kind = kinds.of_errno(exc.errno, text(exc))
+    return kind
+
+
+def _wait(kind: FailureKind, heard: Heard, body: Body, said: str) -> float | None:
+    """The wait that names the next chance. A zero is none as long as something says more."""
+    named = heard.retry_after
+    if named or kind not in _WAITING_KINDS:
+        return named
+    found = body.wait or wait_in_words(said)
+    if kind is not FailureKind.RATE_LIMIT:
+        return found or named
+    for headers in body.headers:
+        found = found or read(headers).retry_after
+    # Of a limit that is spent, the end of it; when it is full again is the last that is asked for.
+    return found or heard.renewed or max((read(headers).renewed or 0.0 for headers in body.headers), default=0.0) or named
+
+
+def _status(exc: Exception, response: Any, only_of_response: bool) -> int | None:
+    """The status of an answer that is a refusal; those below 400 say nothing of a failure.
+
+    An exception of a connection may have a status of its maker's (litellm's has 500). A response's own is one that was sent.
     """
-    if not any(cls.__name__ == "BaseExceptionGroup" for cls in type(exc).__mro__):
-        return ()
-    members = _attribute(exc, "exceptions")
-    return tuple(members) if isinstance(members, (tuple, list)) else ()
-
-
-def _kind(exc: BaseException) -> FailureKind:
-    status = _status(exc)
-    by_name = _kind_by_name(exc)
-    if by_name in (FailureKind.CONTEXT_WINDOW, FailureKind.CONTENT_POLICY):
-        return by_name
-    if status is None:
-        # openai wraps the exceptions of its HTTP library, a full pool among them, and urllib those of
-        # sockets.
-        if type(exc.__cause__).__name__ == "PoolTimeout":
-            return FailureKind.CANCELLED
-        return by_name or _kind_by_name(_attribute(exc, "reason")) or FailureKind.ERROR
-    if status in _BY_STATUS:
-        return _BY_STATUS[status]
-    if 400 <= status < 500:
-        return _bad_request(exc)
-    return FailureKind.ERROR
-
-
-def _kind_by_name(exc: Any) -> FailureKind | None:
-    return next((kind for cls in type(exc).__mro__ if (kind := _BY_NAME.get(cls.__name__)) is not None), None)
-
-
-def _bad_request(exc: BaseException) -> FailureKind:
-    said = f"{_text(_attribute(exc, 'code'))} {_text(_attribute(exc, 'body'))} {_text(exc)}".lower()
-    if any(words in said for words in _CONTEXT_WINDOW):
-        return FailureKind.CONTEXT_WINDOW
-    if any(words in said for words in _CONTENT_POLICY):
-        return FailureKind.CONTENT_POLICY
-    return FailureKind.BAD_REQUEST
-
-
-def _status(exc: BaseException) -> int | None:
-    response = _attribute(exc, "response")
-    for holder, name in ((exc, "status_code"), (exc, "status"), (response, "status_code"), (response, "status"), (exc, "code")):
-        status = _attribute(holder, name)
-        if isinstance(status, int) and not isinstance(status, bool) and 100 <= status < 600:
+    places = (
+        (response, "status_code"),
+        (response, "status"),
+        (exc, "status_code"),
+        (exc, "status"),
+        (exc, "code"),
+        (exc, "http_status"),
+    )
+    for holder, name in places[:2] if only_of_response else (*places[2:4], *places[:2], *places[4:]):
+        status = _as_status(attribute(holder, name))
+        if status is not None:
             return status
+    return _as_status(entry(entry(response, "ResponseMetadata"), "HTTPStatusCode"))
+
+
+def _as_status(value: Any) -> int | None:
+    """A status, also one in text: ``429``, ``429 Too Many Requests``."""
+    kind = type(value)
+    if issubclass(kind, str):
+        if not (value[:3].isascii() and value[:3].isdigit() and value[3:4] in ("", " ")):
+            return None
+        value = int(value[:3])
+    elif not issubclass(kind, int):
+        return None
+    return int(value) if 400 <= value < 600 else None
+
+
+def _body(exc: Exception, names: list[str], response: Any) -> Body:
+    """All that the bodies of an exception say, and its own codes."""
+    places = [found for name in ("body", "details", "errors") if (found := attribute(exc, name)) is not None]
+    if issubclass(type(response), dict):
+        places.append(response)
+    codes = [code(said) for name in ("code", "type", "status", "reason") if (said := _word(attribute(exc, name))) is not None]
+    if "RpcError" in names:
+        for name in ("code", "details"):
+            ask = attribute(exc, name)
+            said = ask() if callable(ask) else None
+            if name == "code" and (word := _word(said)) is not None:
+                codes.append(code(word))
+            elif type(said) is str:
+                places.append(said)
+    content = None
+    if not places and response is not None:
+        # httpx and requests keep here what they have read of an answer. Their properties would read it from the network.
+        content = attribute(response, "_content")
+        if type(content) is bytes:
+            places.append(content)
+    body = Body(places)
+    body.codes[:0] = codes
+    if not any(issubclass(type(place), (dict, list, tuple)) for place in places):
+        body.read_text(body.words(text(exc)))
+    return body
+
+
+def _word(value: Any) -> str | None:
+    """A code: text, or the name of an enumeration's member."""
+    kind = type(value)
+    if not issubclass(kind, str):
+        value = None if value is None or kind is int else attribute(value, "name")
+    return value if type(value) is str and len(value) <= 256 else None
+
+
+def _wrapped(exc: Exception) -> BaseException | None:
+    """The exception that another one stands for: of urllib and urllib3, of tenacity, or its cause."""
+    for inner in (attribute(exc, "reason"), _last_attempt(exc), exc.__cause__):
+        if _is_exception(inner):
+            return inner  # type: ignore[no-any-return]
     return None
+
+
+def _last_attempt(exc: Exception) -> Any:
+    attempt = attribute(exc, "last_attempt")
+    if attempt is None:
+        return None
+    try:
+        return attempt.exception(timeout=0)
+    except Exception:  # a stranger's, or one that is not over
+        return None

@@ -14,26 +14,36 @@ Nobody agrees on the names, and less on how to write a time. These are read:
   ``input-tokens`` and ``output-tokens``, with resets as RFC 3339 timestamps
   (https://docs.anthropic.com/en/api/rate-limits);
 - ``x-ratelimit-limit-req-minute`` and ``-tokens-minute``: Mistral (mistralai/client-ts#169); Cerebras writes
-  ``requests-minute`` (https://inference-docs.cerebras.ai/support/rate-limits);
+  ``requests-minute`` (https://inference-docs.cerebras.ai/support/rate-limits). Mistral's gateway has also written
+  ``ratelimitbysize-limit`` for tokens;
 - ``x-ratelimit-limit-tokens-prompt`` and ``-tokens-generated``: Fireworks (https://docs.fireworks.ai/guides/quotas_usage/rate-limits);
 - ``x-ratelimit-limit``, ``-remaining``, ``-reset`` and ``x-tokenlimit-…``: Together (https://docs.together.ai/docs/rate-limits);
   the former, of requests, is what many gateways send, as are ``ratelimit-limit``, ``-remaining``, ``-reset``
   of earlier drafts of the IETF (draft-ietf-httpapi-ratelimit-headers). Their resets are seconds or a Unix
   time, which its size tells apart;
+- ``x-trial-endpoint-call-limit`` and ``-remaining``: Cohere's trial keys;
+- ``RateLimit`` and ``RateLimit-Policy`` of the IETF's drafts from 07 on, in both their forms;
+- ``anthropic-ratelimit-unified-…-status`` and ``-reset``: windows of hours and days. A rejected one is a wait
+  until its reset, of several the latest;
 - any of these behind ``llm_provider-``, where LiteLLM hands on what the provider sent
   (https://docs.litellm.ai/docs/proxy/response_headers).
 
-Budgets of a day or a month that say so in their names (Mistral, Cerebras) are left out: turnout counts
-minutes. Azure's ``x-ratelimit-renewalperiod-…`` is the length of the window, not the time left of it, and
-left out too.
+Times are read as `turnout.providers.times` says, dates by the answer's own ``Date``: a clock that is wrong, here or there,
+does not matter then. Names and values of more than 256 characters are ignored.
+
+Budgets of an hour, a day or a month that say so in their names (Mistral, Cerebras) are no limits to observe: turnout
+counts minutes. One that is spent says how long a refusal lasts. Azure's ``x-ratelimit-renewalperiod-…`` is the length of the
+window, not the time left of it, and left out.
 """
 
 import re
 from collections.abc import Iterator
-from datetime import datetime, timezone
-from itertools import islice
-from math import isfinite
+from datetime import datetime
+from itertools import chain, islice
 from typing import Any, NamedTuple
+
+from turnout.providers.strangers import attribute, entry, text
+from turnout.providers.times import MOST_CHARACTERS, Now, first, number, seconds
 
 __all__ = ["Observed", "RateLimits", "read_rate_limits"]
 
@@ -69,20 +79,28 @@ class RateLimits(NamedTuple):
     observed: tuple[Observed, ...]
 
 
-_NOTHING = RateLimits(None, ())
+class Heard(NamedTuple):
+    """All that headers say.
 
-_MOST_SECONDS = 1e9
+    Attributes:
+        retry_after: Seconds after which the provider wants to be asked again; None if it did not say.
+        observed: The limits it named.
+        renewed: Seconds until the last of the limits that are spent begins anew; None if none is spent, or no reset is known.
+    """
+
+    retry_after: float | None
+    observed: tuple[Observed, ...]
+    renewed: float | None
+
+
+_NOTHING = Heard(None, (), None)
+
 _MOST_COUNTED = 1e15
 # Servers and clients allow for about a hundred; a stranger's iterator may not end at all.
 _MOST_HEADERS = 1000
 
-# Plain numbers from here on are no longer seconds from now (32 years) but Unix times, first in seconds, then
-# in milliseconds.
-_EPOCH_FROM = 1e9
-_EPOCH_MS_FROM = 1e11
-
 _UNITS = ("requests", "tokens", "input_tokens", "output_tokens")
-_LIMIT, _REMAINING, _RESET, _WAIT = range(4)
+_LIMIT, _REMAINING, _RESET, _WAIT, _DATE, _STRUCTURED = range(6)
 _FIELDS = (("limit", _LIMIT), ("remaining", _REMAINING), ("reset", _RESET))
 
 # The families of names, the most telling first: a unit is taken whole from the first family that knows its
@@ -106,14 +124,25 @@ _FAMILIES = (
         "x-ratelimit-{field}-tokens-minute": "tokens",
         "x-ratelimit-{field}-tokens-prompt": "input_tokens",
         "x-ratelimit-{field}-tokens-generated": "output_tokens",
+        "x-ratelimitbysize-{field}-minute": "tokens",
+        "ratelimitbysize-{field}": "tokens",
     },
     {"x-ratelimit-{field}": "requests", "x-tokenlimit-{field}": "tokens"},
     {"ratelimit-{field}": "requests"},
+    {"x-trial-endpoint-call-{field}": "requests"},
+    # Looked at only for when a spent one begins anew.
+    {
+        f"x-ratelimit-{{field}}-{unit}-{per}": f"{unit} a {per}"
+        for unit in ("requests", "tokens")
+        for per in ("hour", "day", "month")
+    },
 )
-_WAITS_MS = ("retry-after-ms", "x-ms-retry-after-ms")
-_WAIT_SECONDS = "retry-after"
+# The ways to say how long to wait, the most exact first, and how many of its units make a second.
+_WAITS = (("retry-after-ms", 1000.0), ("x-ms-retry-after-ms", 1000.0), ("retry-after", 1.0))
 # LiteLLM's proxy has limits of its own under the plain names; they bind the caller first.
 _PREFIXES = ("", "llm_provider-")
+# Anthropic's windows of hours and days, each with a status and a reset (Wei-Shaw/sub2api#3249, router-for-me/CLIProxyAPI#3148).
+_UNIFIED = tuple(prefix + "anthropic-ratelimit-unified-" for prefix in _PREFIXES)
 
 # Where a name's value belongs: its unit, a rank among all families (the lower, the more telling) and the
 # field.
@@ -124,14 +153,15 @@ _PLACES = {
     for name, unit in family.items()
     for word, field in _FIELDS
 }
-_PLACES |= {prefix + name: ("", 0, _WAIT) for prefix in _PREFIXES for name in (*_WAITS_MS, _WAIT_SECONDS)}
+_PLACES |= {prefix + name: ("", 0, _WAIT) for prefix in _PREFIXES for name, _ in _WAITS}
+_PLACES |= {name: ("", 0, _STRUCTURED) for name in ("ratelimit", "ratelimit-policy")}
+_PLACES["date"] = ("", 0, _DATE)
 
-# Go's durations, and days. A µ that was sent in UTF-8 and read in Latin-1 has one letter more.
-_DURATION = re.compile(
-    "".join(rf"(?:([0-9]+(?:\.[0-9]*)?){unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms", "(?:u|µ|μ|Âµ)s", "ns")), re.IGNORECASE
-)
-_UNIT_SECONDS = (86_400.0, 3600.0, 60.0, 1.0, 1e-3, 1e-6, 1e-9)
-_TIMESTAMP = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})?")
+# An item of a structured field (RFC 9651), as far as the drafts use it, and its parameters.
+_ITEM = re.compile(r'("[^"]*"|[A-Za-z][\w.-]*)((?:;\s*[a-z]+=[^;,]*)*)')
+_PARAMETER = re.compile(r'([a-z]+)="?([\w.-]+)')
+# What a policy counts (its `qu`); others, such as bytes, are not turnout's.
+_COUNTED = {"requests": "requests", "tokens": "tokens"}
 
 
 def read_rate_limits(headers: Any, *, now: datetime | None = None) -> RateLimits:
@@ -145,7 +175,8 @@ def read_rate_limits(headers: Any, *, now: datetime | None = None) -> RateLimits
             pairs, of `str` or `bytes`; or an object that has them as ``headers``, such as a response, or as
             ``response.headers``, such as an exception.
         now: The time from which moments are counted, without a time zone in UTC; None for the present. Only
-            headers that give a moment rather than a duration need it.
+            headers that give a moment rather than a duration need it. If None, and the headers have a
+            ``Date``, that is the present.
 
     Returns:
         What was said; of several places in an exception, by the first that says anything.
@@ -157,14 +188,14 @@ def read_rate_limits(headers: Any, *, now: datetime | None = None) -> RateLimits
         >>> limits.observed
         (Observed(unit='tokens', limit=None, remaining=149984, reset=360.0),)
     """
-    for place in (headers, *_headers_of(headers)):
-        found = _read(place, now)
-        if found != _NOTHING:
-            return found
-    return _NOTHING
+    for place in chain((headers,), _headers_of(headers)):
+        found = read(place, now)
+        if found.retry_after is not None or found.observed:
+            return RateLimits(found.retry_after, found.observed)
+    return RateLimits(None, ())
 
 
-def read_exception_headers(exc: BaseException) -> RateLimits:
+def read_exception_headers(exc: BaseException) -> Heard:
     """Read what an exception's headers say, each fact from the first place that tells it.
 
     Args:
@@ -173,108 +204,48 @@ def read_exception_headers(exc: BaseException) -> RateLimits:
     Returns:
         What was said.
     """
-    retry_after: float | None = None
-    observed: tuple[Observed, ...] = ()
+    heard = _NOTHING
     for place in _headers_of(exc):
-        found = _read(place, None)
-        observed = observed or found.observed
-        if retry_after is None:
+        found = read(place)
+        if found == _NOTHING:
             # A mapping that cannot list its names may still answer for one.
-            retry_after = _read_retry_after(place) if found == _NOTHING else found.retry_after
-    return RateLimits(_number(_attribute(exc, "retry_after")) if retry_after is None else retry_after, observed)
+            found = found._replace(retry_after=_looked_up(place))
+        heard = (
+            found
+            if heard == _NOTHING
+            else Heard(
+                found.retry_after if heard.retry_after is None else heard.retry_after,
+                heard.observed or found.observed,
+                found.renewed if heard.renewed is None else heard.renewed,
+            )
+        )
+    return heard if heard.retry_after is not None else heard._replace(retry_after=number(attribute(exc, "retry_after")))
 
 
 def _headers_of(holder: Any) -> Iterator[Any]:
     """All that may be the headers of a response or an exception. litellm keeps the provider's in a place of
-    their own.
+    their own, mistralai those of its raw response; botocore's response is a dict.
     """
-    for place, name in ((_attribute(holder, "response"), "headers"), (holder, "headers"), (holder, "litellm_response_headers")):
-        headers = _attribute(place, name)
-        if headers is not None:
-            yield headers
+    response = attribute(holder, "response")
+    yield from (
+        headers
+        for headers in (
+            attribute(response, "headers"),
+            entry(entry(response, "ResponseMetadata"), "HTTPHeaders"),
+            attribute(holder, "headers"),
+            attribute(holder, "litellm_response_headers"),
+            attribute(attribute(holder, "raw_response"), "headers"),
+        )
+        if headers is not None
+    )
 
 
-def _read_retry_after(headers: Any) -> float | None:
+def _looked_up(headers: Any) -> float | None:
     """Seconds to wait as a mapping's headers tell, or None: by a few look-ups, so that it need not be able to
     list its names.
     """
-    for name in _WAITS_MS:
-        milliseconds = _number(_header(headers, name))
-        if milliseconds is not None:
-            return milliseconds / 1000
-    return _wait(_header(headers, _WAIT_SECONDS), None)
-
-
-def _number(value: Any, most: float = _MOST_SECONDS) -> float | None:
-    """A number from 0 to ``most``, or None."""
-    try:
-        parsed = float(value)
-    except Exception:  # not a number, or a stranger's object
-        return None
-    return parsed if isfinite(parsed) and 0 <= parsed <= most else None
-
-
-def _attribute(holder: Any, name: str) -> Any:
-    """An attribute, or None: a property of a stranger's object may raise (that of an httpx exception's
-    ``request`` does).
-    """
-    try:
-        return getattr(holder, name, None)
-    except Exception:
-        return None
-
-
-def _text(value: Any) -> str:
-    """What an object says of itself, nothing if it fails to."""
-    try:
-        return str(value)
-    except Exception:
-        return ""
-
-
-def _read(headers: Any, now: datetime | None) -> RateLimits:
-    waits: dict[str, str] = {}
-    # By unit and family: the limit, what remains, the reset.
-    said: dict[tuple[str, int], list[Any]] = {}
-    try:
-        pairs = headers if isinstance(headers, (list, tuple)) else headers.items()
-        for name, value in islice(pairs, _MOST_HEADERS):
-            plain = (name if isinstance(name, str) else _decoded(name)).lower()
-            place = _PLACES.get(plain)
-            if place is None:
-                continue
-            unit, rank, field = place
-            if field == _WAIT:
-                waits.setdefault(plain, _decoded(value))
-                continue
-            values = said.setdefault((unit, rank), [None, None, None])
-            if values[field] is None:
-                values[field] = _seconds(_decoded(value), now) if field == _RESET else _count(_decoded(value))
-    except Exception:  # no headers, or a stranger's that fail half-way: what they gave before is as good as any
-        pass
-    return RateLimits(_first_wait(waits, now), _most_telling(said))
-
-
-def _most_telling(said: dict[tuple[str, int], list[Any]]) -> tuple[Observed, ...]:
-    """Each unit from the first family that knows it."""
-    best: dict[str, Observed] = {}
-    for unit, rank in sorted(said, key=lambda key: key[1]):
-        limit, remaining, reset = said[unit, rank]
-        if unit not in best and not (limit is None and remaining is None):
-            best[unit] = Observed(unit, limit, remaining, reset)
-    return tuple(best[unit] for unit in _UNITS if unit in best)
-
-
-def _first_wait(waits: dict[str, str], now: datetime | None) -> float | None:
-    for prefix in _PREFIXES if waits else ():
-        for name in _WAITS_MS:
-            milliseconds = _number(waits.get(prefix + name))
-            if milliseconds is not None:
-                return milliseconds / 1000
-        seconds = _wait(waits.get(prefix + _WAIT_SECONDS), now)
-        if seconds is not None:
-            return seconds
-    return None
+    waits = {name: said for name, _ in _WAITS if (said := _header(headers, name)) is not None}
+    return _first_wait(waits, _header(headers, "date")) if waits else None
 
 
 def _header(headers: Any, name: str) -> str | None:
@@ -284,74 +255,159 @@ def _header(headers: Any, name: str) -> str | None:
             value = headers[spelling]
         except Exception:  # a stranger's mapping may raise anything for a missing key
             continue
-        return _decoded(value)
+        return _short(value)
     return None
 
 
-def _decoded(value: Any) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else _text(value)
+def _short(value: Any) -> str | None:
+    """A value as text, or None for one that is too long."""
+    if type(value) is not str:
+        # Nothing needs to be decoded to see that it is too long.
+        value = text(value) if type(value) is not bytes or len(value) <= MOST_CHARACTERS else None
+    return value if value is None or len(value) <= MOST_CHARACTERS else None
 
 
-def _wait(said: str | None, now: datetime | None) -> float | None:
-    """Both forms of Retry-After, a number of seconds and an HTTP date."""
-    if said is None:
-        return None
-    seconds = _number(said)
-    return _seconds_until_date(said, now) if seconds is None else seconds
+def read(headers: Any, now: Now = None) -> Heard:
+    """Reads headers.
+
+    Args:
+        headers: A mapping or pairs.
+        now: The present; None for what the headers' ``Date`` says.
+
+    Returns:
+        What they say.
+    """
+    known: list[tuple[str, int, int, str]] = []
+    waits: dict[str, str] = {}
+    unified: dict[str, str] = {}
+    structured: dict[str, str] = {}
+    try:
+        pairs = headers if isinstance(headers, (list, tuple)) else headers.items()
+        for name, value in islice(pairs, _MOST_HEADERS):
+            plain = (name if type(name) is str else text(name))[: MOST_CHARACTERS + 1].lower()
+            place = _PLACES.get(plain)
+            if place is None:
+                if plain.startswith(_UNIFIED) and len(plain) <= MOST_CHARACTERS and (said := _short(value)) is not None:
+                    unified.setdefault(plain.partition("unified-")[2], said)
+                continue
+            said = _short(value)
+            if said is None:
+                continue
+            unit, rank, field = place
+            if field <= _RESET:
+                known.append((unit, rank, field, said))
+            elif field == _WAIT:
+                waits.setdefault(plain, said)
+            elif field == _STRUCTURED:
+                structured.setdefault(plain, said)
+            else:
+                now = now or said
+    except Exception:  # no headers, or a stranger's that fail half-way: what they gave before is as good as any
+        pass
+    limits = _limits(known, now)
+    if structured:
+        _add_structured(limits, structured)
+    named = _first_wait(waits, now) if waits else None
+    if not named and unified:
+        named = _rejected_until(unified, now) or named
+    if not limits:
+        return _NOTHING if named is None else Heard(named, (), None)
+    return Heard(named, _most_telling(limits), _renewed(limits))
 
 
-def _seconds(said: str, now: datetime | None) -> float | None:
-    """A time in any of the ways in which resets are written."""
-    plain = _number(said, most=_EPOCH_MS_FROM * 1000)
-    if plain is not None:
-        if plain < _EPOCH_FROM:
-            return plain
-        epoch = plain if plain < _EPOCH_MS_FROM else plain / 1000
-        return _number(max(epoch - _present(now).timestamp(), 0.0))
-    said = said.strip()
-    if said and (match := _DURATION.fullmatch(said)) is not None:
-        return _number(sum(float(count) * unit for count, unit in zip(match.groups(), _UNIT_SECONDS, strict=True) if count))
-    if (match := _TIMESTAMP.fullmatch(said)) is not None:
-        return _seconds_until_timestamp(match, now)
-    return _seconds_until_date(said, now)
+# By unit and family: the limit, what remains, the reset.
+Limits = dict[tuple[str, int], list[Any]]
+
+
+def _limits(known: list[tuple[str, int, int, str]], now: Now) -> Limits:
+    limits: Limits = {}
+    for unit, rank, field, said in known:
+        values = limits.setdefault((unit, rank), [None, None, None])
+        if values[field] is None:
+            values[field] = seconds(said, now) if field == _RESET else _count(said)
+    return limits
 
 
 def _count(said: str) -> int | None:
     """A number of requests or tokens. Drafts of the IETF let the limit be followed by windows: ``100,
     100;w=60``.
     """
-    counted = _number(said.partition(",")[0].partition(";")[0], most=_MOST_COUNTED)
+    if said.isascii() and said.isdigit() and len(said) <= 15:
+        return int(said)
+    counted = number(first(said).partition(";")[0], most=_MOST_COUNTED)
     return None if counted is None else int(counted)
 
 
-def _seconds_until_timestamp(match: re.Match[str], now: datetime | None) -> float | None:
-    """An RFC 3339 timestamp. Before Python 3.11 `datetime` reads neither its Z nor fractions of any
-    length.
+def _most_telling(limits: Limits) -> tuple[Observed, ...]:
+    """Each unit from the first family that knows it."""
+    best: dict[str, Observed] = {}
+    for (unit, _), (limit, remaining, reset) in sorted(limits.items(), key=_rank) if len(limits) > 1 else limits.items():
+        if unit not in best and not (limit is None and remaining is None):
+            best[unit] = Observed(unit, limit, remaining, reset)
+    return tuple(best[unit] for unit in _UNITS if unit in best)
+
+
+def _rank(one: tuple[tuple[str, int], list[Any]]) -> int:
+    return one[0][1]
+
+
+def _renewed(limits: Limits) -> float | None:
+    """Seconds until the last of the spent limits begins anew. The reset of one that is not spent says when it will be full
+    again, which is not when the next request may go.
     """
-    date, time, fraction, zone = match.groups()
-    offset = "+00:00" if zone in (None, "Z", "z") else zone
-    try:
-        left = (datetime.fromisoformat(f"{date}T{time}{offset}") - _present(now)).total_seconds()
-    except (ValueError, OverflowError):  # the 31st of February, or one at the end of time
+    spent = [reset for _, remaining, reset in limits.values() if remaining == 0 and reset is not None]
+    return max(spent) if spent else None
+
+
+def _first_wait(waits: dict[str, str], now: Now) -> float | None:
+    """The first wait that is one. A zero is none as long as another says more."""
+    none = None
+    for prefix in _PREFIXES:
+        for name, parts in _WAITS:
+            said = waits.get(prefix + name)
+            if said is None:
+                continue
+            wait = seconds(said, now) if parts == 1.0 else number(first(said))
+            if wait:
+                return wait / parts
+            none = wait if none is None else none
+    return none
+
+
+def _rejected_until(windows: dict[str, str], now: Now) -> float | None:
+    """Seconds until the last of Anthropic's rejected windows begins anew; None if no window is rejected.
+
+    Where the status of all together lets pass, no window counts: paid usage goes on. And whether such may go on is no window
+    that ends.
+    """
+    if windows.get("status", "rejected").strip().lower() != "rejected":
         return None
-    return _number(max(left + float(fraction or 0), 0.0))
+    waits = (
+        seconds(windows.get(name.removesuffix("status") + "reset", ""), now)
+        for name, status in windows.items()
+        if name.endswith("status") and not name.startswith("overage") and status.strip().lower() == "rejected"
+    )
+    return max((wait for wait in waits if wait is not None), default=None)
 
 
-def _seconds_until_date(date: str, now: datetime | None) -> float | None:
-    """An HTTP date (RFC 9110, section 5.6.7)."""
-    # Imported here: few providers send dates, and the module brings sockets along.
-    from email.utils import parsedate_to_datetime
+def _add_structured(limits: Limits, fields: dict[str, str]) -> None:
+    """Adds what the IETF's ``RateLimit`` says; of several policies of a unit the one that lets through last.
 
-    try:
-        left = (_aware(parsedate_to_datetime(date)) - _present(now)).total_seconds()
-    except Exception:  # not a date, or one at the end of time
-        return None
-    return min(max(left, 0.0), _MOST_SECONDS)
-
-
-def _present(now: datetime | None) -> datetime:
-    return datetime.now(timezone.utc) if now is None else _aware(now)
-
-
-def _aware(moment: datetime) -> datetime:
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+    Draft 07 writes ``limit=100, remaining=0, reset=30``. Drafts from 08 on write ``"name";r=0;t=30``, and what is the limit of
+    that name in ``RateLimit-Policy``: ``"name";q=100``.
+    """
+    said = fields.get("ratelimit", "")
+    if "remaining=" in said:
+        named = dict(_PARAMETER.findall(said))
+        found = [("requests", _count(named.get("limit", "")), _count(named["remaining"]), number(named.get("reset", "")))]
+    else:
+        policies = {name: dict(_PARAMETER.findall(rest)) for name, rest in _ITEM.findall(fields.get("ratelimit-policy", ""))}
+        found = []
+        for name, rest in _ITEM.findall(said):
+            policy, named = policies.get(name, {}), dict(_PARAMETER.findall(rest))
+            unit = _COUNTED.get(policy.get("qu", "requests"))
+            if unit is not None:
+                found.append((unit, _count(policy.get("q", "")), _count(named.get("r", "")), number(named.get("t", ""))))
+    last = sorted((one for one in found if one[2] is not None), key=lambda one: (one[2], -(one[3] or 0.0)))
+    for unit, *values in last:
+        limits.setdefault((unit, len(_FAMILIES)), values)

@@ -1,0 +1,189 @@
+"""What the body of a refusal says: codes, messages, and how long to wait.
+
+Bodies are what client libraries leave on their exceptions: decoded objects, lists of such, or text. They are strangers' objects and may do
+anything when they are looked at. So every look is guarded, and a body is searched only so deep and so far.
+"""
+
+import re
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+from turnout.providers.strangers import attribute, entry, text
+from turnout.providers.times import MOST_CHARACTERS, number, seconds
+
+__all__: list[str] = []
+
+_MOST_NODES = 200
+_MOST_DEPTH = 8
+# Of a message, and of all messages together.
+_MOST_TEXT = 4096
+
+# The fields of an error that hold a code of some kind, those that hold a sentence, and those that hold a wait with the number of its units
+# that make a second: Google's RetryInfo (google/rpc/error_details.proto) and what others call it.
+_CODES = frozenset(("code", "type", "status", "reason", "error", "error_type", "error_code", "Code", "__type"))
+_MESSAGES = frozenset(("message", "Message", "detail", "title", "error", "msg", "description", "error_message"))
+_WAITS = {
+    "retryDelay": 1.0,
+    "retry_delay": 1.0,
+    "retry_after": 1.0,
+    "retryAfter": 1.0,
+    "retry_after_seconds": 1.0,
+    "resets_in_seconds": 1.0,
+    "retry_after_ms": 1000.0,
+}
+
+# The same fields where the body is text: JSON, or a dict that Python printed.
+_FIELD = r"[\"']\s{0,4}:\s{0,4}[\"']"
+_CODE_IN_TEXT = re.compile(rf"[\"'](?:code|type|status|reason|error|error_type|error_code|__type){_FIELD}([\w.#-]{{1,256}})[\"']", re.IGNORECASE)
+_WAIT_IN_TEXT = re.compile(rf"retryDelay{_FIELD}([0-9.]{{1,32}}s)[\"']")
+
+# "Please try again in 7m12s", as OpenAI, Azure, Groq, Google and GitHub write it.
+_UNIT = r"(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)"
+_AMOUNT = rf"[0-9]{{1,12}}(?:\.[0-9]{{1,12}})?\s?{_UNIT}(?![a-z])"
+_SENTENCE = re.compile(rf"(?:(?:try again|retry|retrying) (?:in|after)|wait)(?: for| about)? ({_AMOUNT}(?:(?:,? and |[ ,]{{0,2}}){_AMOUNT}){{0,6}})")
+_PART = re.compile(rf"([0-9.]+)\s?({_UNIT}(?![a-z]))")
+_UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+# OpenAI and Groq: a request that is larger than all that the limit lets through in its time.
+_ASKED = re.compile(r"limit:? ([0-9]{1,15})(?:, used:? [0-9]{1,15})?, requested:? ([0-9]{1,15})")
+
+
+class Body:
+    """All that the bodies of an exception say.
+
+    Attributes:
+        codes: The codes, the outermost first, in small letters and without what parts their words.
+        statuses: Numbers in the place of a code that may be the status of an answer.
+        wait: Seconds to wait, as a field says; None if none does.
+        headers: Headers that a gateway hands on in its body.
+        is_moderated: Whether it says what content was flagged (OpenRouter's ``metadata``).
+    """
+
+    __slots__ = ("_messages", "codes", "headers", "is_moderated", "statuses", "wait")
+
+    def __init__(self, bodies: Iterable[Any]) -> None:
+        self.codes: list[str] = []
+        self.statuses: list[int] = []
+        self.wait: float | None = None
+        self.headers: list[Any] = []
+        self.is_moderated = False
+        self._messages: list[str] = []
+        level, left = list(bodies), _MOST_NODES
+        for _ in range(_MOST_DEPTH):
+            if not level or left <= 0:
+                return
+            below: list[Any] = []
+            for node in level[:left]:
+                try:
+                    self._look_at(node, below)
+                except Exception:  # a stranger's, that fails half-way
+                    continue
+            left -= len(level)
+            level = below
+
+    def _look_at(self, node: Any, below: list[Any]) -> None:
+        kind = type(node)
+        if issubclass(kind, dict):
+            for name, value in islice(node.items(), _MOST_NODES):
+                self._look_at_field(name, value, below)
+        elif issubclass(kind, (list, tuple)):
+            below.extend(islice(node, _MOST_NODES))
+        elif issubclass(kind, (str, bytes)):
+            self._messages.append(text(node[:_MOST_TEXT]))
+        else:
+            # google-api-core's details are messages of protobuf.
+            self._take_wait(attribute(node, "retry_delay"), 1.0)
+
+    def _look_at_field(self, name: Any, value: Any, below: list[Any]) -> None:
+        kind = type(value)
+        if issubclass(kind, str):
+            if name in _CODES and len(value) <= MOST_CHARACTERS:
+                self.codes.append(code(value))
+            if name in _MESSAGES:
+                self._messages.append(value[:_MOST_TEXT])
+        elif issubclass(kind, (dict, list, tuple)):
+            below.append(value)
+            if name == "headers":
+                self.headers.append(value)
+            elif name == "metadata" and ("reasons" in value or "flagged_input" in value):
+                self.is_moderated = True
+        elif name in _CODES and issubclass(kind, int):
+            self.statuses.append(int(value))
+        if name in _WAITS:
+            self._take_wait(value, _WAITS[name])
+
+    def _take_wait(self, said: Any, parts: float) -> None:
+        if said is None or self.wait:
+            return
+        if type(said) is str:
+            found = seconds(said, None) if len(said) <= MOST_CHARACTERS else None
+        elif issubclass(type(said), (int, float)):
+            found = number(said)
+        else:
+            # A duration of protobuf, as an object or decoded.
+            whole, rest = (entry(said, name) if issubclass(type(said), dict) else attribute(said, name) for name in ("seconds", "nanos"))
+            found = None if (whole := number(whole or 0)) is None else whole + (number(rest or 0) or 0.0) / 1e9
+        if found is not None:
+            self.wait = found / parts
+
+    def words(self, said: str) -> str:
+        """Puts all that is said in sentences together, in small letters.
+
+        Args:
+            said: What the exception says of itself.
+
+        Returns:
+            That and the messages, as far as they are looked at.
+        """
+        return "\n".join((said[:_MOST_TEXT], *self._messages))[: 2 * _MOST_TEXT].lower()
+
+    def read_text(self, said: str) -> None:
+        """Looks for codes and a wait in text, for a body that was not decoded.
+
+        Args:
+            said: The text.
+        """
+        self.codes += map(code, _CODE_IN_TEXT.findall(said))
+        if not self.wait and (match := _WAIT_IN_TEXT.search(said)) is not None:
+            self.wait = seconds(match[1], None)
+
+
+def code(said: str) -> str:
+    """Writes a code as the tables have it: ``THROTTLING_EXCEPTION`` and ``aws#ThrottlingException`` are one.
+
+    Args:
+        said: The code.
+
+    Returns:
+        Its last word in small letters, without what parts its words.
+    """
+    return said.rpartition("#")[2].replace("_", "").replace("-", "").replace(" ", "").lower()
+
+
+def wait_in_words(said: str) -> float | None:
+    """Reads a wait from a sentence such as "please try again in 7m12s".
+
+    Args:
+        said: The message, in small letters.
+
+    Returns:
+        Seconds to wait; None if it does not say.
+    """
+    match = _SENTENCE.search(said)
+    if match is None:
+        return None
+    return number(sum(float(amount) * (1e-3 if unit.startswith(("ms", "mil")) else _UNIT_SECONDS[unit[0]]) for amount, unit in _PART.findall(match[1])))
+
+
+def asks_too_much(said: str) -> bool:
+    """Tells whether a refusal says that the request is larger than the limit itself.
+
+    Args:
+        said: The message, in small letters.
+
+    Returns:
+        Whether it does: no time makes such a request fit.
+    """
+    match = _ASKED.search(said)
+    return match is not None and int(match[2]) > int(match[1])

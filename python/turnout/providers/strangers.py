@@ -1,0 +1,52 @@
+"""How to look at strangers' objects: any look may raise, and none may be believed."""
+
+from typing import Any
+
+__all__: list[str] = []
+
+
+def attribute(holder: Any, name: str) -> Any:
+    """Reads an attribute. A property may raise; that of an httpx exception's ``request`` does.
+
+    Args:
+        holder: Whose attribute.
+        name: Its name.
+
+    Returns:
+        The attribute; None if there is none or it raises.
+    """
+    try:
+        return getattr(holder, name, None)
+    except Exception:
+        return None
+
+
+def entry(holder: Any, name: str) -> Any:
+    """Reads an entry of a dict.
+
+    Args:
+        holder: Anything.
+        name: The key.
+
+    Returns:
+        The entry; None if there is none, or if this is no dict.
+    """
+    try:
+        return holder.get(name) if issubclass(type(holder), dict) else None
+    except Exception:
+        return None
+
+
+def text(value: Any) -> str:
+    """Turns a value into text.
+
+    Args:
+        value: The value. Bytes are those of HTTP.
+
+    Returns:
+        What it says of itself; nothing if it fails to.
+    """
+    try:
+        return value.decode("latin-1") if type(value) is bytes else str(value)
+    except Exception:
+        return ""

@@ -1,0 +1,144 @@
+"""Sentences of providers that tell more than the status they come under.
+
+A provider's code is better, and is looked at first. Many have none, or a gateway lost it. All sentences are in small letters.
+"""
+
+import re
+
+from turnout.enums import FailureKind
+from turnout.providers.bodies import asks_too_much
+
+__all__: list[str] = []
+
+_K = FailureKind
+
+_TOO_LARGE = (
+    "context_length_exceeded",
+    "maximum context length",
+    "context window",
+    "context limit",
+    "context length",
+    "context size",
+    "maximum model length",
+    "maximum prompt length",
+    "prompt is too long",
+    "input is too long",
+    "input token count",
+    "input length should be",
+    "too many tokens",
+    "reduce the length",
+    "model token limit",
+    "total tokens limit",
+    "tokens + `max_new_tokens` must be",
+    "request too large",
+    "request payload size exceeds",
+    "request exceeds the maximum size",
+    "request entity too large",
+)
+# Of a rate limit: what may not be said of a request that is only too early ("too many tokens, please wait").
+_NEVER_FITS = ("request too large", "must be reduced in order to run", "maximum context length", "prompt is too long")
+
+_MODERATED = (
+    "content_filter",
+    "content filter",
+    "content_policy",
+    "content policy",
+    "content management policy",
+    "responsible_ai_policy",
+    "responsible ai",
+    "content violates",
+    "content exists risk",
+    "considered high risk",
+    "flagged_input",
+    "input was flagged",
+    "prompt was flagged",
+    "flagged as potentially violating",
+    "prompt was blocked",
+    "inappropriate content",
+    "rejected by the safety system",
+    "result of our safety system",
+)
+
+_NO_ACCOUNT = (
+    # Money. Google has the sentence of OpenAI, "check your plan and billing details", for limits of rate; only what follows it differs.
+    "insufficient_quota",
+    "billing details. for more information on this error, read the docs: https://platform.openai.com",
+    "credit balance is too low",
+    "insufficient balance",
+    "insufficient credits",
+    "billing hard limit has been reached",
+    "billing is not active",
+    "billing_not_active",
+    # Keys and accounts.
+    "api key not valid",
+    "api key expired",
+    "api_key_invalid",
+    "invalid_api_key",
+    "invalid api key",
+    "invalid x-api-key",
+    "incorrect api key",
+    "organization has been disabled",
+    "account has been disabled",
+    "account has been deactivated",
+    "user location is not supported",
+    "security token included in the request is",
+)
+
+_NO_MODEL = (
+    "model identifier is invalid",
+    "not a valid model id",
+    "model_not_found",
+    "model_decommissioned",
+    "deploymentnotfound",
+    "with on-demand throughput isn",
+)
+# A model, perhaps its name, and what became of it. A parameter of a model that is no longer supported is no such thing.
+_GONE = re.compile(
+    r"\b(?:model|deployment|engine)s?[:/ ]\s?(?:version |\S{1,128} )?"
+    r"(?:(?:has been|was|is|is now) (?:decommissioned|deprecated|discontinued|retired|removed|shut down)"
+    r"|(?:does )?not exist|(?:is )?no longer (?:available|supported)|(?:is |was )?not found"
+    r"|has reached (?:its|the) end of (?:its )?life|is invalid)"
+)
+
+# Of gRPC's UNAVAILABLE: nobody was reached.
+_UNREACHABLE = ("failed to connect", "dns resolution failed", "connection refused", "connection reset", "socket closed")
+
+
+def refined(kind: FailureKind, status: int | None, codes: list[str], said: str) -> FailureKind:
+    """Looks for what the words add to a kind.
+
+    Args:
+        kind: The kind that a status or a code tells.
+        status: The status, if there is one.
+        codes: The codes.
+        said: All that is said, in small letters.
+
+    Returns:
+        The kind that the words tell, or the one that was known.
+    """
+    if kind is _K.BAD_REQUEST:
+        if _has(_TOO_LARGE, said):
+            return _K.CONTEXT_WINDOW
+        if _has(_MODERATED, said):
+            return _K.CONTENT_POLICY
+    elif kind is _K.RATE_LIMIT:
+        if _has(_NEVER_FITS, said) or asks_too_much(said):
+            return _K.CONTEXT_WINDOW
+        return _K.AUTH if _has(_NO_ACCOUNT, said) else kind
+    elif kind is _K.AUTH:
+        return _K.CONTENT_POLICY if status in (None, 403) and _has(_MODERATED, said) else kind
+    elif kind is not _K.ERROR:
+        return kind
+    elif status is None:
+        return _K.CONNECTION if "unavailable" in codes and _has(_UNREACHABLE, said) else kind
+    if _has(_NO_ACCOUNT, said):
+        return _K.AUTH
+    return _K.NOT_FOUND if _has(_NO_MODEL, said) or _GONE.search(said) is not None else kind
+
+
+def _has(sentences: tuple[str, ...], said: str) -> bool:
+    # A loop: an `any` over a generator costs twice as much.
+    for sentence in sentences:
+        if sentence in said:
+            return True
+    return False
