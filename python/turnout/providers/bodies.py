@@ -1,7 +1,8 @@
 """What the body of a refusal says: codes, messages, and how long to wait.
 
-Bodies are what client libraries leave on their exceptions: decoded objects, lists of such, or text. They are strangers' objects and may do
-anything when they are looked at. So every look is guarded, and a body is searched only so deep and so far.
+Bodies are what client libraries leave on their exceptions: decoded objects, lists of such, or text. They are
+strangers' objects and may do anything when they are looked at. So every look is guarded, and a body is
+searched only so deep and so far.
 """
 
 import re
@@ -19,10 +20,11 @@ _MOST_DEPTH = 8
 # Of a message, and of all messages together.
 _MOST_TEXT = 4096
 
-# The fields of an error that hold a code of some kind, those that hold a sentence, and those that hold a wait with the number of its units
-# that make a second: Google's RetryInfo (google/rpc/error_details.proto) and what others call it.
+# The fields of an error that hold a code of some kind, and those that hold a sentence.
 _CODES = frozenset(("code", "type", "status", "reason", "error", "error_type", "error_code", "Code", "__type"))
 _MESSAGES = frozenset(("message", "Message", "detail", "title", "error", "msg", "description", "error_message"))
+# Those that hold a wait, and how many of its units make a second: Google's RetryInfo
+# (google/rpc/error_details.proto), and what others call it.
 _WAITS = {
     "retryDelay": 1.0,
     "retry_delay": 1.0,
@@ -35,13 +37,15 @@ _WAITS = {
 
 # The same fields where the body is text: JSON, or a dict that Python printed.
 _FIELD = r"[\"']\s{0,4}:\s{0,4}[\"']"
-_CODE_IN_TEXT = re.compile(rf"[\"'](?:code|type|status|reason|error|error_type|error_code|__type){_FIELD}([\w.#-]{{1,256}})[\"']", re.IGNORECASE)
-_WAIT_IN_TEXT = re.compile(rf"retryDelay{_FIELD}([0-9.]{{1,32}}s)[\"']")
+_CODE_IN_TEXT = re.compile(rf"[\"'](?:code|type|status|reason|error|error_type|error_code|__type){_FIELD}([\w.#-]{{1,256}})[\"']")
+_WAIT_IN_TEXT = re.compile(rf"retrydelay{_FIELD}([0-9.]{{1,32}}s)[\"']")
 
 # "Please try again in 7m12s", as OpenAI, Azure, Groq, Google and GitHub write it.
 _UNIT = r"(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)"
 _AMOUNT = rf"[0-9]{{1,12}}(?:\.[0-9]{{1,12}})?\s?{_UNIT}(?![a-z])"
-_SENTENCE = re.compile(rf"(?:(?:try again|retry|retrying) (?:in|after)|wait)(?: for| about)? ({_AMOUNT}(?:(?:,? and |[ ,]{{0,2}}){_AMOUNT}){{0,6}})")
+_SENTENCE = re.compile(
+    rf"(?:(?:try again|retry|retrying) (?:in|after)|wait)(?: for| about)? ({_AMOUNT}(?:(?:,? and |[ ,]{{0,2}}){_AMOUNT}){{0,6}})"
+)
 _PART = re.compile(rf"([0-9.]+)\s?({_UNIT}(?![a-z]))")
 _UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -86,7 +90,22 @@ class Body:
         kind = type(node)
         if issubclass(kind, dict):
             for name, value in islice(node.items(), _MOST_NODES):
-                self._look_at_field(name, value, below)
+                kind = type(value)
+                if issubclass(kind, str):
+                    if name in _CODES and len(value) <= MOST_CHARACTERS:
+                        self.codes.append(code(value))
+                    if name in _MESSAGES:
+                        self._messages.append(value[:_MOST_TEXT])
+                elif issubclass(kind, (dict, list, tuple)):
+                    below.append(value)
+                    if name == "headers":
+                        self.headers.append(value)
+                    elif name == "metadata" and ("reasons" in value or "flagged_input" in value):
+                        self.is_moderated = True
+                elif name in _CODES and issubclass(kind, int):
+                    self.statuses.append(int(value))
+                if name in _WAITS:
+                    self._take_wait(value, _WAITS[name])
         elif issubclass(kind, (list, tuple)):
             below.extend(islice(node, _MOST_NODES))
         elif issubclass(kind, (str, bytes)):
@@ -94,24 +113,6 @@ class Body:
         else:
             # google-api-core's details are messages of protobuf.
             self._take_wait(attribute(node, "retry_delay"), 1.0)
-
-    def _look_at_field(self, name: Any, value: Any, below: list[Any]) -> None:
-        kind = type(value)
-        if issubclass(kind, str):
-            if name in _CODES and len(value) <= MOST_CHARACTERS:
-                self.codes.append(code(value))
-            if name in _MESSAGES:
-                self._messages.append(value[:_MOST_TEXT])
-        elif issubclass(kind, (dict, list, tuple)):
-            below.append(value)
-            if name == "headers":
-                self.headers.append(value)
-            elif name == "metadata" and ("reasons" in value or "flagged_input" in value):
-                self.is_moderated = True
-        elif name in _CODES and issubclass(kind, int):
-            self.statuses.append(int(value))
-        if name in _WAITS:
-            self._take_wait(value, _WAITS[name])
 
     def _take_wait(self, said: Any, parts: float) -> None:
         if said is None or self.wait:
@@ -122,7 +123,9 @@ class Body:
             found = number(said)
         else:
             # A duration of protobuf, as an object or decoded.
-            whole, rest = (entry(said, name) if issubclass(type(said), dict) else attribute(said, name) for name in ("seconds", "nanos"))
+            whole, rest = (
+                entry(said, name) if issubclass(type(said), dict) else attribute(said, name) for name in ("seconds", "nanos")
+            )
             found = None if (whole := number(whole or 0)) is None else whole + (number(rest or 0) or 0.0) / 1e9
         if found is not None:
             self.wait = found / parts
@@ -136,13 +139,16 @@ class Body:
         Returns:
             That and the messages, as far as they are looked at.
         """
-        return "\n".join((said[:_MOST_TEXT], *self._messages))[: 2 * _MOST_TEXT].lower()
+        said = said[:_MOST_TEXT]
+        # Most clients print the body.
+        more = [message for message in self._messages if message not in said]
+        return ("\n".join((said, *more))[: 2 * _MOST_TEXT] if more else said).lower()
 
     def read_text(self, said: str) -> None:
         """Looks for codes and a wait in text, for a body that was not decoded.
 
         Args:
-            said: The text.
+            said: The text, in small letters.
         """
         self.codes += map(code, _CODE_IN_TEXT.findall(said))
         if not self.wait and (match := _WAIT_IN_TEXT.search(said)) is not None:
@@ -173,7 +179,12 @@ def wait_in_words(said: str) -> float | None:
     match = _SENTENCE.search(said)
     if match is None:
         return None
-    return number(sum(float(amount) * (1e-3 if unit.startswith(("ms", "mil")) else _UNIT_SECONDS[unit[0]]) for amount, unit in _PART.findall(match[1])))
+    return number(
+        sum(
+            float(amount) * (1e-3 if unit.startswith(("ms", "mil")) else _UNIT_SECONDS[unit[0]])
+            for amount, unit in _PART.findall(match[1])
+        )
+    )
 
 
 def asks_too_much(said: str) -> bool:

@@ -1,18 +1,18 @@
 """What an exception says about the deployment that raised it.
 
-Client libraries are understood by what their exceptions carry, not by importing them. That covers openai, anthropic,
-google-genai, google-api-core, botocore, mistralai, cohere, litellm, httpx, httpx2, httpcore, aiohttp, requests, urllib3, urllib,
-grpc, tenacity and OSErrors. In this order they are asked:
+Client libraries are understood by what their exceptions carry, not by importing them. That covers openai,
+anthropic, google-genai, google-api-core, botocore, mistralai, cohere, litellm, httpx, httpx2, httpcore,
+aiohttp, requests, urllib3, urllib, grpc, tenacity and OSErrors. In this order they are asked:
 
 - a code in the body that says more than a status does, such as ``insufficient_quota`` under a 429;
-- the status: ``status_code``, ``status``, ``code``, on the exception or its ``response``, also as text;
-- the names of the exception's classes, a connection's before a status that no response has;
+- the status: ``status_code``, ``status`` or ``code``, on the exception or its ``response``, also as text;
+- the names of the exception's classes; those of a connection come before a status that no response has;
 - the type or code of an error in the middle of a stream, or of gRPC;
 - the number of an OSError;
 - the exception that it wraps: ``reason``, ``last_attempt``, ``__cause__``.
 
-Sentences add to what a status or a code says, and headers, bodies and sentences name waits (`turnout.providers.headers`,
-`turnout.providers.bodies`, `turnout.providers.wordings`).
+Sentences add to what a status or a code says (`turnout.providers.wordings`). Headers, bodies and sentences
+name waits (`turnout.providers.headers`, `turnout.providers.bodies`).
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from turnout.exceptions import RouterError
 from turnout.providers import kinds
 from turnout.providers.bodies import Body, code, wait_in_words
 from turnout.providers.headers import Heard, Observed, read, read_exception_headers
-from turnout.providers.strangers import attribute, entry, text
+from turnout.providers.strangers import attribute, called, entry, text
 from turnout.providers.wordings import refined
 
 __all__ = ["Failure", "classify_exception"]
@@ -43,15 +43,16 @@ class Failure(NamedTuple):
 def classify_exception(exc: BaseException) -> Failure | None:
     """Say what an exception that left a lease's block means for the deployment.
 
-    An error's code and the HTTP status decide; without them, the names of the exception's classes, then the exception that caused it. What nobody
-    knows is an ``error``.
+    An error's code and the HTTP status decide. Without them the names of the exception's classes do, and then
+    the exception that caused it. What nobody knows is an ``error``.
 
     Args:
         exc: The exception. Of an exception group the first member that is a failure counts.
 
     Returns:
-        The failure, or None if there is no outcome to record: the exception is no `Exception` (the caller was cancelled or killed, a generator
-        closed, the program is ending), or turnout itself had no deployment to offer.
+        The failure, or None if there is no outcome to record. That is so if the exception is no `Exception`:
+        the caller was cancelled or killed, a generator closed, or the program is ending. It is so too if
+        turnout itself had no deployment to offer.
     """
     reading = read_exception(exc)
     return None if reading is None or reading.kind is None else Failure(reading.kind, reading.retry_after)
@@ -83,15 +84,28 @@ def read_exception(exc: BaseException) -> Reading | None:
     return _read(exc, set())
 
 
+# Bound once: to look up a member of an enumeration is slow in Python 3.11.
+_AUTH = FailureKind.AUTH
+_BAD_REQUEST = FailureKind.BAD_REQUEST
+_CANCELLED = FailureKind.CANCELLED
+_CONNECTION = FailureKind.CONNECTION
+_CONTENT_POLICY = FailureKind.CONTENT_POLICY
+_CONTEXT_WINDOW = FailureKind.CONTEXT_WINDOW
+_ERROR = FailureKind.ERROR
+_RATE_LIMIT = FailureKind.RATE_LIMIT
+_TIMEOUT = FailureKind.TIMEOUT
+
 # So many exceptions are read one behind the other; who wraps more has no end.
 _MOST_WRAPPED = 64
 
 # A request that is at fault whatever the status.
-_REQUEST_KINDS = (FailureKind.CONTEXT_WINDOW, FailureKind.CONTENT_POLICY)
+_REQUEST_KINDS = (_CONTEXT_WINDOW, _CONTENT_POLICY)
 # Where a body may name a wait: not for a request that is wrong at any time.
-_WAITING_KINDS = (FailureKind.RATE_LIMIT, FailureKind.ERROR, FailureKind.TIMEOUT)
+_WAITING_KINDS = (_RATE_LIMIT, _ERROR, _TIMEOUT)
+# What may be about the content instead.
+_HARSH_KINDS = (_BAD_REQUEST, _AUTH)
 # What a name tells so well that no body is asked.
-_PLAIN_KINDS = (FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.CANCELLED)
+_PLAIN_KINDS = (_CONNECTION, _TIMEOUT, _CANCELLED)
 
 
 def _read(exc: BaseException, seen: set[int]) -> Reading | None:
@@ -108,7 +122,7 @@ def _read(exc: BaseException, seen: set[int]) -> Reading | None:
             return None
         return _read_one(exc, names, seen)
     except Exception:  # an exception of a stranger that does not even let itself be looked at
-        return Reading(FailureKind.ERROR)
+        return Reading(_ERROR)
 
 
 def _members(exc: BaseException) -> list[BaseException]:
@@ -123,52 +137,54 @@ def _is_exception(value: Any) -> bool:
 def _read_one(exc: Exception, names: list[str], seen: set[int]) -> Reading | None:
     by_name = next((kind for name in names if (kind := kinds.BY_NAME.get(name)) is not None), None)
     response = attribute(exc, "response")
-    status = _status(exc, response, by_name is FailureKind.CONNECTION)
+    status = _status(exc, response, by_name is _CONNECTION)
     heard = read_exception_headers(exc)
     if status is None and by_name in _PLAIN_KINDS:
-        # openai and others wrap the exceptions of their HTTP library, a full pool among them; urllib3 wraps its own.
+        # openai wraps the exceptions of its HTTP library, a full pool among them. urllib3 wraps its own.
         reason = attribute(exc, "reason")
         if _is_exception(reason) and id(reason) not in seen:
             return _read(reason, seen)
-        is_unsent = by_name is FailureKind.CANCELLED or type(exc.__cause__).__name__ in ("PoolTimeout", "EmptyPoolError")
+        is_unsent = by_name is _CANCELLED or type(exc.__cause__).__name__ in ("PoolTimeout", "EmptyPoolError")
         return Reading(None if is_unsent else by_name, heard.retry_after, heard.observed)
     body = _body(exc, names, response)
-    kind = _kind(exc, status, by_name, body)
+    coded = kinds.of_codes(body.codes)
+    kind = _kind(exc, status, by_name, body, coded)
     if kind is None:
         wrapped = _wrapped(exc)
         if wrapped is None or id(wrapped) in seen or len(seen) > _MOST_WRAPPED:
-            return Reading(FailureKind.ERROR, heard.retry_after, heard.observed)
+            return Reading(_ERROR, heard.retry_after, heard.observed)
         inner = _read(wrapped, seen)
         if inner is None or inner.retry_after is not None:
             return inner
         return inner._replace(retry_after=heard.retry_after)
     said = ""
-    if kind in _WAITING_KINDS or kind in (FailureKind.BAD_REQUEST, FailureKind.AUTH):
+    if kind in _WAITING_KINDS or kind in _HARSH_KINDS:
         said = body.words(text(exc))
-        if kinds.is_throttled(body.codes):
-            kind = FailureKind.RATE_LIMIT
-        else:
-            kind = refined(kind, status, body.codes, said)
-    if body.is_moderated and kind in (FailureKind.BAD_REQUEST, FailureKind.AUTH):
-        kind = FailureKind.CONTENT_POLICY
-    return Reading(None if kind is FailureKind.CANCELLED else kind, _wait(kind, heard, body, said), heard.observed)
+        kind = refined(kind, status, body.codes, said, coded is not None)
+    if body.is_moderated and kind in _HARSH_KINDS:
+        kind = _CONTENT_POLICY
+    return Reading(None if kind is _CANCELLED else kind, _wait(kind, heard, body, said), heard.observed)
 
 
-def _kind(exc: Exception, status: int | None, by_name: FailureKind | None, body: Body) -> FailureKind | None:
+def _kind(
+    exc: Exception, status: int | None, by_name: FailureKind | None, body: Body, coded: FailureKind | None
+) -> FailureKind | None:
     """The kind, as all but sentences and what is wrapped tell it; None if nothing does."""
-    if by_name in _REQUEST_KINDS or status == 413:
-        return by_name if by_name in _REQUEST_KINDS else FailureKind.CONTEXT_WINDOW
-    if kinds.is_throttled(body.codes):
-        return FailureKind.RATE_LIMIT
-    kind = kinds.of_codes(body.codes)
+    if by_name in _REQUEST_KINDS:
+        return by_name
+    if status == 413:
+        # Groq has the code of a rate limit beside it.
+        return _CONTEXT_WINDOW
+    kind = coded
     if kind is None:
         kind = by_name if status is None else kinds.of_status(status)
     if kind is None:
         kind = kinds.of_codes_alone(body.codes)
     if kind is None:
-        kind = next((kinds.of_status(status) for status in body.statuses if 400 <= status < 600), None)
+        said = next((said for one in (*body.statuses, *body.codes) if (said := _as_status(one)) is not None), None)
+        kind = None if said is None else kinds.of_status(said)
     if kind is None and isinstance(exc, OSError):
-        kind = kinds.of_errno(exc.errno, text(exc))
+        kind = kinds.of_errno(attribute(exc, "errno"), text(exc))
     return kind
 
 
@@ -178,7 +194,7 @@ def _wait(kind: FailureKind, heard: Heard, body: Body, said: str) -> float | Non
     if named or kind not in _WAITING_KINDS:
         return named
     found = body.wait or wait_in_words(said)
-    if kind is not FailureKind.RATE_LIMIT:
+    if kind is not _RATE_LIMIT:
         return found or named
     for headers in body.headers:
         found = found or read(headers).retry_after
@@ -189,7 +205,7 @@ def _wait(kind: FailureKind, heard: Heard, body: Body, said: str) -> float | Non
 def _status(exc: Exception, response: Any, only_of_response: bool) -> int | None:
     """The status of an answer that is a refusal; those below 400 say nothing of a failure.
 
-    An exception of a connection may have a status of its maker's (litellm's has 500). A response's own is one that was sent.
+    An exception of a connection may have a status of its maker's (litellm's has 500). A response's was sent.
     """
     places = (
         (response, "status_code"),
@@ -227,14 +243,15 @@ def _body(exc: Exception, names: list[str], response: Any) -> Body:
     if "RpcError" in names:
         for name in ("code", "details"):
             ask = attribute(exc, name)
-            said = ask() if callable(ask) else None
+            said = called(ask)
             if name == "code" and (word := _word(said)) is not None:
                 codes.append(code(word))
             elif type(said) is str:
                 places.append(said)
     content = None
     if not places and response is not None:
-        # httpx and requests keep here what they have read of an answer. Their properties would read it from the network.
+        # httpx and requests keep here what they have read of an answer. Their properties would read it from
+        # the network.
         content = attribute(response, "_content")
         if type(content) is bytes:
             places.append(content)
@@ -254,18 +271,13 @@ def _word(value: Any) -> str | None:
 
 
 def _wrapped(exc: Exception) -> BaseException | None:
-    """The exception that another one stands for: of urllib and urllib3, of tenacity, or its cause."""
-    for inner in (attribute(exc, "reason"), _last_attempt(exc), exc.__cause__):
+    """The exception that another one stands for: of urllib, tenacity and google-api-core, or its cause."""
+    for inner in (attribute(exc, "reason"), _last_attempt(exc), exc.__cause__, attribute(exc, "cause")):
         if _is_exception(inner):
-            return inner  # type: ignore[no-any-return]
+            return inner
     return None
 
 
 def _last_attempt(exc: Exception) -> Any:
-    attempt = attribute(exc, "last_attempt")
-    if attempt is None:
-        return None
-    try:
-        return attempt.exception(timeout=0)
-    except Exception:  # a stranger's, or one that is not over
-        return None
+    ask = attribute(attribute(exc, "last_attempt"), "exception")
+    return called(ask, timeout=0)

@@ -14,8 +14,8 @@ Nobody agrees on the names, and less on how to write a time. These are read:
   ``input-tokens`` and ``output-tokens``, with resets as RFC 3339 timestamps
   (https://docs.anthropic.com/en/api/rate-limits);
 - ``x-ratelimit-limit-req-minute`` and ``-tokens-minute``: Mistral (mistralai/client-ts#169); Cerebras writes
-  ``requests-minute`` (https://inference-docs.cerebras.ai/support/rate-limits). Mistral's gateway has also written
-  ``ratelimitbysize-limit`` for tokens;
+  ``requests-minute`` (https://inference-docs.cerebras.ai/support/rate-limits). Mistral's gateway has also
+  written ``ratelimitbysize-limit`` for tokens;
 - ``x-ratelimit-limit-tokens-prompt`` and ``-tokens-generated``: Fireworks (https://docs.fireworks.ai/guides/quotas_usage/rate-limits);
 - ``x-ratelimit-limit``, ``-remaining``, ``-reset`` and ``x-tokenlimit-…``: Together (https://docs.together.ai/docs/rate-limits);
   the former, of requests, is what many gateways send, as are ``ratelimit-limit``, ``-remaining``, ``-reset``
@@ -28,12 +28,12 @@ Nobody agrees on the names, and less on how to write a time. These are read:
 - any of these behind ``llm_provider-``, where LiteLLM hands on what the provider sent
   (https://docs.litellm.ai/docs/proxy/response_headers).
 
-Times are read as `turnout.providers.times` says, dates by the answer's own ``Date``: a clock that is wrong, here or there,
-does not matter then. Names and values of more than 256 characters are ignored.
+Times are read as `turnout.providers.times` says, moments by the answer's own ``Date``: a clock that is wrong,
+here or there, does not matter then. Names and values of more than 256 characters are ignored.
 
-Budgets of an hour, a day or a month that say so in their names (Mistral, Cerebras) are no limits to observe: turnout
-counts minutes. One that is spent says how long a refusal lasts. Azure's ``x-ratelimit-renewalperiod-…`` is the length of the
-window, not the time left of it, and left out.
+Budgets of an hour, a day or a month that say so in their names (Mistral, Cerebras) are no limits to observe:
+turnout counts minutes. One that is spent says how long a refusal lasts. Azure's
+``x-ratelimit-renewalperiod-…`` is the length of the window, not the time left of it, and left out.
 """
 
 import re
@@ -85,7 +85,8 @@ class Heard(NamedTuple):
     Attributes:
         retry_after: Seconds after which the provider wants to be asked again; None if it did not say.
         observed: The limits it named.
-        renewed: Seconds until the last of the limits that are spent begins anew; None if none is spent, or no reset is known.
+        renewed: Seconds until the last of the spent limits begins anew; None if none is spent, or its reset
+            is not known.
     """
 
     retry_after: float | None
@@ -141,7 +142,8 @@ _FAMILIES = (
 _WAITS = (("retry-after-ms", 1000.0), ("x-ms-retry-after-ms", 1000.0), ("retry-after", 1.0))
 # LiteLLM's proxy has limits of its own under the plain names; they bind the caller first.
 _PREFIXES = ("", "llm_provider-")
-# Anthropic's windows of hours and days, each with a status and a reset (Wei-Shaw/sub2api#3249, router-for-me/CLIProxyAPI#3148).
+# Anthropic's windows of hours and days, each with a status and a reset (Wei-Shaw/sub2api#3249,
+# router-for-me/CLIProxyAPI#3148).
 _UNIFIED = tuple(prefix + "anthropic-ratelimit-unified-" for prefix in _PREFIXES)
 
 # Where a name's value belongs: its unit, a rank among all families (the lower, the more telling) and the
@@ -154,7 +156,7 @@ _PLACES = {
     for word, field in _FIELDS
 }
 _PLACES |= {prefix + name: ("", 0, _WAIT) for prefix in _PREFIXES for name, _ in _WAITS}
-_PLACES |= {name: ("", 0, _STRUCTURED) for name in ("ratelimit", "ratelimit-policy")}
+_PLACES |= dict.fromkeys(("ratelimit", "ratelimit-policy"), ("", 0, _STRUCTURED))
 _PLACES["date"] = ("", 0, _DATE)
 
 # An item of a structured field (RFC 9651), as far as the drafts use it, and its parameters.
@@ -284,22 +286,25 @@ def read(headers: Any, now: Now = None) -> Heard:
     try:
         pairs = headers if isinstance(headers, (list, tuple)) else headers.items()
         for name, value in islice(pairs, _MOST_HEADERS):
-            plain = (name if type(name) is str else text(name))[: MOST_CHARACTERS + 1].lower()
-            place = _PLACES.get(plain)
+            # Most clients write names in small letters.
+            place = _PLACES.get(name)
             if place is None:
-                if plain.startswith(_UNIFIED) and len(plain) <= MOST_CHARACTERS and (said := _short(value)) is not None:
-                    unified.setdefault(plain.partition("unified-")[2], said)
-                continue
-            said = _short(value)
+                name = (name if type(name) is str else text(name))[: MOST_CHARACTERS + 1].lower()
+                place = _PLACES.get(name)
+                if place is None:
+                    if name.startswith(_UNIFIED) and len(name) <= MOST_CHARACTERS and (said := _short(value)) is not None:
+                        unified.setdefault(name.partition("unified-")[2], said)
+                    continue
+            said = value if type(value) is str and len(value) <= MOST_CHARACTERS else _short(value)
             if said is None:
                 continue
             unit, rank, field = place
             if field <= _RESET:
                 known.append((unit, rank, field, said))
             elif field == _WAIT:
-                waits.setdefault(plain, said)
+                waits.setdefault(name, said)
             elif field == _STRUCTURED:
-                structured.setdefault(plain, said)
+                structured.setdefault(name, said)
             else:
                 now = now or said
     except Exception:  # no headers, or a stranger's that fail half-way: what they gave before is as good as any
@@ -352,8 +357,8 @@ def _rank(one: tuple[tuple[str, int], list[Any]]) -> int:
 
 
 def _renewed(limits: Limits) -> float | None:
-    """Seconds until the last of the spent limits begins anew. The reset of one that is not spent says when it will be full
-    again, which is not when the next request may go.
+    """Seconds until the last of the spent limits begins anew. The reset of one that is not spent says when it
+    will be full again, which is not when the next request may go.
     """
     spent = [reset for _, remaining, reset in limits.values() if remaining == 0 and reset is not None]
     return max(spent) if spent else None
@@ -377,8 +382,8 @@ def _first_wait(waits: dict[str, str], now: Now) -> float | None:
 def _rejected_until(windows: dict[str, str], now: Now) -> float | None:
     """Seconds until the last of Anthropic's rejected windows begins anew; None if no window is rejected.
 
-    Where the status of all together lets pass, no window counts: paid usage goes on. And whether such may go on is no window
-    that ends.
+    Where the status of all together lets pass, no window counts: paid usage goes on. Whether it may, the
+    overage, is no window that ends.
     """
     if windows.get("status", "rejected").strip().lower() != "rejected":
         return None
@@ -393,8 +398,8 @@ def _rejected_until(windows: dict[str, str], now: Now) -> float | None:
 def _add_structured(limits: Limits, fields: dict[str, str]) -> None:
     """Adds what the IETF's ``RateLimit`` says; of several policies of a unit the one that lets through last.
 
-    Draft 07 writes ``limit=100, remaining=0, reset=30``. Drafts from 08 on write ``"name";r=0;t=30``, and what is the limit of
-    that name in ``RateLimit-Policy``: ``"name";q=100``.
+    Draft 07 writes ``limit=100, remaining=0, reset=30``. Drafts from 08 on write ``"name";r=0;t=30``, and the
+    limit of that name in ``RateLimit-Policy``: ``"name";q=100``.
     """
     said = fields.get("ratelimit", "")
     if "remaining=" in said:

@@ -1,7 +1,7 @@
-"""Which kind of failure a status, a class, an error's code and a sentence tell of.
+"""Which kind of failure a status, a class, an OSError's number and an error's code tell of.
 
-The codes and the sentences are those of the providers' documents and of public reports. Codes are written as `turnout.providers.bodies.code` writes
-them.
+The codes are those of the providers' documents and of public reports. They are written as
+`turnout.providers.bodies.code` writes them.
 """
 
 import errno
@@ -322,20 +322,11 @@ _BY_CODE_ALONE = {
 }
 
 
-def is_throttled(codes: list[str]) -> bool:
-    """Tells whether a code is one of throttling, which leaves no doubt: AWS, and Alibaba, which has other words for money beside it.
-
-    Args:
-        codes: The codes.
-
-    Returns:
-        Whether one is.
-    """
-    return any(code.startswith("throttl") for code in codes)
-
-
 # What a body says twice is what is said first here.
-_ORDER = {kind: i for i, kind in enumerate((_K.CONTEXT_WINDOW, _K.CONTENT_POLICY, _K.AUTH, _K.NOT_FOUND, _K.TIMEOUT, _K.ERROR, _K.RATE_LIMIT))}
+_ORDER = {
+    kind: i
+    for i, kind in enumerate((_K.CONTEXT_WINDOW, _K.CONTENT_POLICY, _K.AUTH, _K.NOT_FOUND, _K.TIMEOUT, _K.ERROR, _K.RATE_LIMIT))
+}
 
 
 def of_codes(codes: list[str]) -> FailureKind | None:
@@ -347,8 +338,16 @@ def of_codes(codes: list[str]) -> FailureKind | None:
     Returns:
         The kind; None if they leave it to the status.
     """
-    kinds = [kind for code in codes if (kind := _BY_CODE.get(code)) is not None]
-    return min(kinds, key=_ORDER.__getitem__) if kinds else None
+    kinds = []
+    for code in codes:
+        # AWS, and Alibaba, which has the words for money beside it. litellm gives its own to every 429.
+        if code.startswith("throttl") and code != "throttlingerror":
+            return _K.RATE_LIMIT
+        if (kind := _BY_CODE.get(code)) is not None:
+            kinds.append(kind)
+    if len(kinds) < 2:
+        return kinds[0] if kinds else None
+    return min(kinds, key=_ORDER.__getitem__)
 
 
 def of_codes_alone(codes: list[str]) -> FailureKind | None:

@@ -50,3 +50,19 @@ def text(value: Any) -> str:
         return value.decode("latin-1") if type(value) is bytes else str(value)
     except Exception:
         return ""
+
+
+def called(function: Any, **keywords: Any) -> Any:
+    """Calls a method.
+
+    Args:
+        function: The method, or anything else.
+        **keywords: What it is called with.
+
+    Returns:
+        What it returns; None if it raises, or cannot be called.
+    """
+    try:
+        return None if function is None else function(**keywords)
+    except Exception:
+        return None

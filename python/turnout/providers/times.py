@@ -1,8 +1,9 @@
 """How providers write numbers and times.
 
-A time is a number of seconds, a duration as Go writes it (``6m0s``, ``120ms``), a Unix time in seconds or milliseconds (its
-size tells), an RFC 3339 timestamp, or an HTTP date in any of its three forms (RFC 9110, section 5.6.7). Digits are those of
-ASCII. Clients join the values of a header that came twice with a comma; the first counts.
+A time is a number of seconds, a duration as Go writes it (``6m0s``, ``120ms``), a Unix time in seconds or
+milliseconds (its size tells), an RFC 3339 timestamp, or an HTTP date in any of its three forms (RFC 9110,
+section 5.6.7). Digits are those of ASCII. Clients join the values of a header that came twice with a comma; the
+first counts.
 """
 
 import re
@@ -17,12 +18,14 @@ MOST_SECONDS = 1e9
 # No field that is read is longer. A longer one would only cost time.
 MOST_CHARACTERS = 256
 
-# From here on a plain number is no longer seconds from now but a Unix time, first in seconds, then in milliseconds.
+# From here on a plain number is no longer seconds from now but a Unix time, first in seconds, then in
+# milliseconds.
 _EPOCH_FROM = 1e9
 _EPOCH_MS_FROM = 1e11
 
 _NUMBER = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?")
-# A comma between values, not between thousands. Three digits and a semicolon are the window of a policy: `100,100;w=60`.
+# A comma between values, not between thousands. Three digits and a semicolon are the window of a policy:
+# `100,100;w=60`.
 _JOINT = re.compile(r",(?![0-9]{3}(?![0-9;]))")
 # Go's durations, and days. A µ that was sent in UTF-8 and read in Latin-1 has one letter more.
 _DURATION = re.compile(
@@ -34,7 +37,9 @@ _ZONE = r"(?:GMT|UTC?|Z|([+-])([0-9]{2}):?([0-9]{2}))?"
 _TIMESTAMP = re.compile(rf"([0-9]{{4}})-([0-9]{{2}})-([0-9]{{2}})[T ]{_TIME}(\.[0-9]+)?{_ZONE}", re.IGNORECASE)
 _DATE = re.compile(rf"(?:[a-z]+, ?)?([0-9]{{1,2}})[ -]([a-z]{{3}})[ -]([0-9]{{4}}|[0-9]{{2}}) {_TIME} ?{_ZONE}", re.IGNORECASE)
 _ASCTIME = re.compile(rf"[a-z]{{3}} ([a-z]{{3}}) {{1,2}}([0-9]{{1,2}}) {_TIME} ([0-9]{{4}})", re.IGNORECASE)
-_MONTHS = {name: 1 + i for i, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split())}
+_MONTHS = {
+    name: 1 + i for i, name in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"))
+}
 
 # The present: as the caller says, as the answer's `Date` says, or that of the clock.
 Now = datetime | str | None
@@ -98,7 +103,11 @@ def seconds(said: str, now: Now) -> float | None:
     if not said:
         return None
     if (parts := _DURATION.fullmatch(said)) is not None:
-        return number(sum(float(count) * unit for count, unit in zip(parts.groups(), _UNIT_SECONDS, strict=True) if count))
+        total = 0.0
+        for count, unit in zip(parts.groups(), _UNIT_SECONDS, strict=True):
+            if count is not None:
+                total += float(count) * unit
+        return total if total <= MOST_SECONDS else None
     try:
         moment, rest = _moment(said)
         return number(max((moment - _present(now)).total_seconds() + rest, 0.0))
@@ -121,7 +130,8 @@ def _moment(said: str) -> tuple[datetime, float]:
         month, sign = _MONTHS.get(name.lower(), 0), None
     else:
         raise ValueError(said)
-    moment = datetime(int(year), int(month), int(day), *map(int, time), tzinfo=timezone.utc)
+    hour, minute, second = map(int, time)
+    moment = datetime(int(year), int(month), int(day), hour, minute, second, tzinfo=timezone.utc)
     ahead = 0 if sign is None else (int(hours) * 60 + int(minutes)) * (60 if sign == "+" else -60)
     return moment, float(fraction or 0) - ahead
 

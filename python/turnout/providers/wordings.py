@@ -1,6 +1,7 @@
 """Sentences of providers that tell more than the status they come under.
 
-A provider's code is better, and is looked at first. Many have none, or a gateway lost it. All sentences are in small letters.
+A provider's code is better, and is looked at first. Many have none, or a gateway lost it. All sentences are in
+small letters.
 """
 
 import re
@@ -10,7 +11,15 @@ from turnout.providers.bodies import asks_too_much
 
 __all__: list[str] = []
 
-_K = FailureKind
+# Bound once: to look up a member of an enumeration is slow in Python 3.11.
+_AUTH = FailureKind.AUTH
+_BAD_REQUEST = FailureKind.BAD_REQUEST
+_CONNECTION = FailureKind.CONNECTION
+_CONTENT_POLICY = FailureKind.CONTENT_POLICY
+_CONTEXT_WINDOW = FailureKind.CONTEXT_WINDOW
+_ERROR = FailureKind.ERROR
+_NOT_FOUND = FailureKind.NOT_FOUND
+_RATE_LIMIT = FailureKind.RATE_LIMIT
 
 _TOO_LARGE = (
     "context_length_exceeded",
@@ -60,7 +69,7 @@ _MODERATED = (
 )
 
 _NO_ACCOUNT = (
-    # Money. Google has the sentence of OpenAI, "check your plan and billing details", for limits of rate; only what follows it differs.
+    # Money. Google says OpenAI's "check your plan and billing details" of limits of rate. What follows differs.
     "insufficient_quota",
     "billing details. for more information on this error, read the docs: https://platform.openai.com",
     "credit balance is too low",
@@ -92,9 +101,10 @@ _NO_MODEL = (
     "deploymentnotfound",
     "with on-demand throughput isn",
 )
-# A model, perhaps its name, and what became of it. A parameter of a model that is no longer supported is no such thing.
+# A model, perhaps its name, and what became of it. A parameter that a model no longer supports is no such
+# thing.
 _GONE = re.compile(
-    r"\b(?:model|deployment|engine)s?[:/ ]\s?(?:version |\S{1,128} )?"
+    r"(?:model|deployment|engine)s?[:/ ]\s?(?:version |\S{1,128} )?"
     r"(?:(?:has been|was|is|is now) (?:decommissioned|deprecated|discontinued|retired|removed|shut down)"
     r"|(?:does )?not exist|(?:is )?no longer (?:available|supported)|(?:is |was )?not found"
     r"|has reached (?:its|the) end of (?:its )?life|is invalid)"
@@ -104,7 +114,7 @@ _GONE = re.compile(
 _UNREACHABLE = ("failed to connect", "dns resolution failed", "connection refused", "connection reset", "socket closed")
 
 
-def refined(kind: FailureKind, status: int | None, codes: list[str], said: str) -> FailureKind:
+def refined(kind: FailureKind, status: int | None, codes: list[str], said: str, is_coded: bool) -> FailureKind:
     """Looks for what the words add to a kind.
 
     Args:
@@ -112,33 +122,31 @@ def refined(kind: FailureKind, status: int | None, codes: list[str], said: str) 
         status: The status, if there is one.
         codes: The codes.
         said: All that is said, in small letters.
+        is_coded: Whether a code told the kind.
 
     Returns:
         The kind that the words tell, or the one that was known.
     """
-    if kind is _K.BAD_REQUEST:
+    if kind is _BAD_REQUEST:
         if _has(_TOO_LARGE, said):
-            return _K.CONTEXT_WINDOW
+            return _CONTEXT_WINDOW
         if _has(_MODERATED, said):
-            return _K.CONTENT_POLICY
-    elif kind is _K.RATE_LIMIT:
-        if _has(_NEVER_FITS, said) or asks_too_much(said):
-            return _K.CONTEXT_WINDOW
-        return _K.AUTH if _has(_NO_ACCOUNT, said) else kind
-    elif kind is _K.AUTH:
-        return _K.CONTENT_POLICY if status in (None, 403) and _has(_MODERATED, said) else kind
-    elif kind is not _K.ERROR:
+            return _CONTENT_POLICY
+    elif kind is _RATE_LIMIT:
+        if _has(_NEVER_FITS, said) or ("requested" in said and asks_too_much(said)):
+            return _CONTEXT_WINDOW
+        # A code has said it already that this is about the rate.
+        return kind if is_coded or not _has(_NO_ACCOUNT, said) else _AUTH
+    elif kind is _AUTH:
+        return _CONTENT_POLICY if status in (None, 403) and _has(_MODERATED, said) else kind
+    elif kind is not _ERROR:
         return kind
     elif status is None:
-        return _K.CONNECTION if "unavailable" in codes and _has(_UNREACHABLE, said) else kind
+        return _CONNECTION if "unavailable" in codes and _has(_UNREACHABLE, said) else kind
     if _has(_NO_ACCOUNT, said):
-        return _K.AUTH
-    return _K.NOT_FOUND if _has(_NO_MODEL, said) or _GONE.search(said) is not None else kind
+        return _AUTH
+    return _NOT_FOUND if _has(_NO_MODEL, said) or _GONE.search(said) is not None else kind
 
 
 def _has(sentences: tuple[str, ...], said: str) -> bool:
-    # A loop: an `any` over a generator costs twice as much.
-    for sentence in sentences:
-        if sentence in said:
-            return True
-    return False
+    return any(map(said.__contains__, sentences))
