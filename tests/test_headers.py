@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from email.message import Message
 from email.utils import format_datetime
 from itertools import repeat
+from time import perf_counter
 from typing import Any
 
 import httpx
@@ -34,6 +35,11 @@ OPENAI = {
     "x-request-id": "req_1",
 }
 OPENAI_SAYS = (Observed("requests", 10_000, 9_999, 8.64), Observed("tokens", 150_000, 149_984, 360.0))
+
+
+def unix(ahead: int) -> str:
+    return str(int(NOW.timestamp()) + ahead)
+
 
 SAMPLES: dict[str, tuple[dict[str, str], RateLimits]] = {
     "openai": (OPENAI, RateLimits(None, OPENAI_SAYS)),
@@ -209,6 +215,88 @@ SAMPLES: dict[str, tuple[dict[str, str], RateLimits]] = {
         {"x-ratelimit-remaining": "1", "ratelimit-remaining": "2", "x-ratelimit-remaining-requests": "3"},
         RateLimits(None, (Observed("requests", None, 3, None),)),
     ),
+    "drafts of the ietf from 08 on": (
+        {"ratelimit": '"default";r=50;t=30', "ratelimit-policy": '"default";q=100;w=60'},
+        RateLimits(None, (Observed("requests", 100, 50, 30.0),)),
+    ),
+    "draft 10, two policies and a partition": (
+        {
+            "ratelimit": '"a;b,c";r=5;t=9;pk=:cHNvLWRldg==:, "hour";r=0;t=1800, "day";r=0;t=60',
+            "ratelimit-policy": '"a;b,c";q=10;w=10;pk=:cHNvLWRldg==:, "hour";q=1000;w=3600;qu="requests"',
+        },
+        RateLimits(None, (Observed("requests", 1000, 0, 1800.0),)),
+    ),
+    "draft 10, other units": (
+        {"ratelimit": '"b";r=0;t=9, "t";r=7;t=5', "ratelimit-policy": '"b";q=9;qu="content-bytes", "t";q=70;qu="tokens"'},
+        RateLimits(None, (Observed("tokens", 70, 7, 5.0),)),
+    ),
+    "draft 07": (
+        {"ratelimit": "limit=100, remaining=50, reset=5", "ratelimit-policy": "100;w=60"},
+        RateLimits(None, (Observed("requests", 100, 50, 5.0),)),
+    ),
+    "a policy alone": ({"ratelimit-policy": '"default";q=100;w=60'}, NOTHING),
+    "cohere, a trial": (
+        {"x-trial-endpoint-call-limit": "40", "x-trial-endpoint-call-remaining": "39", "x-endpoint-monthly-call-limit": "1000"},
+        RateLimits(None, (Observed("requests", 40, 39, None),)),
+    ),
+    "mistral's gateway": (
+        {"ratelimitbysize-limit": "500000", "ratelimitbysize-remaining": "499000", "ratelimitbysize-reset": "31"},
+        RateLimits(None, (Observed("tokens", 500_000, 499_000, 31.0),)),
+    ),
+    "anthropic unified, rejected": (
+        {
+            "anthropic-ratelimit-unified-status": "rejected",
+            "anthropic-ratelimit-unified-reset": unix(100),
+            "anthropic-ratelimit-unified-5h-status": "rejected",
+            "anthropic-ratelimit-unified-5h-reset": unix(100),
+            "anthropic-ratelimit-unified-7d-status": "rejected",
+            "anthropic-ratelimit-unified-7d-reset": unix(4000),
+            "anthropic-ratelimit-unified-7d_opus-status": "allowed",
+            "anthropic-ratelimit-unified-7d_opus-reset": unix(9000),
+            "anthropic-ratelimit-unified-overage-status": "rejected",
+            "anthropic-ratelimit-unified-overage-reset": unix(99_000),
+        },
+        RateLimits(4000.0, ()),
+    ),
+    "anthropic unified, the next chance is named": (
+        {
+            "anthropic-ratelimit-unified-status": "rejected",
+            "anthropic-ratelimit-unified-reset": unix(100),
+            "retry-after": "99",
+        },
+        RateLimits(99.0, ()),
+    ),
+    "anthropic unified, allowed without overage": (
+        {
+            "anthropic-ratelimit-unified-status": "allowed_warning",
+            "anthropic-ratelimit-unified-reset": unix(100),
+            "anthropic-ratelimit-unified-overage-status": "rejected",
+            "anthropic-ratelimit-unified-overage-disabled-reason": "org_level_disabled",
+        },
+        NOTHING,
+    ),
+    "anthropic unified, one window paid for": (
+        {
+            "anthropic-ratelimit-unified-status": "allowed",
+            "anthropic-ratelimit-unified-5h-status": "rejected",
+            "anthropic-ratelimit-unified-5h-reset": unix(100),
+        },
+        NOTHING,
+    ),
+    "anthropic unified, a window alone": (
+        {"anthropic-ratelimit-unified-5h-status": "rejected", "anthropic-ratelimit-unified-5h-reset": unix(100)},
+        RateLimits(100.0, ()),
+    ),
+    "a zero is no wait beside one": ({"retry-after-ms": "0", "retry-after": "3"}, RateLimits(3.0, ())),
+    "a zero alone": ({"retry-after-ms": "0"}, RateLimits(0.0, ())),
+    "thousands": (
+        {"x-ratelimit-limit-tokens": "1,000,000", "x-ratelimit-remaining-tokens": "30,000"},
+        RateLimits(None, (Observed("tokens", 1_000_000, 30_000, None),)),
+    ),
+    "a budget of a day is no limit to observe": (
+        {"x-ratelimit-limit-tokens-day": "9", "x-ratelimit-remaining-tokens-day": "0", "x-ratelimit-reset-tokens-day": "5"},
+        NOTHING,
+    ),
     "nothing": ({"content-type": "application/json"}, NOTHING),
 }
 
@@ -360,6 +448,20 @@ def test_resets(said: object, seconds: float | None) -> None:
         ("-1", None),
         ("", None),
         ("many", None),
+        ("30,000", 30_000),
+        ("30,000, 30,000", 30_000),
+        ("5, 5", 5),
+        ("5,5", 5),
+        ("100, 100;w=60", 100),
+        ("100,100;w=60", 100),
+        ("3,00", 3),
+        ("1_000", None),
+        ("1e3", None),
+        ("+5", None),
+        ("0x10", None),
+        ("１２", None),
+        ("٣", None),
+        ("5" + " " * 256, None),
         ("nan", None),
         ("inf", None),
         ("9" * 30, None),
@@ -395,6 +497,70 @@ def test_now_is_the_present_and_utc_unless_said() -> None:
         assert seconds is not None
         assert 30 < seconds <= 60
     assert reset("2026-09-27T12:00:01Z", now=NOW.replace(tzinfo=None)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("5, 5", 5.0),
+        ("1m30s", 90.0),
+        ("120ms", 0.12),
+        ("1d, 1d", 86_400.0),
+        ("2026-09-27T12:00:30Z", 30.0),
+        ("2026-09-27T12:00:30+0000", 30.0),
+        (unix(30), 30.0),
+        (unix(30) + "500", 30.5),
+        ("Sun, 27 Sep 2026 12:00:30 GMT", 30.0),
+        ("Sun, 27 Sep 2026 12:00:30 GMT, Sun, 27 Sep 2026 12:00:40 GMT", 30.0),
+        ("Sunday, 27-Sep-26 12:00:30 GMT", 30.0),
+        ("Sun Sep 27 12:00:30 2026", 30.0),
+        ("Thu Oct  1 12:00:00 2026", 4 * 86_400.0),
+        ("Sun, 27 Sep 2026 08:00:30 -0400", 30.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0),
+        ("Sun, 27 Foo 2026 12:00:30 GMT", None),
+        ("Sun, 99 Sep 2026 12:00:30 GMT", None),
+        ("1_000", None),
+        ("１２", None),
+        ("1e3", None),
+        ("7 seconds", None),
+        ("0" * 300, None),
+    ],
+)
+def test_retry_after(said: str, seconds: float | None) -> None:
+    assert read_rate_limits({"retry-after": said}, now=NOW).retry_after == seconds
+
+
+def test_moments_are_read_by_the_answers_own_date() -> None:
+    """So that a clock that is wrong, here or there, does not matter."""
+    date = "Wed, 21 Oct 2015 07:28:00 GMT"
+    for said in ("Wed, 21 Oct 2015 07:28:30 GMT", "2015-10-21T07:28:30Z", "1445412510", "1445412510000"):
+        for headers in (
+            {"date": date, "retry-after": said},
+            {"Retry-After": said, "Date": date},
+            [("retry-after", said), ("date", date)],
+        ):
+            assert read_rate_limits(headers).retry_after == 30.0
+        limits = read_rate_limits({"x-ratelimit-remaining": "0", "x-ratelimit-reset": said, "date": date})
+        assert limits.observed[0].reset == 30.0
+        # The caller knows better, and a date that is none is as if it were not there.
+        assert read_rate_limits({"retry-after": said, "date": date}, now=NOW).retry_after == 0.0
+        assert read_rate_limits({"retry-after": said, "date": "today"}).retry_after == 0.0
+
+
+def test_what_is_too_long_is_ignored() -> None:
+    name = "anthropic-ratelimit-unified-" + "x" * 300
+    assert read_rate_limits({f"{name}-status": "rejected", f"{name}-reset": unix(60)}, now=NOW) == NOTHING
+    for said in ("5" * 257, b"5" * 257, "1" * 250 + ".0000000", " " * 256 + "5", '"a";r=1;t=5' + " " * 300):
+        assert read_rate_limits({"retry-after": said, "ratelimit": said, "x-ratelimit-remaining": said}, now=NOW) == NOTHING
+
+
+def test_no_field_costs_more_than_its_length() -> None:
+    started = perf_counter()
+    for said in ("9" * 256, "1m" * 128, "," * 256, '"' * 256, "a;" * 128, '"a";' * 64, "a;b=1" * 51, "1," * 128, "1,000" * 51):
+        for name in ("retry-after", "ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-reset", "date"):
+            read_rate_limits({name: said, "retry-after-ms": "5", "x-ratelimit-remaining": "1"})
+    read_rate_limits({"x" * 10**7: "5", "retry-after": "5" * 10**7})
+    assert perf_counter() - started < 1.0
 
 
 # --- anything at all ---

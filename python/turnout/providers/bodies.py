@@ -123,10 +123,10 @@ class Body:
             found = number(said)
         else:
             # A duration of protobuf, as an object or decoded.
-            whole, rest = (
-                entry(said, name) if issubclass(type(said), dict) else attribute(said, name) for name in ("seconds", "nanos")
-            )
-            found = None if (whole := number(whole or 0)) is None else whole + (number(rest or 0) or 0.0) / 1e9
+            ask = entry if issubclass(type(said), dict) else attribute
+            whole, rest = ask(said, "seconds"), ask(said, "nanos")
+            whole = None if whole is None and rest is None else number(whole or 0)
+            found = None if whole is None else whole + (number(rest or 0) or 0.0) / 1e9
         if found is not None:
             self.wait = found / parts
 

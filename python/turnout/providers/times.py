@@ -2,8 +2,8 @@
 
 A time is a number of seconds, a duration as Go writes it (``6m0s``, ``120ms``), a Unix time in seconds or
 milliseconds (its size tells), an RFC 3339 timestamp, or an HTTP date in any of its three forms (RFC 9110,
-section 5.6.7). Digits are those of ASCII. Clients join the values of a header that came twice with a comma; the
-first counts.
+section 5.6.7). Digits are those of ASCII. Clients join the values of a header that came twice with a comma.
+The first counts.
 """
 
 import re

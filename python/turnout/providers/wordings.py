@@ -1,7 +1,7 @@
 """Sentences of providers that tell more than the status they come under.
 
-A provider's code is better, and is looked at first. Many have none, or a gateway lost it. All sentences are in
-small letters.
+A provider's code is better, and is looked at first. Many have none, or a gateway lost it. All sentences are
+in small letters.
 """
 
 import re
@@ -69,7 +69,8 @@ _MODERATED = (
 )
 
 _NO_ACCOUNT = (
-    # Money. Google says OpenAI's "check your plan and billing details" of limits of rate. What follows differs.
+    # Money. Google says OpenAI's "check your plan and billing details" of limits of rate. What follows
+    # differs.
     "insufficient_quota",
     "billing details. for more information on this error, read the docs: https://platform.openai.com",
     "credit balance is too low",
