@@ -129,7 +129,7 @@ def test_an_exception_is_a_failure_and_goes_on(router: Router) -> None:
         (TimeoutError(), FAILURE),
         (StopIteration(1), FAILURE),
         (MemoryError(), FAILURE),
-        (BaseException("neither"), FAILURE),
+        (BaseException("neither"), RELEASE),
         (asyncio.CancelledError(), RELEASE),
         (GeneratorExit(), RELEASE),
         (KeyboardInterrupt(), RELEASE),

@@ -21,7 +21,7 @@ from turnout.enums import FailureKind
 from turnout.exceptions import RouterError
 from turnout.providers import kinds
 from turnout.providers.bodies import Body, code, wait_in_words
-from turnout.providers.headers import Heard, Observed, read, read_exception_headers
+from turnout.providers.headers import Observed, read_exception_headers
 from turnout.providers.strangers import attribute, called, entry, text
 from turnout.providers.wordings import refined
 
@@ -138,15 +138,16 @@ def _read_one(exc: Exception, names: list[str], seen: set[int]) -> Reading | Non
     by_name = next((kind for name in names if (kind := kinds.BY_NAME.get(name)) is not None), None)
     response = attribute(exc, "response")
     status = _status(exc, response, by_name is _CONNECTION)
-    heard = read_exception_headers(exc)
     if status is None and by_name in _PLAIN_KINDS:
         # openai wraps the exceptions of its HTTP library, a full pool among them. urllib3 wraps its own.
         reason = attribute(exc, "reason")
         if _is_exception(reason) and id(reason) not in seen:
             return _read(reason, seen)
         is_unsent = by_name is _CANCELLED or type(exc.__cause__).__name__ in ("PoolTimeout", "EmptyPoolError")
+        heard = read_exception_headers(exc)
         return Reading(None if is_unsent else by_name, heard.retry_after, heard.observed)
     body = _body(exc, names, response)
+    heard = read_exception_headers(exc, body.headers)
     coded = kinds.of_codes(body.codes)
     kind = _kind(exc, status, by_name, body, coded)
     if kind is None:
@@ -163,7 +164,7 @@ def _read_one(exc: Exception, names: list[str], seen: set[int]) -> Reading | Non
         kind = refined(kind, status, body.codes, said, coded is not None)
     if body.is_moderated and kind in _HARSH_KINDS:
         kind = _CONTENT_POLICY
-    return Reading(None if kind is _CANCELLED else kind, _wait(kind, heard, body, said), heard.observed)
+    return Reading(None if kind is _CANCELLED else kind, _wait(kind, heard.retry_after, heard.renewed, body, said), heard.observed)
 
 
 def _kind(
@@ -188,18 +189,12 @@ def _kind(
     return kind
 
 
-def _wait(kind: FailureKind, heard: Heard, body: Body, said: str) -> float | None:
+def _wait(kind: FailureKind, named: float | None, renewed: float | None, body: Body, said: str) -> float | None:
     """The wait that names the next chance. A zero is none as long as something says more."""
-    named = heard.retry_after
     if named or kind not in _WAITING_KINDS:
         return named
-    found = body.wait or wait_in_words(said)
-    if kind is not _RATE_LIMIT:
-        return found or named
-    for headers in body.headers:
-        found = found or read(headers).retry_after
-    # Of a limit that is spent, the end of it; when it is full again is the last that is asked for.
-    return found or heard.renewed or max((read(headers).renewed or 0.0 for headers in body.headers), default=0.0) or named
+    # The end of a spent limit is asked for last: it may be when it is full again.
+    return body.wait or wait_in_words(said) or (renewed if kind is _RATE_LIMIT else None) or named
 
 
 def _status(exc: Exception, response: Any, only_of_response: bool) -> int | None:

@@ -37,7 +37,7 @@ turnout counts minutes. One that is spent says how long a refusal lasts. Azure's
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -79,7 +79,7 @@ class RateLimits(NamedTuple):
     observed: tuple[Observed, ...]
 
 
-class Heard(NamedTuple):
+class _Heard(NamedTuple):
     """All that headers say.
 
     Attributes:
@@ -94,7 +94,7 @@ class Heard(NamedTuple):
     renewed: float | None
 
 
-_NOTHING = Heard(None, (), None)
+_NOTHING = _Heard(None, (), None)
 
 _MOST_COUNTED = 1e15
 # Servers and clients allow for about a hundred; a stranger's iterator may not end at all.
@@ -191,31 +191,32 @@ def read_rate_limits(headers: Any, *, now: datetime | None = None) -> RateLimits
         (Observed(unit='tokens', limit=None, remaining=149984, reset=360.0),)
     """
     for place in chain((headers,), _headers_of(headers)):
-        found = read(place, now)
+        found = _read(place, now)
         if found.retry_after is not None or found.observed:
             return RateLimits(found.retry_after, found.observed)
     return RateLimits(None, ())
 
 
-def read_exception_headers(exc: BaseException) -> Heard:
+def read_exception_headers(exc: BaseException, more: Iterable[Any] = ()) -> _Heard:
     """Read what an exception's headers say, each fact from the first place that tells it.
 
     Args:
         exc: The exception.
+        more: Headers that were found elsewhere.
 
     Returns:
         What was said.
     """
     heard = _NOTHING
-    for place in _headers_of(exc):
-        found = read(place)
+    for place in chain(_headers_of(exc), more):
+        found = _read(place)
         if found == _NOTHING:
             # A mapping that cannot list its names may still answer for one.
             found = found._replace(retry_after=_looked_up(place))
         heard = (
             found
             if heard == _NOTHING
-            else Heard(
+            else _Heard(
                 found.retry_after if heard.retry_after is None else heard.retry_after,
                 heard.observed or found.observed,
                 found.renewed if heard.renewed is None else heard.renewed,
@@ -269,16 +270,8 @@ def _short(value: Any) -> str | None:
     return value if value is None or len(value) <= MOST_CHARACTERS else None
 
 
-def read(headers: Any, now: Now = None) -> Heard:
-    """Reads headers.
-
-    Args:
-        headers: A mapping or pairs.
-        now: The present; None for what the headers' ``Date`` says.
-
-    Returns:
-        What they say.
-    """
+def _read(headers: Any, now: Now = None) -> _Heard:
+    """All that a mapping or pairs say. Without a present theirs is that of their ``Date``."""
     known: list[tuple[str, int, int, str]] = []
     waits: dict[str, str] = {}
     unified: dict[str, str] = {}
@@ -316,8 +309,8 @@ def read(headers: Any, now: Now = None) -> Heard:
     if not named and unified:
         named = _rejected_until(unified, now) or named
     if not limits:
-        return _NOTHING if named is None else Heard(named, (), None)
-    return Heard(named, _most_telling(limits), _renewed(limits))
+        return _NOTHING if named is None else _Heard(named, (), None)
+    return _Heard(named, _most_telling(limits), _renewed(limits))
 
 
 # By unit and family: the limit, what remains, the reset.
