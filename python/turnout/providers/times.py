@@ -32,11 +32,12 @@ _DURATION = re.compile(
     "".join(rf"(?:([0-9]+(?:\.[0-9]*)?){unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms", "(?:u|µ|μ|Âµ)s", "ns")), re.IGNORECASE
 )
 _UNIT_SECONDS = (86_400.0, 3600.0, 60.0, 1.0, 1e-3, 1e-6, 1e-9)
+# Not compiled with the package: most never see a date, and `re` keeps what it has compiled.
 _TIME = r"([0-9]{2}):([0-9]{2}):([0-9]{2})"
 _ZONE = r"(?:GMT|UTC?|Z|([+-])([0-9]{2}):?([0-9]{2}))?"
-_TIMESTAMP = re.compile(rf"([0-9]{{4}})-([0-9]{{2}})-([0-9]{{2}})[T ]{_TIME}(\.[0-9]+)?{_ZONE}", re.IGNORECASE)
-_DATE = re.compile(rf"(?:[a-z]+, ?)?([0-9]{{1,2}})[ -]([a-z]{{3}})[ -]([0-9]{{4}}|[0-9]{{2}}) {_TIME} ?{_ZONE}", re.IGNORECASE)
-_ASCTIME = re.compile(rf"[a-z]{{3}} ([a-z]{{3}}) {{1,2}}([0-9]{{1,2}}) {_TIME} ([0-9]{{4}})", re.IGNORECASE)
+_TIMESTAMP = rf"([0-9]{{4}})-([0-9]{{2}})-([0-9]{{2}})[T ]{_TIME}(\.[0-9]+)?{_ZONE}"
+_DATE = rf"(?:[a-z]+, ?)?([0-9]{{1,2}})[ -]([a-z]{{3}})[ -]([0-9]{{4}}|[0-9]{{2}}) {_TIME} ?{_ZONE}"
+_ASCTIME = rf"[a-z]{{3}} ([a-z]{{3}}) {{1,2}}([0-9]{{1,2}}) {_TIME} ([0-9]{{4}})"
 _MONTHS = {
     name: 1 + i for i, name in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"))
 }
@@ -118,14 +119,14 @@ def seconds(said: str, now: Now) -> float | None:
 def _moment(said: str) -> tuple[datetime, float]:
     """A date as if it were one of UTC, and the seconds that this is off."""
     fraction = None
-    if (parts := _TIMESTAMP.fullmatch(said)) is not None:
+    if (parts := re.fullmatch(_TIMESTAMP, said, re.IGNORECASE)) is not None:
         year, month, day, *time, fraction, sign, hours, minutes = parts.groups()
-    elif (parts := _DATE.fullmatch(said)) is not None:
+    elif (parts := re.fullmatch(_DATE, said, re.IGNORECASE)) is not None:
         day, name, year, *time, sign, hours, minutes = parts.groups()
         month = _MONTHS.get(name.lower(), 0)
         if len(year) == 2:
             year = int(year) + (1900 if int(year) > 68 else 2000)
-    elif (parts := _ASCTIME.fullmatch(said)) is not None:
+    elif (parts := re.fullmatch(_ASCTIME, said, re.IGNORECASE)) is not None:
         name, day, *time, year = parts.groups()
         month, sign = _MONTHS.get(name.lower(), 0), None
     else:
