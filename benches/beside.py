@@ -1,10 +1,15 @@
 """Compares the speed of the working tree with that of another revision: `make bench-beside REV=main~1`.
 
-Both are built as the package ships, and each runs in a process of its own, from a folder of its own. A cell
-is one operation under one strategy in a group of one size. The two processes time batches of the same calls
-by turns (A B, B A, A B, …), on one core where the system allows that, so that a change of the clock rate
-meets both. A pair of batches gives one ratio, the tree's time by the revision's; a cell is the median of its
-ratios with a confidence interval.
+Both are built as the package ships, each in a target folder of its own: cargo takes what it finds in a
+shared one for fresh if only the times of the files say so. A cell is one operation under one strategy in a
+group of one size. A pair is two fresh processes, one for each build. They time batches of the same calls by
+turns (A B, B A, A B, …), on one core where the system allows that, so that a change of the clock rate meets
+both. The median of the batches' ratios, the tree's time by the revision's, is the pair's ratio. A cell is the
+median of its pairs' ratios with a confidence interval.
+
+The processes are fresh for every pair because where the system happens to place a process in memory moved a
+whole cell by up to 25 % here. Ratios of one pair of processes are therefore not independent of each other,
+and an interval over them says too much.
 
 Both are built with code aligned to 64 and 32 bytes. Without that the place where code happens to lie decides
 more than the code itself: one source built into two libraries, one by cargo and one by maturin, differed by 5
@@ -13,9 +18,7 @@ to 12 % here.
 The interval is free of assumptions about the distribution: its ends are order statistics of the ratios,
 chosen by the binomial distribution (W. J. Conover, Practical Nonparametric Statistics, 3rd ed., section 3.2).
 At 99.9 % a cell, 42 cells together show one false alarm in fifty runs, since only a lower end above the bound
-counts. A cell that would fail is measured once more with three times as many pairs, and the second result
-counts. Two fresh processes do that: where the system happened to place a process in memory moved a whole cell
-by up to 25 % here.
+counts.
 
 Exit status: 0, or 1 if the interval of a cell lies above 1.05.
 """
@@ -51,9 +54,10 @@ STRATEGIES = (
 )
 SIZES = (10, 1_000, 100_000)
 PAIRS = 31
+BATCHES = 5
+BATCH_SECONDS = 0.01
 CONFIDENCE = 0.999
 MOST = 1.05
-BATCH_SECONDS = 0.01
 ALIGNED = "-C llvm-args=-align-all-functions=6 -C llvm-args=-align-all-nofallthru-blocks=5"
 MODEL = "model"
 
@@ -205,9 +209,8 @@ def build(source: Path, name: str) -> Path:
     wheels, site = place / "wheels", place / "site"
     shutil.rmtree(wheels, ignore_errors=True)
     maturin = str(Path(sys.executable).parent / "maturin")
-    # One target folder for all: what both depend on is compiled once.
     run(maturin, "build", "--release", "--quiet", "--interpreter", sys.executable, "--out", str(wheels),
-        "--target-dir", str(WORKPLACE / "cargo"), cwd=source)  # fmt: skip
+        "--target-dir", str(place / "cargo"), cwd=source)  # fmt: skip
     shutil.rmtree(site, ignore_errors=True)
     [wheel] = wheels.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -227,31 +230,38 @@ def build_revision(commit: str) -> Path:
         run("tar", "-xf", str(archive), "-C", str(source))
         archive.unlink()
         build(source, commit)
+        shutil.rmtree(WORKPLACE / commit / "cargo")
     return site
 
 
 # --- measurements ---
 
 
-def measure(tree: Worker, revision: Worker, operation: str, pairs: int) -> tuple[list[float], float, float]:
-    """Times batches by turns; returns the ratios and the median nanoseconds a call of each."""
+class Pair(NamedTuple):
+    """What one pair of processes measured."""
+
+    ratio: float
+    tree_ns: float
+    revision_ns: float
+
+
+def measure(tree: Worker, revision: Worker, operation: str) -> Pair:
+    """Times batches by turns; returns the medians."""
     count = 100
     while tree.ask(operation, count) < BATCH_SECONDS * 1e9 / 4:
         count *= 2
     count *= 3
     revision.ask(operation, count)
-    ratios, times = [], []
-    for nth in range(pairs):
+    times = []
+    for nth in range(BATCHES):
         if nth % 2:
             theirs = revision.ask(operation, count)
             ours = tree.ask(operation, count)
         else:
             ours = tree.ask(operation, count)
             theirs = revision.ask(operation, count)
-        ratios.append(ours / theirs)
-        times.append((ours / count, theirs / count))
-    ours_ns, theirs_ns = (statistics.median(column) for column in zip(*times, strict=True))
-    return ratios, ours_ns, theirs_ns
+        times.append((ours / theirs, ours / count, theirs / count))
+    return Pair(*(statistics.median(column) for column in zip(*times, strict=True)))
 
 
 @contextmanager
@@ -267,27 +277,29 @@ def workers(sites: tuple[Path, Path], strategy: str, size: int) -> Iterator[tupl
         revision.end()
 
 
+def to_cell(operation: str, strategy: str, size: int, pairs: Sequence[Pair]) -> Cell:
+    """Returns what the pairs of a cell come to."""
+    ratios, ours, theirs = zip(*pairs, strict=True)
+    return Cell(operation, strategy, size, statistics.median(ratios), *interval(ratios), statistics.median(ours),
+                statistics.median(theirs))  # fmt: skip
+
+
 def compare(sites: tuple[Path, Path], strategies: Sequence[str], sizes: Sequence[int], pairs: int) -> list[Cell]:
     """Measures all cells and prints them."""
     cells = []
     print(f"{'':34}{'ratio':>7}  {CONFIDENCE:.1%} interval   tree    REV  (ns a call)")
-
-    def measured(operation: str, strategy: str, size: int, both: tuple[Worker, Worker], pairs: int, note: str) -> Cell:
-        ratios, ours, theirs = measure(*both, operation, pairs)
-        cell = Cell(operation, strategy, size, statistics.median(ratios), *interval(ratios), ours, theirs)
-        shown = note if cell.is_slower() else ""
-        print(f"{strategy:17}{size:>8} {operation[:7]:8}{cell.ratio:7.3f}  {cell.low:.3f} to {cell.high:.3f}  "
-              f"{ours:7.0f}{theirs:7.0f}{shown}", flush=True)  # fmt: skip
-        return cell
-
     for strategy in strategies:
         for size in sizes:
-            with workers(sites, strategy, size) as both:
-                found = [measured(each, strategy, size, both, pairs, "  measured once more:") for each in OPERATIONS]
-            for cell in found:
-                if cell.is_slower():
-                    with workers(sites, strategy, size) as both:
-                        cell = measured(cell.operation, strategy, size, both, 3 * pairs, "  slower")
+            found: dict[str, list[Pair]] = {operation: [] for operation in OPERATIONS}
+            for _ in range(pairs):
+                with workers(sites, strategy, size) as both:
+                    for operation in OPERATIONS:
+                        found[operation].append(measure(*both, operation))
+            for operation in OPERATIONS:
+                cell = to_cell(operation, strategy, size, found[operation])
+                shown = "  slower" if cell.is_slower() else ""
+                print(f"{strategy:17}{size:>8} {operation[:7]:8}{cell.ratio:7.3f}  {cell.low:.3f} to {cell.high:.3f}  "
+                      f"{cell.tree_ns:7.0f}{cell.revision_ns:7.0f}{shown}", flush=True)  # fmt: skip
                 cells.append(cell)
     return cells
 
@@ -337,7 +349,7 @@ def main() -> int:
     """Builds, measures and judges; returns the exit status."""
     parser = argparse.ArgumentParser(description="Compares the speed of the working tree with that of another revision.")
     parser.add_argument("revision", help="the revision to compare with")
-    parser.add_argument("--pairs", type=whole(PAIRS), default=PAIRS, help="pairs of batches a cell, at least %(default)s")
+    parser.add_argument("--pairs", type=whole(PAIRS), default=PAIRS, help="pairs of processes a cell, at least %(default)s")
     parser.add_argument("--sizes", type=lambda said: [whole(1)(size) for size in said.split(",")], default=SIZES)
     parser.add_argument("--strategies", type=choice(STRATEGIES), default=STRATEGIES)
     parser.add_argument("--json", type=Path, help="also write the cells to this file")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import beside
 import pytest
-from beside import Cell
+from beside import Cell, Pair
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,6 +29,11 @@ def test_an_interval_has_the_median_as_often_as_it_says() -> None:
         low, high = beside.interval([chance.expovariate(1.0) for _ in range(31)], 0.9)
         inside += low <= 0.6931471805599453 <= high
     assert 0.9 * 2000 - 40 <= inside < 0.99 * 2000
+
+
+def test_a_cell_is_the_median_of_its_pairs() -> None:
+    pairs = [Pair(1 + i / 100, 100.0 + i, 100.0) for i in range(31)]
+    assert beside.to_cell("select", "least_busy", 10, pairs) == Cell("select", "least_busy", 10, 1.15, 1.06, 1.24, 115.0, 100.0)
 
 
 def test_too_few_pairs_tell_nothing() -> None:
