@@ -34,8 +34,8 @@ FLOORS = {
     "index": "trees of a group",
     "counters": "one block a deployment",
     "strategy": "the rules that pick",
-    "health": "words and rules of health",
     "facts": "deployments, requests",
+    "health": "words and rules of health",
     "limits": "meters, quotas, observations",
     "base": "time, chance, locks, gates, errors",
 }

@@ -48,13 +48,14 @@ pub use base::time::{Nanos, nanos, reading};
 pub use facts::{Deployment, Learning, Request, Waiting, Wishes};
 pub use gates::Refusal;
 pub use group::{Attachment, Entry, Metrics, Removed, Stats};
-pub use health::{Cause, FailureKind, HealthRules, MinuteRules, Rules, Status};
+pub use health::{Cause, FailureKind, HealthRules, MinuteRules, Rules, Scope, Status};
 pub use lease::Lease;
 pub use limits::{
     Limit, LimitKind, LimitShortfall, LimitStats, Observed, ObservedShortfall, ObservedStats, Quota, Shortfall, Start, Unit, Usage,
     Zone,
 };
 pub use pick::{Explanation, Verdict};
+pub use registry::Changed;
 pub use router::Router;
 pub use settings::Settings;
 pub use strategy::{Candidate, RoundRobinCounters, RoutingContext, Strategy};

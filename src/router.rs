@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+use rustc_hash::FxHashMap;
+
 use crate::base::clock::Now;
+use crate::base::current::Current;
 use crate::base::doorbell::Doorbell;
 use crate::base::error::Error;
 use crate::base::events::{Event, Subscription};
@@ -12,11 +15,11 @@ use crate::base::time::Nanos;
 use crate::facts::{Deployment, Request};
 use crate::gates::routing_context;
 use crate::group::{Attachment, Entry, Metrics, Removed, Services, Stats};
-use crate::health::FailureKind;
+use crate::health::{FailureKind, Scope};
 use crate::lease::Lease;
 use crate::limits::Observed;
 use crate::pick::{Explanation, Picker};
-use crate::registry::Registry;
+use crate::registry::{Changed, Registry, Strategies};
 use crate::settings::Settings;
 use crate::strategy::{RoutingContext, Strategy};
 use crate::wait::{Patience, Progress, Queue, Waiter};
@@ -53,14 +56,14 @@ impl<T: Attachment> Router<T> {
         settings.health.check()?;
         let services = Arc::new(Services {
             clock: settings.clock,
-            rules: settings.health,
+            rules: Current::new(settings.health),
             jitter: Rng::new(settings.seed.map(|seed| seed ^ JITTER)),
             events: Arc::default(),
-            learning: settings.learning,
+            learning: Current::new(settings.learning),
             bell: Doorbell::default(),
         });
         let queue = Queue::new(Arc::clone(&services), settings.waiting);
-        let registry = Registry::new(services, settings.strategy, settings.strategies);
+        let registry = Registry::new(services, Strategies { usual: settings.strategy, single: settings.strategies });
         Ok(Self { picker: Picker::new(registry, Rng::new(settings.seed)), queue })
     }
 
@@ -181,15 +184,28 @@ impl<T: Attachment> Router<T> {
         self.registry().resolve(name)
     }
 
+    // --- options ---
+
+    /// Changes options while the router is in use. Counts, leases and waiters stay.
+    ///
+    /// # Errors
+    /// If a number of the rules makes no sense. Nothing is changed then.
+    pub fn configure(&self, changed: Changed) -> Result<(), Error> {
+        let configured = self.registry().configure(changed);
+        self.finish();
+        configured
+    }
+
     /// Returns the rule for every model name that has none of its own.
     #[must_use]
     pub fn strategy(&self) -> Strategy {
-        self.registry().default_strategy()
+        self.registry().strategies().usual
     }
 
     /// Returns the rules of single model names.
-    pub fn strategies(&self) -> impl Iterator<Item = (&str, Strategy)> {
-        self.registry().strategies()
+    #[must_use]
+    pub fn strategies(&self) -> FxHashMap<Arc<str>, Strategy> {
+        self.registry().strategies().single.clone()
     }
 
     #[cfg(feature = "python")]
@@ -282,12 +298,18 @@ impl<T: Attachment> Router<T> {
         Ok(())
     }
 
-    /// Records a failure of a request that was sent without a lease.
+    /// Records a failure of a request that was sent without a lease. See [`Lease::failure`].
     ///
     /// # Errors
     /// If there is no deployment with this id.
-    pub fn record_failure(&self, id: &str, kind: FailureKind, retry_after: Option<Nanos>) -> Result<(), Error> {
-        self.get(id)?.record_failure(self.now(), kind, retry_after);
+    pub fn record_failure(
+        &self,
+        id: &str,
+        kind: FailureKind,
+        retry_after: Option<Nanos>,
+        scope: Option<Scope>,
+    ) -> Result<(), Error> {
+        self.get(id)?.record_failure(self.now(), kind, retry_after, scope);
         Ok(())
     }
 
@@ -316,7 +338,7 @@ impl<T: Attachment> Router<T> {
     /// If there is no deployment with this id.
     pub fn observe(&self, id: &str, said: &[Observed], retry_after: Option<Nanos>) -> Result<(), Error> {
         let now = self.now();
-        self.get(id)?.observe(said, retry_after, now, None, now);
+        self.get(id)?.observe(said, retry_after, None, None, now);
         Ok(())
     }
 

@@ -148,11 +148,12 @@ class State:
         self.streak, self.degraded = 0, True
         requests = minute.requests + minute.carried
         if (
-            kind in AT_ONCE
+            retry_after  # 0 is no wait
+            or kind in AT_ONCE
             or (minute.fails >= self.rules.allowed_fails and requests >= self.rules.min_requests)
             or (requests >= 10 and minute.fails * 2 > requests)
         ):
-            self.cool_down(self.rules.cooldown_time if retry_after is None else retry_after)
+            self.cool_down(retry_after or self.rules.cooldown_time)
 
     def cool_down(self, seconds: float) -> None:
         self.streak, self.degraded = 0, True

@@ -390,7 +390,8 @@ fn run(rule: Rule, crowd: usize, breaker: Option<HealthRules>, steps: Vec<Step>)
             Step::Fail { lease, kind, retry_after } if !leases.is_empty() => {
                 let lease = leases.swap_remove(lease % leases.len());
                 assert!(
-                    lease.failure(FailureKind::ALL[kind], retry_after.map(|seconds| seconds * SECOND), &[]) && lease.has_ended()
+                    lease.failure(FailureKind::ALL[kind], retry_after.map(|seconds| seconds * SECOND), &[], None)
+                        && lease.has_ended()
                 );
             }
             Step::Release { lease, unused } if !leases.is_empty() => {
@@ -400,7 +401,7 @@ fn run(rule: Rule, crowd: usize, breaker: Option<HealthRules>, steps: Vec<Step>)
             Step::Record { id, failed } => {
                 let id = format!("d{id}");
                 let done = if failed {
-                    router.record_failure(&id, FailureKind::Error, None)
+                    router.record_failure(&id, FailureKind::Error, None, None)
                 } else {
                     router.record_success(&id, 5, Some(9))
                 };
@@ -533,7 +534,7 @@ proptest! {
                     }
                 }
                 Some(&kind) => {
-                    router.record_failure("d", kind, None).unwrap();
+                    router.record_failure("d", kind, None, None).unwrap();
                     use FailureKind::{Auth, BadRequest, Cancelled, ContentPolicy, ContextWindow, Manual, NotFound, RateLimit, Timeout};
                     if !matches!(kind, BadRequest | ContentPolicy | ContextWindow | Cancelled) {
                         (fails, streak, degraded) = (fails + 1, 0, true);
@@ -596,7 +597,7 @@ fn requests_of_the_minute_before_count_when_they_fail_in_this_one() {
     clock.advance(SECOND);
     for (i, lease) in leases.into_iter().enumerate() {
         assert_ne!(router.stats("d").unwrap().status, Status::CoolingDown, "after {i}");
-        lease.failure(FailureKind::Error, None, &[]);
+        lease.failure(FailureKind::Error, None, &[], None);
     }
     assert_eq!(router.stats("d").unwrap().status, Status::CoolingDown);
 }
@@ -612,7 +613,7 @@ fn half_of_the_requests_is_not_the_majority() {
             router.record_success("d", 0, None).unwrap();
         }
         for _ in 0..6 {
-            router.record_failure("d", FailureKind::Error, None).unwrap();
+            router.record_failure("d", FailureKind::Error, None, None).unwrap();
         }
         assert_eq!(router.stats("d").unwrap().status == Status::CoolingDown, cools);
     }
@@ -679,7 +680,7 @@ fn who_fails_fast_is_not_the_least_busy_in_a_panic_either() {
     assert!(router.explain("model", &Request::default()).unwrap().panic);
     let leases: Vec<_> = (0..200)
         .map(|_| router.acquire("model", &Request::default()).unwrap())
-        .filter(|lease| lease.deployment().id() != "hole" || !lease.failure(FailureKind::Error, None, &[]))
+        .filter(|lease| lease.deployment().id() != "hole" || !lease.failure(FailureKind::Error, None, &[], None))
         .collect();
     // As many as each of the others.
     assert!((145..=155).contains(&leases.len()), "{}", leases.len());
@@ -726,12 +727,12 @@ fn one_of_a_domain_that_cannot_be_reached_takes_none_with_it() {
     let router = with_health(Rule::LeastBusy, rules, &members);
     let out = || router.snapshot().iter().filter(|stats| stats.status == Status::CoolingDown).count();
     for _ in 0..9 {
-        router.record_failure("a", FailureKind::Connection, None).unwrap();
+        router.record_failure("a", FailureKind::Connection, None, None).unwrap();
         router.record_success("b", 0, None).unwrap();
     }
     assert_eq!(out(), 0);
     // With another one it is the domain's.
-    router.record_failure("c", FailureKind::Connection, None).unwrap();
+    router.record_failure("c", FailureKind::Connection, None, None).unwrap();
     assert_eq!(out(), 3);
 }
 
@@ -767,7 +768,7 @@ fn whoever_waits_is_told_when_a_domain_makes_the_group_panic() {
     let patience = Patience { timeout: None, priority: 0 };
     let waiter = router.wait("two", Request::default(), patience, Waker::from(Arc::clone(&bell))).unwrap();
     assert!(matches!(router.poll(&waiter), Ok(Progress::Waits(_))));
-    ["a", "b"].iter().for_each(|id| router.record_failure(id, FailureKind::Connection, None).unwrap());
+    ["a", "b"].iter().for_each(|id| router.record_failure(id, FailureKind::Connection, None, None).unwrap());
     assert_eq!(bell.0.load(Ordering::Relaxed), 1);
     assert!(matches!(router.poll(&waiter), Ok(Progress::Served(lease)) if lease.deployment().id() == "e"));
 }
@@ -785,7 +786,7 @@ fn outcomes_go_where_their_deployment_goes() {
         let router = with_health(Rule::LeastBusy, rules, &[in_group("a", "one"), in_group("b", "one"), in_group("c", "two")]);
         let record = |id, failures, successes| {
             (0..successes).for_each(|_| router.record_success(id, 0, None).unwrap());
-            (0..failures).for_each(|_| router.record_failure(id, FailureKind::Error, None).unwrap());
+            (0..failures).for_each(|_| router.record_failure(id, FailureKind::Error, None, None).unwrap());
         };
         record("b", 10, 90);
         record("c", 100, 0);

@@ -20,8 +20,8 @@ use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, thread};
 use turnout::{
-    Clock, Deployment, Error, FailureKind, HealthRules, Lease, Limit, LimitKind, ManualClock, Observed, Patience, Progress, Quota,
-    Request, Router, Rules, Settings, Start, Stats, Strategy, Unit, Verdict, Waiter, Wishes,
+    Changed, Clock, Deployment, Error, FailureKind, HealthRules, Lease, Limit, LimitKind, ManualClock, MinuteRules, Observed,
+    Patience, Progress, Quota, Request, Router, Rules, Settings, Start, Stats, Strategy, Unit, Verdict, Waiter, Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -226,7 +226,7 @@ fn what_is_given_back_can_be_taken_again() {
             router.acquire("model", &request(6)).unwrap().release(true);
         };
         let fail = || {
-            router.acquire("model", &request(6)).unwrap().failure(FailureKind::Error, None, &[]);
+            router.acquire("model", &request(6)).unwrap().failure(FailureKind::Error, None, &[], None);
         };
         together(&[&succeed, &give_back, &fail]);
         let total = |count: fn(&Stats) -> u64| router.snapshot().iter().map(count).sum::<u64>();
@@ -441,7 +441,7 @@ fn a_lease_ends_once_and_counts_once() {
         };
         together(&[
             &|| end("success", lease.success(Some(7), None, Some(9))),
-            &|| end("failure", lease.failure(FailureKind::Error, None, &[])),
+            &|| end("failure", lease.failure(FailureKind::Error, None, &[], None)),
             &|| end("release", lease.release(true)),
         ]);
         let stats = router.stats("a").unwrap();
@@ -526,7 +526,7 @@ fn a_lease_ends_where_its_deployment_has_moved_up_to() {
         let leases = [router.acquire("model", &without(["c"])).unwrap(), router.acquire("model", &without(["c"])).unwrap()];
         together(&[
             &|| assert!(leases[0].success(None, None, Some(10))),
-            &|| assert!(leases[1].failure(FailureKind::Error, None, &[])),
+            &|| assert!(leases[1].failure(FailureKind::Error, None, &[], None)),
             &|| drop(router.remove("c").unwrap()),
         ]);
         assert_settled(&router);
@@ -679,7 +679,7 @@ fn nobody_sleeps_while_capacity_is_free() {
             None
         },
         |clock, _, lease| {
-            lease.failure(FailureKind::RateLimit, Some(SECOND), &[]);
+            lease.failure(FailureKind::RateLimit, Some(SECOND), &[], None);
             clock.advance(SECOND);
             None
         },
@@ -807,16 +807,21 @@ fn act(router: &Router<()>, clock: &ManualClock, leases: &mut Vec<Lease<()>>) {
         let sliding = [limit(Unit::Tokens, 9, LimitKind::Sliding)];
         let shared = [Quota::new("q", &[limit(Unit::Requests, 9, LimitKind::Bucket { burst: 1 })]).unwrap()];
         let deployment = deployment.with_domain([None, Some("east")][random(2)]).unwrap();
+        let own =
+            [None, Some(Rules::Health(HealthRules { window: 30 * SECOND, slow_start: 9 * SECOND, ..HealthRules::default() }))];
+        let deployment = deployment.with_health(own[random(2)]).unwrap();
         deployment.with_limits(&sliding[random(2)..]).with_quotas(&shared[random(2)..]).unwrap()
     };
-    match random(16) {
+    match random(17) {
         0..4 => leases.extend(router.acquire(model_name, &request(random(5) as u64))),
         12 => leases.extend(router.acquire(model_name, &tagged(random(5) as u64))),
         4 | 5 => {
             if let Some(lease) = leases.pop() {
                 match random(4) {
                     0 => lease.success(Some(random(9) as u64), None, Some(random(100) as u64)),
-                    1 => lease.failure(FailureKind::ALL[random(FailureKind::ALL.len())], Some(random(2) as u64 * SECOND), &[]),
+                    1 => {
+                        lease.failure(FailureKind::ALL[random(FailureKind::ALL.len())], Some(random(2) as u64 * SECOND), &[], None)
+                    }
                     2 => lease.release(true),
                     _ => lease.release(false),
                 };
@@ -833,7 +838,7 @@ fn act(router: &Router<()>, clock: &ManualClock, leases: &mut Vec<Lease<()>>) {
         }
         9 => drop(router.remove(id)),
         13 => {
-            let _ = router.record_failure(id, FailureKind::Connection, None);
+            let _ = router.record_failure(id, FailureKind::Connection, None, None);
         }
         14 => {
             let _ = router.cool_down(id, random(40) as u64 * SECOND);
@@ -846,6 +851,19 @@ fn act(router: &Router<()>, clock: &ManualClock, leases: &mut Vec<Lease<()>>) {
                 Some(lease) => lease.observe(&said[random(2)..], pause),
                 None => drop(router.observe(id, &said[random(2)..], pause)),
             }
+        }
+        16 => {
+            let rules = HealthRules {
+                consecutive_failures: Some(1 + random(2) as u32),
+                window: [60, 30][random(2)] * SECOND,
+                slow_start: [0, 50 * SECOND][random(2)],
+                panic_threshold: [0.0, 0.5][random(2)],
+                outlier_factor: [None, Some(2.0)][random(2)],
+                ..HealthRules::default()
+            };
+            let health = [None, Some(Rules::Health(rules)), Some(Rules::Minute(MinuteRules::default()))][random(3)];
+            let strategy = [None, Some(Strategy::ALL[random(Strategy::ALL.len())])][random(2)];
+            router.configure(Changed { strategy, health, ..Changed::default() }).unwrap();
         }
         10 => add(router, limits(id, model_name)),
         _ => {
@@ -913,7 +931,7 @@ fn one_probe_at_a_time_and_none_is_lost() {
                 inside.fetch_sub(1, SeqCst);
                 match random(4) {
                     0 => assert!(lease.success(None, None, None)),
-                    1 => assert!(lease.failure(FailureKind::Cancelled, None, &[])),
+                    1 => assert!(lease.failure(FailureKind::Cancelled, None, &[], None)),
                     2 => assert!(lease.release(true)),
                     _ => drop(lease),
                 }
@@ -941,8 +959,8 @@ fn failures_at_once_never_take_out_all() {
             let router = &router;
             move || {
                 let kind = if random(2) == 0 { FailureKind::Error } else { FailureKind::Connection };
-                router.record_failure(id, kind, None).unwrap();
-                router.record_failure(id, FailureKind::Timeout, None).unwrap();
+                router.record_failure(id, kind, None, None).unwrap();
+                router.record_failure(id, FailureKind::Timeout, None, None).unwrap();
             }
         };
         let pick = || {
@@ -972,7 +990,7 @@ fn what_happens_is_told_once() {
         });
         let fail = |id: &'static str| {
             let router = &router;
-            move || router.record_failure(id, FailureKind::Auth, None).unwrap()
+            move || router.record_failure(id, FailureKind::Auth, None, None).unwrap()
         };
         together(&[&fail("a"), &fail("b"), &fail("c")]);
         subscription.end();

@@ -12,7 +12,9 @@ import openai
 import pytest
 from turnout import (
     AllDeploymentsInCooldown,
+    ConfigurationError,
     Deployment,
+    Health,
     Learning,
     Lease,
     Limit,
@@ -28,9 +30,13 @@ from turnout import (
 )
 
 
-def says(remaining: int | None = None, reset: str = "30s", unit: str = "requests", wait_ms: int | None = None) -> dict[str, str]:
+def says(
+    remaining: int | None = None, reset: str = "30s", unit: str = "requests", wait_ms: int | None = None, limit: int | None = None
+) -> dict[str, str]:
     """Headers as OpenAI writes them."""
     headers = {f"x-ratelimit-remaining-{unit}": str(remaining), f"x-ratelimit-reset-{unit}": reset} if remaining is not None else {}
+    if limit is not None:
+        headers[f"x-ratelimit-limit-{unit}"] = str(limit)
     return headers | ({"retry-after-ms": str(wait_ms)} if wait_ms is not None else {})
 
 
@@ -73,9 +79,15 @@ def refuse(lease: Lease, headers: dict[str, str] | None = None) -> None:
 
 
 def test_learning_is_a_value() -> None:
-    assert Learning() == Learning(headers=True, concurrency=True)
-    assert repr(Learning(headers=False)) == "Learning(headers=False, concurrency=True)"
-    assert len({Learning(), Learning(headers=False), Learning(concurrency=False)}) == 3
+    assert Learning() == Learning(headers=True, concurrency=True, longest_wait=604_800)
+    assert repr(Learning(headers=False)) == "Learning(headers=False, concurrency=True, longest_wait=604800.0)"
+    assert len({Learning(), Learning(headers=False), Learning(concurrency=False), Learning(longest_wait=1)}) == 4
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 1e10])
+def test_the_longest_wait_is_a_time(value: float) -> None:
+    with pytest.raises(ConfigurationError, match="longest_wait must be a finite number of seconds from 0 to 1e9, not "):
+        Learning(longest_wait=value)
 
 
 @pytest.mark.parametrize("name", ["headers", "concurrency"])
@@ -283,8 +295,6 @@ def test_a_wait_is_kept_to_the_millisecond(wait_ms: int, seconds: float) -> None
         router.acquire("m")
     assert refused.value.retry_after == seconds
     assert router.stats("d").observed == (ObservedStats("requests", None, 0, seconds),)
-    # A later answer does not shorten it.
-    router.observe("d", says(wait_ms=1) | says(100))
     clock.advance(seconds - 1e-6)
     assert router.explain("m").verdicts[0].gate == "observed_limit"
     clock.advance(1e-6)
@@ -339,13 +349,14 @@ def under(clock: ManualClock, *quotas: Quota) -> Router:
     return Router(deployments, strategy="priority_based", clock=clock, health=MinuteRules())
 
 
-def test_under_quotas_headers_are_about_the_nearest_to_its_limit() -> None:
+def test_what_is_said_of_a_quotas_limit_goes_to_that_quota() -> None:
+    """It is told by the unit and the amount."""
     clock = ManualClock(1000)
     loose, tight = Quota("loose", Limit(requests=1000)), Quota("tight", Limit(requests=10))
     router = under(clock, loose, tight)
     with router.acquire("m") as lease:
-        lease.observe(says(2, "15s"))
-    expected = (ObservedStats("requests", "tight", 2, 15.0),)
+        lease.observe(says(2, "15s", limit=10))
+    expected = (ObservedStats("requests", "tight", 2, 15.0, 10),)
     assert (router.stats("a").observed, router.stats("b").observed, router.stats("c").observed) == (expected, expected, ())
     assert [router.acquire("m").release() for _ in range(2)] == [True, True]
     verdicts = router.explain("m").verdicts
@@ -356,32 +367,61 @@ def test_under_quotas_headers_are_about_the_nearest_to_its_limit() -> None:
     assert router.select("m") == "a"
 
 
-def test_the_nearest_quota_is_one_that_limits_the_unit() -> None:
-    requests, tokens = Quota("requests", Limit(requests=10)), Quota("tokens", Limit(tokens=1000))
-    router = under(ManualClock(1000), requests, tokens)
-    for _ in range(5):
-        router.acquire("m", tokens=1).release()
-    router.observe("a", says(70, unit="tokens") | says(4))
-    assert {observed.quota: (observed.unit, observed.remaining) for observed in router.stats("b").observed} == {
-        "requests": ("requests", 4),
-        "tokens": ("tokens", 70),
-    }
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({}, says(0)),  # of what it does not say
+        ({}, says(0, limit=500)),  # of another limit
+        ({}, says(0, unit="tokens", limit=1000)),  # of another unit
+        ({"rpm_limit": 1000}, says(0, limit=1000)),  # of one that may be either's
+        ({"limits": [Limit(requests=1000, per=10)]}, says(0, limit=1000)),
+    ],
+)
+def test_what_cannot_be_told_to_be_the_accounts_is_the_deployments(own: dict[str, Any], said: dict[str, str]) -> None:
+    account = Quota("account", Limit(requests=1000))
+    router = Router(
+        [Deployment("a", "m", quotas=[account], **own), Deployment("b", "m", quotas=[account])], clock=ManualClock(1000)
+    )
+    router.observe("a", said)
+    assert [observed.quota for observed in router.stats("a").observed] == [None]
+    assert router.stats("b").observed == ()
+    assert router.select("m", tokens=1) == "b"
 
 
 @pytest.mark.parametrize("wait_ms", [None, 250])
-@pytest.mark.parametrize("lease", [True, False])
-def test_a_refusal_pauses_the_quota_and_cools_nobody(wait_ms: int | None, lease: bool) -> None:
+@pytest.mark.parametrize("said", [{}, says(0, limit=500), says(5, limit=100), says(0, limit=100) | says(0, unit="tokens")])
+def test_a_refusal_that_may_be_the_deployments_cools_the_deployment(said: dict[str, str], wait_ms: int | None) -> None:
     clock = ManualClock(1000)
     router = under(clock, Quota("q", Limit(requests=100)))
-    # Without a wait of the provider's own it is as long as a cooldown.
-    seconds = 5.0 if wait_ms is None else wait_ms / 1000
-    if lease:
-        refuse(router.acquire("m"), says(wait_ms=wait_ms))
+    refuse(router.acquire("m"), said | says(wait_ms=wait_ms))
+    wait = 0.25 if wait_ms is not None else 30.0 if "0" in said.values() else 5.0
+    assert (router.stats("a").status, router.stats("a").cooldown_remaining) == (Status.COOLING_DOWN, wait)
+    assert router.stats("a").learnt_parallel_requests is None
+    assert router.stats("b").status is Status.AVAILABLE
+
+
+ACCOUNT = says(0, "30s", limit=100)
+"""The requests of the account are spent."""
+
+
+@pytest.mark.parametrize("wait_ms", [None, 250])
+@pytest.mark.parametrize("how", ["said", "lease", "record"])
+def test_a_refusal_for_the_account_pauses_the_quota_and_cools_nobody(how: str, wait_ms: int | None) -> None:
+    clock = ManualClock(1000)
+    router = under(clock, Quota("q", Limit(requests=100)))
+    wait = None if wait_ms is None else wait_ms / 1000
+    if how == "said":
+        refuse(router.acquire("m"), ACCOUNT | says(wait_ms=wait_ms))
+    elif how == "lease":
+        router.acquire("m").failure("rate_limit", wait, scope="account")
     else:
-        router.record_failure("a", "rate_limit", retry_after=None if wait_ms is None else seconds)
+        router.record_failure("a", "rate_limit", retry_after=wait, scope="account")
+    # Without a wait of the provider's own it lasts until the limit is new, or as long as a cooldown.
+    seconds = wait or (30.0 if how == "said" else 5.0)
     stats = router.stats("a")
     assert (stats.status, stats.cooldown_remaining, stats.total_failures, stats.fails_this_minute) == (Status.AVAILABLE, 0.0, 1, 0)
-    assert (stats.learnt_parallel_requests, stats.observed) == (None, (ObservedStats("requests", "q", 0, seconds),))
+    assert stats.learnt_parallel_requests is None
+    assert {(observed.quota, observed.remaining, observed.resets_in) for observed in stats.observed} == {("q", 0, seconds)}
     assert [verdict.gate for verdict in router.explain("m").verdicts] == ["quota", "quota", None]
     with router.acquire("m") as other:
         assert other.deployment_id == "c"
@@ -390,6 +430,149 @@ def test_a_refusal_pauses_the_quota_and_cools_nobody(wait_ms: int | None, lease:
     assert refused.value.retry_after == seconds
     clock.advance(seconds)
     assert router.select("m") == "a"
+
+
+def test_a_scope_is_one_of_two() -> None:
+    router = under(ManualClock(1000), Quota("q", Limit(requests=100)))
+    with router.acquire("m") as lease:
+        with pytest.raises(ConfigurationError, match='unknown scope "team": must be one of deployment, account'):
+            lease.failure("rate_limit", scope="team")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="scope must be a str, not 3"):
+            router.record_failure("a", "rate_limit", scope=3)  # type: ignore[arg-type]
+        assert not lease.released
+        assert lease.failure("rate_limit", scope="deployment")
+    assert router.stats("a").status is Status.COOLING_DOWN
+    router.record_failure("c", "rate_limit", scope="account")
+    assert router.stats("c").status is Status.COOLING_DOWN, "it has no quota"
+
+
+def test_anthropics_subscription_is_the_account() -> None:
+    clock = ManualClock(1000)
+    router = under(clock, Quota("q", Limit(requests=100)))
+    refuse(router.acquire("m"), {"anthropic-ratelimit-unified-status": "rejected", "anthropic-ratelimit-unified-reset": "8000"})
+    assert [observed.quota for observed in router.stats("b").observed] == ["q"]
+    assert router.select("m") == "c"
+
+
+def test_pauses_of_a_quota_grow_and_are_forgotten() -> None:
+    """As cooldowns do: 5 s, doubled each time, up to 300 s."""
+    clock = ManualClock(1000)
+    quota = Quota("q", Limit(requests=10**6))
+    router = Router([Deployment("a", "m", quotas=[quota])], clock=clock, health=Health(cooldown_jitter=0.0))
+
+    def paused() -> float:
+        leases = [router.acquire("m") for _ in range(3)]
+        for lease in leases:  # three refusals at once are one reason
+            lease.failure("rate_limit", scope="account")
+        with pytest.raises(RateLimitExceeded) as refused:
+            router.select("m")
+        assert refused.value.retry_after is not None
+        clock.advance(refused.value.retry_after)
+        return refused.value.retry_after
+
+    assert [paused() for _ in range(8)] == [5, 10, 20, 40, 80, 160, 300, 300]
+    clock.advance(300 * 6)
+    assert [paused(), paused()] == [20, 40]
+    # A wait of the provider's own is taken as it is, and counts for nothing.
+    router.acquire("m").failure("rate_limit", 7, scope="account")
+    clock.advance(7)
+    assert paused() == 80
+
+
+# --- better news ---
+
+
+def out(router: Router, model_name: str = "m") -> float:
+    try:
+        router.select(model_name)
+    except NoAvailableDeployment as refused:
+        return refused.retry_after or 0.0
+    return 0.0
+
+
+@pytest.mark.parametrize("quotas", [[], [Quota("q", Limit(requests=1000))]])
+def test_a_health_check_that_passes_ends_what_was_said(quotas: list[Quota]) -> None:
+    router = one(ManualClock(1000), quotas=quotas)
+    for said in [says(0, "6h"), says(0, "6h", limit=1000), says(wait_ms=3_600_000), says(0, "6h", "tokens")]:
+        router.observe("d", said)
+        assert out(router) > 0
+        router.report_health("d", False)
+        router.report_health("d", True)
+        assert out(router) == 0
+    router.record_failure("d", "rate_limit", retry_after=3600, scope="account")
+    assert out(router) == 3600
+    router.report_health("d", True)
+    assert out(router) == 0
+
+
+def test_a_pause_ends_when_a_later_request_is_served() -> None:
+    clock = ManualClock(1000)
+    router = one(clock)
+    early = [router.acquire("m") for _ in range(2)]
+    clock.advance(1)
+    with early[0] as lease:
+        lease.observe(says(wait_ms=3_600_000))
+    # What was sent before knows nothing of it.
+    early[1].success()
+    assert out(router) == 3600
+    router.record_success("d")
+    assert out(router) == 0
+    router.observe("d", says(wait_ms=3_600_000))
+    router.observe("d", says(7))
+    assert out(router) == 0
+    router.observe("d", says(wait_ms=3_600_000))
+    router.observe("d", says(wait_ms=5000))
+    assert out(router) == 5
+
+
+def test_a_quotas_pause_ends_when_a_later_request_is_served() -> None:
+    clock = ManualClock(1000)
+    quota = Quota("q", Limit(requests=1000))
+    router = Router([Deployment("a", "m", quotas=[quota]), Deployment("b", "n", quotas=[quota])], clock=clock)
+    early = router.acquire("n")
+    router.acquire("m").failure("rate_limit", 3600, scope="account")
+    early.success()
+    assert (out(router), out(router, "n")) == (3600, 3600)
+    router.record_success("b")
+    assert (out(router), out(router, "n")) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("longest", "said", "expected"),
+    [
+        (604_800.0, {"retry-after": "999999999"}, 604_800.0),
+        (60.0, {"retry-after": "61"}, 60.0),
+        (60.0, {"retry-after": "59"}, 59.0),
+        (60.0, says(0, "2m"), 60.0),
+        (60.0, says(0, "2m", "tokens"), 60.0),
+        (0.0, {"retry-after": "61"}, 0.0),
+    ],
+)
+def test_no_wait_is_longer_than_the_longest(longest: float, said: dict[str, str], expected: float) -> None:
+    clock = ManualClock(1000)
+    router = one(clock, learning=Learning(longest_wait=longest))
+    router.observe("d", said)
+    assert out(router) == expected
+    if "retry-after" in said and expected:
+        router = Router([Deployment("d", "m")], clock=clock, learning=Learning(longest_wait=longest))
+        refuse(router.acquire("m"), said)
+        assert out(router) == expected
+
+
+def test_a_wait_rules_over_the_reset_of_what_is_spent() -> None:
+    """OpenAI's resets say when all is back: https://platform.openai.com/docs/guides/rate-limits."""
+    clock = ManualClock(1000)
+    router = one(clock)
+    with router.acquire("m", tokens=5) as lease:
+        lease.observe(says(0, "6m0s", "tokens") | says(wait_ms=2500))
+    assert out(router) == 2.5
+    clock.advance(2.5)
+    assert out(router) == 0
+    refuse(router.acquire("m", tokens=5), says(0, "6m0s", "tokens") | says(wait_ms=4000))
+    assert out(router) == 4
+    clock.advance(4)
+    refuse(router.acquire("m", tokens=5), says(0, "6m0s", "tokens"))
+    assert out(router) == 360
 
 
 def test_other_failures_under_a_quota_are_the_deployments_own() -> None:
@@ -401,9 +584,9 @@ def test_other_failures_under_a_quota_are_the_deployments_own() -> None:
 
 def test_what_a_quota_was_told_outlives_the_replacement_of_its_limits() -> None:
     router = under(ManualClock(1000), Quota("q", Limit(requests=100)))
-    router.observe("a", says(0))
+    router.observe("a", says(0, limit=100))
     router.set_deployments([Deployment("x", "m", quotas=[Quota("q", Limit(requests=200))])])
-    assert router.stats("x").observed == (ObservedStats("requests", "q", 0, 30.0),)
+    assert router.stats("x").observed == (ObservedStats("requests", "q", 0, 30.0, 100),)
     assert router.explain("m").winner is None
 
 
@@ -597,8 +780,8 @@ def test_real_clients_teach_a_router(
     provider.headers = says(9, "8.64s") | says(149_984, "6m0s", "tokens")
     with router.acquire("m", tokens=20) as lease:
         lease.observe(call(provider.url))
-    # The quota limits requests; tokens are nobody's but the deployment's.
-    requests, tokens = ObservedStats("requests", "q" if quotas else None, 9, 8.64), ObservedStats("tokens", None, 149_984, 360.0)
+    # They do not say that the requests are the quota's.
+    requests, tokens = ObservedStats("requests", None, 9, 8.64), ObservedStats("tokens", None, 149_984, 360.0)
     assert set(router.stats("d").observed) == {requests, tokens}
 
     provider.status, provider.headers = 429, says(0, "657ms", "tokens", wait_ms=657)
@@ -608,8 +791,8 @@ def test_real_clients_teach_a_router(
     assert {
         observed.unit: (observed.remaining, observed.resets_in) for observed in stats.observed if observed.unit == "tokens"
     } == {"tokens": (0, 0.657)}
-    assert stats.cooldown_remaining == (0.0 if quotas else 0.657)
-    with pytest.raises(RateLimitExceeded if quotas else AllDeploymentsInCooldown) as refused:
+    assert stats.cooldown_remaining == 0.657
+    with pytest.raises(AllDeploymentsInCooldown) as refused:
         router.acquire("m", tokens=20)
     assert refused.value.retry_after == 0.657
     clock.advance(0.657)

@@ -302,12 +302,11 @@ def test_success_takes_tokens_and_latency(router: Router, clock: ManualClock) ->
 @pytest.mark.parametrize("kind", FailureKind)
 def test_failure_takes_every_kind(router: Router, kind: FailureKind) -> None:
     neutral = kind in ("bad_request", "content_policy", "context_window", "cancelled")
-    at_once = kind in ("rate_limit", "auth", "not_found", "timeout", "manual")
     assert router.acquire("m").failure(kind, retry_after=0.05)
     stats = router.stats("d")
     assert outcomes(router) == (RELEASE if neutral else FAILURE)
-    assert stats.cooldown_remaining == (0.05 if at_once else 0.0)
-    assert stats.status is (Status.COOLING_DOWN if at_once else Status.AVAILABLE if neutral else Status.DEGRADED)
+    assert stats.cooldown_remaining == (0.0 if neutral else 0.05)
+    assert stats.status is (Status.AVAILABLE if neutral else Status.COOLING_DOWN)
 
 
 def test_arguments_may_be_given_by_position(router: Router) -> None:

@@ -37,6 +37,7 @@ from turnout import (
     DeploymentNotFound,
     Failure,
     FailureKind,
+    Health,
     ManualClock,
     MinuteRules,
     ModelNotFound,
@@ -128,9 +129,8 @@ def check_effect(fail: Callable[[], object], expected: Failure | None) -> BaseEx
         assert (stats.total_failures, stats.status, stats.cooldown_remaining) == (0, Status.AVAILABLE, 0.0)
         return error
     assert (stats.total_failures, stats.fails_this_minute) == (1, 1)
-    length = 0.0
-    if expected.kind in AT_ONCE:
-        length = COOLDOWN_TIME if expected.retry_after is None else expected.retry_after
+    # A wait of 0 is none.
+    length = expected.retry_after or (COOLDOWN_TIME if expected.kind in AT_ONCE else 0.0)
     assert stats.cooldown_remaining == length
     assert stats.status is (Status.COOLING_DOWN if length else Status.DEGRADED)
     return error
@@ -269,12 +269,12 @@ def test_a_wait_until_a_date(zone: timezone) -> None:
     assert 900 < failure.retry_after <= 1000
 
 
-def test_a_wait_is_the_length_of_a_cooldown_that_the_count_starts() -> None:
-    router = Router([Deployment("d", "m")], clock=ManualClock(30), health=MinuteRules(allowed_fails=3, min_requests=3))
-    for _ in range(3):
-        assert router.stats("d").cooldown_remaining == 0.0
-        with contextlib.suppress(ClientError), router.acquire("m"):
-            raise ClientError(status_code=503, headers={"retry-after": "2.5"})
+@pytest.mark.parametrize("health", [None, Health(), MinuteRules()])
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 529])
+def test_a_wait_is_taken_whatever_the_status_and_the_rules(health: Health | MinuteRules | None, status: int) -> None:
+    router = Router([Deployment("d", "m")], clock=ManualClock(30), health=health)
+    with contextlib.suppress(ClientError), router.acquire("m"):
+        raise ClientError(status_code=status, headers={"retry-after": "2.5"})
     assert router.stats("d").cooldown_remaining == 2.5
 
 

@@ -160,7 +160,7 @@ fn quotas_are_never_exceeded_and_nothing_is_lost() {
                         seen.tokens.fetch_sub(output / 2, Ordering::SeqCst);
                         assert!(lease.success(None, Some((input, output - output / 2)), None));
                     }
-                    2 => assert!(lease.failure(FailureKind::BadRequest, None, &[])),
+                    2 => assert!(lease.failure(FailureKind::BadRequest, None, &[], None)),
                     _ => assert!(lease.release(false)),
                 }
             }
@@ -243,7 +243,7 @@ fn picks_go_on_while_deployments_change() {
                         let lease = router.acquire("model", &Request::default()).unwrap();
                         let _ = router.explain("model", &Request::default()).unwrap();
                         if i % 3 == 0 {
-                            lease.failure(FailureKind::Error, Some(1), &[])
+                            lease.failure(FailureKind::Error, Some(1), &[], None)
                         } else {
                             lease.success(None, None, None)
                         };
@@ -274,7 +274,7 @@ fn a_lease_ends_once_whoever_ends_it() {
             let ends = match (thread + i) % 3 {
                 0 => lease.release(false),
                 1 => lease.success(None, None, None),
-                _ => lease.failure(FailureKind::BadRequest, None, &[]),
+                _ => lease.failure(FailureKind::BadRequest, None, &[], None),
             };
             ended.fetch_add(u32::from(ends), Ordering::Relaxed);
         });
@@ -385,7 +385,7 @@ fn one_probe_at_a_time_and_none_is_lost() {
                 inside.fetch_sub(1, Ordering::SeqCst);
                 match i % 4 {
                     0 => assert!(lease.success(None, None, None)),
-                    1 => assert!(lease.failure(FailureKind::BadRequest, None, &[])),
+                    1 => assert!(lease.failure(FailureKind::BadRequest, None, &[], None)),
                     2 => assert!(lease.release(true)),
                     _ => drop(lease),
                 }
@@ -403,7 +403,7 @@ fn failures_at_once_never_take_out_all() {
         let (_clock, router) = with_health(Strategy::ALL[round % 7], HealthRules::default(), THREADS);
         together(|thread| {
             for _ in 0..10 {
-                router.record_failure(&thread.to_string(), FailureKind::Error, None).unwrap();
+                router.record_failure(&thread.to_string(), FailureKind::Error, None, None).unwrap();
             }
         });
         let out = router.snapshot().iter().filter(|stats| stats.status == Status::CoolingDown).count();

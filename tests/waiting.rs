@@ -116,7 +116,7 @@ fn a_failure_wakes_once_and_only_after_its_cooldown_has_begun() {
     assert!(waits(&router, &waiter));
     // The headers alone would free capacity: the provider has some left.
     let said = [Observed { unit: Unit::Requests, limit: None, remaining: 5, reset: None }];
-    assert!(lease.failure(FailureKind::RateLimit, Some(SECOND), &said));
+    assert!(lease.failure(FailureKind::RateLimit, Some(SECOND), &said, None));
     assert_eq!(router.stats("a").unwrap().observed.len(), 1);
     assert_eq!(count.take(), 1);
     assert!(waits(&router, &waiter));
@@ -125,7 +125,7 @@ fn a_failure_wakes_once_and_only_after_its_cooldown_has_begun() {
     drop(served(&router, &waiter));
     // A second end changes nothing, not even what is known of the provider.
     let said = [Observed { remaining: 0, ..said[0] }];
-    assert!(!lease.failure(FailureKind::RateLimit, Some(SECOND), &said));
+    assert!(!lease.failure(FailureKind::RateLimit, Some(SECOND), &said, None));
     assert_eq!(router.stats("a").unwrap().observed[0].remaining, 4);
 }
 

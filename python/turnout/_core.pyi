@@ -92,6 +92,10 @@ class Deployment:
             (shallowly) and read-only.
         domain: What one outage takes away together with it, such as a region: with :class:`turnout.Health`,
             errors of connection count against all that share it.
+        health: Rules of cooldown and probation of its own, in place of the router's: a
+            :class:`turnout.Health` or a :class:`turnout.MinuteRules`. What concerns a whole group
+            (``panic_threshold``, ``fail_open``, ``outlier_factor``, failure domains) is the router's to say.
+            An outlier is looked for among deployments whose ``window`` is the router's.
 
     Raises:
         ConfigurationError: A value is out of range or empty.
@@ -119,6 +123,7 @@ class Deployment:
         tags: Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
         domain: str | None = None,
+        health: Health | MinuteRules | None = None,
     ) -> Self: ...
     @property
     def deployment_id(self) -> str:
@@ -171,6 +176,10 @@ class Deployment:
     @property
     def domain(self) -> str | None:
         """What one outage takes away together with it; None for no such thing."""
+
+    @property
+    def health(self) -> Health | MinuteRules | None:
+        """Its own rules of cooldown and probation; None if it follows the router's."""
 
     def replace(self, **changes: Any) -> Deployment:
         """Return a copy with some facts changed.
@@ -298,22 +307,32 @@ class Lease:
                 the others, or ``latency`` negative or not finite. The lease goes on.
         """
 
-    def failure(self, kind: FailureKind | _FailureKindName = "error", retry_after: float | None = None) -> bool:
+    def failure(
+        self,
+        kind: FailureKind | _FailureKindName = "error",
+        retry_after: float | None = None,
+        *,
+        scope: Literal["deployment", "account"] | None = None,
+    ) -> bool:
         """End the lease with a failure. What it reserved stays in the window, since the provider may have
         counted it.
 
         Args:
             kind: What went wrong; it decides whether the deployment cools down (see
                 :class:`turnout.FailureKind`).
-            retry_after: Seconds after which the provider wants to be asked again: the length of the cooldown,
-                if the failure starts one; it does by the rules of :class:`turnout.Health`.
+            retry_after: Seconds after which the provider wants to be asked again. The deployment cools down
+                for so long, whatever the kind (but for the neutral ones) and the rules. 0 is no wait; the
+                longest that counts is ``Learning(longest_wait=…)``.
+            scope: What a refusal (``rate_limit``) is about: ``"deployment"``, or ``"account"``, which pauses
+                the quota that is nearest to its limit for all deployments under it. None if that is not
+                known: then the deployment waits.
 
         Returns:
             True if this call ended the lease, False if it had ended before.
 
         Raises:
-            ConfigurationError: ``kind`` is unknown, or ``retry_after`` negative or not finite. The lease goes
-                on.
+            ConfigurationError: ``kind`` or ``scope`` is unknown, or ``retry_after`` negative or not finite.
+                The lease goes on.
         """
 
     def release(self, unused: bool = False) -> bool:
@@ -331,10 +350,11 @@ class Lease:
         """Record what the answer's headers say about the provider's limits.
 
         What is left by the provider's count holds until it resets, beside the limits that are configured: the
-        stricter stops a request. A wait that it asks for (``retry-after``) holds to its end. What the
-        deployment's quotas limit as well is about the quota nearest to its limit. Works before and after the
-        end of the lease; an exception that leaves the block is read by itself (see
-        :class:`turnout.Learning`).
+        stricter stops a request. A wait that it asks for (``retry-after``) holds to its end, or until an
+        answer to a later request shows that the provider serves again. What is spent holds no longer than
+        that wait. A limit of the same unit and amount as one of a quota's is that quota's; all else is about
+        the deployment. Works before and after the end of the lease; an exception that leaves the block is
+        read by itself (see :class:`turnout.Learning`).
 
         Args:
             headers: Any mapping of header names, or an object with ``headers`` or with a ``response`` that
@@ -408,6 +428,37 @@ class Router:
         seed: int | None = None,
         clock: ManualClock | None = None,
     ) -> Self: ...
+
+    # --- options ---
+    def configure(
+        self,
+        *,
+        strategy: Strategy | _StrategyName | None = None,
+        strategies: Mapping[str, Strategy | _StrategyName] | None = None,
+        health: Health | MinuteRules | None = None,
+        learning: Learning | None = None,
+    ) -> None:
+        """Change options while the router is in use. Counts, leases, cooldowns and waiters stay.
+
+        What is left out, or None, stays as it is. All is checked before anything is changed.
+
+        Args:
+            strategy: The rule for every model name that ``strategies`` does not name.
+            strategies: Rules for single model names, in place of all that there were.
+            health: The rules of cooldown and probation. A cooldown that has begun lasts as long as it did.
+            learning: What is learnt from providers.
+
+        Raises:
+            ConfigurationError: A strategy is unknown, or a number makes no sense.
+            TypeError: A value is of the wrong type.
+
+        Example:
+            >>> from turnout import Deployment, Router
+            >>> router = Router([Deployment("a", "m")])
+            >>> router.configure(strategy="least_busy")
+            >>> router.strategy
+            <Strategy.LEAST_BUSY: 'least_busy'>
+        """
 
     # --- registry ---
     def add_deployment(self, deployment: Deployment, /) -> None:
@@ -735,7 +786,13 @@ class Router:
         """
 
     def record_failure(
-        self, deployment_id: str, /, kind: FailureKind | _FailureKindName = "error", *, retry_after: float | None = None
+        self,
+        deployment_id: str,
+        /,
+        kind: FailureKind | _FailureKindName = "error",
+        *,
+        retry_after: float | None = None,
+        scope: Literal["deployment", "account"] | None = None,
     ) -> None:
         """Report a failure of a request that was sent without a lease: it counts as one request of this
         minute.
@@ -743,12 +800,12 @@ class Router:
         Args:
             deployment_id: The deployment that failed.
             kind: What went wrong (see :class:`turnout.FailureKind`).
-            retry_after: Seconds after which the provider wants to be asked again: the length of the cooldown,
-                if the failure starts one.
+            retry_after: As for :meth:`Lease.failure`.
+            scope: As for :meth:`Lease.failure`.
 
         Raises:
             DeploymentNotFound: There is none with this id.
-            ConfigurationError: ``kind`` is unknown, or ``retry_after`` negative or not finite.
+            ConfigurationError: ``kind`` or ``scope`` is unknown, or ``retry_after`` negative or not finite.
         """
 
     def observe(self, deployment_id: str, headers: Any, /) -> None:
@@ -781,7 +838,8 @@ class Router:
         Args:
             deployment_id: The deployment.
             healthy: False takes it out until a later check reports True. True brings it back at once, out of
-                a cooldown too, on probation; one that is in service stays as it is.
+                a cooldown too, on probation; one that is in service stays as it is. It also ends what the
+                provider said before: waits, and what is left of its limits and of those of its quotas.
 
         Raises:
             DeploymentNotFound: There is none with this id.

@@ -164,17 +164,22 @@ class Learning:
             requests it takes at once: a refusal lowers the cap to seven tenths of what was in flight, as many
             successes as the cap raise it by one. Without it the only lesson of a refusal is a cooldown, after
             which everything comes back at once.
+        longest_wait: The longest wait in seconds that is taken from a provider, a week by default. A longer
+            one, of an absurd header for instance, counts as this long.
 
     Raises:
-        TypeError: A value is not a bool.
+        ConfigurationError: ``longest_wait`` is out of range.
+        TypeError: A value is of the wrong type.
     """
 
     headers: bool = True
     concurrency: bool = True
+    longest_wait: float = 604_800.0
 
     def __post_init__(self) -> None:
         flag(self, "headers")
         flag(self, "concurrency")
+        seconds(self, "longest_wait")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

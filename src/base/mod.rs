@@ -1,6 +1,7 @@
 //! What everything else stands on: time, chance, locks, names, gates, errors and events.
 
 pub(crate) mod clock;
+pub(crate) mod current;
 pub(crate) mod doorbell;
 pub(crate) mod error;
 pub(crate) mod events;
@@ -12,4 +13,5 @@ pub(crate) mod position;
 pub(crate) mod rng;
 pub(crate) mod sync;
 pub(crate) mod time;
+pub(crate) mod trips;
 pub(crate) mod wall;

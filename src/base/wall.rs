@@ -10,8 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::time::{Nanos, SECOND};
 
-/// The wall clock is looked at when so much time has passed since the last look.
-const LOOK_AFTER: Nanos = SECOND / 100;
+/// The wall clock is looked at when so much time has passed since the last look: at each request, unless they
+/// come in a rush.
+const LOOK_AFTER: Nanos = SECOND / 20_000;
 
 /// A smaller difference is no step: the two clocks are not read at the same moment.
 const LEAST_STEP: Nanos = SECOND / 20;
@@ -24,7 +25,7 @@ pub(crate) struct Wall {
 }
 
 impl Wall {
-    /// Makes one that never looks, and believes this.
+    /// Makes one that is ahead by this, and looks again only when it is told to.
     #[cfg(test)]
     pub(crate) fn ahead_by(ahead: Nanos) -> Self {
         Self { ahead: AtomicU64::new(ahead), looked_at: AtomicU64::new(u64::MAX) }
@@ -36,7 +37,7 @@ impl Wall {
         self.ahead.load(Ordering::Relaxed)
     }
 
-    /// Returns how far the wall clock is ahead of the router's time `now`. It looks at it now and then.
+    /// Returns how far the wall clock is ahead of the router's time `now`. It looks at it if a look is due.
     #[inline]
     pub(crate) fn ahead(&self, now: Nanos) -> Nanos {
         if self.is_look_due(now) {

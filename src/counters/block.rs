@@ -6,7 +6,7 @@ use crate::base::clock::Now;
 use crate::base::lock::{Held, Lock};
 use crate::base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::base::time::Nanos;
-use crate::health::{Breaker, BreakerStats, Cause, Fitness, HealthRules, Pool, Slice, Vitals, has_come};
+use crate::health::{Breaker, BreakerStats, Cause, Fitness, HealthRules, Slice, Vitals, has_come};
 use crate::limits::{Cap, Counts, Minute, MinuteWindow, Observations};
 
 /// The counters of one deployment.
@@ -149,7 +149,8 @@ impl State {
         }
     }
 
-    fn made_breaker(&self) -> Option<&Breaker> {
+    /// Returns what is counted by the rules of `Health`, if anything was.
+    pub(crate) fn made_breaker(&self) -> Option<&Breaker> {
         self.made_annex().map(|annex| &annex.breaker)
     }
 
@@ -161,14 +162,6 @@ impl State {
     /// Returns why the deployment cools down, where that was noted.
     pub(crate) fn cause(&self) -> Option<Cause> {
         self.made_breaker().and_then(Breaker::cause)
-    }
-
-    /// Takes the outcomes of a deployment that goes to another group, or away, out of what its group has
-    /// counted.
-    pub(crate) fn move_outcomes(&self, held: &Held<'_>, rules: &HealthRules, from: &Pool, to: Option<&Pool>) {
-        if let Some(breaker) = self.made_breaker() {
-            breaker.move_outcomes(held, rules, from, to);
-        }
     }
 
     /// Returns the failures that weigh on the deployment like requests in flight, and when they become fewer.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::base::error::Error;
 use crate::base::names::not_empty;
+use crate::health::Rules;
 use crate::limits::{Limit, Quota};
 
 /// One concrete target that can serve a model. Immutable; cloning shares its strings.
@@ -34,12 +35,16 @@ pub struct Deployment {
 }
 
 /// What few deployments have, in a place of its own that they share with their copies.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 struct Rare {
     limits: Vec<Limit>,
     quotas: Vec<Quota>,
     domain: Option<Arc<str>>,
+    health: Option<Arc<Rules>>,
 }
+
+/// The rules were checked: each of their numbers equals itself.
+impl Eq for Rare {}
 
 impl Deployment {
     /// Makes a deployment of weight 1 and priority 0, without limits or tags. Its model is `model_name`.
@@ -156,6 +161,15 @@ impl Deployment {
         Ok(self.with_rare(|rare| rare.domain = domain))
     }
 
+    /// Sets rules of its own, by which it cools down and comes back in place of the router's.
+    ///
+    /// # Errors
+    /// If a number of the rules makes no sense.
+    pub fn with_health(self, health: Option<Rules>) -> Result<Self, Error> {
+        health.map_or(Ok(()), |rules| rules.check())?;
+        Ok(self.with_rare(|rare| rare.health = health.map(Arc::new)))
+    }
+
     /// Returns its unique id.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -214,6 +228,16 @@ impl Deployment {
 
     pub(crate) fn shared_domain(&self) -> Option<&Arc<str>> {
         self.rare.as_ref()?.domain.as_ref()
+    }
+
+    /// Returns the rules of its own, if it has any.
+    #[must_use]
+    pub fn health(&self) -> Option<&Rules> {
+        self.shared_health().map(|rules| &**rules)
+    }
+
+    pub(crate) fn shared_health(&self) -> Option<&Arc<Rules>> {
+        self.rare.as_ref()?.health.as_ref()
     }
 
     /// Returns the relative share.

@@ -1,5 +1,7 @@
 //! What a router does beside picking.
 
+use crate::base::time::{Nanos, SECOND};
+
 /// What a router learns from providers.
 ///
 /// ```
@@ -15,11 +17,13 @@ pub struct Learning {
     pub headers: bool,
     /// Learn a cap on what is in flight from refusals, where nothing is configured.
     pub concurrency: bool,
+    /// The longest wait that is taken from a provider, in nanoseconds.
+    pub longest_wait: Nanos,
 }
 
 impl Default for Learning {
     fn default() -> Self {
-        Self { headers: true, concurrency: true }
+        Self { headers: true, concurrency: true, longest_wait: 7 * 86_400 * SECOND }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::base::sync::{Mutex, hold};
 use crate::base::time::Nanos;
 use crate::counters::{Slot, State, mark};
 use crate::facts::Deployment;
-use crate::health::{Domain, Peers, Rules, Slice};
+use crate::health::{Domain, HealthRules, Peers, Pool, Rules, Slice};
 use crate::index::{Index, Place};
 use crate::limits::Metering;
 
@@ -87,6 +87,8 @@ pub struct Entry<T> {
     pub(crate) services: Arc<Services>,
     /// Whether it has left the registry.
     pub(crate) left: AtomicBool,
+    /// Rules of its own; None for most.
+    pub(crate) own_rules: Option<Arc<Rules>>,
     /// What counts beside the minute window; None for most.
     pub(crate) metering: Option<Box<Metering>>,
     pub(crate) deployment: Deployment,
@@ -94,7 +96,7 @@ pub struct Entry<T> {
     pub(crate) order: u64,
     /// The entry that has its counters now. All entries that had them share this.
     pub(crate) heir: Heir<T>,
-    /// Its failure domain, where the rules look at it.
+    /// Its failure domain. The rules say whether it matters.
     pub(crate) domain: Option<Arc<Domain<Self>>>,
 }
 
@@ -130,7 +132,29 @@ impl<T> Entry<T> {
     /// Returns the rules by which it cools down and comes back.
     #[inline]
     pub(crate) fn rules(&self) -> &Rules {
-        &self.services.rules
+        match &self.own_rules {
+            None => self.services.rules.get(),
+            Some(rules) => rules,
+        }
+    }
+
+    /// Returns the rules by which the group's outcomes are added up, if this one's are among them: outliers are
+    /// looked for, and its window is that of the group.
+    pub(crate) fn pool_rules(&self) -> Option<&HealthRules> {
+        let shared = self.services.rules.get().health().filter(|rules| rules.outlier_factor.is_some())?;
+        self.rules().health().filter(|own| own.window == shared.window).map(|_| shared)
+    }
+
+    /// Returns what adds up the group's outcomes, if this one's are among them.
+    pub(crate) fn pool(&self) -> Option<&Pool> {
+        self.pool_rules().map(|_| &self.home.index.words.pool)
+    }
+
+    /// Goes on by other rules than `old` ones, after which its group adds up its outcomes anew.
+    pub(crate) fn change_rules(&self, old: &Rules, now: Nanos) {
+        if let (Some(old), Some(new), Some(breaker)) = (old.health(), self.rules().health(), self.slot.made_breaker()) {
+            breaker.change_rules(&self.slot.hold(), old, new, now);
+        }
     }
 
     // --- what becomes of it ---
@@ -156,13 +180,24 @@ impl<T> Entry<T> {
     pub(crate) fn leave(&self, heir: Option<&Arc<Self>>) {
         *hold(&self.heir) = heir.map(Arc::downgrade).unwrap_or_default();
         self.left.store(true, Ordering::Relaxed);
-        if let Some(rules) = self.rules().health()
-            && heir.is_none_or(|heir| !Arc::ptr_eq(&heir.home.index, &self.home.index))
-        {
-            let to = heir.map(|heir| &heir.home.index.words.pool);
-            let held = self.slot.hold();
-            self.slot.move_outcomes(&held, rules, &self.home.index.words.pool, to);
+        let moves = heir.is_none_or(|heir| !Arc::ptr_eq(&heir.home.index, &self.home.index));
+        if !moves && heir.is_some_and(|heir| heir.rules() == self.rules()) {
+            return;
+        }
+        let held = self.slot.hold();
+        if moves {
             self.slot.mark(&held, mark::SLOW_START, false);
+        }
+        let Some(breaker) = self.slot.made_breaker() else { return };
+        if let Some(pool) = self.pool() {
+            pool.forget(breaker.outcomes());
+        }
+        let Some(heir) = heir else { return };
+        if let (Some(old), Some(new)) = (self.rules().health(), heir.rules().health()) {
+            breaker.change_rules(&held, old, new, self.services.clock.now());
+        }
+        if let Some(pool) = heir.pool() {
+            pool.take_in(breaker.outcomes());
         }
     }
 

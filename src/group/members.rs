@@ -157,7 +157,7 @@ impl<T: Attachment> Group<T> {
 
     /// Returns whether so few members are in service that their health is ignored.
     pub(crate) fn panics(&self, services: &Services, now: &Now<'_>) -> bool {
-        let threshold = services.rules.health().map_or(0.0, |rules| rules.panic_threshold);
+        let threshold = services.rules.get().health().map_or(0.0, |rules| rules.panic_threshold);
         let stopped = || self.members().filter(|(_, entry)| entry.slot.fitness(now).is_stopped(now.get())).count();
         threshold > 0.0 && HealthRules::panics(threshold, stopped(), self.len)
     }
@@ -187,6 +187,27 @@ impl<T: Attachment> Group<T> {
                 forest.renew_all_paced(self.places(), now);
             }
         }
+    }
+
+    /// Follows other rules, or another strategy, from now on. `rules` are those of `Health`, if the router
+    /// follows them.
+    pub(crate) fn configure(&mut self, strategy: Strategy, rules: Option<&HealthRules>, clock: &Clock) {
+        let words = &self.index.words;
+        let mut forest = self.index.lock();
+        if std::mem::replace(&mut self.strategy, strategy) == strategy {
+            forest.follow(rules);
+        } else {
+            *forest = AnyForest::new(strategy, rules);
+            words.ramp.follow(strategy);
+            words.ramp.set_members(self.len, self.weights);
+        }
+        words.pool.clear();
+        for (_, entry) in self.members() {
+            if let (Some(pool), Some(breaker)) = (entry.pool(), entry.slot.made_breaker()) {
+                pool.take_in(breaker.outcomes());
+            }
+        }
+        forest.rebuild(&self.places.members, &Now::new(clock));
     }
 
     /// Tells the index how many members there are.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::base::clock::Clock;
+use crate::base::current::Current;
 use crate::base::doorbell::Doorbell;
 use crate::base::events::Events;
 use crate::base::rng::Rng;
@@ -14,12 +15,12 @@ use crate::health::Rules;
 #[derive(Debug)]
 pub(crate) struct Services {
     pub(crate) clock: Clock,
-    /// The rules of every deployment. Ask a deployment for its own: see `Entry::rules`.
-    pub(crate) rules: Rules,
+    /// The rules of every deployment that has none of its own: see `Entry::rules`.
+    pub(crate) rules: Current<Rules>,
     /// What cooldowns are lengthened by. It is apart from the draws of picks, which so do not depend on
     /// cooldowns.
     pub(crate) jitter: Rng,
     pub(crate) events: Arc<Events>,
-    pub(crate) learning: Learning,
+    pub(crate) learning: Current<Learning>,
     pub(crate) bell: Doorbell,
 }

@@ -9,6 +9,7 @@ use super::vitals::has_come;
 use crate::base::lock::Held;
 use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::base::time::Nanos;
+use crate::base::trips::Trips;
 
 /// What is counted of a deployment. Read without a lock, written under that of its state.
 #[derive(Debug, Default)]
@@ -17,9 +18,7 @@ pub(crate) struct Breaker {
     penalties: Ring,
     consecutive_failures: AtomicU32,
     /// Cooldowns that are not forgotten; the next one grows by them.
-    trips: AtomicU32,
-    /// The end of the last of them.
-    last_trip: AtomicU64,
+    trips: Trips,
     /// The end of the last cooldown of any kind that probation was passed after.
     passed: AtomicU64,
     /// A [`Cause`] by its code.
@@ -59,32 +58,35 @@ impl Breaker {
         self.window.tally(rules.interval(), now)
     }
 
-    /// Takes the outcomes of a deployment that goes to another group, or away, out of what its group has
-    /// counted.
-    pub(crate) fn move_outcomes(&self, _: &Held<'_>, rules: &HealthRules, from: &Pool, to: Option<&Pool>) {
-        from.forget(rules, &self.window);
-        if let Some(to) = to {
-            to.take_in(rules, &self.window);
-        }
+    /// Returns the outcomes, as a group adds them up.
+    pub(crate) fn outcomes(&self) -> &Ring {
+        &self.window
+    }
+
+    /// Goes on by other rules, whose windows may have other lengths: what they have counted is counted as of
+    /// now.
+    pub(crate) fn change_rules(&self, _: &Held<'_>, old: &HealthRules, new: &HealthRules, now: Nanos) {
+        self.window.change_length(old.interval(), new.interval(), now);
+        self.penalties.change_length(old.penalty_interval(), new.penalty_interval(), now);
     }
 
     // --- cooldowns ---
 
     /// Returns the cooldowns that are not forgotten yet.
     pub(crate) fn trips(&self, rules: &HealthRules, now: Nanos) -> u32 {
-        let forgotten = now.saturating_sub(self.last_trip.load(Ordering::Relaxed)) / rules.forget_after.max(1);
-        self.trips.load(Ordering::Relaxed).saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX))
+        self.trips.remembered(rules.forget_after, now)
     }
 
     /// Counts a cooldown after `trips` others, which ends at `until`.
     pub(crate) fn trip(&self, _: &Held<'_>, trips: u32, until: Nanos) {
-        self.trips.store(trips.saturating_add(1), Ordering::Relaxed);
-        self.last_trip.store(until, Ordering::Relaxed);
+        self.trips.add(trips, until);
     }
 
     /// Forgets the outcomes before a cooldown: the deployment that comes back is another.
-    pub(crate) fn forget_outcomes(&self, _: &Held<'_>, rules: &HealthRules, pool: &Pool) {
-        pool.forget(rules, &self.window);
+    pub(crate) fn forget_outcomes(&self, _: &Held<'_>, pool: Option<&Pool>) {
+        if let Some(pool) = pool {
+            pool.forget(&self.window);
+        }
         self.window.clear();
         self.consecutive_failures.store(0, Ordering::Relaxed);
     }
@@ -174,10 +176,9 @@ impl Breaker {
     pub(crate) fn clear(&self) {
         self.window.clear();
         self.penalties.clear();
-        for count in [&self.consecutive_failures, &self.trips] {
-            count.store(0, Ordering::Relaxed);
-        }
-        for time in [&self.last_trip, &self.passed, &self.slow_since, &self.slow_last] {
+        self.trips.clear();
+        self.consecutive_failures.store(0, Ordering::Relaxed);
+        for time in [&self.passed, &self.slow_since, &self.slow_last] {
             time.store(0, Ordering::Relaxed);
         }
         self.cause.store(0, Ordering::Relaxed);

@@ -49,8 +49,6 @@ impl Fitness {
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools)] // two come from the rules, two are what was found out
 pub(crate) struct Census {
-    /// Whether anything is counted: the rules of the minute do not ask.
-    pub(crate) is_kept: bool,
     of: Vec<Fitness>,
     members: usize,
     well: usize,
@@ -66,11 +64,17 @@ pub(crate) struct Census {
 }
 
 impl Census {
-    /// Makes an empty census for the rules of `Health`, if they are followed.
+    /// Makes an empty census for the rules of `Health`, if the router follows them.
     pub(crate) fn new(rules: Option<&HealthRules>) -> Self {
-        let threshold = rules.map_or(0.0, |rules| rules.panic_threshold);
-        let may_fail_open = rules.is_some_and(|rules| rules.fail_open);
-        Self { is_kept: rules.is_some(), may_fail_open, threshold, ..Self::default() }
+        let mut census = Self::default();
+        census.follow(rules);
+        census
+    }
+
+    /// Follows the rules of `Health` from now on, or none if the router follows others.
+    pub(crate) fn follow(&mut self, rules: Option<&HealthRules>) {
+        self.threshold = rules.map_or(0.0, |rules| rules.panic_threshold);
+        self.may_fail_open = rules.is_some_and(|rules| rules.fail_open);
     }
 
     /// Notes what a member is.

@@ -92,6 +92,13 @@ impl<M> Default for Domains<M> {
 }
 
 impl<M> Domains<M> {
+    /// Forgets what all domains have counted.
+    pub(crate) fn forget_outcomes(&self) {
+        for domain in hold(&self.0).values().filter_map(Weak::upgrade) {
+            *hold(&domain.counted) = Counted::default();
+        }
+    }
+
     /// Returns the domain with a name, which is made if there is none.
     pub(crate) fn get(&self, name: &Arc<str>) -> Arc<Domain<M>> {
         let mut domains = hold(&self.0);

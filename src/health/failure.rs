@@ -108,11 +108,51 @@ impl FromStr for FailureKind {
     }
 }
 
+/// What a refusal is about.
+///
+/// ```
+/// assert_eq!("account".parse::<turnout::Scope>()?, turnout::Scope::Account);
+/// # Ok::<(), turnout::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// The deployment that refused, and no other.
+    Deployment,
+    /// The account, and so all deployments under the quota that stands for it.
+    Account,
+}
+
+impl Scope {
+    const ALL: [Self; 2] = [Self::Deployment, Self::Account];
+
+    /// Returns its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployment",
+            Self::Account => "account",
+        }
+    }
+}
+
+impl FromStr for Scope {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|scope| scope.name() == name).ok_or_else(|| {
+            Error::Configuration(format!("unknown scope {name:?}: must be one of {}", Self::ALL.map(Self::name).join(", ")))
+        })
+    }
+}
+
 /// A failure as it was reported.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
-    pub(crate) retry_after: Option<Nanos>,
+    /// How long the provider wants not to be asked, as far as it is taken; never 0.
+    pub(crate) wait: Option<Nanos>,
+    /// Which of the deployment's quotas it is about, in the order of their locks; None if it is about none.
+    pub(crate) quota: Option<usize>,
     /// When the request was sent.
     pub(crate) sent_at: Nanos,
     /// Whether it was in flight here.
@@ -123,7 +163,7 @@ impl Failure {
     /// Returns whether the deployment says that it will not serve for now: by the kind of failure, or by a
     /// time to wait.
     pub(crate) fn is_refusal(&self) -> bool {
-        self.kind.is_refusal() || self.retry_after.is_some()
+        self.kind.is_refusal() || self.wait.is_some()
     }
 }
 

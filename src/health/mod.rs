@@ -23,7 +23,7 @@ pub use cause::Cause;
 pub(crate) use census::{Census, Fitness, Peers};
 pub(crate) use domain::{Domain, Domains};
 pub(crate) use failure::Failure;
-pub use failure::FailureKind;
+pub use failure::{FailureKind, Scope};
 pub use health_rules::HealthRules;
 pub use minute_rules::MinuteRules;
 pub(crate) use pool::Pool;

@@ -5,7 +5,8 @@ use super::ring::{Ring, Tally};
 use crate::base::sync::{Mutex, MutexGuard, hold};
 use crate::base::time::Nanos;
 
-/// Counts only where the rules look for outliers. Locked after everything else.
+/// Only members are counted whose window is that of the group's rules, where those look for outliers: see
+/// `Entry::pool_rules`. Locked after everything else.
 #[derive(Debug, Default)]
 pub(crate) struct Pool(Mutex<Ring>);
 
@@ -15,9 +16,7 @@ impl Pool {
     }
 
     pub(crate) fn add(&self, rules: &HealthRules, now: Nanos, failed: bool) {
-        if rules.outlier_factor.is_some() {
-            self.ring().add(rules.interval(), now, failed);
-        }
+        self.ring().add(rules.interval(), now, failed);
     }
 
     /// Returns what the others of the group have counted.
@@ -26,16 +25,17 @@ impl Pool {
     }
 
     /// Adds what a new member has counted elsewhere.
-    pub(crate) fn take_in(&self, rules: &HealthRules, window: &Ring) {
-        if rules.outlier_factor.is_some() {
-            self.ring().take_in(window);
-        }
+    pub(crate) fn take_in(&self, window: &Ring) {
+        self.ring().take_in(window);
     }
 
     /// Subtracts what a member has counted.
-    pub(crate) fn forget(&self, rules: &HealthRules, window: &Ring) {
-        if rules.outlier_factor.is_some() {
-            self.ring().take_out(window);
-        }
+    pub(crate) fn forget(&self, window: &Ring) {
+        self.ring().take_out(window);
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&self) {
+        self.ring().clear();
     }
 }

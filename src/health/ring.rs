@@ -113,7 +113,20 @@ impl Ring {
         }
     }
 
-    /// Begins a interval, and those between, if it is newer than the newest; returns the newest.
+    /// Goes on with intervals of another length. What is counted now is counted as of now.
+    pub(crate) fn change_length(&self, old: Nanos, new: Nanos, now: Nanos) {
+        if old == new {
+            return;
+        }
+        let tally = self.tally(old, now);
+        self.clear();
+        let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
+        if let Some(interval) = self.interval(self.roll(now / new.max(1))) {
+            interval.set(count(tally.successes), count(tally.failures));
+        }
+    }
+
+    /// Begins an interval, and those between, if it is newer than the newest; returns the newest.
     fn roll(&self, number: u64) -> u64 {
         let newest = self.newest.load(Ordering::Relaxed);
         let number = number.max(newest);

@@ -3,7 +3,6 @@
 use super::health_rules::HealthRules;
 use super::minute_rules::MinuteRules;
 use crate::base::error::Error;
-use crate::base::time::Nanos;
 
 /// The rules by which a deployment cools down and comes back.
 ///
@@ -43,14 +42,6 @@ impl Rules {
         match self {
             Self::Minute(_) => None,
             Self::Health(rules) => Some(rules),
-        }
-    }
-
-    /// Returns how long a cooldown lasts, unless the failure says otherwise.
-    pub(crate) fn cooldown_time(&self) -> Nanos {
-        match self {
-            Self::Minute(rules) => rules.cooldown_time,
-            Self::Health(rules) => rules.cooldown_time,
         }
     }
 }

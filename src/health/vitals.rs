@@ -133,7 +133,8 @@ impl Vitals {
         self.consecutive_successes.store(0, Ordering::Relaxed);
     }
 
-    /// Records a failure that `minute` has counted, by the rules of the minute.
+    /// Records a failure that `minute` has counted, by the rules of the minute. A wait that the provider names
+    /// is taken whatever they say.
     pub(crate) fn failure(
         &self,
         held: &Held<'_>,
@@ -141,12 +142,12 @@ impl Vitals {
         now: Nanos,
         kind: FailureKind,
         minute: Counts,
-        retry_after: Option<Nanos>,
+        wait: Option<Nanos>,
     ) {
         self.break_streak(held);
         self.degraded.store(true, Ordering::Relaxed);
-        if rules.trips(kind, minute) {
-            self.cool_down(held, now, retry_after.unwrap_or(rules.cooldown_time));
+        if wait.is_some() || rules.trips(kind, minute) {
+            self.cool_down(held, now, wait.unwrap_or(rules.cooldown_time));
         }
     }
 

@@ -13,7 +13,7 @@ use super::views::Views;
 use crate::base::clock::Now;
 use crate::base::position::Position;
 use crate::base::time::Nanos;
-use crate::health::{Census, Fitness};
+use crate::health::{Census, Fitness, HealthRules};
 use crate::strategy::{Chance, Rule};
 
 /// A tree over all members, trees over those with some tags, and when their leaves change by themselves.
@@ -51,6 +51,10 @@ impl<R: Rule> Forest<R> {
             census,
             ahead: 0,
         }
+    }
+
+    pub(super) fn follow(&mut self, rules: Option<&HealthRules>) {
+        self.census.follow(rules);
     }
 
     /// Returns what the members are by their health.
@@ -134,15 +138,9 @@ impl<R: Rule> Forest<R> {
         self.count(position, member, now)
     }
 
-    /// Counts a member by its health, if that is counted. Returns whether it may have changed.
-    #[inline(always)]
-    #[allow(clippy::inline_always)] // with most rules it is one look at a flag
+    /// Counts a member by its health. Returns whether that may have changed.
+    #[inline]
     fn count<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) -> bool {
-        self.census.is_kept && self.recount(position, member, now)
-    }
-
-    #[inline(never)]
-    fn recount<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) -> bool {
         let is_as_before = member.place().is_known_well() && member.is_well();
         if !is_as_before {
             self.set_fitness(position, member, member.fitness(now));
@@ -182,9 +180,7 @@ impl<R: Rule> Forest<R> {
         if let Some(noted) = self.changes.get_mut(position as usize) {
             *noted = Nanos::MAX;
             self.trees().for_each(|tree| tree.put(position, &Leaf::stopped(None)));
-            if self.census.is_kept {
-                self.census.set(position, Fitness::Nobody);
-            }
+            self.census.set(position, Fitness::Nobody);
         }
     }
 

@@ -75,7 +75,7 @@ macro_rules! any_forest {
         }
 
         impl AnyForest {
-            fn new(strategy: Strategy, rules: Option<&HealthRules>) -> Self {
+            pub(crate) fn new(strategy: Strategy, rules: Option<&HealthRules>) -> Self {
                 let census = Census::new(rules);
                 match strategy {
                     $( Strategy::$variant => Self::$variant(Forest::new(census)), )*
@@ -141,6 +141,11 @@ impl AnyForest {
     /// Makes the place of a member empty.
     pub(crate) fn leave<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) {
         with_forest!(self, forest => forest.leave(position, member, now));
+    }
+
+    /// Follows the rules of `Health` from now on, or none if the router follows others. The caller rebuilds.
+    pub(crate) fn follow(&mut self, rules: Option<&HealthRules>) {
+        with_forest!(self, forest => forest.follow(rules));
     }
 
     /// Returns what the members are by their health.

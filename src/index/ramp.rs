@@ -36,7 +36,14 @@ pub(crate) struct Ramp {
 
 impl Ramp {
     pub(super) fn new(strategy: Strategy) -> Self {
-        Self { by_weight: AtomicBool::new(strategy.follows_weights()), ..Self::default() }
+        let ramp = Self::default();
+        ramp.follow(strategy);
+        ramp
+    }
+
+    /// Follows a strategy from now on. The caller notes the members anew.
+    pub(crate) fn follow(&self, strategy: Strategy) {
+        self.by_weight.store(strategy.follows_weights(), Ordering::Relaxed);
     }
 
     /// Returns whether picks are counted.

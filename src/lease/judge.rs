@@ -15,6 +15,8 @@ use crate::health::{Breaker, Cause, Failure, FailureKind, HealthRules, Peers, Po
 #[derive(Debug)]
 pub(super) struct Judge<'a> {
     pub(super) rules: &'a HealthRules,
+    /// The rules by which the group adds up outcomes, if it adds up this deployment's: see `Entry::pool_rules`.
+    pub(super) pool_rules: Option<&'a HealthRules>,
     pub(super) jitter: &'a Rng,
     pub(super) now: Nanos,
 }
@@ -28,7 +30,7 @@ impl Judge<'_> {
             return false;
         }
         breaker.success(held, self.rules, self.now);
-        pool.add(self.rules, self.now, false);
+        self.count_in(pool, false);
         let passes = state.vitals.count_success(held) >= self.rules.success_threshold && until != 0;
         if passes {
             state.vitals.restore(held);
@@ -52,22 +54,22 @@ impl Judge<'_> {
             state.mark(held, mark::PENALIZED, true);
         }
         if !is_news {
-            if let Some(wait) = failure.retry_after {
+            if let Some(wait) = failure.wait {
                 self.cool_down(state, held, peers.pool, wait, cause);
             }
             return false;
         }
         let in_a_row = breaker.failure(held, self.rules, self.now);
-        peers.pool.add(self.rules, self.now, true);
+        self.count_in(peers.pool, true);
         state.vitals.break_streak(held);
         if self.is_only_busy(peers, failure) {
             // There is nobody else to serve, and no time at which it will.
         } else if failure.is_refusal() {
-            self.trip(state, held, peers, cause, failure.retry_after);
+            self.trip(state, held, peers, cause, failure.wait);
         } else if let Some(cause) = self.verdict(breaker, peers, in_a_row, until != 0)
             && self.may_trip(peers, until != 0)
         {
-            self.trip(state, held, peers, cause, failure.retry_after);
+            self.trip(state, held, peers, cause, failure.wait);
         }
         true
     }
@@ -90,14 +92,14 @@ impl Judge<'_> {
         if state.vitals.cooldown_until() > until {
             breaker.set_cause(held, cause);
         }
-        breaker.forget_outcomes(held, self.rules, pool);
+        breaker.forget_outcomes(held, self.pool_rules.map(|_| pool));
         state.mark(held, mark::SLOW_START, false);
     }
 
     /// Returns whether the only deployment of a group refused for its rate and named no wait. A cooldown of a guessed
     /// length would refuse what it might serve the next moment.
     fn is_only_busy(&self, peers: &Peers<'_>, failure: &Failure) -> bool {
-        let is_busy = failure.kind == FailureKind::RateLimit && failure.retry_after.is_none();
+        let is_busy = failure.kind == FailureKind::RateLimit && failure.wait.is_none();
         is_busy && !self.rules.cool_last && peers.is_alone()
     }
 
@@ -109,10 +111,9 @@ impl Judge<'_> {
             Some(Cause::Consecutive)
         } else if self.rules.is_too_large_a_share(own) {
             Some(Cause::Rate)
-        } else if self.rules.outlier_factor.is_some() && self.rules.is_outlier(own, peers.pool.without(own, self.rules, self.now)) {
-            Some(Cause::Outlier)
         } else {
-            None
+            let shared = self.pool_rules.filter(|rules| rules.is_outlier(own, peers.pool.without(own, rules, self.now)));
+            shared.map(|_| Cause::Outlier)
         }
     }
 
@@ -130,6 +131,13 @@ impl Judge<'_> {
             length
         });
         self.cool_down(state, held, peers.pool, length, cause);
+    }
+
+    /// Counts an outcome with those of the group.
+    fn count_in(&self, pool: &Pool, failed: bool) {
+        if let Some(rules) = self.pool_rules {
+            pool.add(rules, self.now, failed);
+        }
     }
 
     /// Takes away the marks of what is over.

@@ -9,23 +9,73 @@ use crate::base::lock::Held;
 use crate::base::time::{Nanos, seconds};
 use crate::counters::mark;
 use crate::group::Entry;
-use crate::limits::Observed;
+use crate::health::{Failure, FailureKind, Rules, Scope, has_come};
+use crate::limits::{HOLDS, Ledger, Limit, Observed, Unit};
+
+/// What an answer said, as far as it is taken.
+///
+/// - A wait of 0 is none. No wait is longer than the options allow.
+/// - A wait names the next chance. What the answer says is spent holds no longer than that: the reset of a
+///   limit may be when all of it is back.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub(super) said: Vec<Observed>,
+    wait: Option<Nanos>,
+}
+
+impl Heard {
+    fn new(said: &[Observed], wait: Option<Nanos>, longest: Nanos) -> Self {
+        let wait = wait.filter(|&wait| wait > 0).map(|wait| wait.min(longest));
+        let said = said.iter().map(|&observed| {
+            let most = if is_spent(&observed) { wait.unwrap_or(longest) } else { longest };
+            let holds = observed.reset.unwrap_or(HOLDS).min(most);
+            Observed { reset: observed.reset.map(|_| holds).or(Some(holds).filter(|_| is_spent(&observed))), ..observed }
+        });
+        Self { said: said.collect(), wait }
+    }
+
+    /// Returns the failure of a request that was answered so. Without a wait, what is spent keeps a refusal for
+    /// the rate waiting.
+    pub(super) fn failure<T>(
+        &self,
+        entry: &Entry<T>,
+        kind: FailureKind,
+        scope: Option<Scope>,
+        sent_at: Nanos,
+        has_lease: bool,
+    ) -> Failure {
+        let is_refused = kind == FailureKind::RateLimit;
+        let spent = self.said.iter().filter(|observed| is_spent(observed));
+        let wait = self.wait.or_else(|| spent.filter_map(|observed| observed.reset).max().filter(|&reset| is_refused && reset > 0));
+        Failure { kind, wait, quota: if is_refused { entry.quota_meant(scope, &self.said) } else { None }, sent_at, has_lease }
+    }
+}
+
+fn is_spent(observed: &Observed) -> bool {
+    observed.remaining == 0
+}
 
 impl<T> Entry<T> {
+    /// Takes what an answer said.
+    pub(super) fn hear(&self, said: &[Observed], wait: Option<Nanos>) -> Heard {
+        Heard::new(said, wait, self.services.learning.get().longest_wait)
+    }
+
     /// Records what the answer to a request said, and how long the provider wants not to be asked. `sent_at`
-    /// is when the request was sent.
+    /// is when the request was sent, if it had a lease.
     pub(crate) fn observe(
         &self,
         said: &[Observed],
         retry_after: Option<Nanos>,
-        sent_at: Nanos,
+        sent_at: Option<Nanos>,
         receipt: Option<&Receipt>,
         now: Nanos,
     ) {
-        self.learn(said, sent_at, receipt, now);
-        if let Some(length) = retry_after {
+        let heard = self.hear(said, retry_after);
+        self.learn(&heard.said, sent_at, receipt, now);
+        if let Some(length) = heard.wait {
             let held = self.slot.hold();
-            self.slot.annex().observed.pause(now, length);
+            self.slot.annex().observed.pause(now, length, sent_at);
             self.slot.mark(&held, mark::OBSERVED, true);
         }
         self.renew(&Now::at(&self.services.clock, now));
@@ -34,13 +84,9 @@ impl<T> Entry<T> {
     }
 
     /// Records what an answer said, and leaves its leaf for the caller to renew.
-    ///
-    /// Where the deployment is under quotas that limit the same unit, the answer is about the quota nearest
-    /// to its limit: providers tell what comes first.
-    pub(super) fn learn(&self, said: &[Observed], sent_at: Nanos, receipt: Option<&Receipt>, now: Nanos) {
+    pub(super) fn learn(&self, said: &[Observed], sent_at: Option<Nanos>, receipt: Option<&Receipt>, now: Nanos) {
         for observed in said {
-            let quota = self.metering.as_ref().and_then(|metering| metering.nearest_quota(Some(observed.unit), now));
-            if let Some((nth, ledger)) = quota {
+            if let Some((nth, ledger)) = self.quota_of(observed) {
                 let _held = ledger.hold();
                 ledger.observed().observe(observed, sent_at, receipt.and_then(|receipt| receipt.reserved(Some(nth))), now);
             } else {
@@ -52,30 +98,103 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Records that the provider refused a request for its rate. `sent_at` is when the request was sent, if
-    /// it had a lease.
-    ///
-    /// Returns whether that is about a quota. The quota is paused then for all that are under it, and the
-    /// deployment has no part in it.
-    pub(super) fn refused(&self, held: &Held<'_>, sent_at: Option<Nanos>, pause: Nanos, now: Nanos) -> bool {
-        if let Some((_, ledger)) = self.metering.as_ref().and_then(|metering| metering.nearest_quota(None, now)) {
-            let _held = ledger.hold();
-            ledger.observed().pause(now, pause);
-            let id = ledger.quota().id();
-            self.announce_limit(now, || format!("refused under the quota {id:?}, paused for {:.3} s", seconds(pause)));
-            return true;
+    /// Returns the quota that an answer speaks of: the one that has a limit of this unit and amount. None if it
+    /// speaks of a limit of the deployment's own, or if that cannot be told.
+    fn quota_of(&self, observed: &Observed) -> Option<(usize, &Ledger)> {
+        let (metering, amount) = (self.metering.as_ref()?, observed.limit?);
+        let minute = match observed.unit {
+            Unit::Requests => self.deployment().rpm_limit(),
+            Unit::Tokens => self.deployment().tpm_limit(),
+            Unit::InputTokens | Unit::OutputTokens => None,
+        };
+        let is_it = |limit: &Limit| limit.unit() == observed.unit && limit.amount() == amount;
+        if minute == Some(amount) || self.deployment().limits().iter().any(is_it) {
+            return None;
         }
+        metering.quota_with(is_it)
+    }
+
+    /// Returns the quota that a refusal is about; None if it is about the deployment, or if that cannot be told.
+    fn quota_meant(&self, scope: Option<Scope>, said: &[Observed]) -> Option<usize> {
+        match scope {
+            Some(Scope::Deployment) => None,
+            Some(Scope::Account) => {
+                let metering = self.metering.as_ref()?;
+                metering.nearest_quota(self.services.clock.now())
+            }
+            None => {
+                let mut meant = said.iter().filter(|observed| is_spent(observed)).map(|spent| Some(self.quota_of(spent)?.0));
+                let first = meant.next().flatten()?;
+                // What is spent beside it may be the deployment's.
+                meant.all(|other| other.is_some()).then_some(first)
+            }
+        }
+    }
+
+    /// Pauses one of its quotas for all that are under it, since it refused a request for its rate. Without a
+    /// wait of the provider's own, the pause grows as a cooldown does. Returns whether there is such a quota.
+    pub(super) fn pause_quota(&self, nth: usize, failure: &Failure, now: Nanos) -> bool {
+        let Some(ledger) = self.metering.as_ref().and_then(|metering| metering.quotas().get(nth)) else { return false };
+        let held = ledger.hold();
+        let length = match (failure.wait, self.rules()) {
+            (Some(wait), _) => wait,
+            (None, Rules::Minute(rules)) => rules.cooldown_time,
+            (None, Rules::Health(rules)) => {
+                let trips = ledger.trips();
+                // What was sent before the last pause ended knows nothing of the time after it.
+                if !has_come(trips.last_ends(), failure.sent_at) {
+                    return true;
+                }
+                let remembered = trips.remembered(rules.forget_after, now);
+                let length = rules.cooldown(remembered, &self.services.jitter);
+                trips.add(remembered, now.saturating_add(length));
+                length
+            }
+        };
+        ledger.observed().pause(now, length, failure.has_lease.then_some(failure.sent_at));
+        drop(held);
+        let id = ledger.quota().id();
+        self.announce_limit(now, || format!("refused under the quota {id:?}, paused for {:.3} s", seconds(length)));
+        true
+    }
+
+    /// Learns from a refusal for the rate how many requests may be in flight, where no limit is configured.
+    pub(super) fn learn_concurrency(&self, held: &Held<'_>, sent_at: Nanos, now: Nanos) {
         let state = &*self.slot;
         // The lease has left already, and counts here.
-        if let Some(sent_at) = sent_at
-            && self.services.learning.concurrency
+        if self.services.learning.get().concurrency
             && !self.deployment().is_limited()
             && state.annex().cap.refused(sent_at, state.in_flight().saturating_add(1), now)
         {
             state.mark(held, mark::CAPPED, true);
             self.announce_limit(now, || format!("refused, at most {} in flight from now on", state.annex().cap.most()));
         }
-        false
+    }
+
+    /// Ends the pauses that the provider asked for before it served a request. `sent_at` is when that was sent,
+    /// if it had a lease.
+    #[inline]
+    pub(super) fn came_through(&self, _: &Held<'_>, sent_at: Option<Nanos>) {
+        if self.slot.marks() & mark::OBSERVED != 0 {
+            self.slot.annex().observed.came_through(sent_at);
+        }
+        if let Some(metering) = &self.metering {
+            for ledger in metering.quotas().iter().filter(|ledger| ledger.observed().paused_until() != 0) {
+                let _held = ledger.hold();
+                ledger.observed().came_through(sent_at);
+            }
+        }
+    }
+
+    /// Ends all that the provider said before of it and of its quotas. The caller holds its counters' lock.
+    pub(super) fn forget_what_was_said(&self) {
+        if let Some(annex) = self.slot.made_annex() {
+            annex.observed.forget();
+        }
+        for ledger in self.metering.iter().flat_map(|metering| metering.quotas()) {
+            let _held = ledger.hold();
+            ledger.observed().forget();
+        }
     }
 
     /// Notes an event about a limit that was learnt.

@@ -20,7 +20,7 @@ use crate::counters::{State, mark};
 use crate::facts::{Deployment, Request};
 use crate::gates::{Refusal, Waived, check};
 use crate::group::Entry;
-use crate::health::{Failure, FailureKind, has_come};
+use crate::health::{FailureKind, Scope, has_come};
 use crate::limits::{Minute, Observed};
 
 use outcome::Success;
@@ -143,23 +143,30 @@ impl<T> Lease<T> {
             state.annex().cap.served(state.in_flight().saturating_add(1));
         }
         let latency_us = latency_us.unwrap_or(now.saturating_sub(self.acquired_at) / 1000);
-        let success = Success { tokens: settled, latency_us: Some(latency_us), sent_at: self.acquired_at };
+        let success = Success { tokens: settled, latency_us: Some(latency_us), sent_at: self.acquired_at, has_lease: true };
         self.entry.succeed(held, self.minute, now, &success);
         true
     }
 
     /// Ends it with a failure. What it reserved stays in the window, since the provider may have counted it.
-    /// `said` is what the headers of the answer say about the provider's limits: nobody is woken by it before
-    /// a cooldown has begun. Returns whether this call ended it.
-    pub fn failure(&self, kind: FailureKind, retry_after: Option<Nanos>, said: &[Observed]) -> bool {
+    ///
+    /// - `retry_after`: how long the provider wants not to be asked, if it says so. 0 is no wait.
+    /// - `said`: what the headers of the answer say about the provider's limits. Nobody is woken by it before a
+    ///   cooldown has begun.
+    /// - `scope`: what a refusal is about, if that is known. Without it, what is said to be spent tells:
+    ///   a limit of a quota's, or one of the deployment's own. Where that tells nothing, the deployment waits.
+    ///
+    /// Returns whether this call ended it.
+    pub fn failure(&self, kind: FailureKind, retry_after: Option<Nanos>, said: &[Observed], scope: Option<Scope>) -> bool {
         if self.has_ended() {
             return false;
         }
         let now = self.entry.services.clock.now();
+        let heard = self.entry.hear(said, retry_after);
+        let failure = heard.failure(&self.entry, kind, scope, self.acquired_at, true);
         if !said.is_empty() {
-            self.entry.learn(said, self.acquired_at, self.receipt.as_deref(), now);
+            self.entry.learn(&heard.said, Some(self.acquired_at), self.receipt.as_deref(), now);
         }
-        let failure = Failure { kind, retry_after, sent_at: self.acquired_at, has_lease: true };
         let ended = self.entry.fail(now, &failure, || Some((self.end()?, self.minute)));
         if !ended && !said.is_empty() {
             // Another call ended it meanwhile, perhaps before the headers were read.
@@ -194,13 +201,13 @@ impl<T> Lease<T> {
     /// Records what the headers of its answer say about the provider's limits, and how long the provider
     /// wants not to be asked. Works before and after the lease has ended.
     pub fn observe(&self, said: &[Observed], retry_after: Option<Nanos>) {
-        self.entry.observe(said, retry_after, self.acquired_at, self.receipt.as_deref(), self.entry.services.clock.now());
+        self.entry.observe(said, retry_after, Some(self.acquired_at), self.receipt.as_deref(), self.entry.services.clock.now());
     }
 
     /// Returns whether its router takes limits from the headers of exceptions.
     #[cfg(feature = "python")]
     pub(crate) fn learns_from_headers(&self) -> bool {
-        self.entry.services.learning.headers
+        self.entry.services.learning.get().headers
     }
 
     /// Renews the leaf that the counters belong to if the deployment was replaced while its old leaf was

@@ -14,7 +14,7 @@ use crate::base::lock::Held;
 use crate::base::time::{Nanos, seconds};
 use crate::counters::State;
 use crate::group::Entry;
-use crate::health::{Cause, Domain, Failure, FailureKind, Rules, has_come};
+use crate::health::{Cause, Domain, Failure, FailureKind, HealthRules, Rules, Scope, has_come};
 use crate::limits::Minute;
 
 /// A success as it was reported.
@@ -23,6 +23,8 @@ pub(crate) struct Success {
     pub(crate) latency_us: Option<u64>,
     /// When the request was sent.
     pub(crate) sent_at: Nanos,
+    /// Whether it was in flight here.
+    pub(crate) has_lease: bool,
 }
 
 /// What became of a deployment: a cooldown began, became longer, or is forgotten.
@@ -46,7 +48,11 @@ impl Passage {
 
 impl<T> Entry<T> {
     fn judge(&self, now: Nanos) -> Option<Judge<'_>> {
-        self.rules().health().map(|rules| Judge { rules, jitter: &self.services.jitter, now })
+        self.rules().health().map(|rules| self.judge_by(rules, now))
+    }
+
+    fn judge_by<'a>(&'a self, rules: &'a HealthRules, now: Nanos) -> Judge<'a> {
+        Judge { rules, pool_rules: self.pool_rules(), jitter: &self.services.jitter, now }
     }
 
     // --- successes ---
@@ -59,12 +65,13 @@ impl<T> Entry<T> {
         match self.rules() {
             Rules::Minute(rules) => state.vitals.success(&held, rules, now),
             Rules::Health(rules) => {
-                let judge = Judge { rules, jitter: &self.services.jitter, now };
+                let judge = self.judge_by(rules, now);
                 if judge.success(state, &held, &self.home.index.words.pool, success.sent_at) {
                     self.start_slowly(&held, now);
                 }
             }
         }
+        self.came_through(&held, success.has_lease.then_some(success.sent_at));
         // A success ends a cooldown's probation, and begins nothing.
         let passage = if before == 0 { Passage::None } else { Passage::between(before, state, now, None) };
         drop(held);
@@ -80,13 +87,13 @@ impl<T> Entry<T> {
     pub(crate) fn record_success(&self, now: Nanos, tokens: u64, latency_us: Option<u64>) {
         let held = self.slot.hold();
         let counted_in = charge_unleased(self, &held, tokens, now);
-        self.succeed(held, counted_in, now, &Success { tokens, latency_us, sent_at: now });
+        self.succeed(held, counted_in, now, &Success { tokens, latency_us, sent_at: now, has_lease: false });
     }
 
     /// Tells its failure domain that it was reached.
     #[cold]
     fn domain_succeeded(&self, domain: &Domain<Self>, now: Nanos) {
-        if let Some(rules) = self.rules().health() {
+        if let Some(rules) = self.services.rules.get().health() {
             domain.success(rules, now);
         }
     }
@@ -104,7 +111,7 @@ impl<T> Entry<T> {
                 let before = state.vitals.cooldown_until();
                 if !failure.kind.is_neutral() && !self.was_refused(&held, failure, now) {
                     let minute = state.failure(&held, moment.wall(), counted_in);
-                    state.vitals.failure(&held, rules, now, failure.kind, minute, failure.retry_after);
+                    state.vitals.failure(&held, rules, now, failure.kind, minute, failure.wait);
                 }
                 let passage = Passage::between(before, state, now, Some(Cause::Failure(failure.kind)));
                 drop(held);
@@ -112,7 +119,7 @@ impl<T> Entry<T> {
                 self.announce(passage, now);
             }
             Rules::Health(rules) => {
-                let judge = Judge { rules, jitter: &self.services.jitter, now };
+                let judge = self.judge_by(rules, now);
                 let judged = self.change(&moment, |peers| {
                     let (held, counted_in) = count()?;
                     if failure.kind.is_neutral() || self.was_refused(&held, failure, now) {
@@ -135,8 +142,9 @@ impl<T> Entry<T> {
     }
 
     /// Records a failure of a request that was sent without a lease.
-    pub(crate) fn record_failure(&self, now: Nanos, kind: FailureKind, retry_after: Option<Nanos>) {
-        let failure = Failure { kind, retry_after, sent_at: now, has_lease: false };
+    pub(crate) fn record_failure(&self, now: Nanos, kind: FailureKind, retry_after: Option<Nanos>, scope: Option<Scope>) {
+        let heard = self.hear(&[], retry_after);
+        let failure = heard.failure(self, kind, scope, now, false);
         self.fail(now, &failure, || {
             let held = self.slot.hold();
             let counted_in = charge_unleased(self, &held, 0, now);
@@ -146,8 +154,8 @@ impl<T> Entry<T> {
 
     /// Tells its failure domain that it could not be reached.
     fn tell_domain(&self, judge: &Judge<'_>) {
-        if let Some(domain) = &self.domain
-            && domain.failure(judge.rules, judge.now, self.deployment().shared_id())
+        if let (Some(domain), Some(rules)) = (&self.domain, self.services.rules.get().health())
+            && domain.failure(rules, judge.now, self.deployment().shared_id())
         {
             for member in domain.members() {
                 member.domain_failed(judge);
@@ -160,11 +168,11 @@ impl<T> Entry<T> {
         if failure.kind != FailureKind::RateLimit {
             return false;
         }
-        let sent_at = failure.has_lease.then_some(failure.sent_at);
-        let pause = failure.retry_after.unwrap_or(self.rules().cooldown_time());
-        let is_quotas = self.refused(held, sent_at, pause, now);
+        let is_quotas = failure.quota.is_some_and(|nth| self.pause_quota(nth, failure, now));
         if is_quotas {
             self.slot.failed_elsewhere(held);
+        } else if failure.has_lease {
+            self.learn_concurrency(held, failure.sent_at, now);
         }
         is_quotas
     }
@@ -195,11 +203,15 @@ impl<T> Entry<T> {
         });
     }
 
-    /// Records what a health check of the application's own found.
+    /// Records what a health check of the application's own found. One that passes ends what the provider said
+    /// before.
     pub(crate) fn report_health(&self, now: Nanos, healthy: bool) {
         self.change_health(now, |state, held, judge| {
             let probation_from = if judge.is_some() { now.max(1) } else { 0 };
             state.vitals.report_health(held, now, healthy, probation_from);
+            if healthy {
+                self.forget_what_was_said();
+            }
         });
     }
 

@@ -61,6 +61,8 @@ impl Fixed {
 
     pub(super) fn charge(&self, words: &[AtomicU64], now: Nanos, units: u64) -> Window {
         let [ends, used, count, ..] = words else { return now };
+        // Where a request is counted, no step of the wall clock may be overlooked.
+        self.wall.iter().for_each(|wall| wall.look(now));
         let time = now.saturating_add(self.ahead(now));
         // Never back: who read the clock before another one began a window counts into that.
         if time >= ends.load(Ordering::Relaxed) {
@@ -125,14 +127,20 @@ mod tests {
     #[test]
     fn windows_of_the_clock_follow_the_wall_clock() {
         let second = MINUTE / 60;
-        let now = 5 * MINUTE + 5 * second;
+        // The year 2293: the machine's own clock is not ahead of that.
+        let epoch = 170_000_000 * MINUTE;
+        let now = epoch + 5 * MINUTE + 5 * second;
         let words = words();
         let fixed = |start, ahead| Fixed::new(MINUTE, start, Some(&Arc::new(Wall::ahead_by(ahead * second))));
-        assert_eq!(fixed(Start::Clock, 0).charge(&words, now, 7), 6 * MINUTE);
+        assert_eq!(fixed(Start::Clock, 0).charge(&words, now, 7), epoch + 6 * MINUTE);
         let used = [0, 30, 54, 55].map(|ahead| fixed(Start::Clock, ahead).used(&words, now));
-        assert_eq!(used, [(7, 6 * MINUTE), (7, 6 * MINUTE - 30 * second), (7, now + second), (0, now)]);
-        assert_eq!(fixed(Start::Clock, 55).charge(&words, now, 1), 7 * MINUTE);
-        assert_eq!(fixed(Start::FirstUse, 3600).used(&words, now), (1, 7 * MINUTE), "the window of a first use is no clock's");
+        assert_eq!(used, [(7, epoch + 6 * MINUTE), (7, now + 25 * second), (7, now + second), (0, now)]);
+        assert_eq!(fixed(Start::Clock, 55).charge(&words, now, 1), epoch + 7 * MINUTE);
+        assert_eq!(
+            fixed(Start::FirstUse, 3600).used(&words, now),
+            (1, epoch + 7 * MINUTE),
+            "the window of a first use is no clock's"
+        );
     }
 
     #[test]

@@ -7,10 +7,10 @@ use super::meter::{Meter, Past};
 use super::observed::Observations;
 use super::quota::Quota;
 use super::shortfall::Shortfall;
-use super::unit::Unit;
 use crate::base::clock::Clock;
 use crate::base::lock::{Held, Lock};
 use crate::base::time::Nanos;
+use crate::base::trips::Trips;
 
 /// What is counted of a quota, once for all that share it.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ struct Continuity {
     serial: u64,
     lock: Lock,
     observed: Observations,
+    /// Pauses without a time of the provider's own. Written under the lock.
+    trips: Trips,
 }
 
 /// Proof that the caller holds a ledger's lock.
@@ -36,7 +38,8 @@ impl Ledger {
     /// Makes the ledger of a quota. It keeps the counts of `before`, which had the same id.
     pub(crate) fn new(quota: &Quota, serial: u64, before: Option<&Self>, clock: &Clock) -> Self {
         let Some(before) = before else {
-            let continuity = Continuity { serial, lock: Lock::default(), observed: Observations::default() };
+            let continuity =
+                Continuity { serial, lock: Lock::default(), observed: Observations::default(), trips: Trips::default() };
             let meters = Meter::all(quota.limits(), Past::default(), clock);
             return Self { quota: quota.clone(), meters, continuity: Arc::new(continuity) };
         };
@@ -51,6 +54,10 @@ impl Ledger {
 
     pub(crate) fn observed(&self) -> &Observations {
         &self.continuity.observed
+    }
+
+    pub(crate) fn trips(&self) -> &Trips {
+        &self.continuity.trips
     }
 
     pub(crate) fn hold(&self) -> LedgerHeld<'_> {
@@ -77,11 +84,9 @@ impl Ledger {
         Some(Meter::all_free_at(&self.meters, demand, now)?.max(self.observed().frees_at(demand, now)))
     }
 
-    /// Returns the smallest share of a limit that is left, on a unit if one is given; None if there is no
-    /// such limit.
-    pub(super) fn share_left(&self, unit: Option<Unit>, now: Nanos) -> Option<f64> {
-        let meters = self.meters.iter().filter(|meter| unit.is_none_or(|unit| meter.unit() == unit));
+    /// Returns the smallest share of a limit that is left.
+    pub(super) fn share_left(&self, now: Nanos) -> Option<f64> {
         #[allow(clippy::cast_precision_loss)] // compared, not counted
-        meters.map(|meter| meter.left(now) as f64 / meter.limit().capacity() as f64).min_by(f64::total_cmp)
+        self.meters.iter().map(|meter| meter.left(now) as f64 / meter.limit().capacity() as f64).min_by(f64::total_cmp)
     }
 }

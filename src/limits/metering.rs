@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::demand::Demand;
 use super::ledger::{Ledger, LedgerHeld};
+use super::limit::Limit;
 use super::meter::{Charge, Meter};
 use super::observed::Reserved;
 use super::shortfall::{LimitShortfall, Shortfall};
@@ -99,12 +100,16 @@ impl Metering {
         with(&Locked(self))
     }
 
-    /// Returns the quota that a provider most likely speaks of: the one nearest to its limit, on a unit if
-    /// that is known.
-    pub(crate) fn nearest_quota(&self, unit: Option<Unit>, now: Nanos) -> Option<(usize, &Ledger)> {
-        let quotas = self.quotas.iter().enumerate();
-        let shares = quotas.filter_map(|(nth, ledger)| Some((nth, &**ledger, ledger.share_left(unit, now)?)));
-        shares.min_by(|(_, _, a), (_, _, b)| a.total_cmp(b)).map(|(nth, ledger, _)| (nth, ledger))
+    /// Returns the quota that is nearest to one of its limits, by its place in the order of the locks.
+    pub(crate) fn nearest_quota(&self, now: Nanos) -> Option<usize> {
+        let shares = self.quotas.iter().enumerate().filter_map(|(nth, ledger)| Some((nth, ledger.share_left(now)?)));
+        shares.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(nth, _)| nth)
+    }
+
+    /// Returns the first quota with a limit of some kind, and its place in the order of the locks.
+    pub(crate) fn quota_with(&self, is_it: impl Fn(&Limit) -> bool) -> Option<(usize, &Ledger)> {
+        let mut quotas = self.quotas.iter().enumerate();
+        quotas.find(|(_, ledger)| ledger.quota().limits().iter().any(&is_it)).map(|(nth, ledger)| (nth, &**ledger))
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) use meter::{Meter, Past};
 pub(crate) use metering::{Charges, Metering};
 pub(crate) use minute::{Counts, Minute, MinuteWindow, to_next_minute};
 pub use observed::Observed;
-pub(crate) use observed::{Observations, Reserved};
+pub(crate) use observed::{HOLDS, Observations, Reserved};
 pub use quota::Quota;
 pub(crate) use quotas::Quotas;
 pub use shortfall::{LimitShortfall, ObservedShortfall, Shortfall};

@@ -30,6 +30,9 @@ pub struct Observed {
     pub reset: Option<Nanos>,
 }
 
+/// How long holds what a provider said without saying how long.
+pub(crate) const HOLDS: Nanos = MINUTE;
+
 /// What was reserved of each unit so far.
 pub(crate) type Reserved = [u64; Unit::ALL.len()];
 
@@ -37,8 +40,9 @@ pub(crate) type Reserved = [u64; Unit::ALL.len()];
 #[derive(Debug, Default)]
 pub(crate) struct Observations {
     units: [Observation; Unit::ALL.len()],
-    /// Nothing before this time, it said.
+    /// Nothing before this time, it said, and when it said so.
     paused_until: AtomicU64,
+    paused_at: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -128,7 +132,7 @@ impl Observations {
     }
 
     /// Returns until when the provider wants not to be asked; in the past if it may be asked.
-    pub(super) fn paused_until(&self) -> Nanos {
+    pub(crate) fn paused_until(&self) -> Nanos {
         self.paused_until.load(Ordering::Relaxed)
     }
 
@@ -148,11 +152,16 @@ impl Observations {
         }
     }
 
-    /// Records what an answer said. `sent_at` is when its request was sent, `then` is what had been reserved
-    /// in all by then. An answer that is older than the last one tells nothing while the last one holds.
-    pub(crate) fn observe(&self, observed: &Observed, sent_at: Nanos, then: Option<&Reserved>, now: Nanos) {
+    /// Records what an answer said. `sent_at` is when its request was sent, None if just now without a lease;
+    /// `then` is what had been reserved in all by then. An answer that is older than the last one tells nothing
+    /// while the last one holds.
+    pub(crate) fn observe(&self, observed: &Observed, sent_at: Option<Nanos>, then: Option<&Reserved>, now: Nanos) {
         let nth = observed.unit.index();
         let Some(said) = self.units.get(nth) else { return };
+        if observed.remaining > 0 {
+            self.came_through(sent_at);
+        }
+        let sent_at = sent_at.unwrap_or(now);
         if sent_at < said.sent_at.load(Ordering::Relaxed) && now < said.until.load(Ordering::Relaxed) {
             return;
         }
@@ -162,17 +171,34 @@ impl Observations {
         said.limit.store(observed.limit.unwrap_or(0), Ordering::Relaxed);
         said.count();
         said.sent_at.store(sent_at, Ordering::Relaxed);
-        said.until.store(now.saturating_add(observed.reset.unwrap_or(MINUTE)), Ordering::Relaxed);
+        said.until.store(now.saturating_add(observed.reset.unwrap_or(HOLDS)), Ordering::Relaxed);
     }
 
-    /// Records that nothing may be sent for a while. A longer pause is not shortened.
-    pub(crate) fn pause(&self, now: Nanos, length: Nanos) {
+    /// Records that nothing may be sent for a while. A longer pause is shortened only by an answer to a request
+    /// that was sent after it was asked for.
+    pub(crate) fn pause(&self, now: Nanos, length: Nanos, sent_at: Option<Nanos>) {
+        self.came_through(sent_at);
         let until = self.paused_until.load(Ordering::Relaxed).max(now.saturating_add(length));
         self.paused_until.store(until, Ordering::Relaxed);
+        self.paused_at.store(now, Ordering::Relaxed);
+    }
+
+    /// Ends a pause that was asked for before a request was sent which was answered since. `sent_at` is when
+    /// that was sent, None if just now without a lease.
+    pub(crate) fn came_through(&self, sent_at: Option<Nanos>) {
+        if sent_at.is_none_or(|sent_at| sent_at > self.paused_at.load(Ordering::Relaxed)) {
+            self.paused_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends all that was said.
+    pub(crate) fn forget(&self) {
+        let ends = self.units.iter().map(|said| &said.until).chain([&self.paused_until]);
+        ends.for_each(|until| until.store(0, Ordering::Relaxed));
     }
 
     pub(crate) fn clear(&self) {
-        let words = self.units.iter().flat_map(Observation::words).chain([&self.paused_until]);
+        let words = self.units.iter().flat_map(Observation::words).chain([&self.paused_until, &self.paused_at]);
         words.for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }

@@ -92,10 +92,10 @@ impl<'a, T: Attachment> Walk<'a, T> {
 
     /// Finds out which gates are open to all.
     fn waive(&mut self) {
-        let Some(rules) = self.services.rules.health() else { return };
-        let (health, unhealthy) = (self.group.panics(self.services, &self.now), rules.fail_open && self.group.is_unhealthy());
-        self.waived = Waived { health, unhealthy, slow_start: false };
-        if rules.slow_start > 0 {
+        let rules = self.services.rules.get().health();
+        let unhealthy = rules.is_some_and(|rules| rules.fail_open) && self.group.is_unhealthy();
+        self.waived = Waived { health: self.group.panics(self.services, &self.now), unhealthy, slow_start: false };
+        if self.group.index.words.ramp.is_on() {
             let stops = |refusal: Result<(), Refusal>| refusal.err().map(|refusal| matches!(refusal, Refusal::SlowStart { .. }));
             let mut verdicts = self.group.members().map(|(position, entry)| stops(self.check(position, entry)));
             let any = verdicts.try_fold(false, |any, by_slow_start| Some(any | by_slow_start?));

@@ -8,7 +8,7 @@ use super::errors::{out_of_range, wrong_type};
 use crate::base::error::Error;
 use crate::base::time::{self, Nanos, nanos};
 use crate::facts::{Request, Wishes};
-use crate::health::FailureKind;
+use crate::health::{FailureKind, Scope};
 use crate::strategy::Strategy;
 
 /// Whether an error is about the value, and not one that the value's own code let through, such as an
@@ -60,6 +60,11 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Tokens {
     fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
         whole("tokens", 0, u64::MAX, &value).map(Self)
     }
+}
+
+/// What a refusal is about.
+pub(crate) fn scope(value: &Bound<'_, PyAny>) -> PyResult<Scope> {
+    Ok(text("scope", value)?.parse::<Scope>()?)
 }
 
 /// A length of time in seconds.

@@ -10,6 +10,7 @@ use pyo3::types::{PyDict, PyMapping, PyMappingProxy, PyString, PyTuple};
 use super::args::{optional, text, texts, whole};
 use super::errors::wrong_type;
 use super::limits::{limit_from, limit_objects, quota_from, quota_objects};
+use super::options;
 use crate::facts::Deployment;
 
 /// One concrete target that can serve a model: an account, a region, a replica.
@@ -23,6 +24,7 @@ pub(crate) struct PyDeployment {
     /// As they were given; None if there are none.
     limits: Option<Py<PyTuple>>,
     quotas: Option<Py<PyTuple>>,
+    health: Option<Py<PyAny>>,
 }
 
 #[pymethods]
@@ -30,9 +32,9 @@ impl PyDeployment {
     #[new]
     #[pyo3(
         signature = (deployment_id, model_name, *, model=None, weight=None, priority=None, rpm_limit=None, tpm_limit=None,
-                     max_parallel_requests=None, limits=None, quotas=None, tags=None, metadata=None, domain=None),
+                     max_parallel_requests=None, limits=None, quotas=None, tags=None, metadata=None, domain=None, health=None),
         text_signature = "(deployment_id, model_name, *, model=None, weight=1, priority=0, rpm_limit=None, tpm_limit=None, \
-                          max_parallel_requests=None, limits=(), quotas=(), tags=(), metadata=None, domain=None)"
+                          max_parallel_requests=None, limits=(), quotas=(), tags=(), metadata=None, domain=None, health=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
@@ -50,6 +52,7 @@ impl PyDeployment {
         tags: Option<&Bound<'_, PyAny>>,
         metadata: Option<&Bound<'_, PyAny>>,
         domain: Option<&Bound<'_, PyAny>>,
+        health: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let id = text("deployment_id", deployment_id)?;
         let mut facts = Deployment::new(id, text("model_name", model_name)?)?;
@@ -80,6 +83,7 @@ impl PyDeployment {
             facts = facts.with_quotas(&quotas.iter().map(|quota| quota_from(&quota)).collect::<PyResult<Vec<_>>>()?)?;
         }
         facts = facts.with_domain(domain.filter(|domain| !domain.is_none()).map(|domain| text("domain", domain)).transpose()?)?;
+        facts = facts.with_health(optional(health, options::rules)?)?;
         // An exact str, so that nothing of a subclass outlives this call.
         let id = PyString::new(py, id).unbind();
         Ok(Self {
@@ -88,6 +92,7 @@ impl PyDeployment {
             metadata: optional(metadata, read_only)?.flatten(),
             limits: limits.map(Bound::unbind),
             quotas: quotas.map(Bound::unbind),
+            health: health.filter(|health| !health.is_none()).map(|health| health.clone().unbind()),
         })
     }
 
@@ -172,6 +177,12 @@ impl PyDeployment {
         self.facts.domain()
     }
 
+    /// Its own rules of cooldown and probation; None if it follows the router's.
+    #[getter]
+    fn health(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.health.as_ref().map(|health| health.clone_ref(py))
+    }
+
     /// Return a copy with some facts changed.
     #[pyo3(signature = (**changes), text_signature = "($self, **changes)")]
     fn replace<'py>(slf: &Bound<'py, Self>, changes: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
@@ -215,7 +226,8 @@ impl PyDeployment {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.metadata)?;
         visit.call(&self.limits)?;
-        visit.call(&self.quotas)
+        visit.call(&self.quotas)?;
+        visit.call(&self.health)
     }
 }
 
@@ -260,6 +272,9 @@ impl PyDeployment {
         }
         if let Some(domain) = facts.domain() {
             keywords.set_item("domain", domain)?;
+        }
+        if let Some(health) = &self.health {
+            keywords.set_item("health", health)?;
         }
         Ok(keywords)
     }

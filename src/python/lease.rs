@@ -5,14 +5,14 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::args::{Kind, Tokens, flag, latency_us, length, optional, split};
+use super::args::{Kind, Tokens, flag, latency_us, length, optional, scope, split};
 use super::attached::Attached;
 use super::deployment::PyDeployment;
 use super::errors::undisturbed;
 use super::limits::{read_headers, said_from};
 use super::modules::member;
 use crate::base::time::Nanos;
-use crate::health::FailureKind;
+use crate::health::{FailureKind, Scope};
 use crate::lease::Lease;
 use crate::limits::Observed;
 
@@ -48,8 +48,8 @@ impl PyLease {
             return;
         }
         match read(exc, self.lease.learns_from_headers()) {
-            Ok((Some(kind), said, retry_after)) => self.lease.failure(kind, retry_after, &said),
-            Ok((None, said, _)) => {
+            Ok((Some(kind), said, retry_after, scope)) => self.lease.failure(kind, retry_after, &said, scope),
+            Ok((None, said, ..)) => {
                 if !said.is_empty() {
                     self.lease.observe(&said, None);
                 }
@@ -58,7 +58,7 @@ impl PyLease {
             Err(error) => {
                 // The caller's exception must get through, even if something is wrong with it.
                 error.write_unraisable(exc.py(), Some(exc));
-                self.lease.failure(FailureKind::Error, None, &[])
+                self.lease.failure(FailureKind::Error, None, &[], None)
             }
         };
     }
@@ -112,10 +112,13 @@ impl PyLease {
 
     /// End the lease with a failure. What it reserved stays in the window, since the provider may have
     /// counted it.
-    #[pyo3(signature = (kind=Kind(FailureKind::Error), retry_after=None), text_signature = "($self, kind='error', retry_after=None)")]
-    fn failure(&self, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+    #[pyo3(
+        signature = (kind=Kind(FailureKind::Error), retry_after=None, *, scope=None),
+        text_signature = "($self, kind='error', retry_after=None, *, scope=None)"
+    )]
+    fn failure(&self, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>, scope: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let retry_after = optional(retry_after, |seconds| length("retry_after", seconds))?;
-        Ok(self.lease.failure(kind.0, retry_after, &[]))
+        Ok(self.lease.failure(kind.0, retry_after, &[], optional(scope, self::scope)?))
     }
 
     /// End the lease without an outcome: the deployment's health does not change.
@@ -192,19 +195,20 @@ impl Drop for PyLease {
     }
 }
 
-/// The kind of a failure, what the headers say of limits, and the provider's wait.
-type Reading = (Option<FailureKind>, Vec<Observed>, Option<Nanos>);
+/// The kind of a failure, what the headers say of limits, the provider's wait, and what that is about.
+type Reading = (Option<FailureKind>, Vec<Observed>, Option<Nanos>, Option<Scope>);
 
 /// Reads all that an exception says, in one call, with the limits or without. No kind is no outcome.
 fn read(exc: &Bound<'_, PyAny>, limits: bool) -> PyResult<Reading> {
     let reading = member(exc.py(), "turnout.providers.exceptions", "read_exception")?.call1((exc,))?;
     if reading.is_none() {
-        return Ok((None, Vec::new(), None));
+        return Ok((None, Vec::new(), None, None));
     }
-    let (kind, retry_after, observed) = reading.extract::<(Option<Kind>, Option<Bound<'_, PyAny>>, Vec<Bound<'_, PyAny>>)>()?;
+    let (kind, retry_after, observed, about) =
+        reading.extract::<(Option<Kind>, Option<Bound<'_, PyAny>>, Vec<Bound<'_, PyAny>>, Option<Bound<'_, PyAny>>)>()?;
     let observed = if limits { observed } else { Vec::new() };
     let (said, retry_after) = said_from(retry_after.as_ref(), observed)?;
-    Ok((kind.map(|kind| kind.0), said, retry_after))
+    Ok((kind.map(|kind| kind.0), said, retry_after, optional(about.as_ref(), scope)?))
 }
 
 /// An awaitable that has its result already: nothing in a lease ever waits.

@@ -24,6 +24,7 @@ pub(crate) fn learning(value: &Bound<'_, PyAny>) -> PyResult<Learning> {
     Ok(Learning {
         headers: flag("headers", &value.getattr("headers")?)?,
         concurrency: flag("concurrency", &value.getattr("concurrency")?)?,
+        longest_wait: length("longest_wait", &value.getattr("longest_wait")?)?,
     })
 }
 

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyList, PyMapping};
 use rustc_hash::FxHashMap;
 
-use super::args::{Kind, Tokens, flag, items, latency_us, length, optional, strategy, text, whole};
+use super::args::{Kind, Tokens, flag, items, latency_us, length, optional, scope, strategy, text, whole};
 use super::attached::Attached;
 use super::clock::PyManualClock;
 use super::deployment::PyDeployment;
@@ -20,6 +20,7 @@ use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::facts::Deployment;
 use crate::health::{FailureKind, MinuteRules, Rules};
+use crate::registry::Changed;
 use crate::router::Router;
 use crate::settings::Settings;
 use crate::strategy::Strategy;
@@ -95,6 +96,25 @@ impl PyRouter {
             drop(router.replace_all(self::deployments(deployments)?)?);
         }
         Ok(Self { router, subscriptions: Arc::default() })
+    }
+
+    // --- options ---
+
+    /// Change options while the router is in use. Counts, leases, cooldowns and waiters stay.
+    #[pyo3(signature = (*, strategy=None, strategies=None, health=None, learning=None))]
+    fn configure(
+        &self,
+        strategy: Option<&Bound<'_, PyAny>>,
+        strategies: Option<&Bound<'_, PyAny>>,
+        health: Option<&Bound<'_, PyAny>>,
+        learning: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        Ok(self.router.configure(Changed {
+            strategy: optional(strategy, self::strategy)?,
+            strategies: optional(strategies, per_model)?,
+            health: optional(health, options::rules)?,
+            learning: optional(learning, options::learning)?,
+        })?)
     }
 
     // --- registry ---
@@ -192,12 +212,19 @@ impl PyRouter {
 
     /// Report a failure of a request that was sent without a lease: it counts as one request of this minute.
     #[pyo3(
-        signature = (deployment_id, /, kind=Kind(FailureKind::Error), *, retry_after=None),
-        text_signature = "($self, deployment_id, /, kind='error', *, retry_after=None)"
+        signature = (deployment_id, /, kind=Kind(FailureKind::Error), *, retry_after=None, scope=None),
+        text_signature = "($self, deployment_id, /, kind='error', *, retry_after=None, scope=None)"
     )]
-    fn record_failure(&self, deployment_id: &Bound<'_, PyAny>, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    fn record_failure(
+        &self,
+        deployment_id: &Bound<'_, PyAny>,
+        kind: Kind,
+        retry_after: Option<&Bound<'_, PyAny>>,
+        scope: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         let retry_after = optional(retry_after, |seconds| length("retry_after", seconds))?;
-        Ok(self.router.record_failure(text("deployment_id", deployment_id)?, kind.0, retry_after)?)
+        let scope = optional(scope, self::scope)?;
+        Ok(self.router.record_failure(text("deployment_id", deployment_id)?, kind.0, retry_after, scope)?)
     }
 
     /// Record what an answer's headers say about the provider's limits, for requests that were sent without
@@ -267,7 +294,7 @@ impl PyRouter {
     fn strategies<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let strategies = PyDict::new(py);
         for (model_name, strategy) in self.router.strategies() {
-            strategies.set_item(model_name, records::strategy(py, strategy)?)?;
+            strategies.set_item(&*model_name, records::strategy(py, strategy)?)?;
         }
         Ok(strategies)
     }

@@ -8,6 +8,7 @@
 //! held: an attachment may run anything when it is dropped.
 
 mod aliases;
+mod configure;
 mod ledgers;
 mod replace;
 
@@ -30,6 +31,7 @@ use crate::limits::{Metering, Quota};
 use crate::strategy::Strategy;
 
 use aliases::Aliases;
+pub use configure::Changed;
 use ledgers::{Ledgers, must_agree};
 
 type Map<V> = sync::Map<Arc<str>, V>;
@@ -44,8 +46,21 @@ pub(crate) struct Registry<T: Attachment> {
     changing: Mutex<Changes>,
     pub(crate) table: Arc<StateTable>,
     services: Arc<Services>,
-    default_strategy: Strategy,
-    strategies: FxHashMap<Arc<str>, Strategy>,
+    strategies: Mutex<Strategies>,
+}
+
+/// Which strategy each group follows.
+#[derive(Debug)]
+pub(crate) struct Strategies {
+    /// That of the model names which `single` does not name.
+    pub(crate) usual: Strategy,
+    pub(crate) single: FxHashMap<Arc<str>, Strategy>,
+}
+
+impl Strategies {
+    fn of(&self, model_name: &str) -> Strategy {
+        self.single.get(model_name).copied().unwrap_or(self.usual)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +92,7 @@ struct Belongings<T> {
 }
 
 impl<T: Attachment> Registry<T> {
-    pub(crate) fn new(services: Arc<Services>, default_strategy: Strategy, strategies: FxHashMap<Arc<str>, Strategy>) -> Self {
+    pub(crate) fn new(services: Arc<Services>, strategies: Strategies) -> Self {
         Self {
             deployments: Map::default(),
             groups: sync::busy_map(),
@@ -86,8 +101,7 @@ impl<T: Attachment> Registry<T> {
             changing: Mutex::default(),
             table: StateTable::new(),
             services,
-            default_strategy,
-            strategies,
+            strategies: Mutex::new(strategies),
         }
     }
 
@@ -95,12 +109,8 @@ impl<T: Attachment> Registry<T> {
         &self.services
     }
 
-    pub(crate) fn default_strategy(&self) -> Strategy {
-        self.default_strategy
-    }
-
-    pub(crate) fn strategies(&self) -> impl Iterator<Item = (&str, Strategy)> {
-        self.strategies.iter().map(|(name, &strategy)| (&**name, strategy))
+    pub(crate) fn strategies(&self) -> MutexGuard<'_, Strategies> {
+        hold(&self.strategies)
     }
 
     fn change(&self) -> MutexGuard<'_, Changes> {
@@ -214,14 +224,14 @@ impl<T: Attachment> Registry<T> {
     fn entry(&self, deployment: Deployment, attachment: T, index: &Arc<Index>, belongings: Belongings<T>) -> Arc<Entry<T>> {
         let Belongings { inheritance: Inheritance { slot, heir }, metering, place, order } = belongings;
         slot.mark(&slot.hold(), mark::METERED, metering.is_some());
-        let domain = deployment.shared_domain().filter(|_| self.services.rules.health().is_some());
-        let domain = domain.map(|name| self.domains.get(name));
+        let domain = deployment.shared_domain().map(|name| self.domains.get(name));
         let entry = Arc::new(Entry {
             slot,
             home: Home { index: Arc::clone(index), place },
             attachment,
             services: Arc::clone(&self.services),
             left: AtomicBool::new(false),
+            own_rules: deployment.shared_health().cloned(),
             metering,
             deployment,
             order,
@@ -235,11 +245,11 @@ impl<T: Attachment> Registry<T> {
     }
 
     fn index(&self, model_name: &str) -> Arc<Index> {
-        Arc::new(Index::new(self.strategy_of(model_name), self.services.rules.health()))
+        Arc::new(Index::new(self.strategy_of(model_name), self.services.rules.get().health()))
     }
 
     fn strategy_of(&self, model_name: &str) -> Strategy {
-        self.strategies.get(model_name).copied().unwrap_or(self.default_strategy)
+        self.strategies().of(model_name)
     }
 
     /// Takes a deployment out of its group, and the group away if it was the last.

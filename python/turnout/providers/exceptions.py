@@ -15,7 +15,7 @@ Sentences add to what a status or a code says (`turnout.providers.wordings`). He
 name waits (`turnout.providers.headers`, `turnout.providers.bodies`).
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from turnout.enums import FailureKind
 from turnout.exceptions import RouterError
@@ -65,11 +65,13 @@ class Reading(NamedTuple):
         kind: The kind of failure; None if there is no outcome to record.
         retry_after: Seconds after which the provider wants to be asked again; None if it did not say.
         observed: What its headers say about the provider's limits.
+        scope: ``"account"`` if it is about the whole account; None if that is not known.
     """
 
     kind: FailureKind | None
     retry_after: float | None = None
     observed: tuple[Observed, ...] = ()
+    scope: Literal["account"] | None = None
 
 
 def read_exception(exc: BaseException) -> Reading | None:
@@ -145,7 +147,7 @@ def _read_one(exc: Exception, names: list[str], seen: set[int]) -> Reading | Non
             return _read(reason, seen)
         is_unsent = by_name is _CANCELLED or type(exc.__cause__).__name__ in ("PoolTimeout", "EmptyPoolError")
         heard = read_exception_headers(exc)
-        return Reading(None if is_unsent else by_name, heard.retry_after, heard.observed)
+        return Reading(None if is_unsent else by_name, heard.retry_after, heard.observed, heard.scope)
     body = _body(exc, names, response)
     heard = read_exception_headers(exc, body.headers)
     coded = kinds.of_codes(body.codes)
@@ -153,7 +155,7 @@ def _read_one(exc: Exception, names: list[str], seen: set[int]) -> Reading | Non
     if kind is None:
         wrapped = _wrapped(exc)
         if wrapped is None or id(wrapped) in seen or len(seen) > _MOST_WRAPPED:
-            return Reading(_ERROR, heard.retry_after, heard.observed)
+            return Reading(_ERROR, heard.retry_after, heard.observed, heard.scope)
         inner = _read(wrapped, seen)
         if inner is None or inner.retry_after is not None:
             return inner
@@ -164,7 +166,8 @@ def _read_one(exc: Exception, names: list[str], seen: set[int]) -> Reading | Non
         kind = refined(kind, status, body.codes, said, coded is not None)
     if body.is_moderated and kind in _HARSH_KINDS:
         kind = _CONTENT_POLICY
-    return Reading(None if kind is _CANCELLED else kind, _wait(kind, heard.retry_after, heard.renewed, body, said), heard.observed)
+    wait = _wait(kind, heard.retry_after, heard.renewed, body, said)
+    return Reading(None if kind is _CANCELLED else kind, wait, heard.observed, heard.scope)
 
 
 def _kind(

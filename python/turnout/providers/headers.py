@@ -40,7 +40,7 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from turnout.providers.strangers import attribute, entry, text
 from turnout.providers.times import MOST_CHARACTERS, Now, first, number, seconds
@@ -87,11 +87,13 @@ class _Heard(NamedTuple):
         observed: The limits it named.
         renewed: Seconds until the last of the spent limits begins anew; None if none is spent, or its reset
             is not known.
+        scope: ``"account"`` if the wait is about the whole account; None if that is not known.
     """
 
     retry_after: float | None
     observed: tuple[Observed, ...]
     renewed: float | None
+    scope: Literal["account"] | None = None
 
 
 _NOTHING = _Heard(None, (), None)
@@ -220,6 +222,7 @@ def read_exception_headers(exc: BaseException, more: Iterable[Any] = ()) -> _Hea
                 found.retry_after if heard.retry_after is None else heard.retry_after,
                 heard.observed or found.observed,
                 found.renewed if heard.renewed is None else heard.renewed,
+                heard.scope or found.scope,
             )
         )
     return heard if heard.retry_after is not None else heard._replace(retry_after=number(attribute(exc, "retry_after")))
@@ -306,11 +309,13 @@ def _read(headers: Any, now: Now = None) -> _Heard:
     if structured:
         _add_structured(limits, structured)
     named = _first_wait(waits, now) if waits else None
-    if not named and unified:
-        named = _rejected_until(unified, now) or named
+    rejected = _rejected_until(unified, now) if unified else None
+    # These windows are those of a subscription, whatever the model.
+    scope: Literal["account"] | None = "account" if rejected is not None else None
+    named = named or rejected or named
     if not limits:
-        return _NOTHING if named is None else _Heard(named, (), None)
-    return _Heard(named, _most_telling(limits), _renewed(limits))
+        return _NOTHING if named is None else _Heard(named, (), None, scope)
+    return _Heard(named, _most_telling(limits), _renewed(limits), scope)
 
 
 # By unit and family: the limit, what remains, the reset.

@@ -5,7 +5,11 @@ use std::hash::{BuildHasher, Hash};
 
 use rustc_hash::FxBuildHasher;
 use shuttle_dashmap::DashMap;
-use shuttle_dashmap::mapref::{entry::Entry, multiple::RefMulti, one::Ref};
+use shuttle_dashmap::mapref::{
+    entry::Entry,
+    multiple::{RefMulti, RefMutMulti},
+    one::Ref,
+};
 
 const SHARDS: usize = 4;
 
@@ -68,6 +72,10 @@ impl<K: Eq + Hash + Clone, V> Map<K, V> {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = RefMulti<'_, K, V>> {
         self.0.iter().flat_map(DashMap::iter)
+    }
+
+    pub(crate) fn iter_mut(&self) -> impl Iterator<Item = RefMutMulti<'_, K, V>> {
+        self.0.iter().flat_map(DashMap::iter_mut)
     }
 }
 

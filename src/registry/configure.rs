@@ -1,0 +1,76 @@
+//! Other options for a router that is in use.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::Registry;
+use crate::base::error::Error;
+use crate::facts::Learning;
+use crate::group::Attachment;
+use crate::health::Rules;
+use crate::strategy::Strategy;
+
+/// What is changed of a router that is in use; None leaves it as it is.
+///
+/// ```
+/// use turnout::{Changed, Router, Settings, Strategy};
+///
+/// let router: Router<()> = Router::new(Settings::default())?;
+/// router.configure(Changed { strategy: Some(Strategy::LeastBusy), ..Changed::default() })?;
+/// assert_eq!(router.strategy(), Strategy::LeastBusy);
+/// # Ok::<(), turnout::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Changed {
+    /// The rule for every model name that `strategies` does not name.
+    pub strategy: Option<Strategy>,
+    /// Rules for single model names, in place of all that there were.
+    pub strategies: Option<FxHashMap<Arc<str>, Strategy>>,
+    /// When deployments cool down and come back.
+    pub health: Option<Rules>,
+    /// What is learnt from providers.
+    pub learning: Option<Learning>,
+}
+
+impl<T: Attachment> Registry<T> {
+    /// Changes options. What was counted stays counted: limits, leases, cooldowns, and the outcomes of the last
+    /// while.
+    ///
+    /// # Errors
+    /// If a number of the rules makes no sense. Nothing is changed then.
+    pub(crate) fn configure(&self, changed: Changed) -> Result<(), Error> {
+        changed.health.map_or(Ok(()), |rules| rules.check())?;
+        let _changes = self.change();
+        if let Some(learning) = changed.learning {
+            self.services.learning.set(learning);
+        }
+        if let Some(rules) = changed.health {
+            self.change_rules(rules);
+        }
+        {
+            let mut strategies = self.strategies();
+            strategies.usual = changed.strategy.unwrap_or(strategies.usual);
+            if let Some(single) = changed.strategies {
+                strategies.single = single;
+            }
+        }
+        for mut group in self.groups.iter_mut() {
+            let strategy = self.strategy_of(group.key());
+            group.configure(strategy, self.services.rules.get().health(), &self.services.clock);
+        }
+        Ok(())
+    }
+
+    fn change_rules(&self, rules: Rules) {
+        let old = *self.services.rules.get();
+        self.services.rules.set(rules);
+        let now = self.services.clock.now();
+        for entry in self.deployments.iter().filter(|entry| entry.own_rules.is_none()) {
+            entry.change_rules(&old, now);
+        }
+        if old.health().map(|rules| rules.window) != rules.health().map(|rules| rules.window) {
+            self.domains.forget_outcomes();
+        }
+    }
+}
