@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -455,3 +457,116 @@ def test_reprs_are_for_people() -> None:
     lease.release()
     assert repr(lease) == '<Lease on "a" of "m", 7 tokens, ended>'
     assert "1.5" in repr(ManualClock(1.5))
+
+
+# --- calls where nothing can be imported ---
+
+# Each call, and the type of what it returns or raises.
+SANDBOXED = {
+    "Router": "type",
+    "router.select('nope')": "ModelNotFound",
+    "router.select('m')": "str",
+    "router.acquire('full')": "NoAvailableDeployment",
+    "router.acquire('full', timeout=0.001)": "WaitTimeout",
+    "router.acquire('m')": "Lease",
+    "router.acquire('m', tokens=-1)": "ConfigurationError",
+    "router.acquire('small', tokens=9)": "RequestTooLarge",
+    "router.acquire('spent', tokens=9)": "RateLimitExceeded",
+    "router.acquire('cooled')": "AllDeploymentsInCooldown",
+    "router.acquire_async('full', timeout=0.001).close()": "NoneType",
+    "router.stats('nope')": "DeploymentNotFound",
+    "router.stats('d')": "DeploymentStats",
+    "router.stats('limited').limits": "tuple",
+    "router.snapshot()": "dict",
+    "router.explain('m')": "Explanation",
+    "router.metrics()": "RouterMetrics",
+    "router.strategy": "Strategy",
+    "router.observe('d', {'retry-after': '0'})": "NoneType",
+    "router.record_failure('d', 'nope')": "ConfigurationError",
+    "router.record_failure('d', 'error')": "NoneType",
+    "router.cool_down('cooled', 1.0)": "NoneType",
+    "router.add_alias('x', 'x')": "AliasCycle",
+    "router.configure(strategy='best')": "ConfigurationError",
+    "router.configure(strategies=[1])": "TypeError",
+    "router.configure(health=1)": "TypeError",
+    "router.get_deployment('limited').limits": "tuple",
+    "Deployment('', 'm')": "ConfigurationError",
+    "Deployment('d', 'm', metadata=1)": "TypeError",
+    "Deployment('d', 'm', limits=[1])": "TypeError",
+    "Router(strategy='best')": "ConfigurationError",
+    "failed()": "NoneType",
+    "lost()": "NoneType",
+}
+
+SANDBOX = """
+import builtins, sys, warnings
+from turnout import Deployment, Limit, Router
+router = Router([
+    Deployment("d", "m"), Deployment("limited", "limited", limits=[Limit(requests=9)]),
+    Deployment("full", "full", max_parallel_requests=1), Deployment("small", "small", tpm_limit=5),
+    Deployment("spent", "spent", rpm_limit=1), Deployment("cooled", "cooled"),
+])
+held = router.acquire("full")
+router.acquire("spent").release()
+router.cool_down("cooled", 60)
+router.subscribe(lambda event: None)
+
+def failed():
+    try:
+        with router.acquire("m"):
+            raise ValueError
+    except ValueError:
+        pass
+
+def lost():
+    router.acquire("m")
+    return None
+
+warnings.simplefilter("ignore")
+names = {"Deployment": Deployment, "Router": Router, "router": router, "failed": failed, "lost": lost}
+codes = sys.argv[1:]
+imported = set(sys.modules)
+def refuse(name, *args, **kwargs):
+    raise AssertionError(f"{name} was imported")
+builtins.__import__ = refuse
+sys.meta_path.clear()
+for code in codes:
+    try:
+        said = type(eval(code, {"__builtins__": {}, **names})).__name__
+    except BaseException as error:
+        said = type(error).__name__
+    print(said)
+print(*set(sys.modules) - imported)
+"""
+
+
+def test_calls_import_nothing_once_there_is_a_router() -> None:
+    """Native code imports by the builtins of the frame that called it: PyO3/pyo3#1035, #4913."""
+    done = subprocess.run([sys.executable, "-c", SANDBOX, *SANDBOXED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *said, imported = done.stdout.split("\n")[:-1]
+    assert dict(zip(SANDBOXED, said, strict=True)) == SANDBOXED
+    assert imported == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("Router", "Router"),
+        ("lambda: Deployment('', 'm')", "ConfigurationError"),
+        ("lambda: Deployment('d', 'm', limits=[1])", "TypeError"),
+        ("lambda: least_busy([1])", "TypeError"),
+    ],
+)
+def test_a_sandbox_may_be_the_first_to_call(code: str, expected: str) -> None:
+    program = f"""
+from turnout import Deployment, Router
+from turnout.strategies import least_busy
+call = eval({code!r}, {{"__builtins__": {{}}, "Deployment": Deployment, "Router": Router, "least_busy": least_busy}})
+try:
+    print(type(eval("call()", {{"__builtins__": {{}}, "call": call}})).__name__)
+except Exception as error:
+    print(type(error).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, expected), done.stderr

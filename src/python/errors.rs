@@ -6,16 +6,29 @@ use pyo3::types::PyDict;
 
 use crate::base::error::{Error, Unavailable};
 
-pyo3::import_exception!(turnout.exceptions, AliasCycle);
-pyo3::import_exception!(turnout.exceptions, AllDeploymentsInCooldown);
-pyo3::import_exception!(turnout.exceptions, ConfigurationError);
-pyo3::import_exception!(turnout.exceptions, DeploymentNotFound);
-pyo3::import_exception!(turnout.exceptions, ModelNotFound);
-pyo3::import_exception!(turnout.exceptions, NoAvailableDeployment);
-pyo3::import_exception!(turnout.exceptions, RateLimitExceeded);
-pyo3::import_exception!(turnout.exceptions, RequestTooLarge);
-pyo3::import_exception!(turnout.exceptions, TooManyWaiters);
-pyo3::import_exception!(turnout.exceptions, WaitTimeout);
+macro_rules! exceptions {
+    ($($class:ident,)+) => {
+        $(pyo3::import_exception!(turnout.exceptions, $class);)+
+
+        /// Finds the classes while they can be imported: see `modules`.
+        pub(crate) fn find(py: Python<'_>) {
+            $(py.get_type::<$class>();)+
+        }
+    };
+}
+
+exceptions! {
+    AliasCycle,
+    AllDeploymentsInCooldown,
+    ConfigurationError,
+    DeploymentNotFound,
+    ModelNotFound,
+    NoAvailableDeployment,
+    RateLimitExceeded,
+    RequestTooLarge,
+    TooManyWaiters,
+    WaitTimeout,
+}
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {

@@ -10,7 +10,7 @@ use super::attached::Attached;
 use super::deployment::PyDeployment;
 use super::errors::undisturbed;
 use super::limits::{read_headers, said_from};
-use super::modules::member;
+use super::modules;
 use crate::base::time::Nanos;
 use crate::health::{FailureKind, Scope};
 use crate::lease::Lease;
@@ -200,7 +200,7 @@ type Reading = (Option<FailureKind>, Vec<Observed>, Option<Nanos>, Option<Scope>
 
 /// Reads all that an exception says, in one call, with the limits or without. No kind is no outcome.
 fn read(exc: &Bound<'_, PyAny>, limits: bool) -> PyResult<Reading> {
-    let reading = member(exc.py(), "turnout.providers.exceptions", "read_exception")?.call1((exc,))?;
+    let reading = modules::READ_EXCEPTION.get(exc.py())?.call1((exc,))?;
     if reading.is_none() {
         return Ok((None, Vec::new(), None, None));
     }

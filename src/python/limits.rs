@@ -5,17 +5,17 @@ use pyo3::types::PyTuple;
 
 use super::args::{items, length, optional, text, whole};
 use super::errors::wrong_type;
-use super::modules::member;
+use super::modules::{self, Member};
 use crate::base::time::{Nanos, seconds};
 use crate::limits::{Limit, LimitKind, Observed, Quota, Start, Unit, Zone};
 
 /// A tuple of some class's instances, from any iterable of them; None if there is none.
-fn tuple_of<'py>(name: &str, class: &str, value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+fn tuple_of<'py>(name: &str, class: &Member, value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let py = value.py();
-    let expected = member(py, "turnout.limits", class)?;
+    let (expected, class) = (class.get(py)?, class.name());
     let instances = items(name, &format!("an iterable of {class}"), value)?.map(|item| {
         let item = item?;
-        if item.is_instance(&expected)? {
+        if item.is_instance(expected)? {
             Ok(item)
         } else {
             Err(wrong_type(&format!("an item of {name}"), &format!("a {class}"), &item))
@@ -27,12 +27,12 @@ fn tuple_of<'py>(name: &str, class: &str, value: &Bound<'py, PyAny>) -> PyResult
 
 /// The limits of a deployment.
 pub(crate) fn limit_objects<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
-    tuple_of("limits", "Limit", value)
+    tuple_of("limits", &modules::LIMIT, value)
 }
 
 /// The quotas of a deployment.
 pub(crate) fn quota_objects<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
-    tuple_of("quotas", "Quota", value)
+    tuple_of("quotas", &modules::QUOTA, value)
 }
 
 pub(crate) fn limit_from(limit: &Bound<'_, PyAny>) -> PyResult<Limit> {
@@ -87,7 +87,7 @@ pub(crate) fn limit_to<'py>(py: Python<'py>, limit: &Limit) -> PyResult<Bound<'p
         LimitKind::Fixed(Start::Midnight(zone)) => keywords.set_item("timezone", zone.name())?,
         _ => {}
     }
-    member(py, "turnout.limits", "Limit")?.call((), Some(&keywords))
+    modules::LIMIT.get(py)?.call((), Some(&keywords))
 }
 
 /// What headers say: each limit, and how long the provider wants not to be asked.
@@ -95,7 +95,7 @@ pub(crate) type Said = (Vec<Observed>, Option<Nanos>);
 
 /// Reads the headers of a response, or of an exception that has one.
 pub(crate) fn read_headers(headers: &Bound<'_, PyAny>) -> PyResult<Said> {
-    let said = member(headers.py(), "turnout.providers.headers", "read_rate_limits")?.call1((headers,))?;
+    let said = modules::READ_RATE_LIMITS.get(headers.py())?.call1((headers,))?;
     let (retry_after, observed) = said.extract::<(Option<Bound<'_, PyAny>>, Vec<Bound<'_, PyAny>>)>()?;
     said_from(retry_after.as_ref(), observed)
 }

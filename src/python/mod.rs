@@ -47,6 +47,12 @@ mod _core {
     #[allow(non_upper_case_globals)] // the name Python knows
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::errors::find(module.py());
+        super::modules::find_first(module.py())
+    }
+
     /// Seed the random draws anew in a forked child, which would otherwise draw what its parent draws.
     #[pyfunction]
     fn _after_fork() {

@@ -1,12 +1,99 @@
-//! What the Python half of the package defines.
+//! What the native half uses of the Python half.
+//!
+//! It is found when the package is imported, or when the first router is made: the options and the records are
+//! dataclasses, which take longer to load than all else. Later it may be too late to import. Native code imports
+//! by the `__import__` of the frame that called it, and a frame of a sandbox has none; nor does an interpreter
+//! that ends.
 
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyMapping;
 
-/// Returns a class or a function of a module of the Python half.
-///
-/// Its names are interned. The interpreter keeps the names that it looked up in a cache of 4,096 places, by
-/// their address: new strings would fill it one by one.
-pub(crate) fn member<'py>(py: Python<'py>, module: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
-    py.import(PyString::intern(py, module))?.getattr(PyString::intern(py, name))
+/// A class or a function of the Python half.
+pub(crate) struct Member {
+    module: &'static str,
+    name: &'static str,
+    object: PyOnceLock<Py<PyAny>>,
+}
+
+/// Imports by the builtins of the standard library, not by those of the calling frame.
+static IMPORT_MODULE: Member = Member::new("importlib", "import_module");
+
+macro_rules! members {
+    ($(#[$doc:meta])* $table:ident: $($constant:ident = $module:literal $name:literal,)+) => {
+        $(pub(crate) static $constant: Member = Member::new($module, $name);)+
+
+        $(#[$doc])*
+        static $table: &[&Member] = &[$(&$constant),+];
+    };
+}
+
+members! {
+    /// What is found when the package is imported.
+    FIRST:
+    EVENT_KIND = "turnout.enums" "EventKind",
+    STATUS = "turnout.enums" "Status",
+    STRATEGY = "turnout.enums" "Strategy",
+    READ_EXCEPTION = "turnout.providers.exceptions" "read_exception",
+    READ_RATE_LIMITS = "turnout.providers.headers" "read_rate_limits",
+}
+
+members! {
+    /// What is found when the first router is made.
+    WITH_ROUTER:
+    LIMIT = "turnout.limits" "Limit",
+    QUOTA = "turnout.limits" "Quota",
+    HEALTH = "turnout.options" "Health",
+    LEARNING = "turnout.options" "Learning",
+    MINUTE_RULES = "turnout.options" "MinuteRules",
+    WAITING = "turnout.options" "Waiting",
+    DEPLOYMENT_STATS = "turnout.records" "DeploymentStats",
+    EVENT = "turnout.records" "Event",
+    EXPLANATION = "turnout.records" "Explanation",
+    LIMIT_STATS = "turnout.records" "LimitStats",
+    OBSERVED_STATS = "turnout.records" "ObservedStats",
+    ROUTER_METRICS = "turnout.records" "RouterMetrics",
+    VERDICT = "turnout.records" "Verdict",
+    WAIT = "turnout.waiting" "wait",
+    WAIT_ASYNC = "turnout.waiting" "wait_async",
+}
+
+impl Member {
+    const fn new(module: &'static str, name: &'static str) -> Self {
+        Self { module, name, object: PyOnceLock::new() }
+    }
+
+    /// Returns its name, without the module.
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Returns it.
+    pub(crate) fn get<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyAny>> {
+        let found = self.object.get_or_try_init(py, || {
+            let module = IMPORT_MODULE.object.get(py).map_or_else(
+                || py.import(self.module).map(Bound::into_any),
+                |import_module| import_module.bind(py).call1((self.module,)),
+            )?;
+            module.getattr(self.name).map(Bound::unbind)
+        });
+        found.map(|object| object.bind(py))
+    }
+}
+
+/// Finds what every import of the package needs.
+pub(crate) fn find_first(py: Python<'_>) -> PyResult<()> {
+    IMPORT_MODULE.get(py)?;
+    // The first cast imports the class that it asks for.
+    let _ = py.None().bind(py).cast::<PyMapping>();
+    find(py, FIRST)
+}
+
+/// Finds the rest, for the first router.
+pub(crate) fn find_with_router(py: Python<'_>) -> PyResult<()> {
+    find(py, WITH_ROUTER)
+}
+
+fn find(py: Python<'_>, members: &[&'static Member]) -> PyResult<()> {
+    members.iter().try_for_each(|member| member.get(py).map(drop))
 }

@@ -4,23 +4,23 @@ use pyo3::prelude::*;
 
 use super::args::{flag, length, optional, whole};
 use super::errors::wrong_type;
-use super::modules::member;
+use super::modules::{self, Member};
 use crate::facts::{Learning, Waiting};
 use crate::health::{HealthRules, MinuteRules, Rules};
 
 /// Whether a value is of a class of `turnout.options`, by its type: what it says of itself may be anything.
-fn is_of(class: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
-    value.get_type().is_subclass(&member(value.py(), "turnout.options", class)?)
+fn is_of(class: &Member, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    value.get_type().is_subclass(class.get(value.py())?)
 }
 
 /// Refuses a value that is not of a class of `turnout.options`.
-fn must_be(name: &str, class: &str, allowed: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+fn must_be(name: &str, class: &Member, allowed: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
     if is_of(class, value)? { Ok(()) } else { Err(wrong_type(name, allowed, value)) }
 }
 
 /// What a `turnout.Learning` says.
 pub(crate) fn learning(value: &Bound<'_, PyAny>) -> PyResult<Learning> {
-    must_be("learning", "Learning", "a Learning or None", value)?;
+    must_be("learning", &modules::LEARNING, "a Learning or None", value)?;
     Ok(Learning {
         headers: flag("headers", &value.getattr("headers")?)?,
         concurrency: flag("concurrency", &value.getattr("concurrency")?)?,
@@ -30,13 +30,13 @@ pub(crate) fn learning(value: &Bound<'_, PyAny>) -> PyResult<Learning> {
 
 /// What a `turnout.Waiting` says.
 pub(crate) fn waiting(value: &Bound<'_, PyAny>) -> PyResult<Waiting> {
-    must_be("waiting", "Waiting", "a Waiting or None", value)?;
+    must_be("waiting", &modules::WAITING, "a Waiting or None", value)?;
     Ok(Waiting { max_waiters: value.getattr("max_waiters")?.extract()? })
 }
 
 /// The rules of a `turnout.Health` or a `turnout.MinuteRules`, which have checked them.
 pub(crate) fn rules(value: &Bound<'_, PyAny>) -> PyResult<Rules> {
-    if is_of("MinuteRules", value)? { minute_rules(value).map(Rules::Minute) } else { health(value).map(Rules::Health) }
+    if is_of(&modules::MINUTE_RULES, value)? { minute_rules(value).map(Rules::Minute) } else { health(value).map(Rules::Health) }
 }
 
 fn minute_rules(value: &Bound<'_, PyAny>) -> PyResult<MinuteRules> {
@@ -51,7 +51,7 @@ fn minute_rules(value: &Bound<'_, PyAny>) -> PyResult<MinuteRules> {
 }
 
 fn health(value: &Bound<'_, PyAny>) -> PyResult<HealthRules> {
-    must_be("health", "Health", "a Health, a MinuteRules or None", value)?;
+    must_be("health", &modules::HEALTH, "a Health, a MinuteRules or None", value)?;
     let get = |name: &str| value.getattr(name);
     let seconds = |name: &str| length(name, &get(name)?);
     let count = |name: &str| whole(name, 1, u32::MAX, &get(name)?);

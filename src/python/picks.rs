@@ -9,8 +9,8 @@ use pyo3::types::{PyList, PyString};
 use super::args::{Tokens, request, text, whole};
 use super::handle::PyRouter;
 use super::lease::PyLease;
-use super::records;
 use super::waiting::{PyWaiter, Timeout};
+use super::{modules, records};
 use crate::base::error::Error;
 use crate::facts::Request;
 use crate::wait::Patience;
@@ -105,7 +105,7 @@ with_keywords!(pick_method {
         slf, model_name; request, timeout: Timeout = Timeout::UNBOUNDED, "None", priority: Option<&Bound<'py, PyAny>> = None, "0"
     ) -> Bound<'py, PyAny> {
         let patience = Patience { timeout: timeout.0, priority: priority.map_or(Ok(0), self::priority)? };
-        PyWaiter::new(slf, text("model_name", model_name)?, request, patience)?.hand_to(slf.py(), "wait_async")
+        PyWaiter::new(slf, text("model_name", model_name)?, request, patience)?.hand_to(slf.py(), &modules::WAIT_ASYNC)
     }
 });
 
@@ -127,7 +127,7 @@ fn wait_after<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     match error {
         Error::NoAvailableDeployment(refused) if patience.timeout != Some(0) && refused.reasons.may_change() => {
-            PyWaiter::new(router, model_name, request, patience)?.hand_to(router.py(), "wait")
+            PyWaiter::new(router, model_name, request, patience)?.hand_to(router.py(), &modules::WAIT)
         }
         error => Err(error.into()),
     }

@@ -5,7 +5,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::attached::Attached;
 use super::limits::limit_to;
-use super::modules::member;
+use super::modules;
 use crate::base::events::Event;
 use crate::base::time::seconds;
 use crate::group::{Metrics, Stats};
@@ -16,7 +16,7 @@ use crate::strategy::Strategy;
 
 /// The member of `turnout.Strategy`.
 pub(crate) fn strategy(py: Python<'_>, strategy: Strategy) -> PyResult<Bound<'_, PyAny>> {
-    member(py, "turnout.enums", "Strategy")?.call1((strategy.name(),))
+    modules::STRATEGY.get(py)?.call1((strategy.name(),))
 }
 
 /// Looks up the members of `turnout.Status` once.
@@ -24,7 +24,7 @@ struct Statuses<'py>([(Status, Bound<'py, PyAny>); 4]);
 
 impl<'py> Statuses<'py> {
     fn new(py: Python<'py>) -> PyResult<Self> {
-        let class = member(py, "turnout.enums", "Status")?;
+        let class = modules::STATUS.get(py)?;
         let of = |status: Status| Ok::<_, PyErr>((status, class.call1((status.name(),))?));
         Ok(Self([of(Status::Available)?, of(Status::Degraded)?, of(Status::CoolingDown)?, of(Status::Unhealthy)?]))
     }
@@ -73,13 +73,7 @@ fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyRe
 fn limits<'py>(py: Python<'py>, limits: &[LimitStats]) -> PyResult<Bound<'py, PyAny>> {
     let records = limits.iter().map(|limit| {
         let object = limit_to(py, &limit.limit)?;
-        member(py, "turnout.records", "LimitStats")?.call1((
-            object,
-            limit.quota.as_deref(),
-            limit.used,
-            limit.remaining,
-            limit.resets_in,
-        ))
+        modules::LIMIT_STATS.get(py)?.call1((object, limit.quota.as_deref(), limit.used, limit.remaining, limit.resets_in))
     });
     Ok(PyTuple::new(py, records.collect::<PyResult<Vec<_>>>()?)?.into_any())
 }
@@ -88,7 +82,7 @@ fn limits<'py>(py: Python<'py>, limits: &[LimitStats]) -> PyResult<Bound<'py, Py
 fn observed<'py>(py: Python<'py>, observed: &[ObservedStats]) -> PyResult<Bound<'py, PyAny>> {
     let records = observed.iter().map(|said| {
         let facts = (said.unit.name(), said.quota.as_deref(), said.remaining, said.resets_in, said.limit);
-        member(py, "turnout.records", "ObservedStats")?.call1(facts)
+        modules::OBSERVED_STATS.get(py)?.call1(facts)
     });
     Ok(PyTuple::new(py, records.collect::<PyResult<Vec<_>>>()?)?.into_any())
 }
@@ -99,13 +93,13 @@ pub(crate) fn deployment_stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<
     for (name, value) in fields(py, &Statuses::new(py)?, stats)? {
         keywords.set_item(name, value)?;
     }
-    member(py, "turnout.records", "DeploymentStats")?.call((), Some(&keywords))
+    modules::DEPLOYMENT_STATS.get(py)?.call((), Some(&keywords))
 }
 
 /// One list a field.
 pub(crate) fn columns<'py>(py: Python<'py>, snapshot: &[Stats]) -> PyResult<Bound<'py, PyDict>> {
     let columns = PyDict::new(py);
-    let names = member(py, "turnout.records", "DeploymentStats")?.getattr("__dataclass_fields__")?;
+    let names = modules::DEPLOYMENT_STATS.get(py)?.getattr("__dataclass_fields__")?;
     let lists = names.try_iter()?.map(|name| {
         let list = PyList::empty(py);
         columns.set_item(name?, &list)?;
@@ -137,20 +131,20 @@ pub(crate) fn router_metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResul
     keywords.set_item("total_failures", metrics.total_failures)?;
     keywords.set_item("total_tokens", metrics.total_tokens)?;
     keywords.set_item("panicking", PyTuple::new(py, metrics.panicking.iter().map(|name| &**name))?)?;
-    member(py, "turnout.records", "RouterMetrics")?.call((), Some(&keywords))
+    modules::ROUTER_METRICS.get(py)?.call((), Some(&keywords))
 }
 
 /// A `turnout.Event`.
 pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyAny>> {
-    let kind = member(py, "turnout.enums", "EventKind")?.call1((event.kind.name(),))?;
+    let kind = modules::EVENT_KIND.get(py)?.call1((event.kind.name(),))?;
     let at = seconds(event.at);
     let fields = (kind, event.deployment_id.as_deref(), &*event.model_name, at, &*event.detail);
-    member(py, "turnout.records", "Event")?.call1(fields)
+    modules::EVENT.get(py)?.call1(fields)
 }
 
 /// A `turnout.Explanation`.
 pub(crate) fn explanation<'py>(py: Python<'py>, explanation: &Explanation<Attached>) -> PyResult<Bound<'py, PyAny>> {
-    let class_of_verdict = member(py, "turnout.records", "Verdict")?;
+    let class_of_verdict = modules::VERDICT.get(py)?;
     let verdicts = explanation.verdicts.iter().map(|(entry, verdict)| {
         let id = &entry.attachment().deployment.get().id;
         match verdict {
@@ -162,7 +156,7 @@ pub(crate) fn explanation<'py>(py: Python<'py>, explanation: &Explanation<Attach
     });
     let verdicts = verdicts.collect::<PyResult<Vec<_>>>()?;
     let winner = explanation.winner.as_ref().map(|entry| &entry.attachment().deployment.get().id);
-    member(py, "turnout.records", "Explanation")?.call1((
+    modules::EXPLANATION.get(py)?.call1((
         &*explanation.model_name,
         strategy(py, explanation.strategy)?,
         explanation.score_name,

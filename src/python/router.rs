@@ -15,7 +15,7 @@ use super::deployment::PyDeployment;
 use super::errors::wrong_type;
 use super::handle::PyRouter;
 use super::limits::read_headers;
-use super::{options, records};
+use super::{modules, options, records};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::facts::Deployment;
@@ -51,6 +51,7 @@ impl PyRouter {
         seed: Option<&Bound<'_, PyAny>>,
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
+        modules::find_with_router(py)?;
         let health = optional(health, options::rules)?;
         let minute = [
             ("allowed_fails", allowed_fails),

@@ -13,7 +13,7 @@ use super::attached::Attached;
 use super::errors::undisturbed;
 use super::handle::PyRouter;
 use super::lease::PyLease;
-use super::modules::member;
+use super::modules::Member;
 use crate::base::time::{Nanos, seconds};
 use crate::facts::Request;
 use crate::wait::{Patience, Progress, Waiter};
@@ -87,8 +87,8 @@ impl PyWaiter {
     }
 
     /// What `turnout.waiting` makes of it.
-    pub(crate) fn hand_to<'py>(self, py: Python<'py>, function: &str) -> PyResult<Bound<'py, PyAny>> {
-        member(py, "turnout.waiting", function)?.call1((self,))
+    pub(crate) fn hand_to<'py>(self, py: Python<'py>, function: &Member) -> PyResult<Bound<'py, PyAny>> {
+        function.get(py)?.call1((self,))
     }
 }
 
