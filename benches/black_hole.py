@@ -16,11 +16,19 @@ said.
 The share is that of the attempts in the hole among all attempts while there is one, retries included. An
 outage has the same first failures however long it is, so ``--quick``, which has 2,000 requests and so a
 thirtieth of it, has a larger bound.
+
+The hole's answers also name waits that must not help it. Zero and a date that is past are no waits. A host
+whose clock is 60 s behind and which asks for a minute names a moment that has come by our clock: with the
+answer's own ``Date`` (RFC 9110, section 6.6.1) that is a minute, and without it no wait. A wait that is named
+is taken at its word: a hole that asks for 5 s each time is asked every 5 s, and gets 2.4 %.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email.utils import formatdate
 from functools import partial
 from math import inf, log
 from random import Random
@@ -40,7 +48,38 @@ TOKENS_PER_SECOND = 50
 TPM_LIMIT = 10_000_000  # never reached: two of the rules look at the share that is used
 HOLE, FAILS_AFTER = "0", SECOND // 20
 
-HEALTH: Mapping[str, Mapping[str, Any]] = {"health=MinuteRules()": {"health": MinuteRules()}, "Router()": {}}
+
+def from_now(seconds: float) -> str:
+    """Write a moment as headers do."""
+    return formatdate(time.time() + seconds, usegmt=True)
+
+
+class Answer(Exception):
+    """An answer of the hole as a client raises it."""
+
+    def __init__(self, status_code: int, headers: Mapping[str, str]) -> None:
+        """Take its status and its headers."""
+        self.status_code, self.headers = status_code, headers
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A kind of router, and what the hole answers it."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    status: int = 500
+    headers: Callable[[], dict[str, str]] = dict
+
+
+CASES: Mapping[str, Case] = {
+    "MinuteRules()": Case({"health": MinuteRules()}),
+    "Router()": Case(),
+    "Retry-After: 0": Case(status=503, headers=lambda: {"Retry-After": "0"}),
+    "429, 0": Case(status=429, headers=lambda: {"Retry-After": "0"}),
+    "a past date": Case(status=503, headers=lambda: {"Retry-After": from_now(-3600), "Date": from_now(0)}),
+    "clock behind": Case(status=503, headers=lambda: {"Retry-After": from_now(60 - 60), "Date": from_now(-60)}),
+    "without Date": Case(status=503, headers=lambda: {"Retry-After": from_now(60 - 60)}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +108,12 @@ class Run:
         swallowed: How many of them went into it.
     """
 
-    def __init__(self, requests: Sequence[Request], strategy: Strategy, health: Mapping[str, Any], seed: int) -> None:
+    def __init__(self, requests: Sequence[Request], strategy: Strategy, case: Case, seed: int) -> None:
         self.attempts = self.swallowed = 0
+        self._case = case
         self._simulation = Simulation()
         deployments = [Deployment(str(i), MODEL, tpm_limit=TPM_LIMIT, max_parallel_requests=PLACES) for i in range(DEPLOYMENTS)]
-        self._router = Router(deployments, strategy=strategy, seed=seed, clock=self._simulation.clock, **health)
+        self._router = Router(deployments, strategy=strategy, seed=seed, clock=self._simulation.clock, **case.options)
         self._line = Line(self._simulation, self._send)
         end = requests[-1].arrival
         self._hole = range(end // 3, 2 * end // 3)
@@ -110,20 +150,21 @@ class Run:
         self._line.move()
 
     def _fail(self, request: Request, lease: Lease) -> None:
-        lease.failure("error")
+        with suppress(Answer), lease:
+            raise Answer(self._case.status, self._case.headers())
         self._line.waiting.appendleft(Request(request.arrival, request.duration, (*request.tried, lease.deployment_id)))
         self._line.move()
 
 
 def measure(requests: Sequence[Request], strategy: Strategy, seed: int) -> dict[str, dict[str, float]]:
-    """Run one strategy with every kind of health.
+    """Run one strategy in every case.
 
     Returns:
         Attempts, and those that were swallowed, with their share in percent.
     """
     figures = {}
-    for name, health in HEALTH.items():
-        run = Run(requests, strategy, health, seed)
+    for name, case in CASES.items():
+        run = Run(requests, strategy, case, seed)
         run.to_the_end()
         figures[name] = {"attempts": run.attempts, "swallowed": run.swallowed, "percent": 100 * run.swallowed / run.attempts}
     return figures
@@ -131,10 +172,10 @@ def measure(requests: Sequence[Request], strategy: Strategy, seed: int) -> dict[
 
 def report(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
     """Write the figures as text, line by line."""
-    yield f"{'attempts in the hole':<22}" + "".join(f"{name:>26}" for name in HEALTH)
-    for strategy, by_health in rows.items():
-        shares = (f"{each['swallowed']:,} = {each['percent']:.2f} %" for each in by_health.values())
-        yield f"{strategy:<22}" + "".join(f"{share:>26}" for share in shares)
+    yield f"{'% of attempts':<18}" + "".join(f"{name:>16}" for name in CASES)
+    for strategy, by_case in rows.items():
+        shares = (f"{each['percent']:.2f} ({each['swallowed']:,})" for each in by_case.values())
+        yield f"{strategy:<18}" + "".join(f"{share:>16}" for share in shares)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,7 +185,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     requests = draw_requests(options.seed, n)
     rows = {str(strategy): measure(requests, strategy, options.seed) for strategy in Strategy}
     print("\n".join(report(rows)))
-    shares = {strategy: by_health["Router()"]["percent"] for strategy, by_health in rows.items()}
+    shares = {
+        f"{strategy}, {name}": each["percent"]
+        for strategy, by_case in rows.items()
+        for name, each in by_case.items()
+        if name != "MinuteRules()"
+    }
     return conclude({"rows": rows}, [Budget("traffic into the hole", bound, "% of the attempts", figures=shares)], options)
 
 
