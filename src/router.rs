@@ -375,6 +375,7 @@ impl<T: Attachment> Router<T> {
         let mut metrics = Metrics { models: self.models().len(), panicking, ..Metrics::default() };
         self.snapshot().iter().for_each(|stats| metrics.add(stats));
         metrics.waiting = self.queue.waiting() as u64;
+        metrics.events_dropped = self.services().events.dropped();
         metrics
     }
 

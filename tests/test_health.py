@@ -5,6 +5,7 @@ outliers, events.
 import asyncio
 import gc
 import heapq
+import os
 import pickle
 import random
 import sys
@@ -815,6 +816,67 @@ def test_a_callback_that_ends_its_own_subscription() -> None:
     router.cool_down("d0", 1.0)
     router.cool_down("d0", 2.0)
     assert len(calls) == 1
+
+
+def test_a_call_tells_no_more_than_its_share() -> None:
+    """Behind a callback that hangs, the calls of others go on. They leave their events to later calls."""
+    router = make(3)
+    told: list[Event] = []
+    inside, gate = threading.Event(), threading.Event()
+
+    def callback(event: Event) -> None:
+        told.append(event)
+        inside.set()
+        assert gate.wait(10)
+
+    router.subscribe(callback)
+    thread = threading.Thread(target=router.cool_down, args=("d0", 1.0))
+    thread.start()
+    assert inside.wait(10)
+    for i in range(12_000):
+        router.cool_down("d1", 2.0 + i)
+    assert len(told) == 1
+    assert router.metrics().events_dropped == 2_000
+    gate.set()
+    thread.join()
+    assert len(told) == 1
+    router.cool_down("d2", 1.0)
+    assert len(told) == 101
+    # Any call tells, and the oldest are dropped: the first of these was the 2,001st.
+    for _ in range(100):
+        router.report_health("d0", True)
+    assert [len(told), router.metrics().events_dropped] == [10_001, 2_001]
+    assert told[-1].deployment_id == "d2"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_that_was_forked_amid_a_callback_tells_its_own_events() -> None:
+    router = make(3)
+    told: list[str | None] = []
+    inside, gate = threading.Event(), threading.Event()
+
+    def callback(event: Event) -> None:
+        told.append(event.deployment_id)
+        inside.set()
+        assert gate.wait(10)
+
+    router.subscribe(callback)
+    thread = threading.Thread(target=router.cool_down, args=("d0", 1.0))
+    thread.start()
+    assert inside.wait(10)
+    router.cool_down("d1", 1.0)
+    child = os.fork()
+    if child == 0:
+        gate.set()
+        told.clear()
+        router.cool_down("d2", 1.0)
+        os._exit(0 if told == ["d2"] else 1)
+    gate.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    router.cool_down("d2", 1.0)
+    assert told == ["d0", "d1", "d2"]
 
 
 def test_a_callback_and_its_router_are_collected_together() -> None:

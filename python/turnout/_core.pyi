@@ -850,9 +850,11 @@ class Router:
         """Call ``callback`` with an :class:`turnout.Event` whenever a deployment or a group changes its
         state.
 
-        It is called at the end of the call that caused the event, by the thread that made it or by another
-        that is telling events just then, and may use the router. What it raises goes to `sys.unraisablehook`.
-        Keep it short: the call waits.
+        It is called at the end of the call that caused the event, and may use the router. One thread at a
+        time tells events, in their order. A call tells those that were pending when it began to tell, but no
+        more than 100. The next call tells the others, also those that were caused while another thread was
+        telling. Of more than 10,000 pending events the oldest are dropped: ``metrics().events_dropped``. An
+        exception of the callback goes to `sys.unraisablehook`. Keep it short: the call waits.
 
         Args:
             callback: What to call.

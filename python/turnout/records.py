@@ -135,6 +135,7 @@ class RouterMetrics:
         total_failures: Failures, those that say nothing about a deployment's health left out.
         total_tokens: Tokens of successes.
         panicking: The model names whose groups have so few in service that their health is ignored, sorted.
+        events_dropped: Events that no subscriber was told, since more than 10,000 waited to be told.
     """
 
     models: int
@@ -150,6 +151,7 @@ class RouterMetrics:
     total_failures: int
     total_tokens: int
     panicking: tuple[str, ...] = ()
+    events_dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

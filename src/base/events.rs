@@ -1,13 +1,20 @@
 //! What happens to deployments and groups, for callbacks of the application.
 //!
-//! An event is noted where it happens, under the locks that are held there. It is delivered when the call
-//! that caused it holds no lock any more: a callback may use the router. Without a subscriber nothing is
-//! noted.
+//! An event is noted where it happens, under the locks that are held there. It is told when the call that
+//! caused it holds no lock any more: a callback may use the router. Without a subscriber nothing is noted.
+//!
+//! One thread tells at a time, so that subscribers hear of events in the order in which they happened. It tells
+//! the events that were pending when it began, but no more than [`MOST_AT_ONCE`], and those that its callbacks
+//! cause. Other events are left to the next call. So no call tells for longer than its share, however fast the
+//! events of others come.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::thread::ThreadId;
 
-use super::sync::atomic::{AtomicBool, Ordering};
+use super::rng;
+use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::sync::{Mutex, MutexGuard, hold};
 use super::time::Nanos;
 
@@ -73,6 +80,12 @@ pub struct Event {
     pub detail: String,
 }
 
+/// The most events that wait to be told. Behind a callback that hangs, older ones are dropped.
+const MOST_PENDING: usize = 10_000;
+
+/// The most events that one call tells, beside those that its callbacks cause.
+const MOST_AT_ONCE: usize = 100;
+
 type Callback = Arc<dyn Fn(&Event) + Send + Sync>;
 
 /// A callback that is called from now on. It ends with [`Subscription::end`], or with the router and the
@@ -112,9 +125,20 @@ impl Subscription {
 pub(crate) struct Events {
     has_subscribers: AtomicBool,
     is_pending: AtomicBool,
-    is_telling: AtomicBool,
     subscribers: Mutex<Subscribers>,
-    queue: Mutex<Vec<Event>>,
+    queue: Mutex<Queue>,
+    dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    pending: VecDeque<Event>,
+    /// The thread that tells.
+    teller: Option<ThreadId>,
+    /// How many of the pending events it is to tell.
+    owed: usize,
+    /// The process that all this belongs to.
+    forks: u64,
 }
 
 #[derive(Default)]
@@ -156,13 +180,23 @@ impl Events {
     /// Notes an event, if there is a subscriber. Its locks are taken after all others.
     pub(crate) fn note(&self, event: impl FnOnce() -> Event) {
         if self.has_subscribers.load(Ordering::Relaxed) {
-            hold(&self.queue).push(event());
-            self.is_pending.store(true, Ordering::SeqCst);
+            let mut queue = self.queue();
+            queue.pending.push_back(event());
+            if queue.pending.len() > MOST_PENDING {
+                queue.pending.pop_front();
+                queue.owed = queue.owed.saturating_sub(1);
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            self.is_pending.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Tells the noted events, unless another thread is telling: that one then tells these too. The caller
-    /// holds no lock.
+    /// Returns how many events were dropped because too many waited to be told.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Tells the events that are pending, unless another thread is telling. The caller holds no lock.
     #[inline]
     pub(crate) fn deliver(&self) {
         if self.is_pending.load(Ordering::Relaxed) {
@@ -172,33 +206,56 @@ impl Events {
 
     #[cold]
     fn deliver_pending(&self) {
-        // Sequentially consistent. A thread that leaves its event to the telling one has set `is_pending`
-        // before. The telling one reads `is_pending` again after it has cleared `is_telling`.
-        while self.is_pending.load(Ordering::SeqCst) && !self.is_telling.swap(true, Ordering::SeqCst) {
-            let telling = Telling(self);
-            for event in self.take() {
-                let callbacks: Vec<_> = self.subscribers().callbacks.iter().map(|(_, callback)| Arc::clone(callback)).collect();
-                for callback in callbacks {
-                    callback(&event);
-                }
+        let mut queue = self.queue();
+        let me = std::thread::current().id();
+        match queue.teller {
+            // A callback has caused these.
+            Some(teller) if teller == me => queue.owed = queue.pending.len().min(queue.owed.max(MOST_AT_ONCE)),
+            Some(_) => {}
+            None => {
+                (queue.teller, queue.owed) = (Some(me), queue.pending.len().min(MOST_AT_ONCE));
+                drop(queue);
+                self.tell();
             }
-            drop(telling);
         }
     }
 
-    fn take(&self) -> Vec<Event> {
+    fn tell(&self) {
+        let _telling = Telling(self);
+        while let Some(event) = self.next() {
+            let callbacks: Vec<_> = self.subscribers().callbacks.iter().map(|(_, callback)| Arc::clone(callback)).collect();
+            for callback in callbacks {
+                callback(&event);
+            }
+        }
+    }
+
+    /// Takes the next event that this thread is to tell.
+    fn next(&self) -> Option<Event> {
+        let mut queue = self.queue();
+        queue.owed = queue.owed.checked_sub(1)?;
+        let next = queue.pending.pop_front();
+        self.is_pending.store(!queue.pending.is_empty(), Ordering::Relaxed);
+        next
+    }
+
+    /// Returns the queue. In a forked child it is a new one: the parent tells its own events, and the thread
+    /// that told them is not here.
+    fn queue(&self) -> MutexGuard<'_, Queue> {
         let mut queue = hold(&self.queue);
-        self.is_pending.store(false, Ordering::SeqCst);
-        std::mem::take(&mut *queue)
+        if queue.forks != rng::forks() {
+            *queue = Queue { forks: rng::forks(), ..Queue::default() };
+        }
+        queue
     }
 }
 
-/// Clears `is_telling` in the end, whatever a callback does.
+/// Lets the next thread tell, whatever a callback does.
 struct Telling<'a>(&'a Events);
 
 impl Drop for Telling<'_> {
     fn drop(&mut self) {
-        self.0.is_telling.store(false, Ordering::SeqCst);
+        self.0.queue().teller = None;
     }
 }
 
@@ -235,10 +292,67 @@ mod tests {
         events.note(|| event("1"));
         let number = events.subscribe(Arc::new(|_| ()));
         events.note(|| event("2"));
-        assert_eq!(events.take().len(), 1);
+        assert_eq!(events.queue().pending.len(), 1);
         assert!(events.unsubscribe(number).is_some() && events.unsubscribe(number).is_none());
         events.note(|| event("3"));
-        assert!(events.take().is_empty());
+        assert_eq!(events.queue().pending.len(), 1);
+    }
+
+    #[test]
+    fn a_thread_tells_what_was_pending_and_leaves_the_events_of_others() {
+        let (events, told) = (Arc::new(Events::default()), Arc::new(Mutex::new(Vec::new())));
+        let (weak, log) = (Arc::downgrade(&events), Arc::clone(&told));
+        events.subscribe(Arc::new(move |event| {
+            log.lock().unwrap().push(event.detail.clone());
+            let events = weak.upgrade().unwrap();
+            let other = std::thread::spawn(move || {
+                events.note(|| self::event("of another thread"));
+                events.deliver();
+            });
+            other.join().unwrap();
+        }));
+        events.note(|| event("1"));
+        events.note(|| event("2"));
+        events.deliver();
+        assert_eq!(*told.lock().unwrap(), ["1", "2"]);
+        events.deliver();
+        assert_eq!(told.lock().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn the_oldest_are_dropped_where_too_many_wait() {
+        let (events, told) = (Events::default(), Arc::new(Mutex::new(Vec::new())));
+        let log = Arc::clone(&told);
+        events.subscribe(Arc::new(move |event| log.lock().unwrap().push(event.detail.clone())));
+        for i in 0..MOST_PENDING + 3 {
+            events.note(|| event(&i.to_string()));
+        }
+        assert_eq!(events.dropped(), 3);
+        for calls in 1..=MOST_PENDING / MOST_AT_ONCE {
+            events.deliver();
+            assert_eq!(told.lock().unwrap().len(), calls * MOST_AT_ONCE);
+        }
+        assert_eq!(told.lock().unwrap()[0], "3");
+    }
+
+    #[test]
+    fn a_forked_child_tells_its_own_events() {
+        let _forking = rng::tests::FORKING.write().unwrap();
+        let (events, told) = (Arc::new(Events::default()), Arc::new(Mutex::new(Vec::new())));
+        let (weak, log) = (Arc::downgrade(&events), Arc::clone(&told));
+        events.subscribe(Arc::new(move |event| {
+            log.lock().unwrap().push(event.detail.clone());
+            if event.detail == "1" {
+                rng::after_fork();
+                let child = weak.upgrade().unwrap();
+                child.note(|| self::event("of the child"));
+                child.deliver();
+            }
+        }));
+        events.note(|| event("1"));
+        events.note(|| event("the parent tells this"));
+        events.deliver();
+        assert_eq!(*told.lock().unwrap(), ["1", "of the child"]);
     }
 
     #[test]

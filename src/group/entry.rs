@@ -288,10 +288,11 @@ impl<T> Entry<T> {
     /// wakes the waiters that may find capacity now. No lock may be held.
     #[inline]
     pub(crate) fn finish(&self) {
-        self.services.events.deliver();
+        // A callback that hangs is to hold up nobody who waits.
         if self.services.bell.is_waited_at() {
             self.wake_waiters();
         }
+        self.services.events.deliver();
     }
 
     /// Wakes the waiters of the group that its counters belong to now; all waiters, if it is under quotas

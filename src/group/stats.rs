@@ -145,6 +145,8 @@ pub struct Metrics {
     pub total_tokens: u64,
     /// The model names whose groups panic.
     pub panicking: Vec<Arc<str>>,
+    /// How many events were dropped because too many waited to be told.
+    pub events_dropped: u64,
 }
 
 impl Metrics {

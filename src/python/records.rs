@@ -131,6 +131,7 @@ pub(crate) fn router_metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResul
     keywords.set_item("total_failures", metrics.total_failures)?;
     keywords.set_item("total_tokens", metrics.total_tokens)?;
     keywords.set_item("panicking", PyTuple::new(py, metrics.panicking.iter().map(|name| &**name))?)?;
+    keywords.set_item("events_dropped", metrics.events_dropped)?;
     modules::ROUTER_METRICS.get(py)?.call((), Some(&keywords))
 }
 
