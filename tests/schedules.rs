@@ -774,6 +774,33 @@ fn whoever_gives_up_leaves_nothing_and_holds_up_nobody() {
     });
 }
 
+/// A waiter whose rings are lost, and which looks by itself.
+fn wait_without_rings(router: &Router<()>, request: Request) -> Lease<()> {
+    let waiter = router.wait("model", request, Patience::default(), Waker::noop().clone()).unwrap();
+    loop {
+        match router.poll(&waiter).unwrap() {
+            Progress::Served(lease) => return lease,
+            Progress::Waits(_) => thread::yield_now(),
+        }
+    }
+}
+
+#[test]
+fn rings_that_are_lost_hold_up_nobody() {
+    explore(3_000, || {
+        let (_, router) = router(Strategy::SimpleShuffle);
+        add(&router, single());
+        let lease = router.acquire("model", &request(1)).unwrap();
+        let release = || {
+            lease.release(false);
+        };
+        let deaf = |request: Request| drop(wait_without_rings(&router, request));
+        together(&[&release, &|| deaf(request(1)), &|| deaf(tagged(1)), &|| drop(wait(&router, request(1)))]);
+        assert_eq!(router.metrics().waiting, 0);
+        assert_settled(&router);
+    });
+}
+
 #[test]
 fn nobody_misses_a_minute_that_begins() {
     explore(2_000, || {
@@ -993,6 +1020,8 @@ fn what_happens_is_told_once() {
             move || router.record_failure(id, FailureKind::Auth, None, None).unwrap()
         };
         together(&[&fail("a"), &fail("b"), &fail("c")]);
+        // An event that came while another thread was telling is told by the next call.
+        router.record_success("a", 0, None).unwrap();
         subscription.end();
         let told = told.lock().unwrap();
         let count = |kind| told.iter().filter(|(other, _)| *other == kind).count();

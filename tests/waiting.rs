@@ -163,19 +163,20 @@ fn a_new_first_one_takes_the_alarm_over() {
 }
 
 #[test]
-fn on_the_systems_clock_only_the_first_sleeps_for_the_alarm() {
+fn on_the_systems_clock_the_first_sleeps_for_the_alarm_and_all_look_once_in_a_while() {
     let _lock = not_forking();
     let router = Router::new(Settings::default()).unwrap();
     drop(router.add(Deployment::new("a", "model").unwrap(), ()).unwrap());
-    router.cool_down("a", 100 * SECOND).unwrap();
+    router.cool_down("a", SECOND / 5).unwrap();
     let (_, first) = wait(&router, Request::default(), UNBOUNDED);
     let (_, second) = wait(&router, Request::default(), UNBOUNDED);
-    let (_, third) = wait(&router, Request::default(), Patience { timeout: Some(50 * SECOND), priority: 0 });
+    let (_, third) = wait(&router, Request::default(), Patience { timeout: Some(SECOND / 10), priority: 0 });
     let at_most = |waiter| match router.poll(waiter) {
-        Ok(Progress::Waits(at_most)) => at_most.map(|at_most| at_most.div_ceil(10 * SECOND)),
+        Ok(Progress::Waits(Some(at_most))) => at_most.div_ceil(SECOND / 10),
         other => panic!("{other:?}"),
     };
-    assert_eq!([at_most(&first), at_most(&second), at_most(&third)], [Some(10), None, Some(5)]);
+    // The second looks after half a second and a little more: a ring may be lost.
+    assert_eq!([at_most(&first), at_most(&second), at_most(&third)], [2, 6, 1]);
 }
 
 #[test]

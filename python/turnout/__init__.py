@@ -10,6 +10,7 @@
 'openai'
 """
 
+import atexit as _atexit
 import os as _os
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from turnout._core import Lease as Lease
 from turnout._core import ManualClock as ManualClock
 from turnout._core import RoutingContext as RoutingContext
 from turnout._core import __version__ as __version__
-from turnout._core import _after_fork
+from turnout._core import _after_fork, _at_exit
 from turnout.enums import EventKind as EventKind
 from turnout.enums import FailureKind as FailureKind
 from turnout.enums import Status as Status
@@ -134,6 +135,9 @@ if not TYPE_CHECKING:  # a checker is to find names that do not exist
     def __dir__():
         return sorted({*globals(), *_HOME, *_SUBMODULES})
 
+
+# Threads that go on while the interpreter ends must not run Python code from the core.
+_atexit.register(_at_exit)
 
 # Workers that are forked from one process must not draw alike.
 if hasattr(_os, "register_at_fork"):

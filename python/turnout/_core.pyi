@@ -21,6 +21,7 @@ __all__ = [
     "_Waiter",
     "__version__",
     "_after_fork",
+    "_at_exit",
     "_time_zone",
     "build_routing_contexts",
     "least_busy",
@@ -994,6 +995,9 @@ class _Waiter:
 
     def cancel(self) -> None:
         """Give up the place, and the lease if there is one that was not returned."""
+
+def _at_exit() -> None:
+    """Run Python code in no other thread than this one from now on: the interpreter ends."""
 
 def _after_fork() -> None:
     """Seed the random draws anew in a forked child, which would otherwise draw what its parent draws."""

@@ -1,47 +1,19 @@
-"""How a thread, an asyncio task and a trio task wait for a lease. The order in which they are served is the
-core's.
+"""How an asyncio task and a trio task wait for a lease. The order in which they are served is the core's, and
+threads wait in the core.
 
 A waiter is polled. It returns its lease, or the seconds after which it wants to be polled again. It may call
 the function that it was given before that time. Each loop sleeps that long. A loop that is left in any way
 gives up the place, and a lease that was not returned.
 """
 
-import math
 import sys
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from turnout._core import Lease, _Waiter
 
-__all__ = ["wait", "wait_async"]
-
-
-def wait(waiter: _Waiter) -> Lease:
-    """Wait in this thread.
-
-    Args:
-        waiter: The waiter.
-
-    Returns:
-        The lease.
-    """
-    bell = threading.Lock()
-    bell.acquire()
-
-    def wake() -> None:
-        with suppress(RuntimeError):  # rung already
-            bell.release()
-
-    try:
-        while not isinstance(progress := waiter.poll(wake), Lease):
-            # Releases the GIL, and lets Ctrl-C through.
-            bell.acquire(timeout=-1 if progress == math.inf else min(progress, threading.TIMEOUT_MAX))
-        return progress
-    finally:
-        waiter.cancel()
+__all__ = ["wait_async"]
 
 
 async def wait_async(waiter: _Waiter) -> Lease:
@@ -72,22 +44,23 @@ def _runs_in_trio() -> bool:
 
 
 async def _wait_in_asyncio(waiter: _Waiter) -> Lease:
-    # Imported here, where it is already: a program without a loop need not load it.
+    # Imported here, where they are already: a program without a loop need not load them.
     import asyncio
+    from weakref import ref
 
     loop = asyncio.get_running_loop()
     try:
         while True:
             woken = loop.create_future()
-            progress = waiter.poll(partial(_wake, waiter, loop.call_soon_threadsafe, _set, woken))
+            progress = waiter.poll(partial(_wake, waiter, loop.is_closed, loop.call_soon_threadsafe, _set, woken))
             if isinstance(progress, Lease):
                 return progress
-            timer = None if progress == math.inf else loop.call_later(progress, _set, woken)
+            # A loop keeps its timers. It is not to keep a task that nobody else knows.
+            timer = loop.call_later(progress, _set_if_alive, ref(woken))
             try:
                 await woken
             finally:
-                if timer is not None:
-                    timer.cancel()
+                timer.cancel()
     finally:
         waiter.cancel()
 
@@ -95,10 +68,18 @@ async def _wait_in_asyncio(waiter: _Waiter) -> Lease:
 async def _wait_in_trio(waiter: _Waiter) -> Lease:
     trio: Any = sys.modules["trio"]
     token = trio.lowlevel.current_trio_token()
+
+    def is_over() -> bool:
+        try:
+            token.run_sync_soon(int, idempotent=True)
+        except trio.RunFinishedError:
+            return True
+        return False
+
     try:
         while True:
             woken = trio.Event()
-            progress = waiter.poll(partial(_wake, waiter, token.run_sync_soon, woken.set))
+            progress = waiter.poll(partial(_wake, waiter, is_over, token.run_sync_soon, woken.set))
             if isinstance(progress, Lease):
                 return progress
             with trio.move_on_after(progress):
@@ -107,12 +88,21 @@ async def _wait_in_trio(waiter: _Waiter) -> Lease:
         waiter.cancel()
 
 
-def _wake(waiter: _Waiter, call_soon: Callable[..., object], *call: object) -> None:
+def _wake(waiter: _Waiter, is_over: Callable[[], bool], call_soon: Callable[..., object], *call: object) -> None:
     try:
         call_soon(*call)
     except RuntimeError:
+        # RecursionError is one too, and says nothing of the loop.
+        if not is_over():
+            raise
         # The loop has ended, and with it the tasks that waited there. Others must not wait behind them.
         waiter.cancel()
+
+
+def _set_if_alive(woken: Callable[[], Any]) -> None:
+    future = woken()
+    if future is not None:
+        _set(future)
 
 
 def _set(woken: Any) -> None:

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 use super::args::{length, reading};
 use super::errors::out_of_range;
+use super::interrupt;
 use crate::base::manual_clock::ManualClock;
 use crate::base::time::seconds;
 
@@ -28,14 +29,14 @@ impl PyManualClock {
     #[pyo3(signature = (seconds, /))]
     fn advance(&self, seconds: &Bound<'_, PyAny>) -> PyResult<()> {
         let by = length("seconds", seconds)?;
-        if self.0.advance(by) { Ok(()) } else { Err(out_of_range("seconds", ALLOWED_READING, seconds)) }
+        interrupt::after(if self.0.advance(by) { Ok(()) } else { Err(out_of_range("seconds", ALLOWED_READING, seconds)) })
     }
 
     /// Set the reading, forward or back.
     #[pyo3(signature = (seconds, /))]
     fn set(&self, seconds: &Bound<'_, PyAny>) -> PyResult<()> {
         self.0.set(reading("seconds", seconds)?);
-        Ok(())
+        interrupt::done(())
     }
 
     /// Return the reading in seconds.

@@ -1,9 +1,12 @@
 //! From the core's errors to the exceptions of `turnout.exceptions`.
 
+use pyo3::PyTypeInfo;
+use pyo3::call::PyCallArgs;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
+use super::door;
 use crate::base::error::{Error, Unavailable};
 
 macro_rules! exceptions {
@@ -37,58 +40,51 @@ impl From<Error> for PyErr {
             Error::Configuration(_) => ConfigurationError::new_err(message),
             Error::AliasCycle(_) => AliasCycle::new_err(message),
             Error::ModelNotFound(unknown) => {
-                Python::attach(|py| ModelNotFound::new_err((message, unknown.name, names(py, unknown.near))))
+                raised::<ModelNotFound, _>(|py| Ok((message, unknown.name, PyTuple::new(py, unknown.near)?.unbind())))
             }
-            Error::AliasNotFound(alias) => ModelNotFound::new_err((message, alias)),
+            Error::AliasNotFound(alias) => raised::<ModelNotFound, _>(|_| Ok((message, alias))),
             Error::DeploymentNotFound(unknown) => {
-                Python::attach(|py| DeploymentNotFound::new_err((message, unknown.id, names(py, unknown.near))))
+                raised::<DeploymentNotFound, _>(|py| Ok((message, unknown.id, PyTuple::new(py, unknown.near)?.unbind())))
             }
             Error::NoAvailableDeployment(unavailable) => {
                 let reasons = &unavailable.reasons;
-                let raise = if reasons.all_cooling_down() {
-                    AllDeploymentsInCooldown::new_err::<Args>
+                if reasons.all_cooling_down() {
+                    not_available::<AllDeploymentsInCooldown>(message, &unavailable)
                 } else if reasons.all_rate_limited() {
-                    RateLimitExceeded::new_err
+                    not_available::<RateLimitExceeded>(message, &unavailable)
                 } else {
-                    NoAvailableDeployment::new_err
-                };
-                not_available(raise, message, &unavailable)
+                    not_available::<NoAvailableDeployment>(message, &unavailable)
+                }
             }
-            Error::WaitTimeout(unavailable) => not_available(WaitTimeout::new_err, message, &unavailable),
-            Error::TooManyWaiters(unavailable, _) => not_available(TooManyWaiters::new_err, message, &unavailable),
-            Error::RequestTooLarge(too_large) => {
-                RequestTooLarge::new_err((message, too_large.model_name.to_string(), too_large.tokens, too_large.largest_limit))
-            }
+            Error::WaitTimeout(unavailable) => not_available::<WaitTimeout>(message, &unavailable),
+            Error::TooManyWaiters(unavailable, _) => not_available::<TooManyWaiters>(message, &unavailable),
+            Error::RequestTooLarge(too_large) => raised::<RequestTooLarge, _>(|_| {
+                Ok((message, too_large.model_name.to_string(), too_large.tokens, too_large.largest_limit))
+            }),
         }
     }
 }
 
-fn names(py: Python<'_>, names: Vec<String>) -> Py<PyAny> {
-    match pyo3::types::PyTuple::new(py, names) {
-        Ok(names) => names.into_any().unbind(),
-        Err(_) => py.None(),
-    }
+/// Makes an exception whose constructor is Python code: at once, and so behind the door.
+fn raised<C: PyTypeInfo, A: for<'py> PyCallArgs<'py>>(args: impl FnOnce(Python<'_>) -> PyResult<A>) -> PyErr {
+    Python::attach(|py| door::inside(|| py.get_type::<C>().call1(args(py)?)).map_or_else(|error| error, PyErr::from_value))
 }
 
-/// The arguments of `NoAvailableDeployment` and its subclasses.
-type Args = (String, String, Option<f64>, Py<PyDict>);
-
-fn not_available(raise: fn(Args) -> PyErr, message: String, unavailable: &Unavailable) -> PyErr {
-    Python::attach(|py| {
+fn not_available<C: PyTypeInfo>(message: String, unavailable: &Unavailable) -> PyErr {
+    raised::<C, _>(|py| {
         let reasons = PyDict::new(py);
         for (gate, count) in unavailable.reasons.iter() {
-            if let Err(error) = reasons.set_item(gate.name(), count) {
-                return error;
-            }
+            reasons.set_item(gate.name(), count)?;
         }
-        raise((message, unavailable.model_name.to_string(), unavailable.retry_after, reasons.unbind()))
+        Ok((message, unavailable.model_name.to_string(), unavailable.retry_after, reasons.unbind()))
     })
 }
 
 /// Runs Python code that has nothing to do with an exception that may be under way, such as a callback in a
-/// destructor: that exception is still under way afterwards. Does nothing while the interpreter shuts down.
+/// destructor: that exception is still under way afterwards. Does nothing once the interpreter ends.
 pub(crate) fn undisturbed(run: impl FnOnce(Python<'_>)) {
     Python::try_attach(|py| {
+        let Some(_inside) = door::enter() else { return };
         let pending = PyErr::take(py);
         run(py);
         if let Some(pending) = pending {

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
 use super::errors::undisturbed;
-use super::records;
+use super::{interrupt, records};
 use crate::base::events::{Event, Subscription};
 use crate::group::Attachment;
 use crate::router::Router;
@@ -20,7 +20,8 @@ impl Callback {
     /// Calls it. What it raises is reported as unraisable: the call that caused the event has no part in it.
     fn call(&self, event: &Event) {
         undisturbed(|py| {
-            if let Err(error) = records::event(py, event).and_then(|event| self.0.call1(py, (event,))) {
+            let called = records::event(py, event).and_then(|event| self.0.call1(py, (event,)));
+            if let Err(error) = called.map(drop).or_else(|error| interrupt::keep(py, error)) {
                 error.write_unraisable(py, Some(self.0.bind(py)));
             }
         });

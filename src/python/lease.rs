@@ -10,7 +10,7 @@ use super::attached::Attached;
 use super::deployment::PyDeployment;
 use super::errors::undisturbed;
 use super::limits::{read_headers, said_from};
-use super::modules;
+use super::{door, interrupt, modules};
 use crate::base::time::Nanos;
 use crate::health::{FailureKind, Scope};
 use crate::lease::Lease;
@@ -47,7 +47,10 @@ impl PyLease {
         if self.lease.has_ended() {
             return;
         }
-        match read(exc, self.lease.learns_from_headers()) {
+        let learns = self.lease.learns_from_headers();
+        // Interrupted, it is read once more: its lease is to learn of it all the same.
+        let reading = read(exc, learns).or_else(|error| interrupt::keep(exc.py(), error).and_then(|()| read(exc, learns)));
+        match reading {
             Ok((Some(kind), said, retry_after, scope)) => self.lease.failure(kind, retry_after, &said, scope),
             Ok((None, said, ..)) => {
                 if !said.is_empty() {
@@ -57,7 +60,10 @@ impl PyLease {
             }
             Err(error) => {
                 // The caller's exception must get through, even if something is wrong with it.
-                error.write_unraisable(exc.py(), Some(exc));
+                let _ = door::inside(|| {
+                    error.write_unraisable(exc.py(), Some(exc));
+                    Ok(())
+                });
                 self.lease.failure(FailureKind::Error, None, &[], None)
             }
         };
@@ -107,7 +113,7 @@ impl PyLease {
     ) -> PyResult<bool> {
         let latency_us = optional(latency, latency_us)?;
         let (tokens, split) = split(tokens.map(|tokens| tokens.0), input_tokens, output_tokens)?;
-        Ok(self.lease.success(tokens, split, latency_us))
+        interrupt::done(self.lease.success(tokens, split, latency_us))
     }
 
     /// End the lease with a failure. What it reserved stays in the window, since the provider may have
@@ -118,13 +124,15 @@ impl PyLease {
     )]
     fn failure(&self, kind: Kind, retry_after: Option<&Bound<'_, PyAny>>, scope: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let retry_after = optional(retry_after, |seconds| length("retry_after", seconds))?;
-        Ok(self.lease.failure(kind.0, retry_after, &[], optional(scope, self::scope)?))
+        let scope = optional(scope, self::scope)?;
+        interrupt::done(self.lease.failure(kind.0, retry_after, &[], scope))
     }
 
     /// End the lease without an outcome: the deployment's health does not change.
     #[pyo3(signature = (unused=None), text_signature = "($self, unused=False)")]
     fn release(&self, unused: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-        Ok(self.lease.release(unused.map_or(Ok(false), |unused| flag("unused", unused))?))
+        let unused = unused.map_or(Ok(false), |unused| flag("unused", unused))?;
+        interrupt::done(self.lease.release(unused))
     }
 
     /// Record what the answer's headers say about the provider's limits.
@@ -132,7 +140,7 @@ impl PyLease {
     fn observe(&self, headers: &Bound<'_, PyAny>) -> PyResult<()> {
         let (said, retry_after) = read_headers(headers)?;
         self.lease.observe(&said, retry_after);
-        Ok(())
+        interrupt::done(())
     }
 
     fn __enter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
@@ -140,14 +148,14 @@ impl PyLease {
     }
 
     #[pyo3(signature = (exc_type, exc, traceback, /))]
-    fn __exit__(&self, exc_type: &Bound<'_, PyAny>, exc: &Bound<'_, PyAny>, traceback: &Bound<'_, PyAny>) -> bool {
+    fn __exit__(&self, exc_type: &Bound<'_, PyAny>, exc: &Bound<'_, PyAny>, traceback: &Bound<'_, PyAny>) -> PyResult<bool> {
         let _ = traceback;
         if exc_type.is_none() {
             self.lease.success(None, None, None);
         } else {
             self.fail(exc);
         }
-        false
+        interrupt::done(false)
     }
 
     fn __aenter__(slf: Bound<'_, Self>) -> Ready {
@@ -162,7 +170,7 @@ impl PyLease {
         exc: &Bound<'_, PyAny>,
         traceback: &Bound<'_, PyAny>,
     ) -> PyResult<Ready> {
-        let result = self.__exit__(exc_type, exc, traceback);
+        let result = self.__exit__(exc_type, exc, traceback)?;
         Ok(Ready(result.into_pyobject(py)?.to_owned().into_any().unbind()))
     }
 
@@ -200,7 +208,7 @@ type Reading = (Option<FailureKind>, Vec<Observed>, Option<Nanos>, Option<Scope>
 
 /// Reads all that an exception says, in one call, with the limits or without. No kind is no outcome.
 fn read(exc: &Bound<'_, PyAny>, limits: bool) -> PyResult<Reading> {
-    let reading = modules::READ_EXCEPTION.get(exc.py())?.call1((exc,))?;
+    let reading = modules::READ_EXCEPTION.call1(exc.py(), (exc,))?;
     if reading.is_none() {
         return Ok((None, Vec::new(), None, None));
     }

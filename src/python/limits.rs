@@ -87,7 +87,7 @@ pub(crate) fn limit_to<'py>(py: Python<'py>, limit: &Limit) -> PyResult<Bound<'p
         LimitKind::Fixed(Start::Midnight(zone)) => keywords.set_item("timezone", zone.name())?,
         _ => {}
     }
-    modules::LIMIT.get(py)?.call((), Some(&keywords))
+    modules::LIMIT.call_with(py, &keywords)
 }
 
 /// What headers say: each limit, and how long the provider wants not to be asked.
@@ -95,7 +95,7 @@ pub(crate) type Said = (Vec<Observed>, Option<Nanos>);
 
 /// Reads the headers of a response, or of an exception that has one.
 pub(crate) fn read_headers(headers: &Bound<'_, PyAny>) -> PyResult<Said> {
-    let said = modules::READ_RATE_LIMITS.get(headers.py())?.call1((headers,))?;
+    let said = modules::READ_RATE_LIMITS.call1(headers.py(), (headers,))?;
     let (retry_after, observed) = said.extract::<(Option<Bound<'_, PyAny>>, Vec<Bound<'_, PyAny>>)>()?;
     said_from(retry_after.as_ref(), observed)
 }

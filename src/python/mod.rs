@@ -6,9 +6,11 @@ mod args;
 mod attached;
 mod clock;
 mod deployment;
+mod door;
 mod errors;
 mod events;
 mod handle;
+mod interrupt;
 mod lease;
 mod limits;
 mod modules;
@@ -53,9 +55,17 @@ mod _core {
         super::modules::find_first(module.py())
     }
 
-    /// Seed the random draws anew in a forked child, which would otherwise draw what its parent draws.
+    /// Seed the random draws anew in a forked child, which would otherwise draw what its parent draws, and
+    /// forget the parent's threads.
     #[pyfunction]
     fn _after_fork() {
         crate::base::rng::after_fork();
+        super::door::after_fork();
+    }
+
+    /// Run Python code in no other thread than this one from now on: the interpreter ends.
+    #[pyfunction]
+    fn _at_exit(py: Python<'_>) {
+        super::door::close(py);
     }
 }

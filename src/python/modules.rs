@@ -1,15 +1,18 @@
-//! What the native half uses of the Python half.
+//! What the native half uses of the Python half and of the standard library.
 //!
 //! It is found when the package is imported, or when the first router is made: the options and the records are
 //! dataclasses, which take longer to load than all else. Later it may be too late to import. Native code imports
 //! by the `__import__` of the frame that called it, and a frame of a sandbox has none; nor does an interpreter
 //! that ends.
 
+use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyMapping;
+use pyo3::types::{PyDict, PyMapping};
 
-/// A class or a function of the Python half.
+use super::door;
+
+/// A class or a function of Python.
 pub(crate) struct Member {
     module: &'static str,
     name: &'static str,
@@ -34,6 +37,7 @@ members! {
     EVENT_KIND = "turnout.enums" "EventKind",
     STATUS = "turnout.enums" "Status",
     STRATEGY = "turnout.enums" "Strategy",
+    IS_INTERRUPTION = "turnout._signals" "is_interruption",
     READ_EXCEPTION = "turnout.providers.exceptions" "read_exception",
     READ_RATE_LIMITS = "turnout.providers.headers" "read_rate_limits",
 }
@@ -54,7 +58,8 @@ members! {
     OBSERVED_STATS = "turnout.records" "ObservedStats",
     ROUTER_METRICS = "turnout.records" "RouterMetrics",
     VERDICT = "turnout.records" "Verdict",
-    WAIT = "turnout.waiting" "wait",
+    GET_IDENT = "threading" "get_ident",
+    MAIN_THREAD = "threading" "main_thread",
     WAIT_ASYNC = "turnout.waiting" "wait_async",
 }
 
@@ -78,6 +83,18 @@ impl Member {
             module.getattr(self.name).map(Bound::unbind)
         });
         found.map(|object| object.bind(py))
+    }
+}
+
+impl Member {
+    /// Calls it. See `door`.
+    pub(crate) fn call1<'py>(&self, py: Python<'py>, args: impl PyCallArgs<'py>) -> PyResult<Bound<'py, PyAny>> {
+        door::inside(|| self.get(py)?.call1(args))
+    }
+
+    /// Calls it with keywords.
+    pub(crate) fn call_with<'py>(&self, py: Python<'py>, keywords: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyAny>> {
+        door::inside(|| self.get(py)?.call((), Some(keywords)))
     }
 }
 

@@ -7,12 +7,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 
 use super::args::{Tokens, request, text, whole};
+use super::attached::Attached;
 use super::handle::PyRouter;
 use super::lease::PyLease;
-use super::waiting::{PyWaiter, Timeout};
-use super::{modules, records};
+use super::waiting::{self, PyWaiter, Timeout};
+use super::{interrupt, records};
 use crate::base::error::Error;
 use crate::facts::Request;
+use crate::lease::Lease;
 use crate::wait::Patience;
 
 /// The most picks in one call of `select_many`: a bound on the memory that a wrong number can ask for.
@@ -92,10 +94,11 @@ with_keywords!(pick_method {
             None => 0,
         };
         let model_name = text("model_name", model_name)?;
-        match slf.get().router.acquire_at(model_name, &request, priority) {
-            Ok(lease) => Bound::new(slf.py(), PyLease::new(slf.py(), lease)).map(Bound::into_any),
+        let lease = match slf.get().router.acquire_at(model_name, &request, priority) {
             Err(error) => wait_after(error, slf, model_name, request, Patience { timeout: timeout.0, priority }),
-        }
+            lease => interrupt::after(lease),
+        };
+        Bound::new(slf.py(), PyLease::new(slf.py(), lease?)).map(Bound::into_any)
     }
 });
 
@@ -105,7 +108,7 @@ with_keywords!(pick_method {
         slf, model_name; request, timeout: Timeout = Timeout::UNBOUNDED, "None", priority: Option<&Bound<'py, PyAny>> = None, "0"
     ) -> Bound<'py, PyAny> {
         let patience = Patience { timeout: timeout.0, priority: priority.map_or(Ok(0), self::priority)? };
-        PyWaiter::new(slf, text("model_name", model_name)?, request, patience)?.hand_to(slf.py(), &modules::WAIT_ASYNC)
+        PyWaiter::wait_async(slf, text("model_name", model_name)?, request, patience)
     }
 });
 
@@ -118,18 +121,18 @@ with_keywords!(pick_method {
 
 /// Waits if that is wanted and may mend the error.
 #[cold]
-fn wait_after<'py>(
+fn wait_after(
     error: Error,
-    router: &Bound<'py, PyRouter>,
+    router: &Bound<'_, PyRouter>,
     model_name: &str,
     request: Request,
     patience: Patience,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> PyResult<Lease<Attached>> {
     match error {
         Error::NoAvailableDeployment(refused) if patience.timeout != Some(0) && refused.reasons.may_change() => {
-            PyWaiter::new(router, model_name, request, patience)?.hand_to(router.py(), &modules::WAIT)
+            waiting::wait(router.py(), router.get(), model_name, request, patience)
         }
-        error => Err(error.into()),
+        error => interrupt::after(Err(error)),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::strategy::Strategy;
 
 /// The member of `turnout.Strategy`.
 pub(crate) fn strategy(py: Python<'_>, strategy: Strategy) -> PyResult<Bound<'_, PyAny>> {
-    modules::STRATEGY.get(py)?.call1((strategy.name(),))
+    modules::STRATEGY.call1(py, (strategy.name(),))
 }
 
 /// Looks up the members of `turnout.Status` once.
@@ -24,8 +24,7 @@ struct Statuses<'py>([(Status, Bound<'py, PyAny>); 4]);
 
 impl<'py> Statuses<'py> {
     fn new(py: Python<'py>) -> PyResult<Self> {
-        let class = modules::STATUS.get(py)?;
-        let of = |status: Status| Ok::<_, PyErr>((status, class.call1((status.name(),))?));
+        let of = |status: Status| Ok::<_, PyErr>((status, modules::STATUS.call1(py, (status.name(),))?));
         Ok(Self([of(Status::Available)?, of(Status::Degraded)?, of(Status::CoolingDown)?, of(Status::Unhealthy)?]))
     }
 
@@ -73,7 +72,7 @@ fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyRe
 fn limits<'py>(py: Python<'py>, limits: &[LimitStats]) -> PyResult<Bound<'py, PyAny>> {
     let records = limits.iter().map(|limit| {
         let object = limit_to(py, &limit.limit)?;
-        modules::LIMIT_STATS.get(py)?.call1((object, limit.quota.as_deref(), limit.used, limit.remaining, limit.resets_in))
+        modules::LIMIT_STATS.call1(py, (object, limit.quota.as_deref(), limit.used, limit.remaining, limit.resets_in))
     });
     Ok(PyTuple::new(py, records.collect::<PyResult<Vec<_>>>()?)?.into_any())
 }
@@ -82,7 +81,7 @@ fn limits<'py>(py: Python<'py>, limits: &[LimitStats]) -> PyResult<Bound<'py, Py
 fn observed<'py>(py: Python<'py>, observed: &[ObservedStats]) -> PyResult<Bound<'py, PyAny>> {
     let records = observed.iter().map(|said| {
         let facts = (said.unit.name(), said.quota.as_deref(), said.remaining, said.resets_in, said.limit);
-        modules::OBSERVED_STATS.get(py)?.call1(facts)
+        modules::OBSERVED_STATS.call1(py, facts)
     });
     Ok(PyTuple::new(py, records.collect::<PyResult<Vec<_>>>()?)?.into_any())
 }
@@ -93,7 +92,7 @@ pub(crate) fn deployment_stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<
     for (name, value) in fields(py, &Statuses::new(py)?, stats)? {
         keywords.set_item(name, value)?;
     }
-    modules::DEPLOYMENT_STATS.get(py)?.call((), Some(&keywords))
+    modules::DEPLOYMENT_STATS.call_with(py, &keywords)
 }
 
 /// One list a field.
@@ -132,38 +131,40 @@ pub(crate) fn router_metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResul
     keywords.set_item("total_tokens", metrics.total_tokens)?;
     keywords.set_item("panicking", PyTuple::new(py, metrics.panicking.iter().map(|name| &**name))?)?;
     keywords.set_item("events_dropped", metrics.events_dropped)?;
-    modules::ROUTER_METRICS.get(py)?.call((), Some(&keywords))
+    modules::ROUTER_METRICS.call_with(py, &keywords)
 }
 
 /// A `turnout.Event`.
 pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyAny>> {
-    let kind = modules::EVENT_KIND.get(py)?.call1((event.kind.name(),))?;
+    let kind = modules::EVENT_KIND.call1(py, (event.kind.name(),))?;
     let at = seconds(event.at);
     let fields = (kind, event.deployment_id.as_deref(), &*event.model_name, at, &*event.detail);
-    modules::EVENT.get(py)?.call1(fields)
+    modules::EVENT.call1(py, fields)
 }
 
 /// A `turnout.Explanation`.
 pub(crate) fn explanation<'py>(py: Python<'py>, explanation: &Explanation<Attached>) -> PyResult<Bound<'py, PyAny>> {
-    let class_of_verdict = modules::VERDICT.get(py)?;
     let verdicts = explanation.verdicts.iter().map(|(entry, verdict)| {
         let id = &entry.attachment().deployment.get().id;
         match verdict {
             Verdict::Stopped(refusal) => {
-                class_of_verdict.call1((id, refusal.gate().name(), entry.describe(refusal), py.None(), 0.0))
+                modules::VERDICT.call1(py, (id, refusal.gate().name(), entry.describe(refusal), py.None(), 0.0))
             }
-            Verdict::Candidate { score, probability } => class_of_verdict.call1((id, py.None(), py.None(), score, probability)),
+            Verdict::Candidate { score, probability } => modules::VERDICT.call1(py, (id, py.None(), py.None(), score, probability)),
         }
     });
     let verdicts = verdicts.collect::<PyResult<Vec<_>>>()?;
     let winner = explanation.winner.as_ref().map(|entry| &entry.attachment().deployment.get().id);
-    modules::EXPLANATION.get(py)?.call1((
-        &*explanation.model_name,
-        strategy(py, explanation.strategy)?,
-        explanation.score_name,
-        winner,
-        explanation.retry_after,
-        PyTuple::new(py, verdicts)?,
-        explanation.panic,
-    ))
+    modules::EXPLANATION.call1(
+        py,
+        (
+            &*explanation.model_name,
+            strategy(py, explanation.strategy)?,
+            explanation.score_name,
+            winner,
+            explanation.retry_after,
+            PyTuple::new(py, verdicts)?,
+            explanation.panic,
+        ),
+    )
 }

@@ -15,7 +15,7 @@ use super::deployment::PyDeployment;
 use super::errors::wrong_type;
 use super::handle::PyRouter;
 use super::limits::read_headers;
-use super::{modules, options, records};
+use super::{interrupt, modules, options, records};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::facts::Deployment;
@@ -110,12 +110,13 @@ impl PyRouter {
         health: Option<&Bound<'_, PyAny>>,
         learning: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        Ok(self.router.configure(Changed {
+        let changed = Changed {
             strategy: optional(strategy, self::strategy)?,
             strategies: optional(strategies, per_model)?,
             health: optional(health, options::rules)?,
             learning: optional(learning, options::learning)?,
-        })?)
+        };
+        interrupt::after(self.router.configure(changed))
     }
 
     // --- registry ---
@@ -124,14 +125,13 @@ impl PyRouter {
     #[pyo3(signature = (deployment, /))]
     fn add_deployment(&self, deployment: &Bound<'_, PyAny>) -> PyResult<()> {
         let (facts, attachment) = self::deployment("deployment", deployment)?;
-        drop(self.router.add(facts, attachment)?);
-        Ok(())
+        interrupt::after(self.router.add(facts, attachment).map(drop))
     }
 
     /// Take a deployment out. Its live leases stay valid and harmless.
     #[pyo3(signature = (deployment_id, /))]
     fn remove_deployment(&self, py: Python<'_>, deployment_id: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyDeployment>>> {
-        let removed = self.router.remove(text("deployment_id", deployment_id)?)?;
+        let removed = interrupt::after(self.router.remove(text("deployment_id", deployment_id)?))?;
         Ok(removed.iter().next().map(|entry| entry.attachment().deployment.clone_ref(py)))
     }
 
@@ -139,8 +139,7 @@ impl PyRouter {
     /// harmless.
     #[pyo3(signature = (deployments, /))]
     fn set_deployments(&self, deployments: &Bound<'_, PyAny>) -> PyResult<()> {
-        drop(self.router.replace_all(self::deployments(deployments)?)?);
-        Ok(())
+        interrupt::after(self.router.replace_all(self::deployments(deployments)?).map(drop))
     }
 
     /// Return the deployment with an id.
@@ -208,7 +207,11 @@ impl PyRouter {
         text_signature = "($self, deployment_id, /, *, tokens=0, latency=None)"
     )]
     fn record_success(&self, deployment_id: &Bound<'_, PyAny>, tokens: Tokens, latency: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        Ok(self.router.record_success(text("deployment_id", deployment_id)?, tokens.0, optional(latency, latency_us)?)?)
+        interrupt::after(self.router.record_success(
+            text("deployment_id", deployment_id)?,
+            tokens.0,
+            optional(latency, latency_us)?,
+        ))
     }
 
     /// Report a failure of a request that was sent without a lease: it counts as one request of this minute.
@@ -225,7 +228,7 @@ impl PyRouter {
     ) -> PyResult<()> {
         let retry_after = optional(retry_after, |seconds| length("retry_after", seconds))?;
         let scope = optional(scope, self::scope)?;
-        Ok(self.router.record_failure(text("deployment_id", deployment_id)?, kind.0, retry_after, scope)?)
+        interrupt::after(self.router.record_failure(text("deployment_id", deployment_id)?, kind.0, retry_after, scope))
     }
 
     /// Record what an answer's headers say about the provider's limits, for requests that were sent without
@@ -233,19 +236,19 @@ impl PyRouter {
     #[pyo3(signature = (deployment_id, headers, /))]
     fn observe(&self, deployment_id: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<()> {
         let (said, retry_after) = read_headers(headers)?;
-        Ok(self.router.observe(text("deployment_id", deployment_id)?, &said, retry_after)?)
+        interrupt::after(self.router.observe(text("deployment_id", deployment_id)?, &said, retry_after))
     }
 
     /// Take a deployment out for a while. A cooldown that lasts longer already is not shortened.
     #[pyo3(signature = (deployment_id, seconds, /))]
     fn cool_down(&self, deployment_id: &Bound<'_, PyAny>, seconds: &Bound<'_, PyAny>) -> PyResult<()> {
-        Ok(self.router.cool_down(text("deployment_id", deployment_id)?, length("seconds", seconds)?)?)
+        interrupt::after(self.router.cool_down(text("deployment_id", deployment_id)?, length("seconds", seconds)?))
     }
 
     /// Report what a health check of your own found.
     #[pyo3(signature = (deployment_id, healthy, /))]
     fn report_health(&self, deployment_id: &Bound<'_, PyAny>, healthy: &Bound<'_, PyAny>) -> PyResult<()> {
-        Ok(self.router.report_health(text("deployment_id", deployment_id)?, flag("healthy", healthy)?)?)
+        interrupt::after(self.router.report_health(text("deployment_id", deployment_id)?, flag("healthy", healthy)?))
     }
 
     // --- events ---

@@ -1,10 +1,13 @@
-//! The class `_Waiter`, which the loops of `turnout.waiting` poll.
+//! How a thread waits for a lease, and the class `_Waiter`, which the loops of `turnout.waiting` poll.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Wake, Waker};
+use std::thread;
+use std::time::Duration;
 
 use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::PyRecursionError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -13,9 +16,10 @@ use super::attached::Attached;
 use super::errors::undisturbed;
 use super::handle::PyRouter;
 use super::lease::PyLease;
-use super::modules::Member;
-use crate::base::time::{Nanos, seconds};
+use super::{interrupt, modules};
+use crate::base::time::{Nanos, SECOND, seconds};
 use crate::facts::Request;
+use crate::lease::Lease;
 use crate::wait::{Patience, Progress, Waiter};
 
 /// The most seconds to wait.
@@ -36,7 +40,66 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Timeout {
     }
 }
 
-/// Calls what Python gave, once for each poll. Shared with the core, which the garbage collector does not
+/// How often a main thread that waits lets the handlers of signals run.
+const SIGNALS_EVERY: Duration = Duration::from_millis(20);
+
+/// The longest sleep of one who waits: a ring that was lost is made good by a look.
+const LONGEST_SLEEP: Nanos = 5 * SECOND;
+
+/// Where a thread sleeps until it is rung for. Nothing of Python is called to wake it.
+#[derive(Debug, Default)]
+struct Bed {
+    has_rung: Mutex<bool>,
+    rung: Condvar,
+}
+
+impl Bed {
+    /// Sleeps until it is rung for, but no longer than this. Returns whether it was rung for.
+    fn sleep(&self, at_most: Duration) -> bool {
+        let has_rung = self.has_rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let sleep = self.rung.wait_timeout_while(has_rung, at_most, |has_rung| !*has_rung);
+        std::mem::take(&mut *sleep.unwrap_or_else(PoisonError::into_inner).0)
+    }
+}
+
+impl Wake for Bed {
+    fn wake(self: Arc<Self>) {
+        *self.has_rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.rung.notify_one();
+    }
+}
+
+/// Waits in this thread. It sleeps in Rust, without the GIL: no frame of Python lies above the core, so that the
+/// end of the interpreter unwinds none.
+pub(crate) fn wait(
+    py: Python<'_>,
+    router: &PyRouter,
+    model_name: &str,
+    request: Request,
+    patience: Patience,
+) -> PyResult<Lease<Attached>> {
+    let every = if is_main_thread(py)? { SIGNALS_EVERY } else { Duration::MAX };
+    let bed = Arc::<Bed>::default();
+    let waiter = router.router.wait(model_name, request, patience, Waker::from(Arc::clone(&bed)))?;
+    loop {
+        let mut left = match interrupt::after(router.router.poll(&waiter))? {
+            Progress::Served(lease) => return Ok(lease),
+            Progress::Waits(at_most) => Duration::from_nanos(at_most.map_or(LONGEST_SLEEP, |at_most| at_most.min(LONGEST_SLEEP))),
+        };
+        while !left.is_zero() {
+            let slice = left.min(every);
+            left = if py.detach(|| bed.sleep(slice)) { Duration::ZERO } else { left.saturating_sub(slice) };
+            py.check_signals()?;
+        }
+    }
+}
+
+/// Python runs the handlers of signals in one thread only.
+fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
+    modules::MAIN_THREAD.call1(py, ())?.getattr("ident")?.eq(modules::GET_IDENT.call1(py, ())?)
+}
+
+/// Calls what a loop gave, once for each poll. Shared with the core, which the garbage collector does not
 /// see; so it holds what the waiter owns.
 #[derive(Debug, Default)]
 struct Bell {
@@ -52,6 +115,24 @@ impl Bell {
         self.has_rung.store(false, Ordering::Release);
         old
     }
+
+    /// Calls the callback.
+    fn ring(&self, py: Python<'_>) -> PyResult<()> {
+        let callback = self.callback.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|it| it.clone_ref(py));
+        callback.map_or(Ok(()), |callback| callback.call0(py).map(drop))
+    }
+
+    /// Rings from a thread of its own: with a stack of its own, and where no signal's handler runs.
+    fn ring_elsewhere(self: Arc<Self>) {
+        // Without a thread, the waiter's next look makes good for the ring.
+        let _ = thread::Builder::new().spawn(move || {
+            undisturbed(|py| {
+                if let Err(error) = self.ring(py) {
+                    error.write_unraisable(py, None);
+                }
+            });
+        });
+    }
 }
 
 impl Wake for Bell {
@@ -60,17 +141,19 @@ impl Wake for Bell {
             return;
         }
         undisturbed(|py| {
-            let callback = self.callback.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|it| it.clone_ref(py));
-            if let Some(callback) = callback
-                && let Err(error) = callback.call0(py)
+            let Err(error) = self.ring(py) else { return };
+            // The callback was interrupted at an unknown place, or there is no room on the stack for it.
+            Arc::clone(&self).ring_elsewhere();
+            if let Err(error) = interrupt::keep(py, error)
+                && !error.is_instance_of::<PyRecursionError>(py)
             {
-                error.write_unraisable(py, Some(callback.bind(py)));
+                error.write_unraisable(py, None);
             }
         });
     }
 }
 
-/// One who waits for a lease.
+/// One task that waits for a lease.
 #[pyclass(name = "_Waiter", module = "turnout._core", frozen)]
 pub(crate) struct PyWaiter {
     router: Py<PyRouter>,
@@ -80,15 +163,17 @@ pub(crate) struct PyWaiter {
 }
 
 impl PyWaiter {
-    pub(crate) fn new(router: &Bound<'_, PyRouter>, model_name: &str, request: Request, patience: Patience) -> PyResult<Self> {
+    /// Returns the coroutine that waits for a lease.
+    pub(crate) fn wait_async<'py>(
+        router: &Bound<'py, PyRouter>,
+        model_name: &str,
+        request: Request,
+        patience: Patience,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let bell = Arc::<Bell>::default();
         let waiter = router.get().router.wait(model_name, request, patience, Waker::from(Arc::clone(&bell)))?;
-        Ok(Self { router: router.clone().unbind(), bell, waiter: Mutex::new(Some(Arc::new(waiter))) })
-    }
-
-    /// What `turnout.waiting` makes of it.
-    pub(crate) fn hand_to<'py>(self, py: Python<'py>, function: &Member) -> PyResult<Bound<'py, PyAny>> {
-        function.get(py)?.call1((self,))
+        let waiter = Self { router: router.clone().unbind(), bell, waiter: Mutex::new(Some(Arc::new(waiter))) };
+        modules::WAIT_ASYNC.call1(router.py(), (waiter,))
     }
 }
 
@@ -99,10 +184,10 @@ impl PyWaiter {
     fn poll<'py>(&self, py: Python<'py>, wake: Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
         drop(self.bell.set(Some(wake)));
         let waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let progress = waiter.map_or(Ok(Progress::Waits(None)), |waiter| self.router.get().router.poll(&waiter))?;
-        match progress {
+        let progress = waiter.map_or(Ok(Progress::Waits(None)), |waiter| self.router.get().router.poll(&waiter));
+        match interrupt::after(progress)? {
             Progress::Served(lease) => PyLease::new(py, lease).into_bound_py_any(py),
-            Progress::Waits(at_most) => at_most.map_or(f64::INFINITY, seconds).into_bound_py_any(py),
+            Progress::Waits(at_most) => seconds(at_most.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)).into_bound_py_any(py),
         }
     }
 

@@ -43,14 +43,17 @@ pub(super) struct Line {
     pub(super) alarm: Nanos,
     /// The waiter that sleeps for an alarm, and that alarm.
     pub(super) armed: (Key, Nanos),
-    /// Whether the leader was rung for and no waiter has tried since.
-    pub(super) rung: bool,
+    /// When the leader was rung for, if no waiter has tried since.
+    pub(super) rung: Option<Nanos>,
 }
 
 /// Those of one class, who stand in a line.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     pub(super) places: BTreeMap<Key, Place>,
+    /// The places of those that did not look when they had to. Their loops are blocked or have stopped. They
+    /// get their places back when they look.
+    pub(super) absent: BTreeMap<Key, Place>,
     /// Why the head failed when it last tried.
     pub(super) refused: Option<Box<Unavailable>>,
 }
@@ -62,11 +65,13 @@ pub(super) struct Place {
     pub(super) request: Arc<Request>,
     pub(super) waker: Waker,
     pub(super) deadline: Nanos,
+    /// When it looks by itself at the latest.
+    pub(super) due: Nanos,
 }
 
 impl Line {
     pub(super) fn new() -> Self {
-        Self { classes: FxHashMap::default(), len: 0, alarm: Nanos::MAX, armed: ((0, 0), Nanos::MAX), rung: false }
+        Self { classes: FxHashMap::default(), len: 0, alarm: Nanos::MAX, armed: ((0, 0), Nanos::MAX), rung: None }
     }
 
     pub(super) fn heads(&self) -> impl Iterator<Item = (Key, &Arc<Class>, &Place)> {
@@ -85,27 +90,49 @@ impl Line {
     }
 
     /// Rings for the leader: it is to serve.
-    pub(super) fn ring(&mut self, bells: &mut Vec<Waker>) {
+    pub(super) fn ring(&mut self, now: Nanos, bells: &mut Vec<Waker>) {
         if let Some((_, waker)) = self.leader() {
             bells.push(waker.clone());
-            self.rung = true;
+            self.rung.get_or_insert(now);
         }
     }
 
     /// Rings for the leader if it has to take over a ring or the alarm.
-    pub(super) fn hand_on(&mut self, bells: &mut Vec<Waker>) {
+    pub(super) fn hand_on(&mut self, now: Nanos, bells: &mut Vec<Waker>) {
         let (sleeper, until) = self.armed;
         let is_armed = self.alarm == Nanos::MAX || (until <= self.alarm && self.leader().is_some_and(|(key, _)| key == sleeper));
-        if self.rung || !is_armed {
-            self.ring(bells);
+        if self.rung.take().is_some() || !is_armed {
+            self.ring(now, bells);
+        }
+    }
+
+    /// Returns the first of a class.
+    pub(super) fn head_of(&self, class: &Class) -> Option<Key> {
+        self.classes.get(class)?.places.first_key_value().map(|(&key, _)| key)
+    }
+
+    /// Passes over the leader, unless it is the waiter that looks.
+    pub(super) fn pass_over_leader(&mut self, looks: Key) {
+        let leader = self.heads().map(|(key, class, _)| (key, Arc::clone(class))).min_by_key(|&(key, _)| key);
+        if let Some((key, class)) = leader.filter(|&(key, _)| key != looks) {
+            self.pass_over(&class, key);
+        }
+    }
+
+    /// Passes over a waiter that did not look when it had to.
+    pub(super) fn pass_over(&mut self, class: &Class, key: Key) {
+        if let Some(standing) = self.classes.get_mut(class)
+            && let Some(place) = standing.places.remove(&key)
+        {
+            standing.absent.insert(key, place);
         }
     }
 
     pub(super) fn remove(&mut self, class: &Class, key: Key) -> Option<Place> {
         let standing = self.classes.get_mut(class)?;
-        let place = standing.places.remove(&key)?;
+        let place = standing.places.remove(&key).or_else(|| standing.absent.remove(&key))?;
         self.len -= 1;
-        if standing.places.is_empty() {
+        if standing.places.is_empty() && standing.absent.is_empty() {
             self.classes.remove(class);
         }
         Some(place)

@@ -1,13 +1,14 @@
 //! The lines of a router: how a waiter enters and leaves, and who is rung for.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 
 use rustc_hash::FxHashMap;
 
-use super::line::{Class, Key, Line, Place};
+use super::line::{Class, Key, Line, Place, Standing};
 use crate::base::clock::Clock;
-use crate::base::doorbell::Wakes;
+use crate::base::doorbell::{Doorbell, Wakes};
 use crate::base::error::Error;
 use crate::base::manual_clock::Watch;
 use crate::base::rng;
@@ -66,10 +67,10 @@ impl<T> Drop for Waiter<T> {
         let mut lines = queue.lock();
         let unseen = lines.served.remove(&key.1);
         queue.leave(&mut lines, self, key);
-        lines.hand_on(&self.model_name, &mut bells);
+        lines.hand_on(&self.model_name, queue.services.clock.now(), &mut bells);
         drop(lines);
         ring(bells);
-        if let Some(Ok(lease)) = unseen {
+        if let Some(Served { outcome: Ok(lease), .. }) = unseen {
             lease.release(true);
         }
     }
@@ -87,25 +88,65 @@ pub(crate) struct Queue<T> {
 pub(super) struct Lines<T> {
     pub(super) of: FxHashMap<Arc<str>, Line>,
     /// The results of waiters that were served and have not looked yet, by their arrival.
-    pub(super) served: FxHashMap<u64, Result<Lease<T>, Error>>,
+    pub(super) served: FxHashMap<u64, Served<T>>,
+    /// When they were served, the oldest first. Some may have looked since.
+    pub(super) served_at: VecDeque<(Nanos, u64)>,
     pub(super) next_arrival: u64,
     /// The process they belong to.
     forks: u64,
 }
 
+/// The result of a waiter, and the place that it had.
+#[derive(Debug)]
+pub(super) struct Served<T> {
+    pub(super) outcome: Result<Lease<T>, Error>,
+    pub(super) model_name: Arc<str>,
+    pub(super) class: Arc<Class>,
+    pub(super) key: Key,
+    pub(super) place: Place,
+}
+
 impl<T> Lines<T> {
     fn new() -> Self {
-        Self { of: FxHashMap::default(), served: FxHashMap::default(), next_arrival: 0, forks: rng::forks() }
+        Self {
+            of: FxHashMap::default(),
+            served: FxHashMap::default(),
+            served_at: VecDeque::new(),
+            next_arrival: 0,
+            forks: rng::forks(),
+        }
     }
 
     /// Makes sure, after a waiter looked or left, that a leader knows what is to do, unless nobody is left.
-    pub(super) fn hand_on(&mut self, model_name: &str, bells: &mut Vec<Waker>) {
+    pub(super) fn hand_on(&mut self, model_name: &str, now: Nanos, bells: &mut Vec<Waker>) {
         let Some(line) = self.of.get_mut(model_name) else { return };
         if line.len == 0 {
             self.of.remove(model_name);
         } else {
-            line.hand_on(bells);
+            line.hand_on(now, bells);
         }
+    }
+
+    /// Takes back the leases that were not collected since before `before`, but for that of the waiter that
+    /// looks. The other waiters stand in line again, and are passed over until they look.
+    pub(super) fn take_back(&mut self, before: Nanos, looks: u64, bell: &Doorbell) -> Vec<Lease<T>> {
+        let mut leases = Vec::new();
+        while let Some(&(at, arrival)) = self.served_at.front() {
+            // A refusal holds up nobody.
+            let is_kept = arrival != looks && self.served.get(&arrival).is_some_and(|served| served.outcome.is_ok());
+            if is_kept && at >= before {
+                break;
+            }
+            self.served_at.pop_front();
+            if is_kept && let Some(Served { outcome: Ok(lease), model_name, class, key, place }) = self.served.remove(&arrival) {
+                let line = self.of.entry(model_name).or_insert_with(Line::new);
+                line.classes.entry(class).or_default().absent.insert(key, place);
+                line.len += 1;
+                bell.enter();
+                leases.push(lease);
+            }
+        }
+        leases
     }
 }
 
@@ -166,10 +207,14 @@ impl<T> Queue<T> {
     /// Gives a waiter its place, unless it has one; returns whether it had none.
     pub(super) fn enter(&self, lines: &mut Lines<T>, waiter: &Waiter<T>, (key, deadline): (Key, Nanos)) -> bool {
         let line = lines.of.entry(Arc::clone(&waiter.model_name)).or_insert_with(Line::new);
-        let places = &mut line.classes.entry(Arc::clone(&waiter.class)).or_default().places;
+        let Standing { places, absent, .. } = line.classes.entry(Arc::clone(&waiter.class)).or_default();
+        if let Some(place) = absent.remove(&key) {
+            places.insert(key, place);
+        }
         let is_new = !places.contains_key(&key);
         if is_new {
-            places.insert(key, Place { request: Arc::clone(&waiter.request), waker: waiter.waker.clone(), deadline });
+            let (request, waker) = (Arc::clone(&waiter.request), waiter.waker.clone());
+            places.insert(key, Place { request, waker, deadline, due: Nanos::MAX });
             line.len += 1;
             self.services.bell.enter();
         }
@@ -185,11 +230,11 @@ impl<T> Queue<T> {
     }
 
     /// Rings for the waiters whose time has come.
-    fn wake_due(&self, now: Nanos) {
-        self.ring(|lines, bells| {
+    fn wake_due(&self) {
+        self.ring(|lines, now, bells| {
             for line in lines.of.values_mut() {
                 if line.alarm <= now {
-                    line.ring(bells);
+                    line.ring(now, bells);
                 }
                 let places = line.classes.values().flat_map(|standing| standing.places.values());
                 bells.extend(places.filter(|place| place.deadline <= now).map(|place| place.waker.clone()));
@@ -197,9 +242,12 @@ impl<T> Queue<T> {
         });
     }
 
-    fn ring(&self, whom: impl FnOnce(&mut Lines<T>, &mut Vec<Waker>)) {
+    fn ring(&self, whom: impl FnOnce(&mut Lines<T>, Nanos, &mut Vec<Waker>)) {
         let mut bells = Vec::new();
-        whom(&mut self.lock(), &mut bells);
+        let mut lines = self.lock();
+        // Not without the lock: nothing else orders a step of the clock and a waiter that read it before.
+        whom(&mut lines, self.services.clock.now(), &mut bells);
+        drop(lines);
         ring(bells);
     }
 }
@@ -207,23 +255,22 @@ impl<T> Queue<T> {
 impl<T: Attachment> Wakes for Queue<T> {
     #[cold]
     fn wake(&self, model_name: &str) {
-        self.ring(|lines, bells| {
+        self.ring(|lines, now, bells| {
             if let Some(line) = lines.of.get_mut(model_name) {
-                line.ring(bells);
+                line.ring(now, bells);
             }
         });
     }
 
     #[cold]
     fn wake_all(&self) {
-        self.ring(|lines, bells| lines.of.values_mut().for_each(|line| line.ring(bells)));
+        self.ring(|lines, now, bells| lines.of.values_mut().for_each(|line| line.ring(now, bells)));
     }
 }
 
 impl<T: Attachment> Watch for Queue<T> {
     fn time_has_moved(&self) {
-        // Not without the lock: nothing else orders a step of the clock and a waiter that read it before.
-        self.wake_due(self.services.clock.now());
+        self.wake_due();
     }
 }
 

@@ -6,14 +6,30 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::line::Key;
-use super::queue::{Lines, Patience, Queue, Waiter, ring};
+use super::queue::{Lines, Patience, Queue, Served, Waiter, ring};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
-use crate::base::time::Nanos;
+use crate::base::time::{Nanos, SECOND};
 use crate::facts::Request;
 use crate::group::Attachment;
 use crate::lease::Lease;
 use crate::pick::Picker;
+
+/// The longest time between a ring and the look of the waiter that it was for. After it the waiter is passed
+/// over: its loop is blocked or has stopped.
+const ANSWERED_WITHIN: Nanos = SECOND / 10;
+
+/// How long a lease is kept for a waiter that was served and does not look.
+const COLLECTED_WITHIN: Nanos = SECOND;
+
+/// How late a look may be that a waiter was to take by itself.
+const OVERDUE: Nanos = SECOND;
+
+/// Returns how long a waiter sleeps at most. A ring that was lost, or that nobody answered, is made good for by
+/// the next look of anybody. Where many wait, some of them look all the time.
+fn look_after(waiters: usize) -> Nanos {
+    (SECOND / 2).saturating_add((waiters as Nanos).saturating_mul(SECOND / 200)).min(5 * SECOND)
+}
 
 /// What has become of a waiter.
 ///
@@ -22,7 +38,8 @@ use crate::pick::Picker;
 pub enum Progress<T> {
     /// It has its lease.
     Served(Lease<T>),
-    /// It looks again when its waker is called, or after this time in nanoseconds if there is one.
+    /// It looks again when its waker is called, or after this time in nanoseconds. None under a manual clock:
+    /// the call that moves that clock wakes it.
     Waits(Option<Nanos>),
 }
 
@@ -57,15 +74,27 @@ impl<T: Attachment> Queue<T> {
     pub(crate) fn poll(&self, picker: &Picker<T>, waiter: &Waiter<T>) -> Result<Progress<T>, Error> {
         let mut bells = Vec::new();
         let mut lines = self.lock();
-        let progress = self.look(picker, &mut lines, waiter, &mut bells);
+        let now = self.services.clock.now();
+        let given_up = match self.services.clock {
+            Clock::System(_) => {
+                let looks = waiter.entered.get().map_or(0, |&(key, _)| key.1);
+                lines.take_back(now.saturating_sub(COLLECTED_WITHIN), looks, &self.services.bell)
+            }
+            Clock::Manual(_) => Vec::new(),
+        };
+        let progress = self.look(picker, &mut lines, waiter, now, &mut bells);
         if let (Err(_), Some(&(key, _))) = (&progress, waiter.entered.get()) {
             self.leave(&mut lines, waiter, key);
         }
-        lines.hand_on(&waiter.model_name, &mut bells);
+        lines.hand_on(&waiter.model_name, now, &mut bells);
         drop(lines);
         // It has looked.
         bells.retain(|bell| !bell.will_wake(&waiter.waker));
         ring(bells);
+        // Each rings for the next.
+        for lease in given_up {
+            lease.release(true);
+        }
         picker.deliver();
         progress
     }
@@ -75,10 +104,10 @@ impl<T: Attachment> Queue<T> {
         picker: &Picker<T>,
         lines: &mut Lines<T>,
         waiter: &Waiter<T>,
+        now: Nanos,
         bells: &mut Vec<Waker>,
     ) -> Result<Progress<T>, Error> {
         let Waiter { model_name, class, request, patience, .. } = waiter;
-        let now = self.services.clock.now();
         let &(key, deadline) = waiter.entered.get_or_init(|| {
             lines.next_arrival += 1;
             let deadline = patience.timeout.map_or(Nanos::MAX, |timeout| now.saturating_add(timeout));
@@ -86,9 +115,10 @@ impl<T: Attachment> Queue<T> {
         });
         let is_new = !lines.served.contains_key(&key.1) && self.enter(lines, waiter, (key, deadline));
         self.serve(picker, lines, waiter, (key, now), bells);
-        if let Some(outcome) = lines.served.remove(&key.1) {
-            return outcome.map(Progress::Served);
+        if let Some(served) = lines.served.remove(&key.1) {
+            return served.outcome.map(Progress::Served);
         }
+        let oldest_served = lines.served_at.front().map(|&(at, _)| at);
         let Some(line) = lines.of.get_mut(model_name) else { return Ok(Progress::Waits(None)) };
         if is_new || deadline <= now {
             // The head of its class has tried in its place, but for a request of another size.
@@ -114,11 +144,16 @@ impl<T: Attachment> Queue<T> {
             line.armed = (key, line.alarm);
             until = until.min(line.alarm);
         }
-        Ok(Progress::Waits(match self.services.clock {
-            Clock::System(_) => (until != Nanos::MAX).then(|| until.saturating_sub(now)),
-            // The thread that moves it rings: see `Watch`.
-            Clock::Manual(_) => None,
-        }))
+        // The thread that moves a manual clock rings: see `Watch`.
+        let Clock::System(_) = self.services.clock else { return Ok(Progress::Waits(None)) };
+        until = until.min(now.saturating_add(look_after(line.len)));
+        if let Some(at) = oldest_served {
+            until = until.min(at.saturating_add(COLLECTED_WITHIN + 1));
+        }
+        if let Some(place) = line.classes.get_mut(class).and_then(|standing| standing.places.get_mut(&key)) {
+            place.due = until;
+        }
+        Ok(Progress::Waits(Some(until.saturating_sub(now))))
     }
 
     /// Tries for the heads of all classes until each has failed. If nothing has changed since the others
@@ -132,32 +167,47 @@ impl<T: Attachment> Queue<T> {
         bells: &mut Vec<Waker>,
     ) {
         let Some(line) = lines.of.get_mut(&waiter.model_name) else { return };
+        let is_timed = matches!(self.services.clock, Clock::System(_));
+        let is_absent = |due: Nanos| is_timed && due.saturating_add(OVERDUE) < now;
         let mut heads: BinaryHeap<_>;
-        if line.rung || line.alarm <= now {
-            (line.rung, line.alarm) = (false, Nanos::MAX);
+        if line.rung.is_some() || line.alarm <= now {
+            if is_timed && line.rung.is_some_and(|at| at.saturating_add(ANSWERED_WITHIN) < now) {
+                line.pass_over_leader(key);
+            }
+            (line.rung, line.alarm) = (None, Nanos::MAX);
             heads = line.all_heads();
         } else {
             let head = line.classes.get(&waiter.class).and_then(|standing| standing.places.first_key_value());
             heads = head.filter(|&(&head, _)| head == key).map(|_| Reverse((key, Arc::clone(&waiter.class)))).into_iter().collect();
         }
+        let looks = key;
         while let Some(Reverse((key, class))) = heads.pop() {
             let Some(standing) = line.classes.get_mut(&class) else { continue };
             let Some(place) = standing.places.get(&key) else { continue };
+            if key != looks && is_absent(place.due) {
+                line.pass_over(&class, key);
+                heads.extend(line.head_of(&class).map(|next| Reverse((next, class))));
+                continue;
+            }
             match picker.acquire(&waiter.model_name, &place.request) {
                 Err(Error::NoAvailableDeployment(unavailable)) if unavailable.reasons.may_change() => {
                     line.alarm = line.alarm.min(unavailable.retry_at.unwrap_or(Nanos::MAX));
                     standing.refused = Some(unavailable);
                 }
                 outcome => {
-                    lines.served.insert(key.1, outcome);
-                    let next = standing.places.range((key.0, key.1 + 1)..).next().map(|(&next, _)| next);
-                    bells.extend(line.remove(&class, key).map(|place| place.waker));
+                    let Some(place) = line.remove(&class, key) else { continue };
                     self.services.bell.leave();
+                    bells.push(place.waker.clone());
+                    let (model_name, class_of_it) = (Arc::clone(&waiter.model_name), Arc::clone(&class));
+                    lines.served.insert(key.1, Served { outcome, model_name, class: class_of_it, key, place });
+                    if is_timed && key != looks {
+                        lines.served_at.push_back((now, key.1));
+                    }
                     if picker.panics(&waiter.model_name) {
                         // Perhaps since this one was served, and others failed before.
                         heads = line.all_heads();
                     } else {
-                        heads.extend(next.map(|next| Reverse((next, class))));
+                        heads.extend(line.head_of(&class).map(|next| Reverse((next, class))));
                     }
                 }
             }

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+from turnout._signals import let_through
 from turnout.providers.strangers import attribute, entry, text
 from turnout.providers.times import MOST_CHARACTERS, number, seconds
 
@@ -81,8 +82,8 @@ class Body:
             for node in level[:left]:
                 try:
                     self._look_at(node, below)
-                except Exception:  # a stranger's, that fails half-way
-                    continue
+                except Exception as error:  # a stranger's, that fails half-way
+                    let_through(error)
             left -= len(level)
             level = below
 

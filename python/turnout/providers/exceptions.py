@@ -17,6 +17,7 @@ name waits (`turnout.providers.headers`, `turnout.providers.bodies`).
 
 from typing import Any, Literal, NamedTuple
 
+from turnout._signals import let_through
 from turnout.enums import FailureKind
 from turnout.exceptions import RouterError
 from turnout.providers import kinds
@@ -123,7 +124,8 @@ def _read(exc: BaseException, seen: set[int]) -> Reading | None:
         if not isinstance(exc, Exception) or isinstance(exc, RouterError):
             return None
         return _read_one(exc, names, seen)
-    except Exception:  # an exception of a stranger that does not even let itself be looked at
+    except Exception as error:  # an exception of a stranger that does not even let itself be looked at
+        let_through(error)
         return Reading(_ERROR)
 
 

@@ -42,6 +42,7 @@ from datetime import datetime
 from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
+from turnout._signals import let_through
 from turnout.providers.strangers import attribute, entry, text
 from turnout.providers.times import MOST_CHARACTERS, Now, first, number, seconds
 
@@ -259,7 +260,8 @@ def _header(headers: Any, name: str) -> str | None:
     for spelling in (name, name.title()):
         try:
             value = headers[spelling]
-        except Exception:  # a stranger's mapping may raise anything for a missing key
+        except Exception as error:  # a stranger's mapping may raise anything for a missing key
+            let_through(error)
             continue
         return _short(value)
     return None
@@ -303,8 +305,8 @@ def _read(headers: Any, now: Now = None) -> _Heard:
                 structured.setdefault(name, said)
             else:
                 now = now or said
-    except Exception:  # no headers, or a stranger's that fail half-way: what they gave before is as good as any
-        pass
+    except Exception as error:  # no headers, or a stranger's that fail half-way: what they gave before is as good as any
+        let_through(error)
     limits = _limits(known, now)
     if structured:
         _add_structured(limits, structured)

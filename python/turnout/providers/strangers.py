@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from turnout._signals import let_through
+
 __all__: list[str] = []
 
 
@@ -17,7 +19,8 @@ def attribute(holder: Any, name: str) -> Any:
     """
     try:
         return getattr(holder, name, None)
-    except Exception:
+    except Exception as error:
+        let_through(error)
         return None
 
 
@@ -33,7 +36,8 @@ def entry(holder: Any, name: str) -> Any:
     """
     try:
         return holder.get(name) if issubclass(type(holder), dict) else None
-    except Exception:
+    except Exception as error:
+        let_through(error)
         return None
 
 
@@ -48,7 +52,8 @@ def text(value: Any) -> str:
     """
     try:
         return value.decode("latin-1") if type(value) is bytes else str(value)
-    except Exception:
+    except Exception as error:
+        let_through(error)
         return ""
 
 
@@ -64,5 +69,6 @@ def called(function: Any, **keywords: Any) -> Any:
     """
     try:
         return None if function is None else function(**keywords)
-    except Exception:
+    except Exception as error:
+        let_through(error)
         return None

@@ -11,6 +11,8 @@ from datetime import datetime, timedelta, timezone
 from math import isfinite
 from typing import Any
 
+from turnout._signals import let_through
+
 __all__: list[str] = []
 
 # The longest time that is believed: 32 years.
@@ -63,7 +65,8 @@ def number(value: Any, most: float = MOST_SECONDS) -> float | None:
                 return None
             value = value.replace(",", "")
         parsed = None if value is True or value is False else float(value)
-    except Exception:  # no number, or a stranger's object
+    except Exception as error:  # no number, or a stranger's object
+        let_through(error)
         return None
     return parsed if parsed is not None and isfinite(parsed) and 0 <= parsed <= most else None
 
