@@ -7,6 +7,7 @@ help: ## List the targets (this list)
 
 PYTHON ?= python3
 VENV := .venv
+CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 export PATH := $(PATH):$(HOME)/.cargo/bin
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
@@ -21,7 +22,7 @@ SCHEDULES := RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/schedules
 # What `make deny` checks. Advisories need the network, the others do not: make deny CHECKS="licenses bans sources"
 CHECKS ?= advisories licenses bans sources
 
-.PHONY: help demo test test-schedules test-miri lint format format-check docs deny install-check hooks
+.PHONY: help demo test test-clients test-schedules test-miri lint format format-check docs deny install-check hooks
 .PHONY: bench bench-beside bench-simulated bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: four servers, 2,000 requests, a table
@@ -31,6 +32,11 @@ test: $(VENV)/.test $(VENV)/.built ## Run all tests, Rust and Python
 	cargo test --no-default-features
 	$(MAKE) test-schedules
 	$(BIN)/python -m pytest
+	$(MAKE) test-clients
+
+# The exceptions of real client libraries. They stay out of the environment of the other tests, which pin little.
+test-clients: $(CLIENTS)/.clients $(VENV)/.built ## Run the tests of real client libraries (part of test)
+	$(CLIENTS)/bin/python -m pytest tests/clients tests/test_outcomes.py
 
 # The core under schedules that a scheduler chooses: see tests/schedules.rs.
 test-schedules: ## Run the tests of schedules alone (part of test)
@@ -123,6 +129,14 @@ $(VENV)/.built: $(VENV)/.venv pyproject.toml $(RUST_SOURCES)
 	$(BIN)/maturin develop --release --quiet
 	touch $@
 
+# The package is used from where it is, with the native half of the other environment.
+$(CLIENTS)/.clients: pyproject.toml
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(CLIENTS)/bin/python -m pip install --quiet --group clients
+	echo "$(CURDIR)/python" > "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/turnout.pth"
+	touch $@
+
 $(VENV)/.floor: $(VENV)/.venv $(FLOOR_SOURCES)
 	$(BIN)/maturin develop --release --quiet --manifest-path $(FLOOR) --target-dir target
 	touch $@
@@ -131,5 +145,5 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.hooks: $(VENV)/
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@
 
-clean: ## Remove .venv and target
-	rm -rf $(VENV) target
+clean: ## Remove the virtual environments and target
+	rm -rf $(VENV) $(CLIENTS) target

@@ -20,7 +20,6 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from email.message import Message
 from email.utils import format_datetime
@@ -29,6 +28,7 @@ from typing import Any, NoReturn
 
 import pytest
 import trio
+from served import Reply, Server
 from turnout import (
     AliasCycle,
     AllDeploymentsInCooldown,
@@ -1066,64 +1066,6 @@ def test_what_stops_the_classification_does_not_stop_the_exception(monkeypatch: 
 # --- real clients against a real server ---
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What the server does with a request."""
-
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b"{}"
-    fault: str = ""
-    """``disconnect`` instead of an answer, ``truncate`` it, or ``stall`` until the test is over."""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Gives the server's reply to whatever it is asked."""
-
-    server: "Server"
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:  # the name that http.server looks for
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        reply = self.server.reply
-        if reply.fault == "stall":
-            self.server.over.wait()
-        if reply.fault in ("stall", "disconnect"):
-            self.close_connection = True
-            return
-        self.send_response(reply.status)
-        for name, value in reply.headers.items():
-            self.send_header(name, value)
-        if "content-type" not in reply.headers:
-            self.send_header("content-type", "application/json")
-        missing = 1000 if reply.fault == "truncate" else 0
-        self.send_header("content-length", str(len(reply.body) + missing))
-        self.end_headers()
-        self.wfile.write(reply.body)
-        self.close_connection = bool(missing)
-
-    def log_message(self, *args: object, **kwargs: object) -> None:
-        """Says nothing."""
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """One reply for all, on a port of its own."""
-
-    daemon_threads = True
-    reply = Reply()
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.over = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is what is tested."""
-
-
 @pytest.fixture(scope="module")
 def running_server() -> Iterator[Server]:
     with Server() as server:
@@ -1298,9 +1240,6 @@ CLIENTS: dict[str, Callable[[], Post]] = {
     "litellm": litellm_client,
 }
 
-# litellm turns whatever is wrong with a connection into an answer with status 500.
-CONNECTION_KINDS = {name: K.ERROR if name == "litellm" else K.CONNECTION for name in CLIENTS}
-
 
 @pytest.fixture(params=CLIENTS)
 def client_name(request: pytest.FixtureRequest) -> str:
@@ -1364,16 +1303,16 @@ def test_real_bodies(server: Server, post: Post, client_name: str, refusal: str)
 
 
 @real
-def test_a_real_refused_connection(server: Server, refusing_url: str, post: Post, client_name: str) -> None:
-    expected = Failure(CONNECTION_KINDS[client_name])
+def test_a_real_refused_connection(server: Server, refusing_url: str, post: Post) -> None:
+    expected = Failure(K.CONNECTION)
     error = check_effect(lambda: post(refusing_url, 10), expected)
     assert classify_exception(error) == expected
 
 
 @real
-def test_a_real_disconnection(server: Server, post: Post, client_name: str) -> None:
+def test_a_real_disconnection(server: Server, post: Post) -> None:
     server.reply = Reply(fault="disconnect")
-    expected = Failure(CONNECTION_KINDS[client_name])
+    expected = Failure(K.CONNECTION)
     error = check_effect(lambda: post(server.url, 10), expected)
     assert classify_exception(error) == expected
 

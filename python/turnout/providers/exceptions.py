@@ -101,6 +101,9 @@ _TIMEOUT = FailureKind.TIMEOUT
 # So many exceptions are read one behind the other; who wraps more has no end.
 _MOST_WRAPPED = 64
 
+# So far litellm buries what it was raised for.
+_MOST_HIDDEN = 8
+
 # A request that is at fault whatever the status.
 _REQUEST_KINDS = (_CONTEXT_WINDOW, _CONTENT_POLICY)
 # Where a body may name a wait: not for a request that is wrong at any time.
@@ -139,12 +142,20 @@ def _is_exception(value: Any) -> bool:
 
 
 def _read_one(exc: Exception, names: list[str], seen: set[int]) -> Reading | None:
+    if "MidStreamFallbackError" in names:
+        # litellm, which gives a status of its own to whatever ends a stream.
+        original = attribute(exc, "original_exception")
+        if _is_exception(original) and id(original) not in seen:
+            return _read(original, seen)
     by_name = next((kind for name in names if (kind := kinds.BY_NAME.get(name)) is not None), None)
     response = attribute(exc, "response")
     status = _status(exc, response, by_name is _CONNECTION)
     if status is None and by_name in _PLAIN_KINDS:
         # openai wraps the exceptions of its HTTP library, a full pool among them. urllib3 wraps its own.
         reason = attribute(exc, "reason")
+        if not _is_exception(reason) and attribute(exc, "llm_provider") is not None and not _hides_a_connection(exc):
+            # litellm raises its error of a connection for whatever comes up in a stream.
+            reason = exc.__cause__ or exc.__context__
         if _is_exception(reason) and id(reason) not in seen:
             return _read(reason, seen)
         is_unsent = by_name is _CANCELLED or type(exc.__cause__).__name__ in ("PoolTimeout", "EmptyPoolError")
@@ -166,6 +177,8 @@ def _read_one(exc: Exception, names: list[str], seen: set[int]) -> Reading | Non
     if kind in _WAITING_KINDS or kind in _HARSH_KINDS:
         said = body.words(text(exc))
         kind = refined(kind, status, body.codes, said, coded is not None)
+    if kind is _ERROR and attribute(exc, "llm_provider") is not None and _hides_a_connection(exc):
+        kind = _CONNECTION
     if body.is_moderated and kind in _HARSH_KINDS:
         kind = _CONTENT_POLICY
     wait = _wait(kind, heard.retry_after, heard.renewed, body, said)
@@ -276,6 +289,17 @@ def _wrapped(exc: Exception) -> BaseException | None:
         if _is_exception(inner):
             return inner
     return None
+
+
+def _hides_a_connection(exc: BaseException) -> bool:
+    """Whether an exception was raised for one of a connection. litellm gives status 500 to those."""
+    inner: BaseException | None = exc
+    for _ in range(_MOST_HIDDEN):
+        inner = None if inner is None else inner.__cause__ or inner.__context__
+        by_name = next((kind for cls in type(inner).__mro__ if (kind := kinds.BY_NAME.get(cls.__name__)) is not None), None)
+        if by_name is _CONNECTION:
+            return True
+    return False
 
 
 def _last_attempt(exc: Exception) -> Any:

@@ -210,9 +210,12 @@ def read_exception_headers(exc: BaseException, more: Iterable[Any] = ()) -> _Hea
     Returns:
         What was said.
     """
-    heard = _NOTHING
-    for place in chain(_headers_of(exc), more):
-        found = _read(place)
+    heard, present = _NOTHING, None
+    # A gateway's answer hands on the headers of the provider's, whose moments are read by its own `Date`.
+    for place, is_more in chain(((place, False) for place in _headers_of(exc)), ((place, True) for place in more)):
+        if not is_more and present is None:
+            present = _header(place, "date") if more else None
+        found = _read(place, present if is_more else None)
         if found == _NOTHING:
             # A mapping that cannot list its names may still answer for one.
             found = found._replace(retry_after=_looked_up(place))

@@ -57,6 +57,9 @@ BY_NAME = {
     "ServerTimeoutError": _K.TIMEOUT,
     "ReadTimeoutError": _K.TIMEOUT,
     "TooSlowError": _K.TIMEOUT,
+    # botocore's and requests' are errors of a connection too.
+    "ConnectTimeout": _K.TIMEOUT,
+    "ConnectTimeoutError": _K.TIMEOUT,
     "TimeoutException": _K.TIMEOUT,
     "Timeout": _K.TIMEOUT,
     "APITimeoutError": _K.TIMEOUT,
@@ -119,7 +122,11 @@ BY_NAME = {
     "ContentFilterFinishReasonError": _K.CONTENT_POLICY,
     "BlockedPromptException": _K.CONTENT_POLICY,
     "LengthFinishReasonError": _K.BAD_REQUEST,
+    # litellm's own count of money.
+    "BudgetExceededError": _K.AUTH,
     "BadRequestError": _K.BAD_REQUEST,
+    # botocore, before it sends anything.
+    "ParamValidationError": _K.BAD_REQUEST,
     "UnprocessableEntityError": _K.BAD_REQUEST,
 }
 
@@ -200,6 +207,8 @@ _BY_CODE = {
             "billingnotactive",
             "billingerror",
             "billingdisabled",
+            "budgetexceeded",
+            "enforcedspendlimitreached",
             "insufficientbalance",
             "insufficientcredits",
             "insufficientfunds",

@@ -79,6 +79,12 @@ _NO_ACCOUNT = (
     "billing hard limit has been reached",
     "billing is not active",
     "billing_not_active",
+    "specified api usage limits",
+    "workspace api usage limits",
+    "enforced_spend_limit_reached",
+    "spending limit",
+    "budget has been exceeded",
+    "budget_exceeded",
     # Keys and accounts.
     "api key not valid",
     "api key expired",
@@ -90,6 +96,7 @@ _NO_ACCOUNT = (
     "organization has been disabled",
     "account has been disabled",
     "account has been deactivated",
+    "account has been suspended",
     "user location is not supported",
     "security token included in the request is",
 )
@@ -110,6 +117,9 @@ _GONE = re.compile(
     r"|(?:does )?not exist|(?:is )?no longer (?:available|supported)|(?:is |was )?not found"
     r"|has reached (?:its|the) end of (?:its )?life|is invalid)"
 )
+
+# Fireworks names the account.
+_SUSPENDED = re.compile(r"account (?:\S{1,128} )?is suspended")
 
 # Of gRPC's UNAVAILABLE: nobody was reached.
 _UNREACHABLE = ("failed to connect", "dns resolution failed", "connection refused", "connection reset", "socket closed")
@@ -137,14 +147,17 @@ def refined(kind: FailureKind, status: int | None, codes: list[str], said: str, 
         if _has(_NEVER_FITS, said) or ("requested" in said and asks_too_much(said)):
             return _CONTEXT_WINDOW
         # A code has said it already that this is about the rate.
-        return kind if is_coded or not _has(_NO_ACCOUNT, said) else _AUTH
+        return kind if is_coded or not (_has(_NO_ACCOUNT, said) or _SUSPENDED.search(said)) else _AUTH
     elif kind is _AUTH:
-        return _CONTENT_POLICY if status in (None, 403) and _has(_MODERATED, said) else kind
+        # Together has 403 for what is too long, OpenRouter for what was flagged.
+        if is_coded or status not in (None, 403):
+            return kind
+        return _CONTENT_POLICY if _has(_MODERATED, said) else _CONTEXT_WINDOW if _has(_TOO_LARGE, said) else kind
     elif kind is not _ERROR:
         return kind
     elif status is None:
         return _CONNECTION if "unavailable" in codes and _has(_UNREACHABLE, said) else kind
-    if _has(_NO_ACCOUNT, said):
+    if _has(_NO_ACCOUNT, said) or _SUSPENDED.search(said) is not None:
         return _AUTH
     return _NOT_FOUND if _has(_NO_MODEL, said) or _GONE.search(said) is not None else kind
 
