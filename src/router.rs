@@ -69,14 +69,14 @@ impl<T: Attachment> Router<T> {
 
     // --- registry ---
 
-    /// Returns adds a deployment at the end of its group. One with a known id replaces that one's facts and
+    /// Adds a deployment at the end of its group. One with a known id replaces that one's facts and
     /// keeps its state and its place; with another model name it moves.
     ///
     /// # Errors
     /// If its model name is an alias.
     pub fn add(&self, deployment: Deployment, attachment: T) -> Result<Removed<T>, Error> {
         let removed = self.registry().add(deployment, attachment);
-        self.finish();
+        self.finish_change();
         removed
     }
 
@@ -86,7 +86,7 @@ impl<T: Attachment> Router<T> {
     /// If there is none with this id.
     pub fn remove(&self, id: &str) -> Result<Removed<T>, Error> {
         let removed = self.registry().remove(id);
-        self.finish();
+        self.finish_change();
         removed
     }
 
@@ -96,16 +96,16 @@ impl<T: Attachment> Router<T> {
     /// If an id is given twice or a model name is an alias; nothing is changed then.
     pub fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
         let removed = self.registry().replace_all(deployments);
-        self.finish();
+        self.finish_change();
         removed
     }
 
-    /// Ends a change of the deployments: delivers the events that were noted, and wakes all that wait.
-    fn finish(&self) {
-        self.picker.deliver();
+    /// Ends a change of the deployments: wakes all that wait, and delivers the events that were noted.
+    fn finish_change(&self) {
         if self.services().bell.is_waited_at() {
             self.services().bell.ring(None);
         }
+        self.picker.deliver();
     }
 
     /// Returns the deployment with an id.
@@ -192,7 +192,7 @@ impl<T: Attachment> Router<T> {
     /// If a number of the rules makes no sense. Nothing is changed then.
     pub fn configure(&self, changed: Changed) -> Result<(), Error> {
         let configured = self.registry().configure(changed);
-        self.finish();
+        self.finish_change();
         configured
     }
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from turnout import Deployment, Router, WaitTimeout
+from turnout import Deployment, Health, ManualClock, NoAvailableDeployment, Router, WaitTimeout
 from turnout._signals import is_interruption
 
 LONG = 30.0
@@ -481,6 +481,7 @@ for _ in range(20):
     thread.start()
     child = os.fork()
     if child == 0:
+        own = router.acquire("m")  # what is in flight is the parent's
         try:
             router.acquire("m", timeout=0.01)
         except WaitTimeout:
@@ -495,3 +496,44 @@ for _ in range(20):
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_in_a_child_nothing_is_in_flight() -> None:
+    """The requests of the parent are the parent's, also the one that tries a deployment on probation."""
+    clock = ManualClock(1.0)
+    router = Router(
+        [Deployment("a", "m", max_parallel_requests=2), Deployment("tried", "n")], clock=clock, health=Health(cooldown_jitter=0.0)
+    )
+    leases = [router.acquire("m"), router.acquire("m", tokens=9)]
+    router.cool_down("tried", 1.0)
+    clock.advance(1.0)
+    probe = router.acquire("n")
+    with pytest.raises(NoAvailableDeployment):
+        router.acquire("n")
+
+    def said_in_child() -> list[object]:
+        said: list[object] = [router.metrics().in_flight, router.stats("a").rpm_current]
+        # Places are free, and the ends of the parent's leases free none more.
+        said += [lease.released for lease in (*leases, probe)]
+        said += [leases[0].release(), leases[1].success(tokens=5), probe.failure("error")]
+        own = [router.acquire("m"), router.acquire("m")]
+        said.append(router.metrics().in_flight)
+        router.acquire("n").success()
+        own[0].release()
+        said += [router.metrics().in_flight, router.stats("tried").total_failures]
+        return said
+
+    expected = [0, 2, True, True, True, False, False, False, 2, 1, 0]
+    child = os.fork()
+    if child == 0:
+        said = said_in_child()
+        if said != expected:
+            print(said, flush=True)
+        os._exit(said != expected)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert router.metrics().in_flight == 3
+    for lease in (*leases, probe):
+        assert lease.release()
+    assert router.metrics().in_flight == 0

@@ -243,7 +243,7 @@ fn picks_go_on_while_deployments_change() {
                         let lease = router.acquire("model", &Request::default()).unwrap();
                         let _ = router.explain("model", &Request::default()).unwrap();
                         if i % 3 == 0 {
-                            lease.failure(FailureKind::Error, Some(1), &[], None)
+                            lease.failure(FailureKind::BadRequest, None, &[], None)
                         } else {
                             lease.success(None, None, None)
                         };

@@ -82,7 +82,7 @@ impl SystemClock {
         let elapsed = coarsetime::Instant::now_without_cache_update().duration_since(self.coarse_origin);
         let coarse = self.epoch.saturating_add(elapsed.as_nanos());
         // A step of the wall clock may bring forward what is to come.
-        if self.wall.is_look_due(coarse) {
+        if self.wall.is_look_due_by_coarse_clock(coarse) {
             self.wall.look(self.now());
         }
         coarse.saturating_add(COARSE_LAG) < at
@@ -157,32 +157,44 @@ impl Default for Clock {
 pub(crate) struct Now<'a> {
     clock: &'a Clock,
     read: Cell<Option<Nanos>>,
+    wall: Cell<Option<Nanos>>,
     holds_until: Cell<Nanos>,
 }
 
 impl<'a> Now<'a> {
     pub(crate) fn new(clock: &'a Clock) -> Self {
-        Self { clock, read: Cell::new(None), holds_until: Cell::new(Nanos::MAX) }
+        Self { clock, read: Cell::new(None), wall: Cell::new(None), holds_until: Cell::new(Nanos::MAX) }
     }
 
     /// Takes a time that was read before.
     pub(crate) fn at(clock: &'a Clock, now: Nanos) -> Self {
-        Self { clock, read: Cell::new(Some(now)), holds_until: Cell::new(Nanos::MAX) }
+        Self { clock, read: Cell::new(Some(now)), wall: Cell::new(None), holds_until: Cell::new(Nanos::MAX) }
     }
 
     #[inline]
     pub(crate) fn get(&self) -> Nanos {
-        self.read.get().unwrap_or_else(|| {
-            let now = self.clock.now();
-            self.read.set(Some(now));
-            now
-        })
+        self.read.get().unwrap_or_else(|| self.read())
+    }
+
+    // Out of line, as `read_wall` is: what is inlined in many places stays small.
+    #[inline(never)]
+    fn read(&self) -> Nanos {
+        let now = self.clock.now();
+        self.read.set(Some(now));
+        now
     }
 
     /// Returns the wall clock's time.
     #[inline]
     pub(crate) fn wall(&self) -> Nanos {
-        self.clock.wall_at(self.get())
+        self.wall.get().unwrap_or_else(|| self.read_wall())
+    }
+
+    #[inline(never)]
+    fn read_wall(&self) -> Nanos {
+        let wall = self.clock.wall_at(self.get());
+        self.wall.set(Some(wall));
+        wall
     }
 
     /// Returns how far the wall clock was set forward, as far as that is known.

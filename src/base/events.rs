@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
 
-use super::rng;
+use super::fork;
 use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::sync::{Mutex, MutexGuard, hold};
 use super::time::Nanos;
@@ -243,8 +243,8 @@ impl Events {
     /// that told them is not here.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         let mut queue = hold(&self.queue);
-        if queue.forks != rng::forks() {
-            *queue = Queue { forks: rng::forks(), ..Queue::default() };
+        if queue.forks != fork::forks() {
+            *queue = Queue { forks: fork::forks(), ..Queue::default() };
         }
         queue
     }
@@ -337,13 +337,13 @@ mod tests {
 
     #[test]
     fn a_forked_child_tells_its_own_events() {
-        let _forking = rng::tests::FORKING.write().unwrap();
+        let _forking = fork::tests::FORKING.write().unwrap();
         let (events, told) = (Arc::new(Events::default()), Arc::new(Mutex::new(Vec::new())));
         let (weak, log) = (Arc::downgrade(&events), Arc::clone(&told));
         events.subscribe(Arc::new(move |event| {
             log.lock().unwrap().push(event.detail.clone());
             if event.detail == "1" {
-                rng::after_fork();
+                fork::note_fork();
                 let child = weak.upgrade().unwrap();
                 child.note(|| self::event("of the child"));
                 child.deliver();

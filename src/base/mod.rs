@@ -5,6 +5,7 @@ pub(crate) mod current;
 pub(crate) mod doorbell;
 pub(crate) mod error;
 pub(crate) mod events;
+pub(crate) mod fork;
 pub(crate) mod gate;
 pub(crate) mod lock;
 pub(crate) mod manual_clock;

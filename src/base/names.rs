@@ -18,19 +18,59 @@ pub(crate) fn not_empty(what: &str, name: &str) -> Result<Arc<str>, Error> {
     Ok(name.into())
 }
 
-/// Returns the known names most like the one asked for, best first.
+/// Returns the known names most like the one asked for, best first. A name is like it if no more than a third of
+/// the characters are slips: a wrong, missing or needless one, or two that have changed places.
 pub(crate) fn nearest(name: &str, known: impl Iterator<Item = Arc<str>>) -> Vec<String> {
-    const LIKE: f64 = 0.8;
     const MOST: usize = 3;
     if name.len() > LONGEST_COMPARED {
         return Vec::new();
     }
+    let name = name.to_lowercase();
     let mut like: Vec<_> = known
         .take(MOST_COMPARED)
-        .filter(|known| known.len() <= LONGEST_COMPARED)
-        .map(|known| (strsim::jaro_winkler(&name.to_lowercase(), &known.to_lowercase()), known))
-        .filter(|&(likeness, _)| likeness >= LIKE)
+        .filter_map(|known| {
+            let longer = name.len().max(known.len());
+            // One that has no character in common is not like it, however short it is.
+            let allowed = (longer.max(3) / 3).min(longer.saturating_sub(1));
+            let is_near = known.len() <= LONGEST_COMPARED && known.len().abs_diff(name.len()) <= allowed;
+            let slips = if is_near { strsim::osa_distance(&name, &known.to_lowercase()) } else { usize::MAX };
+            (slips <= allowed).then_some((slips, known))
+        })
         .collect();
-    like.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.cmp(y)));
+    like.sort();
     like.into_iter().take(MOST).map(|(_, known)| known.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(name: &str, known: &[&str]) -> Vec<String> {
+        nearest(name, known.iter().map(|&known| known.into()))
+    }
+
+    #[test]
+    fn two_characters_that_changed_places_are_one_slip() {
+        assert_eq!(near("gtp", &["gpt", "llama", "abc"]), ["gpt"]);
+        assert_eq!(near("gtp-4o", &["gpt-4o", "gpt-4o-mini", "gpt-35"]), ["gpt-4o"]);
+    }
+
+    #[test]
+    fn the_nearest_come_first_whatever_the_case() {
+        assert_eq!(near("GPT-4", &["gpt-35", "gpt-4o", "gpt-4", "claude"]), ["gpt-4", "gpt-4o", "gpt-35"]);
+        assert!(near("m", &["x", "gpt"]).is_empty());
+        assert_eq!(near("cooler", &["cool", "hot"]), ["cool"]);
+        assert!(near(&"a".repeat(200), &["a"]).is_empty());
+    }
+
+    #[test]
+    fn no_more_than_a_thousand_are_looked_at() {
+        let seen = std::cell::Cell::new(0);
+        let known = (0..5_000).map(|i| {
+            seen.set(seen.get() + 1);
+            format!("deployment-{i}").into()
+        });
+        assert!(!nearest("deployment-x", known).is_empty());
+        assert_eq!(seen.get(), MOST_COMPARED);
+    }
 }

@@ -11,30 +11,15 @@ use std::hash::{BuildHasher, RandomState};
 use rand::rngs::SysRng;
 use rand::{RngExt, TryRng};
 
+use super::fork::forks;
 use super::sync::atomic::{AtomicU64, Ordering};
 
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// How many times this process, or one that it descends from, was forked. A forked child inherits its
-/// parent's generators. Workers that draw alike would herd. So a generator that the system seeds is seeded
-/// anew when this has changed.
-static FORKS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-
 thread_local! {
-    /// The state of this thread's generator and the value of [`FORKS`] it was seeded at.
+    /// The state of this thread's generator, and the number of forks when it was seeded: a child inherits its
+    /// parent's generators, and workers that draw alike would herd.
     static THREAD: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
-}
-
-/// Returns how many times this process, or one that it descends from, was forked, as far as [`after_fork`]
-/// was told.
-pub(crate) fn forks() -> u64 {
-    FORKS.load(Ordering::Relaxed)
-}
-
-/// Tells the generators that are seeded by the system that they run in a new process. Call it in a forked
-/// child.
-pub fn after_fork() {
-    FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// A source of random draws, for any number of threads.
@@ -149,13 +134,12 @@ impl<F: FnMut() -> u64> TryRng for Words<F> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::sync::{PoisonError, RwLock};
+mod tests {
+    use std::sync::PoisonError;
 
     use super::*;
-
-    /// Held by tests that say there was a fork, and shared by those that must not hear of one.
-    pub(crate) static FORKING: RwLock<()> = RwLock::new(());
+    use crate::base::fork::note_fork;
+    use crate::base::fork::tests::FORKING;
 
     #[test]
     fn a_peek_shows_the_next_draw_and_leaves_it() {
@@ -184,7 +168,7 @@ pub(crate) mod tests {
         let rng = Rng::new(None);
         rng.below(10);
         let next = rng.peek_below(u64::MAX);
-        after_fork();
+        note_fork();
         assert_ne!(rng.below(u64::MAX), next);
     }
 

@@ -10,8 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::time::{Nanos, SECOND};
 
-/// The wall clock is looked at when so much time has passed since the last look: at each request, unless they
-/// come in a rush.
+/// The wall clock is looked at when so much time has passed since the last look: whenever a window is looked
+/// at, unless requests come in a rush.
 const LOOK_AFTER: Nanos = SECOND / 20_000;
 
 /// A smaller difference is no step: the two clocks are not read at the same moment.
@@ -22,13 +22,16 @@ pub(crate) struct Wall {
     ahead: AtomicU64,
     /// The router's time at the last look.
     looked_at: AtomicU64,
+    /// The time of the coarse clock when it last asked for a look. It may be ahead of the router's time, or
+    /// behind, by one tick of the kernel.
+    coarse_looked_at: AtomicU64,
 }
 
 impl Wall {
     /// Makes one that is ahead by this, and looks again only when it is told to.
     #[cfg(test)]
     pub(crate) fn ahead_by(ahead: Nanos) -> Self {
-        Self { ahead: AtomicU64::new(ahead), looked_at: AtomicU64::new(u64::MAX) }
+        Self { ahead: AtomicU64::new(ahead), looked_at: AtomicU64::new(u64::MAX), ..Self::default() }
     }
 
     /// Returns how far the wall clock is ahead of a router's time, as of the last look.
@@ -50,6 +53,17 @@ impl Wall {
     #[inline]
     pub(crate) fn is_look_due(&self, now: Nanos) -> bool {
         now.saturating_sub(self.looked_at.load(Ordering::Relaxed)) >= LOOK_AFTER
+    }
+
+    /// Returns whether the coarse clock has ticked since it last asked for a look.
+    #[cfg(target_os = "linux")]
+    #[inline]
+    pub(crate) fn is_look_due_by_coarse_clock(&self, coarse: Nanos) -> bool {
+        let is_due = coarse.saturating_sub(self.coarse_looked_at.load(Ordering::Relaxed)) >= LOOK_AFTER;
+        if is_due {
+            self.coarse_looked_at.store(coarse, Ordering::Relaxed);
+        }
+        is_due
     }
 
     /// Looks at the wall clock.

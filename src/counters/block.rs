@@ -100,6 +100,14 @@ impl State {
         self.in_flight.store(self.in_flight().saturating_sub(1), Ordering::Relaxed);
     }
 
+    /// Forgets what is in flight, in a forked child.
+    pub(crate) fn after_fork(&self, held: &Held<'_>) {
+        self.in_flight.store(0, Ordering::Relaxed);
+        if let Some(breaker) = self.made_breaker() {
+            breaker.free_probe(held);
+        }
+    }
+
     /// Counts the success of a request that `counted_in` counted.
     #[inline]
     pub(crate) fn success(&self, held: &Held<'_>, wall: Nanos, counted_in: Minute, tokens: u64, latency_us: Option<u64>) {
@@ -218,7 +226,7 @@ pub(crate) struct Totals {
     pub(crate) tokens: u64,
 }
 
-/// Returns adds to a counter that only the holder of the lock writes.
+/// Adds to a counter that only the holder of the lock writes.
 #[inline]
 fn add(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed).saturating_add(by), Ordering::Relaxed);

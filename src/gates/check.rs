@@ -1,4 +1,7 @@
 //! The checks of the gates.
+//!
+//! Limits on tokens are compared in two more places, which must say the same: for the index (`tokens_left` in
+//! `room`, and `index::tree`), and for the error (`available_at` and `exceeded` in `room`).
 
 use super::refusal::Refusal;
 use crate::base::clock::Now;

@@ -52,7 +52,7 @@ use crate::limits::Metering;
 pub trait Attachment: Send + Sync + 'static {
     /// The id as [`Router::select`](crate::Router::select) hands it out. It lies where a pick finds it
     /// without looking at the deployment.
-    type Id: fmt::Debug;
+    type Id: fmt::Debug + Send + Sync + 'static;
 
     /// Returns the id of a deployment. It is called under locks: it must be short and must not use the
     /// router.

@@ -139,17 +139,20 @@ impl<R: Rule> Forest<R> {
     }
 
     /// Counts a member by its health. Returns whether that may have changed.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // mostly it is a look at three words
     fn count<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) -> bool {
         let is_as_before = member.place().is_known_well() && member.is_well();
         if !is_as_before {
-            self.set_fitness(position, member, member.fitness(now));
+            self.recount(position, member, now);
         }
         !is_as_before
     }
 
     #[cold]
-    fn set_fitness<M: Member>(&mut self, position: Position, member: &M, fitness: Fitness) {
+    #[inline(never)]
+    fn recount<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) {
+        let fitness = member.fitness(now);
         member.place().note_well(fitness == Fitness::Well);
         self.census.set(position, fitness);
     }

@@ -269,7 +269,7 @@ impl<R: Rule> Tree<R> {
         position(node.place)
     }
 
-    /// Returns adds what a filter leaves of a node to the sum of what is before it.
+    /// Adds what a filter leaves of a node to the sum of what is before it.
     fn add_up(&self, filter: &Filter<'_>, node: Node, sum: &mut R::Summary) {
         match self.cut(filter, node) {
             Cut::Nothing => {}

@@ -13,6 +13,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use crate::base::clock::Now;
+use crate::base::fork::forks;
 use crate::base::lock::Held;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::time::Nanos;
@@ -47,6 +48,8 @@ pub struct Lease<T> {
     entry: Arc<Entry<T>>,
     tokens: u64,
     minute: Minute,
+    /// The process that it belongs to. In a forked child it has ended.
+    forks: u32,
     acquired_at: Nanos,
     ended: AtomicBool,
     /// Whether it has the one place of a deployment on probation.
@@ -87,6 +90,7 @@ impl<T> Lease<T> {
             entry: Arc::clone(entry),
             tokens: request.tokens,
             minute,
+            forks: process(),
             acquired_at: now.get(),
             ended: AtomicBool::new(false),
             probes,
@@ -119,10 +123,10 @@ impl<T> Lease<T> {
         (Arc::strong_count(&self.entry) == 1).then(|| self.entry.attachment())
     }
 
-    /// Returns whether it has ended.
+    /// Returns whether it has ended. In a forked child all leases of the parent have.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
+        self.ended.load(Ordering::Relaxed) || self.forks != process()
     }
 
     /// Ends it with a success. The actual tokens replace the estimate (None keeps it). The latency in
@@ -237,6 +241,13 @@ impl<T> Lease<T> {
         }
         Some(held)
     }
+}
+
+/// Returns a number of this process.
+#[inline]
+#[allow(clippy::cast_possible_truncation)] // nobody descends from four billion forks
+fn process() -> u32 {
+    forks() as u32
 }
 
 impl<T> Drop for Lease<T> {

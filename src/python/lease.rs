@@ -31,6 +31,12 @@ impl PyLease {
         let attached = lease.attachment();
         Self { own: attached.has_metadata.then(|| attached.deployment.clone_ref(py)), lease }
     }
+
+    /// Ends a lease that nobody will see.
+    #[cold]
+    pub(crate) fn give_back(&self) {
+        self.lease.release(true);
+    }
 }
 
 impl PyLease {

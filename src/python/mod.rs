@@ -55,11 +55,10 @@ mod _core {
         super::modules::find_first(module.py())
     }
 
-    /// Seed the random draws anew in a forked child, which would otherwise draw what its parent draws, and
-    /// forget the parent's threads.
+    /// Forget, in a forked child, what is the parent's: its requests in flight, its random draws, its threads.
     #[pyfunction]
     fn _after_fork() {
-        crate::base::rng::after_fork();
+        crate::base::fork::after_fork();
         super::door::after_fork();
     }
 

@@ -7,14 +7,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 
 use super::args::{Tokens, request, text, whole};
-use super::attached::Attached;
 use super::handle::PyRouter;
 use super::lease::PyLease;
 use super::waiting::{self, PyWaiter, Timeout};
 use super::{interrupt, records};
 use crate::base::error::Error;
 use crate::facts::Request;
-use crate::lease::Lease;
 use crate::wait::Patience;
 
 /// The most picks in one call of `select_many`: a bound on the memory that a wrong number can ask for.
@@ -94,11 +92,14 @@ with_keywords!(pick_method {
             None => 0,
         };
         let model_name = text("model_name", model_name)?;
-        let lease = match slf.get().router.acquire_at(model_name, &request, priority) {
+        match slf.get().router.acquire_at(model_name, &request, priority) {
+            Ok(lease) => {
+                let lease = Bound::new(slf.py(), PyLease::new(slf.py(), lease))?;
+                interrupt::done(()).inspect_err(|_| lease.get().give_back())?;
+                Ok(lease.into_any())
+            }
             Err(error) => wait_after(error, slf, model_name, request, Patience { timeout: timeout.0, priority }),
-            lease => interrupt::after(lease),
-        };
-        Bound::new(slf.py(), PyLease::new(slf.py(), lease?)).map(Bound::into_any)
+        }
     }
 });
 
@@ -121,16 +122,17 @@ with_keywords!(pick_method {
 
 /// Waits if that is wanted and may mend the error.
 #[cold]
-fn wait_after(
+fn wait_after<'py>(
     error: Error,
-    router: &Bound<'_, PyRouter>,
+    router: &Bound<'py, PyRouter>,
     model_name: &str,
     request: Request,
     patience: Patience,
-) -> PyResult<Lease<Attached>> {
+) -> PyResult<Bound<'py, PyAny>> {
     match error {
         Error::NoAvailableDeployment(refused) if patience.timeout != Some(0) && refused.reasons.may_change() => {
-            waiting::wait(router.py(), router.get(), model_name, request, patience)
+            let lease = waiting::wait(router.py(), router.get(), model_name, request, patience)?;
+            Bound::new(router.py(), PyLease::new(router.py(), lease)).map(Bound::into_any)
         }
         error => interrupt::after(Err(error)),
     }

@@ -43,7 +43,7 @@ impl Aliases {
         self.0.get(name).map(|target| Arc::clone(&target))
     }
 
-    /// Returns adds or replaces an alias. Changes come one at a time.
+    /// Adds or replaces an alias. Changes come one at a time.
     ///
     /// # Errors
     /// If the target leads back to the alias.

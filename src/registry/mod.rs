@@ -8,16 +8,18 @@
 //! held: an attachment may run anything when it is dropped.
 
 mod aliases;
+mod by_id;
 mod configure;
 mod ledgers;
 mod replace;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use rustc_hash::FxHashMap;
 
 use crate::base::clock::Now;
 use crate::base::error::{Error, UnknownDeployment, UnknownModel};
+use crate::base::fork;
 use crate::base::names::{nearest, not_empty};
 use crate::base::position::Position;
 use crate::base::sync::atomic::AtomicBool;
@@ -31,6 +33,7 @@ use crate::limits::{Metering, Quota};
 use crate::strategy::Strategy;
 
 use aliases::Aliases;
+use by_id::ById;
 pub use configure::Changed;
 use ledgers::{Ledgers, must_agree};
 
@@ -38,7 +41,7 @@ type Map<V> = sync::Map<Arc<str>, V>;
 
 #[derive(Debug)]
 pub(crate) struct Registry<T: Attachment> {
-    deployments: Map<Arc<Entry<T>>>,
+    deployments: Arc<ById<T>>,
     groups: Map<Group<T>>,
     aliases: Aliases,
     domains: Domains<Entry<T>>,
@@ -93,8 +96,11 @@ struct Belongings<T> {
 
 impl<T: Attachment> Registry<T> {
     pub(crate) fn new(services: Arc<Services>, strategies: Strategies) -> Self {
+        let deployments = Arc::<ById<T>>::default();
+        let forks: Weak<ById<T>> = Arc::downgrade(&deployments);
+        fork::tell(forks);
         Self {
-            deployments: Map::default(),
+            deployments,
             groups: sync::busy_map(),
             aliases: Aliases::default(),
             domains: Domains::default(),
@@ -154,7 +160,7 @@ impl<T: Attachment> Registry<T> {
         self.deployments.iter().try_for_each(|entry| visit(&entry.attachment))
     }
 
-    /// Returns adds a deployment, or replaces the facts of the one with its id.
+    /// Adds a deployment, or replaces the facts of the one with its id.
     pub(crate) fn add(&self, deployment: Deployment, attachment: T) -> Result<Removed<T>, Error> {
         let mut changes = self.change();
         self.must_not_be_alias(&deployment)?;

@@ -1,7 +1,7 @@
 //! Round robin.
 //!
-//! **How.** A counter per model name, modulo the number of candidates. A single candidate does not advance
-//! it.
+//! **How.** A counter per model name, modulo the number of candidates: see `chance`. A single candidate does
+//! not advance it. Members that no gate lets through are no candidates and never come here.
 //!
 //! **When.** Equal deployments and equal requests: the most even spread there is, and nothing can attract it.
 //!

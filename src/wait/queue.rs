@@ -10,8 +10,8 @@ use super::line::{Class, Key, Line, Place, Standing};
 use crate::base::clock::Clock;
 use crate::base::doorbell::{Doorbell, Wakes};
 use crate::base::error::Error;
+use crate::base::fork;
 use crate::base::manual_clock::Watch;
-use crate::base::rng;
 use crate::base::sync::{Mutex, MutexGuard, hold};
 use crate::base::time::Nanos;
 use crate::facts::{Request, Waiting};
@@ -42,7 +42,7 @@ pub struct Patience {
 /// drop(router.add(Deployment::new("azure-eu", "gpt-4o")?.with_max_parallel_requests(Some(1))?, ())?);
 /// let lease = router.acquire("gpt-4o", &Request::default())?;
 /// let waiter = router.wait("gpt-4o", Request::default(), Patience::default(), Waker::noop().clone())?;
-/// assert!(matches!(router.poll(&waiter)?, Progress::Waits(None)));
+/// assert!(matches!(router.poll(&waiter)?, Progress::Waits(_)));
 /// lease.release(false); // calls the waker
 /// assert!(matches!(router.poll(&waiter)?, Progress::Served(_)));
 /// # Ok::<(), turnout::Error>(())
@@ -113,7 +113,7 @@ impl<T> Lines<T> {
             served: FxHashMap::default(),
             served_at: VecDeque::new(),
             next_arrival: 0,
-            forks: rng::forks(),
+            forks: fork::forks(),
         }
     }
 
@@ -192,7 +192,7 @@ impl<T> Queue<T> {
     pub(super) fn lock(&self) -> MutexGuard<'_, Lines<T>> {
         let lock = || hold(&self.lines);
         let mut lines = lock();
-        if lines.forks == rng::forks() {
+        if lines.forks == fork::forks() {
             return lines;
         }
         // In a forked child nobody waits: the waiters are in the parent.

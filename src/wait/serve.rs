@@ -44,7 +44,7 @@ pub enum Progress<T> {
 }
 
 impl<T: Attachment> Queue<T> {
-    /// Returns acquires without waiting, and without overtaking a waiter of the same or a lower priority
+    /// Acquires without waiting, and without overtaking a waiter of the same or a lower priority
     /// number.
     #[cold]
     pub(crate) fn acquire(
