@@ -103,7 +103,7 @@ impl<T: Attachment> Router<T> {
     /// Ends a change of the deployments: wakes all that wait, and delivers the events that were noted.
     fn finish_change(&self) {
         if self.services().bell.is_waited_at() {
-            self.services().bell.ring(None);
+            self.services().bell.ring(|room| room.wake_all());
         }
         self.picker.deliver();
     }

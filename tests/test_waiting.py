@@ -21,9 +21,11 @@ from turnout import (
     Deployment,
     Health,
     Lease,
+    Limit,
     ManualClock,
     ModelNotFound,
     NoAvailableDeployment,
+    Quota,
     RateLimitExceeded,
     RequestTooLarge,
     Router,
@@ -966,4 +968,79 @@ def test_a_panic_that_one_who_is_served_begins_lets_those_before_try_again() -> 
 
     asyncio.run(asyncio.wait_for(main(), 20))
     held.pop("c").release()
+    assert_nothing_left(router)
+
+
+# --- classes and quotas ---
+
+
+def test_an_id_that_no_deployment_has_does_not_overtake() -> None:
+    clock = ManualClock(0.0)
+    router = Router([Deployment("a", "m", limits=[Limit(tokens=1000, per=1.0, kind="bucket")])], clock=clock)
+    router.acquire("m", tokens=1000).success()
+
+    async def main() -> None:
+        large = asyncio.create_task(router.acquire_async("m", tokens=900))
+        await asyncio.sleep(0)
+        for _ in range(8):
+            clock.advance(0.1)
+            with pytest.raises(NoAvailableDeployment):
+                router.acquire("m", tokens=50, exclude={"nobody"})
+        clock.advance(0.1)
+        (await asyncio.wait_for(large, LONG)).release()
+
+    asyncio.run(main())
+    assert_nothing_left(router)
+
+
+def test_an_id_that_is_registered_later_makes_a_class_of_its_own() -> None:
+    router = Router([Deployment("a", "m", max_parallel_requests=1)])
+
+    async def main() -> None:
+        lease = router.acquire("m")
+        without = asyncio.create_task(router.acquire_async("m", exclude={"late"}))
+        await asyncio.sleep(0)
+        other = asyncio.create_task(router.acquire_async("m"))
+        await asyncio.sleep(0)
+        assert router.waiting("m") == 2
+        router.add_deployment(Deployment("late", "m", max_parallel_requests=1))
+        late = await asyncio.wait_for(other, LONG)
+        assert late.deployment_id == "late"
+        assert not without.done()
+        late.release()
+        await asyncio.sleep(0.01)
+        assert not without.done()
+        lease.release()
+        (await asyncio.wait_for(without, LONG)).release()
+
+    asyncio.run(main())
+    assert_nothing_left(router)
+
+
+def test_a_release_wakes_those_of_other_groups_only_if_a_quota_stops_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    quota = Quota("q", Limit(requests=3, per=60.0))
+    router = Router(
+        [Deployment(name, name, max_parallel_requests=1, quotas=[quota]) for name in ("one", "two")], clock=ManualClock(0.0)
+    )
+
+    async def main(polls: list[None]) -> None:
+        one, two = router.acquire("one"), router.acquire("two")
+        waits = asyncio.create_task(router.acquire_async("two"))
+        await asyncio.sleep(0)
+        polls.clear()
+        one.release(unused=True)
+        await asyncio.sleep(0.01)
+        assert polls == [], "its own place is taken, and the quota has room"
+        spent = [router.acquire("one")]
+        spent[0].success()
+        spent.append(router.acquire("one"))
+        two.success()  # three requests of three
+        await asyncio.sleep(0.01)
+        assert not waits.done()
+        polls.clear()
+        spent[1].release(unused=True)
+        (await asyncio.wait_for(waits, LONG)).release()
+
+    with counting_polls(monkeypatch) as polls:
+        asyncio.run(main(polls))
     assert_nothing_left(router)

@@ -9,7 +9,10 @@ pub(crate) trait Wakes: Send + Sync {
     /// Wakes for a model name: some capacity of its group may be free.
     fn wake(&self, model_name: &str);
 
-    /// Wakes for every model name.
+    /// Wakes for a model name, and for all requests that a quota has stopped.
+    fn wake_with_quotas(&self, model_name: &str);
+
+    /// Wakes for every model name: deployments or options have changed.
     fn wake_all(&self);
 }
 
@@ -51,13 +54,11 @@ impl Doorbell {
         self.waiting.store(0, Ordering::Relaxed);
     }
 
-    /// Rings for the requests that wait for a model name; for all, if it is None. No lock may be held.
+    /// Calls those who wait. No lock may be held.
     #[cold]
-    pub(crate) fn ring(&self, model_name: Option<&str>) {
-        let Some(room) = self.room.get().and_then(Weak::upgrade) else { return };
-        match model_name {
-            Some(model_name) => room.wake(model_name),
-            None => room.wake_all(),
+    pub(crate) fn ring(&self, call: impl FnOnce(&dyn Wakes)) {
+        if let Some(room) = self.room.get().and_then(Weak::upgrade) {
+            call(&*room);
         }
     }
 }

@@ -295,16 +295,16 @@ impl<T> Entry<T> {
         self.services.events.deliver();
     }
 
-    /// Wakes the waiters of the group that its counters belong to now; all waiters, if it is under quotas
-    /// that others share.
+    /// Wakes the waiters of the group that its counters belong to now, and those that a quota stops if it is
+    /// under one.
     #[cold]
     fn wake_waiters(&self) {
-        if self.metering.as_ref().is_some_and(|metering| !metering.quotas().is_empty()) {
-            return self.services.bell.ring(None);
-        }
+        let has_quotas = self.metering.as_ref().is_some_and(|metering| !metering.quotas().is_empty());
         match self.fate() {
-            Fate::Registered => self.services.bell.ring(Some(self.deployment.model_name())),
-            Fate::Replaced(by) => by.wake_waiters(),
+            Fate::Replaced(by) if !has_quotas => by.wake_waiters(),
+            Fate::Replaced(by) => self.services.bell.ring(|room| room.wake_with_quotas(by.deployment.model_name())),
+            _ if has_quotas => self.services.bell.ring(|room| room.wake_with_quotas(self.deployment.model_name())),
+            Fate::Registered => self.services.bell.ring(|room| room.wake(self.deployment.model_name())),
             Fate::Removed => {}
         }
     }

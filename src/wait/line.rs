@@ -14,7 +14,8 @@ use crate::facts::Request;
 /// Where a waiter stands in its line: by priority, and then by arrival.
 pub(super) type Key = (i32, u64);
 
-/// What requests of one class have in common, in one order.
+/// What requests of one class have in common, in one order. Ids that no deployment has make no difference, and
+/// are left out.
 #[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Class {
     tags: Vec<String>,
@@ -23,12 +24,12 @@ pub(super) struct Class {
 }
 
 impl Class {
-    pub(super) fn of(request: &Request) -> Self {
+    pub(super) fn of(request: &Request, is_known: impl Fn(&str) -> bool) -> Self {
         let Some(wishes) = &request.wishes else { return Self { tags: Vec::new(), any_tag: false, exclude: Vec::new() } };
         let mut tags = wishes.tags.clone();
         tags.sort_unstable();
         tags.dedup();
-        let mut exclude: Vec<_> = wishes.exclude.iter().cloned().collect();
+        let mut exclude: Vec<_> = wishes.exclude.iter().filter(|id| is_known(id)).cloned().collect();
         exclude.sort_unstable();
         Self { any_tag: wishes.any_tag && tags.len() > 1, tags, exclude }
     }
@@ -38,6 +39,12 @@ impl Class {
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) classes: FxHashMap<Arc<Class>, Standing>,
+    /// The class of each waiter, by its arrival.
+    pub(super) class_of: FxHashMap<u64, Arc<Class>>,
+    /// Whether deployments have changed since the classes were made.
+    pub(super) is_stale: bool,
+    /// Whether a quota stopped one of the heads.
+    pub(super) waits_for_quota: bool,
     pub(super) len: usize,
     /// When trying again may help; [`Nanos::MAX`] if time does not.
     pub(super) alarm: Nanos,
@@ -71,7 +78,16 @@ pub(super) struct Place {
 
 impl Line {
     pub(super) fn new() -> Self {
-        Self { classes: FxHashMap::default(), len: 0, alarm: Nanos::MAX, armed: ((0, 0), Nanos::MAX), rung: None }
+        Self {
+            classes: FxHashMap::default(),
+            class_of: FxHashMap::default(),
+            is_stale: false,
+            waits_for_quota: false,
+            len: 0,
+            alarm: Nanos::MAX,
+            armed: ((0, 0), Nanos::MAX),
+            rung: None,
+        }
     }
 
     pub(super) fn heads(&self) -> impl Iterator<Item = (Key, &Arc<Class>, &Place)> {
@@ -113,27 +129,55 @@ impl Line {
 
     /// Passes over the leader, unless it is the waiter that looks.
     pub(super) fn pass_over_leader(&mut self, looks: Key) {
-        let leader = self.heads().map(|(key, class, _)| (key, Arc::clone(class))).min_by_key(|&(key, _)| key);
-        if let Some((key, class)) = leader.filter(|&(key, _)| key != looks) {
-            self.pass_over(&class, key);
+        let leader = self.leader().map(|(key, _)| key);
+        if let Some(key) = leader.filter(|&key| key != looks) {
+            self.pass_over(key);
         }
     }
 
     /// Passes over a waiter that did not look when it had to.
-    pub(super) fn pass_over(&mut self, class: &Class, key: Key) {
-        if let Some(standing) = self.classes.get_mut(class)
+    pub(super) fn pass_over(&mut self, key: Key) {
+        if let Some(standing) = self.class_of.get(&key.1).and_then(|class| self.classes.get_mut(class))
             && let Some(place) = standing.places.remove(&key)
         {
             standing.absent.insert(key, place);
         }
     }
 
-    pub(super) fn remove(&mut self, class: &Class, key: Key) -> Option<Place> {
-        let standing = self.classes.get_mut(class)?;
+    /// Lets a waiter stand in line.
+    pub(super) fn insert(&mut self, class: Arc<Class>, key: Key, place: Place) {
+        self.class_of.insert(key.1, Arc::clone(&class));
+        self.classes.entry(class).or_default().places.insert(key, place);
+        self.len += 1;
+    }
+
+    /// Makes the classes anew, if deployments have changed.
+    pub(super) fn sort(&mut self, is_known: impl Fn(&str) -> bool) {
+        if !std::mem::take(&mut self.is_stale) {
+            return;
+        }
+        for (_, standing) in std::mem::take(&mut self.classes) {
+            for (key, place) in standing.places {
+                let class = Arc::new(Class::of(&place.request, &is_known));
+                self.class_of.insert(key.1, Arc::clone(&class));
+                self.classes.entry(class).or_default().places.insert(key, place);
+            }
+            for (key, place) in standing.absent {
+                let class = Arc::new(Class::of(&place.request, &is_known));
+                self.class_of.insert(key.1, Arc::clone(&class));
+                self.classes.entry(class).or_default().absent.insert(key, place);
+            }
+        }
+    }
+
+    /// Takes a waiter out.
+    pub(super) fn remove(&mut self, key: Key) -> Option<Place> {
+        let class = self.class_of.remove(&key.1)?;
+        let standing = self.classes.get_mut(&class)?;
         let place = standing.places.remove(&key).or_else(|| standing.absent.remove(&key))?;
         self.len -= 1;
         if standing.places.is_empty() && standing.absent.is_empty() {
-            self.classes.remove(class);
+            self.classes.remove(&class);
         }
         Some(place)
     }

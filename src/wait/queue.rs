@@ -51,7 +51,6 @@ pub struct Patience {
 pub struct Waiter<T> {
     pub(super) queue: Arc<Queue<T>>,
     pub(super) model_name: Arc<str>,
-    pub(super) class: Arc<Class>,
     pub(super) request: Arc<Request>,
     pub(super) patience: Patience,
     pub(super) waker: Waker,
@@ -101,7 +100,6 @@ pub(super) struct Lines<T> {
 pub(super) struct Served<T> {
     pub(super) outcome: Result<Lease<T>, Error>,
     pub(super) model_name: Arc<str>,
-    pub(super) class: Arc<Class>,
     pub(super) key: Key,
     pub(super) place: Place,
 }
@@ -138,10 +136,11 @@ impl<T> Lines<T> {
                 break;
             }
             self.served_at.pop_front();
-            if is_kept && let Some(Served { outcome: Ok(lease), model_name, class, key, place }) = self.served.remove(&arrival) {
+            if is_kept && let Some(Served { outcome: Ok(lease), model_name, key, place }) = self.served.remove(&arrival) {
                 let line = self.of.entry(model_name).or_insert_with(Line::new);
-                line.classes.entry(class).or_default().absent.insert(key, place);
-                line.len += 1;
+                line.insert(Arc::new(Class::of(&place.request, |_| true)), key, place);
+                line.pass_over(key);
+                line.is_stale = true;
                 bell.enter();
                 leases.push(lease);
             }
@@ -168,15 +167,7 @@ impl<T> Queue<T> {
 
     /// Makes a waiter, which has no place in line before its first poll.
     pub(crate) fn wait(self: &Arc<Self>, model_name: Arc<str>, request: Request, patience: Patience, waker: Waker) -> Waiter<T> {
-        Waiter {
-            queue: Arc::clone(self),
-            model_name,
-            class: Arc::new(Class::of(&request)),
-            request: Arc::new(request),
-            patience,
-            waker,
-            entered: OnceLock::new(),
-        }
+        Waiter { queue: Arc::clone(self), model_name, request: Arc::new(request), patience, waker, entered: OnceLock::new() }
     }
 
     /// Returns how many requests wait, for any model name.
@@ -205,26 +196,34 @@ impl<T> Queue<T> {
     }
 
     /// Gives a waiter its place, unless it has one; returns whether it had none.
-    pub(super) fn enter(&self, lines: &mut Lines<T>, waiter: &Waiter<T>, (key, deadline): (Key, Nanos)) -> bool {
+    pub(super) fn enter(
+        &self,
+        lines: &mut Lines<T>,
+        waiter: &Waiter<T>,
+        (key, deadline): (Key, Nanos),
+        is_known: impl Fn(&str) -> bool,
+    ) -> bool {
         let line = lines.of.entry(Arc::clone(&waiter.model_name)).or_insert_with(Line::new);
-        let Standing { places, absent, .. } = line.classes.entry(Arc::clone(&waiter.class)).or_default();
-        if let Some(place) = absent.remove(&key) {
-            places.insert(key, place);
+        line.sort(&is_known);
+        if let Some(class) = line.class_of.get(&key.1) {
+            // It looks, so that it is not absent any more.
+            if let Some(Standing { places, absent, .. }) = line.classes.get_mut(class)
+                && let Some(place) = absent.remove(&key)
+            {
+                places.insert(key, place);
+            }
+            return false;
         }
-        let is_new = !places.contains_key(&key);
-        if is_new {
-            let (request, waker) = (Arc::clone(&waiter.request), waiter.waker.clone());
-            places.insert(key, Place { request, waker, deadline, due: Nanos::MAX });
-            line.len += 1;
-            self.services.bell.enter();
-        }
-        is_new
+        let (request, waker) = (Arc::clone(&waiter.request), waiter.waker.clone());
+        line.insert(Arc::new(Class::of(&request, is_known)), key, Place { request, waker, deadline, due: Nanos::MAX });
+        self.services.bell.enter();
+        true
     }
 
     /// Takes a waiter out of its line, if it is there.
     pub(super) fn leave(&self, lines: &mut Lines<T>, waiter: &Waiter<T>, key: Key) {
         let Some(line) = lines.of.get_mut(&waiter.model_name) else { return };
-        if line.remove(&waiter.class, key).is_some() {
+        if line.remove(key).is_some() {
             self.services.bell.leave();
         }
     }
@@ -263,8 +262,26 @@ impl<T: Attachment> Wakes for Queue<T> {
     }
 
     #[cold]
+    fn wake_with_quotas(&self, model_name: &str) {
+        // Whether a line waits for a quota is found out under the lock that is held here, by a look that began
+        // before this and saw the quota as it was, or by a later one that sees it as it is.
+        self.ring(|lines, now, bells| {
+            for (name, line) in &mut lines.of {
+                if line.waits_for_quota || **name == *model_name {
+                    line.ring(now, bells);
+                }
+            }
+        });
+    }
+
+    #[cold]
     fn wake_all(&self) {
-        self.ring(|lines, now, bells| lines.of.values_mut().for_each(|line| line.ring(now, bells)));
+        self.ring(|lines, now, bells| {
+            for line in lines.of.values_mut() {
+                line.is_stale = true;
+                line.ring(now, bells);
+            }
+        });
     }
 }
 

@@ -9,6 +9,7 @@ use super::line::Key;
 use super::queue::{Lines, Patience, Queue, Served, Waiter, ring};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
+use crate::base::gate::Gate;
 use crate::base::time::{Nanos, SECOND};
 use crate::facts::Request;
 use crate::group::Attachment;
@@ -107,13 +108,14 @@ impl<T: Attachment> Queue<T> {
         now: Nanos,
         bells: &mut Vec<Waker>,
     ) -> Result<Progress<T>, Error> {
-        let Waiter { model_name, class, request, patience, .. } = waiter;
+        let Waiter { model_name, request, patience, .. } = waiter;
+        let is_known = |id: &str| picker.registry.contains(id);
         let &(key, deadline) = waiter.entered.get_or_init(|| {
             lines.next_arrival += 1;
             let deadline = patience.timeout.map_or(Nanos::MAX, |timeout| now.saturating_add(timeout));
             ((patience.priority, lines.next_arrival), deadline)
         });
-        let is_new = !lines.served.contains_key(&key.1) && self.enter(lines, waiter, (key, deadline));
+        let is_new = !lines.served.contains_key(&key.1) && self.enter(lines, waiter, (key, deadline), is_known);
         self.serve(picker, lines, waiter, (key, now), bells);
         if let Some(served) = lines.served.remove(&key.1) {
             return served.outcome.map(Progress::Served);
@@ -122,7 +124,8 @@ impl<T: Attachment> Queue<T> {
         let Some(line) = lines.of.get_mut(model_name) else { return Ok(Progress::Waits(None)) };
         if is_new || deadline <= now {
             // The head of its class has tried in its place, but for a request of another size.
-            let of_head = line.classes.get(class).and_then(|standing| standing.refused.clone());
+            let class = line.class_of.get(&key.1);
+            let of_head = class.and_then(|class| line.classes.get(class)?.refused.clone());
             match picker.refusal(model_name, request).or_else(|| of_head.map(Error::NoAvailableDeployment)) {
                 Some(Error::NoAvailableDeployment(unavailable)) if unavailable.reasons.may_change() => {
                     if patience.timeout == Some(0) {
@@ -150,7 +153,8 @@ impl<T: Attachment> Queue<T> {
         if let Some(at) = oldest_served {
             until = until.min(at.saturating_add(COLLECTED_WITHIN + 1));
         }
-        if let Some(place) = line.classes.get_mut(class).and_then(|standing| standing.places.get_mut(&key)) {
+        let standing = line.class_of.get(&key.1).and_then(|class| line.classes.get_mut(class));
+        if let Some(place) = standing.and_then(|standing| standing.places.get_mut(&key)) {
             place.due = until;
         }
         Ok(Progress::Waits(Some(until.saturating_sub(now))))
@@ -174,32 +178,32 @@ impl<T: Attachment> Queue<T> {
             if is_timed && line.rung.is_some_and(|at| at.saturating_add(ANSWERED_WITHIN) < now) {
                 line.pass_over_leader(key);
             }
-            (line.rung, line.alarm) = (None, Nanos::MAX);
+            (line.rung, line.alarm, line.waits_for_quota) = (None, Nanos::MAX, false);
             heads = line.all_heads();
         } else {
-            let head = line.classes.get(&waiter.class).and_then(|standing| standing.places.first_key_value());
-            heads = head.filter(|&(&head, _)| head == key).map(|_| Reverse((key, Arc::clone(&waiter.class)))).into_iter().collect();
+            let class = line.class_of.get(&key.1).filter(|class| line.head_of(class) == Some(key));
+            heads = class.map(|class| Reverse((key, Arc::clone(class)))).into_iter().collect();
         }
         let looks = key;
         while let Some(Reverse((key, class))) = heads.pop() {
             let Some(standing) = line.classes.get_mut(&class) else { continue };
             let Some(place) = standing.places.get(&key) else { continue };
             if key != looks && is_absent(place.due) {
-                line.pass_over(&class, key);
+                line.pass_over(key);
                 heads.extend(line.head_of(&class).map(|next| Reverse((next, class))));
                 continue;
             }
             match picker.acquire(&waiter.model_name, &place.request) {
                 Err(Error::NoAvailableDeployment(unavailable)) if unavailable.reasons.may_change() => {
                     line.alarm = line.alarm.min(unavailable.retry_at.unwrap_or(Nanos::MAX));
+                    line.waits_for_quota |= unavailable.reasons.iter().any(|(gate, _)| gate == Gate::Quota);
                     standing.refused = Some(unavailable);
                 }
                 outcome => {
-                    let Some(place) = line.remove(&class, key) else { continue };
+                    let Some(place) = line.remove(key) else { continue };
                     self.services.bell.leave();
                     bells.push(place.waker.clone());
-                    let (model_name, class_of_it) = (Arc::clone(&waiter.model_name), Arc::clone(&class));
-                    lines.served.insert(key.1, Served { outcome, model_name, class: class_of_it, key, place });
+                    lines.served.insert(key.1, Served { outcome, model_name: Arc::clone(&waiter.model_name), key, place });
                     if is_timed && key != looks {
                         lines.served_at.push_back((now, key.1));
                     }
