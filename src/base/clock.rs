@@ -1,8 +1,8 @@
 //! The only source of time, so that a test can replace it.
 //!
-//! A router's time never runs backwards. The wall clock is read once; a monotonic clock then carries that
-//! time on (it may stand still while the machine sleeps). What follows the wall clock adds what [`Wall`] says.
-//! [`ManualClock`] absorbs steps back, and is a wall clock itself.
+//! A router's time never runs backwards. The wall clock is read once. A monotonic clock then carries that
+//! time on; it may stand still while the machine sleeps. Code that follows the wall clock adds the difference
+//! that [`Wall`] knows. [`ManualClock`] absorbs steps back, and is a wall clock itself.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::wall::Wall;
 #[cfg(target_os = "linux")]
 const COARSE_LAG: Nanos = SECOND / 20;
 
-/// Where a router takes the time from.
+/// The source of a router's time.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -42,12 +42,12 @@ pub enum Clock {
 pub struct SystemClock {
     /// The reading it started at.
     origin: Instant,
-    /// The wall clock's time at that reading. An offset to another clock is added here and nowhere else:
-    /// every time that this clock tells is this one and what has passed since.
+    /// The wall clock's time at that reading. An offset to another clock is added here and nowhere else: each
+    /// time that this clock tells is `epoch` plus the time that has passed since `origin`.
     epoch: Nanos,
     /// Shared with the copies.
     wall: Arc<Wall>,
-    /// The same reading of the clock that is advanced by the kernel's timer alone.
+    /// The coarse clock's reading at the same moment. Only the kernel's timer advances that clock.
     #[cfg(target_os = "linux")]
     coarse_origin: coarsetime::Instant,
 }
@@ -72,23 +72,23 @@ impl SystemClock {
         self.epoch.wrapping_add(elapsed.as_secs().wrapping_mul(SECOND).wrapping_add(u64::from(elapsed.subsec_nanos())))
     }
 
-    /// Returns whether the time is well before `at`, by a clock that takes a fifth of the time to read. That
-    /// clock is behind by a tick of the kernel's timer, 1 to 10 ms. Where a tick is late, this may say so for
-    /// longer.
+    /// Returns whether the time is well before `at`. It asks the coarse clock, which takes a fifth of the
+    /// time to read. The coarse clock is behind by up to a tick of the kernel's timer, 1 to 10 ms. If a tick
+    /// is late, this may return true for longer.
     #[cfg(target_os = "linux")]
     #[inline]
     #[allow(clippy::disallowed_methods)] // this is where time comes from
     fn is_well_before(&self, at: Nanos) -> bool {
         let elapsed = coarsetime::Instant::now_without_cache_update().duration_since(self.coarse_origin);
         let coarse = self.epoch.saturating_add(elapsed.as_nanos());
-        // A step of the wall clock may bring forward what is to come.
+        // After a step of the wall clock a window may change earlier. This look finds such a step.
         if self.wall.is_look_due_by_coarse_clock(coarse) {
             self.wall.look(self.now());
         }
         coarse.saturating_add(COARSE_LAG) < at
     }
 
-    /// Returns false: elsewhere the coarse clock may run at another rate.
+    /// Returns false: on other systems the coarse clock may run at another rate.
     #[cfg(not(target_os = "linux"))]
     #[allow(clippy::unused_self)] // as on Linux
     fn is_well_before(&self, _: Nanos) -> bool {
@@ -112,7 +112,7 @@ impl Clock {
         }
     }
 
-    /// Returns what knows of the wall clock's steps; None if this is a wall clock itself.
+    /// Returns the record of the wall clock's steps; None if this clock is a wall clock itself.
     pub(crate) fn wall(&self) -> Option<&Arc<Wall>> {
         match self {
             Self::System(clock) => Some(&clock.wall),
@@ -166,7 +166,7 @@ impl<'a> Now<'a> {
         Self { clock, read: Cell::new(None), wall: Cell::new(None), holds_until: Cell::new(Nanos::MAX) }
     }
 
-    /// Takes a time that was read before.
+    /// Makes the time of a call from a time that was read before.
     pub(crate) fn at(clock: &'a Clock, now: Nanos) -> Self {
         Self { clock, read: Cell::new(Some(now)), wall: Cell::new(None), holds_until: Cell::new(Nanos::MAX) }
     }
@@ -176,7 +176,7 @@ impl<'a> Now<'a> {
         self.read.get().unwrap_or_else(|| self.read())
     }
 
-    // Out of line, as `read_wall` is: what is inlined in many places stays small.
+    // Out of line, as `read_wall` is: `get` and `wall` are inlined in many places, so they must stay small.
     #[inline(never)]
     fn read(&self) -> Nanos {
         let now = self.clock.now();
@@ -197,19 +197,19 @@ impl<'a> Now<'a> {
         wall
     }
 
-    /// Returns how far the wall clock was set forward, as far as that is known.
+    /// Returns how far the wall clock was set forward, as of the last look at it.
     #[inline]
     pub(crate) fn known_ahead(&self) -> Nanos {
         self.clock.wall().map_or(0, |wall| wall.known_ahead())
     }
 
-    /// Returns whether a time has come. Where it is far off, this may cost less than reading the time.
+    /// Returns whether a time has come. If `at` is far off, this may cost less than reading the time.
     #[inline]
     pub(crate) fn has_come(&self, at: Nanos) -> bool {
         (self.read.get().is_some() || !self.clock.is_well_before(at)) && at <= self.get()
     }
 
-    /// Notes that what was read so far may be different from the moment `at` on.
+    /// Notes that the values that were read so far may change at the moment `at`.
     #[inline]
     pub(crate) fn note_change(&self, at: Nanos) {
         self.holds_until.set(self.holds_until.get().min(at));

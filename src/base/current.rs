@@ -1,4 +1,4 @@
-//! A value that may be replaced while others read it, without a lock for them.
+//! A value that may be replaced while other threads read it. Readers take no lock.
 
 use std::sync::OnceLock;
 
@@ -8,8 +8,8 @@ use super::sync::{Mutex, hold};
 /// Versions come in chunks, each twice the size of the one before, so that a version never moves.
 const CHUNKS: usize = usize::BITS as usize;
 
-/// A value and the versions before it, which readers may still look at. They are kept for good; a value that
-/// was there before is not kept twice. It is meant for options, of which there are few.
+/// A value and its earlier versions, which readers may still look at. All versions are kept for good. A value
+/// that is set again is not kept twice. It is meant for options, which take few values.
 #[derive(Debug)]
 pub(crate) struct Current<V> {
     chunks: [OnceLock<Box<[OnceLock<V>]>>; CHUNKS],
@@ -27,7 +27,7 @@ impl<V: Clone + PartialEq> Current<V> {
 
     /// Returns the value.
     #[inline]
-    #[allow(clippy::expect_used)] // `set` makes a version before it says which one it is
+    #[allow(clippy::expect_used)] // `set` makes a version before it stores its number
     pub(crate) fn get(&self) -> &V {
         // Acquire: pairs with the release in `set`.
         self.version(self.latest.load(Ordering::Acquire)).get().expect("a version that was set")
@@ -42,12 +42,12 @@ impl<V: Clone + PartialEq> Current<V> {
             self.version(nth).get_or_init(|| value);
             *known += 1;
         }
-        // Release: who sees the number sees the version.
+        // Release: a reader that sees the number sees the version.
         self.latest.store(nth, Ordering::Release);
     }
 
     #[inline]
-    #[allow(clippy::indexing_slicing)] // a chunk for each bit of a number, as long as the numbers that have it first
+    #[allow(clippy::indexing_slicing)] // the chunks have room for every number
     fn version(&self, nth: usize) -> &OnceLock<V> {
         let from_one = nth + 1;
         let chunk = from_one.ilog2() as usize;

@@ -1,38 +1,39 @@
-//! How the end of a lease finds the requests that wait for its place, from a floor far below them.
+//! A bell that the end of a lease rings, to wake the requests that wait for its place. They stand on a floor
+//! far above, which a lease must not import.
 
 use std::sync::{OnceLock, Weak};
 
 use super::sync::atomic::{AtomicUsize, Ordering};
 
-/// Wakes requests that wait for capacity. No lock of a group, of counters or of a clock may be held.
+/// Wakes requests that wait for capacity. The caller holds no lock of a group, of counters or of a clock.
 pub(crate) trait Wakes: Send + Sync {
-    /// Wakes for a model name: some capacity of its group may be free.
+    /// Wakes requests for a model name: some capacity of its group may be free.
     fn wake(&self, model_name: &str);
 
-    /// Wakes for a model name, and for all requests that a quota has stopped.
+    /// Wakes requests for a model name, and all requests that a quota has stopped.
     fn wake_with_quotas(&self, model_name: &str);
 
-    /// Wakes for every model name: deployments or options have changed.
+    /// Wakes requests for every model name: deployments or options have changed.
     fn wake_all(&self);
 }
 
 /// The bell at the door of the waiting room.
 #[derive(Debug, Default)]
 pub(crate) struct Doorbell {
-    /// How many requests wait, for any model name. Changed under the lock of the waiting room.
+    /// The number of requests that wait, for any model name. It changes under the lock of the waiting room.
     waiting: AtomicUsize,
-    /// The waiting room, which knows who they are.
+    /// The waiting room, which knows these requests.
     room: OnceLock<Weak<dyn Wakes>>,
 }
 
 impl Doorbell {
     /// Lets the bell ring in a waiting room.
     pub(crate) fn connect(&self, room: Weak<dyn Wakes>) {
-        // There is one waiting room a router, connected when the router is made.
+        // A router has one waiting room, which is connected when the router is made.
         let _ = self.room.set(room);
     }
 
-    /// Returns whether anybody waits, for any model name.
+    /// Returns whether a request waits, for any model name.
     #[inline]
     pub(crate) fn is_waited_at(&self) -> bool {
         // Relaxed: the lock of the group's index orders it where it matters (see `wait`).
@@ -49,12 +50,12 @@ impl Doorbell {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Forgets all that wait.
+    /// Forgets all requests that wait.
     pub(crate) fn clear(&self) {
         self.waiting.store(0, Ordering::Relaxed);
     }
 
-    /// Calls those who wait. No lock may be held.
+    /// Rings: passes the waiting room to `call`. The caller holds no lock.
     #[cold]
     pub(crate) fn ring(&self, call: impl FnOnce(&dyn Wakes)) {
         if let Some(room) = self.room.get().and_then(Weak::upgrade) {

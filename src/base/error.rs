@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! The errors that calls return.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::time::Nanos;
 
 /// Why a call failed. The message names the value and what is allowed.
 ///
-/// It is kept small, since every pick returns room for one.
+/// It is kept small, since the result of every pick has room for one.
 ///
 /// ```
 /// use turnout::{Error, Request, Router, Settings};
@@ -22,7 +22,7 @@ use super::time::Nanos;
 pub enum Error {
     /// A value is out of range or unknown.
     Configuration(String),
-    /// An alias would lead back to itself; the names on the way round.
+    /// An alias would lead back to itself. These are the names on the way round.
     AliasCycle(Vec<Arc<str>>),
     /// No deployment serves the model.
     ModelNotFound(Box<UnknownModel>),
@@ -32,9 +32,9 @@ pub enum Error {
     DeploymentNotFound(Box<UnknownDeployment>),
     /// Every deployment of the group was stopped by a gate.
     NoAvailableDeployment(Box<Unavailable>),
-    /// The same, for as long as the request would wait.
+    /// Gates stopped every deployment of the group for as long as the request would wait.
     WaitTimeout(Box<Unavailable>),
-    /// The same, and as many requests wait already as may.
+    /// Every deployment of the group was stopped by a gate, and this many requests wait already: no more may.
     TooManyWaiters(Box<Unavailable>, usize),
     /// The tokens are above the limit of every deployment that the request could use.
     RequestTooLarge(Box<TooLarge>),
@@ -55,7 +55,7 @@ pub enum Error {
 pub struct UnknownModel {
     /// The name that was asked for.
     pub name: String,
-    /// Where aliases led from it, if they did.
+    /// The name that aliases lead to from it; None if it is no alias.
     pub resolved: Option<Arc<str>>,
     /// Known names that look like it, best first.
     pub near: Vec<String>,
@@ -119,10 +119,10 @@ pub struct TooLarge {
 pub struct Unavailable {
     /// The model name whose group was asked.
     pub model_name: Arc<str>,
-    /// Seconds until the earliest time at which one may be available; None if no such time is known.
+    /// Seconds until the earliest time at which a deployment may be available; None if no such time is known.
     pub retry_after: Option<f64>,
     pub(crate) retry_at: Option<Nanos>,
-    /// How many each gate stopped.
+    /// How many deployments each gate stopped.
     pub reasons: Reasons,
 }
 
@@ -161,24 +161,26 @@ impl Reasons {
         self.iter().map(|(gate, _)| gate).filter(|gate| !gate.is_wish())
     }
 
-    /// Returns whether all deployments that the request could use were stopped by such gates, and there is
-    /// one.
+    /// Returns whether such gates stopped all deployments that the request could use. False if the request
+    /// could use none.
     fn only(&self, is_such: impl Fn(Gate) -> bool) -> bool {
         self.may_change() && self.not_by_request().all(is_such)
     }
 
-    /// Returns whether more than the request itself stopped a deployment, so that waiting may help.
+    /// Returns whether a deployment was stopped that the request itself did not rule out. Waiting may then
+    /// help.
     pub(crate) fn may_change(&self) -> bool {
         self.not_by_request().next().is_some()
     }
 
-    /// Returns whether cooldowns, and the probation after them, stopped all that the request could use.
+    /// Returns whether cooldowns, and the probation after them, stopped all deployments that the request
+    /// could use.
     #[must_use]
     pub fn all_cooling_down(&self) -> bool {
         self.only(Gate::is_cooldown)
     }
 
-    /// Returns whether limits on requests and tokens stopped all that the request could use.
+    /// Returns whether limits on requests and tokens stopped all deployments that the request could use.
     #[must_use]
     pub fn all_rate_limited(&self) -> bool {
         self.only(Gate::is_rate_limit)

@@ -1,12 +1,12 @@
-//! What happens to deployments and groups, for callbacks of the application.
+//! Events of deployments and groups, for callbacks of the application.
 //!
 //! An event is noted where it happens, under the locks that are held there. It is told when the call that
 //! caused it holds no lock any more: a callback may use the router. Without a subscriber nothing is noted.
 //!
-//! One thread tells at a time, so that subscribers hear of events in the order in which they happened. It tells
-//! the events that were pending when it began, but no more than [`MOST_AT_ONCE`], and those that its callbacks
-//! cause. Other events are left to the next call. So no call tells for longer than its share, however fast the
-//! events of others come.
+//! One thread tells at a time, so that subscribers hear of events in the order in which they happened. It
+//! tells the events that were pending when it began, but no more than [`MOST_AT_ONCE`]. It also tells the
+//! events that its callbacks cause. Other events are left to the next call. So no call tells more than its
+//! share, even if other threads cause events faster than it tells them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,7 +18,7 @@ use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::sync::{Mutex, MutexGuard, hold};
 use super::time::Nanos;
 
-/// What has happened.
+/// The kind of an event.
 ///
 /// ```
 /// assert_eq!(turnout::EventKind::Cooldown.name(), "cooldown");
@@ -51,7 +51,7 @@ impl EventKind {
     }
 }
 
-/// Something that has happened.
+/// Something that has happened to a deployment or a group.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -68,19 +68,19 @@ impl EventKind {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// What.
+    /// What has happened.
     pub kind: EventKind,
-    /// To which deployment; None if to a group.
+    /// The deployment that it happened to; None if it happened to a group.
     pub deployment_id: Option<Arc<str>>,
-    /// In which group.
+    /// The model name of the group.
     pub model_name: Arc<str>,
-    /// When, in nanoseconds of the router's clock.
+    /// The time, in nanoseconds of the router's clock.
     pub at: Nanos,
     /// More about it, for people to read.
     pub detail: String,
 }
 
-/// The most events that wait to be told. Behind a callback that hangs, older ones are dropped.
+/// The most events that wait to be told. If a callback hangs, the oldest events are dropped.
 const MOST_PENDING: usize = 10_000;
 
 /// The most events that one call tells, beside those that its callbacks cause.
@@ -88,8 +88,8 @@ const MOST_AT_ONCE: usize = 100;
 
 type Callback = Arc<dyn Fn(&Event) + Send + Sync>;
 
-/// A callback that is called from now on. It ends with [`Subscription::end`], or with the router and the
-/// leases on its deployments.
+/// A callback that is called for every event from now on. The subscription ends with [`Subscription::end`],
+/// or when the router and all leases on its deployments are gone.
 ///
 /// ```
 /// use turnout::{Deployment, Router, Settings};
@@ -115,7 +115,7 @@ impl Subscription {
     /// Ends the subscription, unless it has ended before.
     pub fn end(&self) {
         let callback = self.events.upgrade().and_then(|events| events.unsubscribe(self.number));
-        // No lock is held here: it may run anything when it is dropped.
+        // No lock is held here: a callback may run any code when it is dropped.
         drop(callback);
     }
 }
@@ -135,9 +135,9 @@ struct Queue {
     pending: VecDeque<Event>,
     /// The thread that tells.
     teller: Option<ThreadId>,
-    /// How many of the pending events it is to tell.
+    /// How many of the pending events the teller must tell.
     owed: usize,
-    /// The process that all this belongs to.
+    /// The process that the queue belongs to.
     forks: u64,
 }
 
@@ -158,7 +158,7 @@ impl Events {
         hold(&self.subscribers)
     }
 
-    /// Calls `callback` from now on. Returns the number that ends that.
+    /// Calls `callback` for every event from now on. Returns the number that ends the subscription.
     fn subscribe(&self, callback: Callback) -> u64 {
         let mut subscribers = self.subscribers();
         subscribers.last += 1;
@@ -168,7 +168,7 @@ impl Events {
         number
     }
 
-    /// Ends a subscription. Returns the callback, to be dropped where that is harmless.
+    /// Ends a subscription. Returns the callback, which the caller drops when it holds no lock.
     fn unsubscribe(&self, number: u64) -> Option<Callback> {
         let mut subscribers = self.subscribers();
         let place = subscribers.callbacks.iter().position(|&(other, _)| other == number)?;
@@ -177,7 +177,7 @@ impl Events {
         Some(callback)
     }
 
-    /// Notes an event, if there is a subscriber. Its locks are taken after all others.
+    /// Notes an event, if there is a subscriber. Its lock is taken after all other locks.
     pub(crate) fn note(&self, event: impl FnOnce() -> Event) {
         if self.has_subscribers.load(Ordering::Relaxed) {
             let mut queue = self.queue();
@@ -209,7 +209,7 @@ impl Events {
         let mut queue = self.queue();
         let me = std::thread::current().id();
         match queue.teller {
-            // A callback has caused these.
+            // A callback of this thread has caused the events.
             Some(teller) if teller == me => queue.owed = queue.pending.len().min(queue.owed.max(MOST_AT_ONCE)),
             Some(_) => {}
             None => {
@@ -230,7 +230,7 @@ impl Events {
         }
     }
 
-    /// Takes the next event that this thread is to tell.
+    /// Takes the next event that this thread must tell.
     fn next(&self) -> Option<Event> {
         let mut queue = self.queue();
         queue.owed = queue.owed.checked_sub(1)?;
@@ -239,8 +239,8 @@ impl Events {
         next
     }
 
-    /// Returns the queue. In a forked child it is a new one: the parent tells its own events, and the thread
-    /// that told them is not here.
+    /// Returns the queue. A forked child gets a new one: the parent tells its own events, and the thread that
+    /// told them does not exist in the child.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         let mut queue = hold(&self.queue);
         if queue.forks != fork::forks() {
@@ -250,7 +250,7 @@ impl Events {
     }
 }
 
-/// Lets the next thread tell, whatever a callback does.
+/// Lets the next thread tell when this one has finished, even if a callback panicked.
 struct Telling<'a>(&'a Events);
 
 impl Drop for Telling<'_> {

@@ -1,13 +1,14 @@
-//! What a fork changes. A child has a copy of everything, but only the thread that forked: the requests in
-//! flight, those that wait and those that tell events are its parent's.
+//! The effects of a fork. A child has a copy of all memory, but only one thread: the one that forked.
+//! Requests in flight, requests that wait and threads that tell events belong to the parent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, Weak};
 
-/// How many times this process, or one that it descends from, was forked, as far as [`after_fork`] was told.
+/// The number of forks on the way to this process, as far as [`after_fork`] was told of them.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// What is to be put in order in a child at once. The rest compares [`forks`] when it is next used.
+/// Objects that must be put in order in a child at once. All others compare [`forks`] when they are next
+/// used.
 static TO_TELL: Mutex<Vec<Weak<dyn Forks>>> = Mutex::new(Vec::new());
 
 /// Has something to put in order in a forked child.
@@ -16,31 +17,31 @@ pub(crate) trait Forks: Send + Sync {
     fn after_fork(&self);
 }
 
-/// Returns how many times this process, or one that it descends from, was forked.
+/// Returns the number of forks on the way to this process.
 #[inline]
 pub(crate) fn forks() -> u64 {
     FORKS.load(Ordering::Relaxed)
 }
 
-/// Lets somebody be told of forks for as long as it lives.
+/// Registers an object that is told of forks for as long as it lives.
 pub(crate) fn tell(of_forks: Weak<dyn Forks>) {
     let mut to_tell = TO_TELL.lock().unwrap_or_else(PoisonError::into_inner);
     to_tell.retain(|other| other.strong_count() > 0);
     to_tell.push(of_forks);
 }
 
-/// Tells all routers that they run in a new process: nothing is in flight there, no deployment on probation is
-/// being tried, and nobody waits. Call it in a forked child, before its first other thread.
+/// Tells all routers that they run in a new process. Nothing is in flight there, no deployment on probation
+/// is being tried, and no request waits. Call it in a forked child, before its first other thread.
 pub fn after_fork() {
     note_fork();
-    // A copy: what is told may end somebody.
+    // A copy: an object may be dropped while they are told, and no lock may be held then.
     let to_tell: Vec<_> = TO_TELL.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
     for other in to_tell {
         other.after_fork();
     }
 }
 
-/// Notes a fork, and tells nobody.
+/// Notes a fork, and tells no router.
 pub(crate) fn note_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
@@ -51,7 +52,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Held by tests that say there was a fork, and shared by those that must not hear of one.
+    /// A test that notes a fork holds it alone. Tests that must not hear of a fork share it.
     pub(crate) static FORKING: RwLock<()> = RwLock::new(());
 
     #[test]

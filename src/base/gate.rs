@@ -5,12 +5,12 @@ use std::fmt;
 /// Hands the table of the gates to a macro.
 ///
 /// A gate is one row of this table: its documentation, its variant of [`Gate`], its name, and what kind of
-/// obstacle it is. Rows stand in the order in which the gates are checked. Each row of a stage is also a
-/// call: `gates::check` makes a method of each stage, which calls the method of each gate's name.
+/// is. Rows stand in the order in which the gates are checked. `gates::check` makes one method of each stage.
+/// For each row of the stage, this method calls the method that has the gate's name.
 ///
 /// | kind | what it means for a request that every deployment refuses |
 /// |---|---|
-/// | `wish` | the request itself rules the deployment out: it has no say |
+/// | `wish` | the request itself rules the deployment out: the deployment is not considered |
 /// | `cooldown` | the deployment is out for a while |
 /// | `rate_limit` | a limit on requests or tokens is spent |
 /// | `other` | none of these |
@@ -18,17 +18,17 @@ macro_rules! each_gate {
     ($make:ident) => {
         $make! {
             by_request {
-                /// It lacks the tags that the request asks for.
+                /// The deployment lacks the tags that the request asks for.
                 Tags tags wish,
-                /// The request excludes it.
+                /// The request excludes the deployment.
                 Excluded excluded wish,
             }
             by_counters {
-                /// It is cooling down.
+                /// The deployment is cooling down.
                 CoolingDown cooling_down cooldown,
-                /// A health check took it out.
+                /// A health check took the deployment out.
                 Unhealthy unhealthy other,
-                /// It is on probation, and another request has the one place.
+                /// The deployment is on probation, and another request has its one place.
                 Probation probation cooldown,
                 /// Every place in flight is taken.
                 MaxParallelRequests max_parallel_requests other,
@@ -38,17 +38,17 @@ macro_rules! each_gate {
                 TpmLimit tpm_limit rate_limit,
             }
             by_marks {
-                /// Another limit of its own is spent.
+                /// Another limit of the deployment's own is spent.
                 Limit limit rate_limit,
-                /// Every place in flight is taken that refusals have taught to use.
+                /// All places in flight are taken. Refusals have taught how many there are.
                 LearntParallelRequests learnt_parallel_requests other,
                 /// The provider said that too little is left.
                 ObservedLimit observed_limit rate_limit,
-                /// It has returned or joined, and its share is still small.
+                /// The deployment has returned or joined, and its share is still small.
                 SlowStart slow_start other,
             }
             by_quotas {
-                /// A limit of a quota that it shares is spent, or the provider said so.
+                /// A limit of a quota that the deployment shares is spent, or the provider said so.
                 Quota quota rate_limit,
             }
         }

@@ -2,8 +2,8 @@
 
 use super::sync::{Mutex, MutexGuard, hold};
 
-/// A lock without a value of its own. Its owner writes words beside it only where a [`Held`] is at hand.
-/// Anyone may read them at any time.
+/// A lock without a value of its own. The words that it guards lie beside it. Their owner writes them only
+/// with a [`Held`] at hand. Any thread may read them at any time.
 #[derive(Debug, Default)]
 pub(crate) struct Lock(Mutex<()>);
 

@@ -24,7 +24,7 @@ use super::time::{MAX_READING, MINUTE, Nanos};
 pub struct ManualClock {
     dial: Mutex<Dial>,
     time: AtomicU64,
-    /// What wants to know when it has moved.
+    /// The objects that are told when the clock has moved.
     watches: Mutex<Vec<Weak<dyn Watch>>>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) trait Watch: Send + Sync {
 #[derive(Debug)]
 struct Dial {
     reading: Nanos,
-    /// The reading at which time moves on.
+    /// The time moves on when the reading passes this one.
     high: Nanos,
 }
 
@@ -55,14 +55,14 @@ impl ManualClock {
         hold(&self.dial).reading
     }
 
-    /// Sets the reading, forward or back; to the largest reading if that is less.
+    /// Sets the reading, forward or back. It is at most the largest reading.
     pub fn set(&self, reading: Nanos) {
         self.set_dial(&mut hold(&self.dial), reading.min(MAX_READING));
         self.announce();
     }
 
-    /// Moves the reading forward, unless it would pass the largest one, 10^10 seconds. Returns whether it
-    /// has.
+    /// Moves the reading forward, unless it would pass the largest one, 10^10 seconds. Returns whether it has
+    /// moved.
     pub fn advance(&self, by: Nanos) -> bool {
         let mut dial = hold(&self.dial);
         let reading = dial.reading.saturating_add(by);

@@ -1,4 +1,4 @@
-//! What everything else stands on: time, chance, locks, names, gates, errors and events.
+//! The ground floor: time, chance, locks, names, gates, errors and events.
 
 pub(crate) mod clock;
 pub(crate) mod current;

@@ -1,10 +1,11 @@
-//! Names that come from outside: that they are not empty, and which known names look like a wrong one.
+//! Checks of names that come from outside. A name must not be empty. For a wrong name, the known names that
+//! look like it are found.
 
 use std::sync::Arc;
 
 use super::error::Error;
 
-/// A wrong name is compared with at most this many names. It must not cost much more than a pick.
+/// A wrong name is compared with at most this many names. The comparison must not cost much more than a pick.
 const MOST_COMPARED: usize = 1000;
 
 /// Longer names are not compared, for the same reason: names come from requests.
@@ -18,8 +19,9 @@ pub(crate) fn not_empty(what: &str, name: &str) -> Result<Arc<str>, Error> {
     Ok(name.into())
 }
 
-/// Returns the known names most like the one asked for, best first. A name is like it if no more than a third of
-/// the characters are slips: a wrong, missing or needless one, or two that have changed places.
+/// Returns the known names that are most like the one asked for, best first. A name is like it if at most a
+/// third of its characters are slips. A slip is a wrong, missing or needless character, or two characters
+/// that have changed places.
 pub(crate) fn nearest(name: &str, known: impl Iterator<Item = Arc<str>>) -> Vec<String> {
     const MOST: usize = 3;
     if name.len() > LONGEST_COMPARED {
@@ -30,7 +32,7 @@ pub(crate) fn nearest(name: &str, known: impl Iterator<Item = Arc<str>>) -> Vec<
         .take(MOST_COMPARED)
         .filter_map(|known| {
             let longer = name.len().max(known.len());
-            // One that has no character in common is not like it, however short it is.
+            // A name without a character in common is not like it, even if both are short.
             let allowed = (longer.max(3) / 3).min(longer.saturating_sub(1));
             let is_near = known.len() <= LONGEST_COMPARED && known.len().abs_diff(name.len()) <= allowed;
             let slips = if is_near { strsim::osa_distance(&name, &known.to_lowercase()) } else { usize::MAX };

@@ -1,8 +1,7 @@
 //! The only source of chance, so that a seed can replace it.
 //!
-//! `SplitMix64` (Steele, Lea and Flood, OOPSLA 2014): the state is a counter that grows by a constant, so
-//! that a seeded generator is shared between threads by one atomic addition, and looking at the next draw is
-//! a load.
+//! `SplitMix64` (Steele, Lea and Flood, OOPSLA 2014): the state is a counter that grows by a constant. So
+//! threads share a seeded generator by one atomic addition, and a look at the next draw is one load.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -17,8 +16,8 @@ use super::sync::atomic::{AtomicU64, Ordering};
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
 thread_local! {
-    /// The state of this thread's generator, and the number of forks when it was seeded: a child inherits its
-    /// parent's generators, and workers that draw alike would herd.
+    /// The state of this thread's generator, and the number of forks when it was seeded. A child inherits its
+    /// parent's generators. Workers that draw alike would all pick the same deployments.
     static THREAD: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
 }
 
@@ -37,18 +36,19 @@ pub struct Rng(Source);
 #[derive(Debug)]
 enum Source {
     Seeded(AtomicU64),
-    /// One generator a thread, seeded by the system: nothing shared, so threads do not slow each other down.
+    /// One generator a thread, seeded by the system. Threads share nothing, so they do not slow each other
+    /// down.
     Thread,
 }
 
 impl Rng {
-    /// Draws that a seed makes repeatable, or that the system seeds.
+    /// Makes a source that a seed makes repeatable. Without a seed, the system seeds it.
     #[must_use]
     pub fn new(seed: Option<u64>) -> Self {
         Self(seed.map_or(Source::Thread, |seed| Source::Seeded(AtomicU64::new(seed))))
     }
 
-    /// Draws from `0..n`; `n` must not be 0 (0 is answered with 0).
+    /// Draws from `0..n`. `n` must not be 0; if it is, the answer is 0.
     #[inline]
     pub(crate) fn below(&self, n: u64) -> u64 {
         match &self.0 {

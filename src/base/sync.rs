@@ -1,7 +1,8 @@
-//! What threads share: locks, atomics and maps. A build that tries out schedules puts others in their place.
+//! Types that threads share: locks, atomics and maps. A build that tries out schedules puts others in their
+//! place.
 //!
-//! Statics and cells that are filled once come from the standard library in any build: no thread waits there
-//! and nothing is decided there.
+//! Statics and cells that are filled once come from the standard library in any build: no thread waits for
+//! them, and the result does not depend on which thread fills them.
 
 #[cfg(shuttle)]
 mod schedules;
@@ -14,8 +15,8 @@ pub(crate) use {
     shuttle::sync::{Mutex, MutexGuard, atomic},
 };
 
-/// Locks. A thread that panicked under the lock does not stop others: every owner keeps its value whole at
-/// each step.
+/// Locks a mutex. A thread that panicked under the lock does not stop others: every owner keeps its value
+/// whole at each step.
 #[inline]
 pub(crate) fn hold<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -1,6 +1,6 @@
 //! Lengths and moments of time.
 //!
-//! A moment is nanoseconds since the Unix epoch, so that minute windows are the minutes of the clock.
+//! A moment is a number of nanoseconds since the Unix epoch. So minute windows are the minutes of the clock.
 
 /// A moment or a length of time in nanoseconds.
 pub type Nanos = u64;
@@ -11,7 +11,7 @@ pub(crate) const SECOND: Nanos = 1_000_000_000;
 /// Nanoseconds in a clock minute.
 pub(crate) const MINUTE: Nanos = 60 * SECOND;
 
-/// The longest time that is taken from outside: 31 years, and far from where nanoseconds in 64 bits end.
+/// The longest time that is accepted from outside: 31 years. It is far below the largest time in 64 bits.
 const MAX_SECONDS: f64 = 1e9;
 
 /// The largest reading of a manual clock: the year 2286. No sum with a length of time overflows.

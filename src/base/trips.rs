@@ -1,9 +1,10 @@
-//! How often something was refused lately, and so how long the next refusal weighs.
+//! The number of recent cooldowns or pauses. The next one grows with it.
 
 use super::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::time::Nanos;
 
-/// Cooldowns, or pauses of a quota, that are not forgotten yet. Written under the lock of what has them.
+/// Cooldowns, or pauses of a quota, that are not forgotten yet. They are written under the lock of their
+/// owner.
 #[derive(Debug, Default)]
 pub(crate) struct Trips {
     count: AtomicU32,
@@ -12,7 +13,8 @@ pub(crate) struct Trips {
 }
 
 impl Trips {
-    /// Returns how many are not forgotten. One is forgotten for each `forget_after` since the last ended.
+    /// Returns how many are not forgotten. For each `forget_after` that has passed since the last one ended,
+    /// one is forgotten.
     pub(crate) fn remembered(&self, forget_after: Nanos, now: Nanos) -> u32 {
         let forgotten = now.saturating_sub(self.last_ends()) / forget_after.max(1);
         self.count.load(Ordering::Relaxed).saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX))
@@ -23,7 +25,7 @@ impl Trips {
         self.last.load(Ordering::Relaxed)
     }
 
-    /// Counts one after `remembered` others, which ends at `until`.
+    /// Counts one that ends at `until`, after `remembered` others.
     pub(crate) fn add(&self, remembered: u32, until: Nanos) {
         self.count.store(remembered.saturating_add(1), Ordering::Relaxed);
         self.last.store(until, Ordering::Relaxed);

@@ -1,17 +1,17 @@
 //! How far the wall clock was set forward since a router's clock was started.
 //!
-//! A router's time is carried on by a monotonic clock, which knows nothing of a wall clock that is corrected,
-//! or that went on while the machine slept. Windows that begin with the clock's minutes follow it: they add
-//! what this says. All else (cooldowns, waits, latencies) keeps to the monotonic time. A step back is not
-//! followed: no window is counted twice.
+//! A monotonic clock carries a router's time on. It knows nothing of corrections of the wall clock, or of the
+//! time that the machine slept. Windows that begin with the clock's minutes follow the wall clock: they add
+//! the difference that is kept here. Cooldowns, waits, latencies and all else keep to the monotonic time. A
+//! step back is not followed, so that no window is counted twice.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::time::{Nanos, SECOND};
 
-/// The wall clock is looked at when so much time has passed since the last look: whenever a window is looked
-/// at, unless requests come in a rush.
+/// A look at the wall clock is due when this much time has passed since the last look. So nearly every use of
+/// a window looks at it, unless requests come in a rush.
 const LOOK_AFTER: Nanos = SECOND / 20_000;
 
 /// A smaller difference is no step: the two clocks are not read at the same moment.
@@ -28,7 +28,7 @@ pub(crate) struct Wall {
 }
 
 impl Wall {
-    /// Makes one that is ahead by this, and looks again only when it is told to.
+    /// Makes a record that is ahead by this much. It looks again only when it is told to.
     #[cfg(test)]
     pub(crate) fn ahead_by(ahead: Nanos) -> Self {
         Self { ahead: AtomicU64::new(ahead), looked_at: AtomicU64::new(u64::MAX), ..Self::default() }
@@ -40,7 +40,8 @@ impl Wall {
         self.ahead.load(Ordering::Relaxed)
     }
 
-    /// Returns how far the wall clock is ahead of the router's time `now`. It looks at it if a look is due.
+    /// Returns how far the wall clock is ahead of the router's time `now`. If a look at the wall clock is
+    /// due, it looks.
     #[inline]
     pub(crate) fn ahead(&self, now: Nanos) -> Nanos {
         if self.is_look_due(now) {
