@@ -20,7 +20,7 @@ use crate::limits::{Limit, Quota};
 /// # Ok::<(), turnout::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[repr(C)] // what every pick reads comes first and lies together
+#[repr(C)] // the facts that every pick reads come first and lie together
 pub struct Deployment {
     weight: u32,
     priority: u32,
@@ -34,7 +34,7 @@ pub struct Deployment {
     rare: Option<Arc<Rare>>,
 }
 
-/// What few deployments have, in a place of its own that they share with their copies.
+/// Facts that few deployments have. They lie in a place of their own, which copies of the deployment share.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Rare {
     limits: Vec<Limit>,
@@ -43,7 +43,7 @@ struct Rare {
     health: Option<Arc<Rules>>,
 }
 
-/// The rules were checked: each of their numbers equals itself.
+/// The rules were checked: none of their numbers is NaN, so each equals itself.
 impl Eq for Rare {}
 
 impl Deployment {
@@ -118,7 +118,7 @@ impl Deployment {
         Self { rare: (rare != Rare::default()).then(|| Arc::new(rare)), ..self }
     }
 
-    /// Sets limits beside those above.
+    /// Sets limits beside those on requests and tokens a minute and on leases in flight.
     #[must_use]
     pub fn with_limits(self, limits: &[Limit]) -> Self {
         self.with_rare(|rare| rare.limits = limits.to_vec())
@@ -152,7 +152,7 @@ impl Deployment {
         Ok(Self { tags: kept.into(), ..self })
     }
 
-    /// Sets the failure domain: what one outage takes away together.
+    /// Sets the failure domain. One outage takes away all deployments of a domain together.
     ///
     /// # Errors
     /// If it is empty.
@@ -161,7 +161,7 @@ impl Deployment {
         Ok(self.with_rare(|rare| rare.domain = domain))
     }
 
-    /// Sets rules of its own, by which it cools down and comes back in place of the router's.
+    /// Sets rules of its own for its cooldowns and its return. They take the place of the router's rules.
     ///
     /// # Errors
     /// If a number of the rules makes no sense.

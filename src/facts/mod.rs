@@ -1,4 +1,4 @@
-//! What applications say: deployments, requests and options.
+//! Facts that applications give: deployments, requests and options.
 
 mod deployment;
 mod options;

@@ -1,8 +1,8 @@
-//! What a router does beside picking.
+//! Options for what a router does beside picking.
 
 use crate::base::time::{Nanos, SECOND};
 
-/// What a router learns from providers.
+/// Options for what a router learns from providers.
 ///
 /// ```
 /// use turnout::{Learning, Router, Settings};
@@ -13,11 +13,12 @@ use crate::base::time::{Nanos, SECOND};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Learning {
-    /// Take limits from the headers of exceptions.
+    /// Whether limits are taken from the headers of exceptions.
     pub headers: bool,
-    /// Learn a cap on what is in flight from refusals, where nothing is configured.
+    /// Whether a cap on requests in flight is learnt from refusals. It is learnt only where no limit is
+    /// configured.
     pub concurrency: bool,
-    /// The longest wait that is taken from a provider, in nanoseconds.
+    /// The longest wait that is accepted from a provider, in nanoseconds.
     pub longest_wait: Nanos,
 }
 

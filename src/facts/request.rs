@@ -1,4 +1,4 @@
-//! What a pick is for.
+//! The request that a pick is made for.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use rustc_hash::FxHashSet;
 
 use crate::limits::Demand;
 
-/// What a pick is for.
+/// A request that a pick is made for.
 ///
 /// ```
 /// use turnout::{Deployment, Request, Router, Settings, Wishes};
@@ -24,10 +24,10 @@ use crate::limits::Demand;
 pub struct Request {
     /// The tokens that it is expected to use.
     pub tokens: u64,
-    /// The parts of these that are the prompt's and the answer's, if they are known.
+    /// The tokens of the prompt and of the answer, if they are known.
     pub split: Option<(u64, u64)>,
-    /// Which deployments it can use; None for all of the group. Most requests have none, so they cost a
-    /// pointer.
+    /// Which deployments it can use; None for all of the group. Most requests have no wishes: for them this
+    /// costs a pointer.
     pub wishes: Option<Box<Wishes>>,
 }
 
@@ -69,8 +69,8 @@ impl Request {
         self.tokens.max(1)
     }
 
-    /// Returns whether it takes no prompt or no answer. It may then pass where a request of unknown size
-    /// would not.
+    /// Returns whether it has no prompt or no answer. It may then pass where a request of unknown parts would
+    /// not.
     #[inline]
     pub(crate) fn lacks_part(&self) -> bool {
         self.split.is_some_and(|(input, output)| input == 0 || output == 0)
