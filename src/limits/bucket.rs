@@ -1,28 +1,30 @@
 //! A bucket that refills continuously: the generic cell rate algorithm (GCRA, ITU-T I.371) on one word.
 //!
-//! The word is the time at which the bucket will be full again, the algorithm's theoretical arrival time. A
-//! unit moves it on by the interval that refills one, so that what is left at any time is one subtraction
-//! away, nothing has to be done as time passes, and a reader needs one load.
+//! The word is the time at which the bucket will be full again, the algorithm's theoretical arrival time.
+//! Each unit that is taken moves it on by the interval that refills one unit. So one subtraction tells what
+//! is left at any time, nothing has to be done as time passes, and a reader needs one load.
 //!
-//! Intervals are whole nanoseconds, rounded up: a bucket is never faster than its limit, and slower by less
-//! than one part in (interval in nanoseconds), which is 0.1 % at 60 million a minute.
+//! Intervals are whole nanoseconds, rounded up. So a bucket is never faster than its limit. It is slower by
+//! less than one part in (interval in nanoseconds), which is 0.1 % at 60 million a minute.
 //!
-//! Units that are put back count as if they had never been taken. Without them the bucket might have been
-//! full for a while and spilled. The [lows](Lows) remember how near it was to that: the charges before which
-//! less was missing than before any later one (a monotone stack). With 32 kept, the two nearest merge.
+//! Units that are put back count as if they had never been taken. Without them, the bucket might have been
+//! full for a while, and refilled units would have been lost. The [lows](Lows) remember how near to full it
+//! was. A charge is kept as a low if less was missing before it than before any later charge (a monotone
+//! stack). At most 32 are kept; then the two nearest merge.
 
 use super::usage::Usage;
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::time::Nanos;
 
-/// How fast a bucket refills, and how large it is.
+/// The rate at which a bucket refills, and its size.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bucket {
     interval: Nanos,
     burst: u64,
 }
 
-/// The words: when it will be full, what refills a unit, the number of the last charge, and the lows.
+/// The words: when it will be full, the interval that refills a unit, the number of the last charge, and the
+/// lows.
 pub(super) const WORDS: usize = LOWS + 2 * Lows::MOST;
 const FULL_AT: usize = 0;
 const INTERVAL: usize = 1;
@@ -37,8 +39,8 @@ impl Bucket {
         Self { interval: per.div_ceil(amount), burst }
     }
 
-    /// Makes the words refill at its rate from now on. They may be those of a bucket with another one: what
-    /// was used stays used.
+    /// Makes the words refill at its rate from now on. They may be the words of a bucket with another rate:
+    /// used units stay used.
     pub(super) fn set_rate(self, words: &[AtomicU64], now: Nanos) {
         let old = load(words, INTERVAL);
         if old == self.interval {
@@ -56,7 +58,7 @@ impl Bucket {
         store(words, INTERVAL, self.interval);
     }
 
-    /// Returns the interval of the words: if another bucket took this one's place, the other's.
+    /// Returns the interval of the words. If another bucket took this one's place, it is the other's.
     fn interval(words: &[AtomicU64]) -> Nanos {
         load(words, INTERVAL).max(1)
     }
@@ -78,7 +80,8 @@ impl Bucket {
         (Self::full_at(words, now) - now).div_ceil(Self::interval(words))
     }
 
-    /// Returns what is used, rounded up to a hundredth so that it holds for a while, and until when it does.
+    /// Returns the used units, and until when this answer holds. The units are rounded up to a hundredth of
+    /// the bucket, so that the answer holds for a while.
     pub(super) fn usage(self, words: &[AtomicU64], now: Nanos) -> (Usage, Option<Nanos>) {
         let step = self.burst.div_ceil(100);
         let steps = Self::used(words, now).div_ceil(step);
@@ -93,7 +96,7 @@ impl Bucket {
         Self::full_at(words, now).saturating_sub(spare).max(now)
     }
 
-    /// Takes units out, and returns which charge that was.
+    /// Takes units out. Returns the number of that charge.
     pub(super) fn charge(words: &[AtomicU64], now: Nanos, units: u64) -> Nth {
         let nth = load(words, CHARGES).saturating_add(1);
         let full_at = Self::full_at(words, now);
@@ -103,8 +106,8 @@ impl Bucket {
         nth
     }
 
-    /// Puts units back that a charge took out. What would have spilled without that charge is made good
-    /// already.
+    /// Puts units back that a charge took out. Units that would have been lost without that charge are not
+    /// put back: they have refilled already.
     pub(super) fn refund(words: &[AtomicU64], nth: Nth, units: u64) {
         let lows = Lows::of(words);
         let back = Self::cost(words, units).min(lows.least_after(nth));
@@ -113,16 +116,16 @@ impl Bucket {
     }
 }
 
-/// What was missing just before a charge.
+/// The time to a full bucket just before a charge.
 #[derive(Clone, Copy)]
 struct Low {
     nth: Nth,
     missing: Nanos,
 }
 
-/// The least that was missing since any charge: of all charges those before which less was missing than
-/// before each later one. Where there are too many, the two nearest are taken for the lesser, so that charges
-/// before may be given back too little and never too much.
+/// The lows, oldest first: the charges before which less was missing than before each later one. They tell
+/// the least that was missing since any charge. When there are too many, the two nearest merge and the lesser
+/// value is kept. So earlier charges may get back too little, and never too much.
 struct Lows<'a>(&'a [AtomicU64]);
 
 impl<'a> Lows<'a> {
@@ -157,7 +160,7 @@ impl<'a> Lows<'a> {
 
     /// Adds the latest low.
     fn note(&self, latest: Low) {
-        // Nothing before it is reached that is not less.
+        // Lows that are not less than the latest one are dropped: they decide nothing any more.
         let mut places = self.places();
         for low in self.iter().filter(|low| low.missing < latest.missing) {
             places.next().into_iter().for_each(|place| put(place, low));
@@ -208,8 +211,8 @@ mod tests {
         words
     }
 
-    /// Returns when a bucket is full that let these charges pass, by its definition: the fill at the last
-    /// charge, clipped at each.
+    /// Returns when a bucket is full after these charges, by its definition: each charge adds its cost to the
+    /// time at which it was full, but not to a time in the past.
     fn full_at(log: &[(Nanos, Nanos)]) -> Nanos {
         log.iter().fold(0, |full_at, &(at, cost)| full_at.max(at) + cost)
     }
@@ -239,8 +242,8 @@ mod tests {
 
     #[test]
     fn what_would_have_spilled_is_not_put_back() {
-        // One a second. Without the first ten, the bucket would have been full at 5 s, and what refilled it
-        // until then lost.
+        // The bucket refills one unit a second. Without the first ten, it would have been full at 5 s. The
+        // units that refilled until then would have been lost.
         let bucket = Bucket::new(60, 60 * SECOND, 20);
         let words = words(bucket);
         let first = Bucket::charge(&words, 0, 10);
@@ -266,7 +269,7 @@ mod tests {
         let faster = Bucket::new(120, 60 * SECOND, 40);
         faster.set_rate(&words, SECOND);
         assert_eq!((Bucket::used(&words, SECOND), faster.left(&words, SECOND)), (10, 30));
-        // What was charged at the old rate is put back as the same number of units.
+        // The units that were charged at the old rate are put back as the same number of units.
         Bucket::refund(&words, first, 10);
         assert_eq!(Bucket::used(&words, SECOND), 0);
     }
@@ -279,14 +282,14 @@ mod tests {
         for &nth in charges.iter().chain(&charges) {
             Bucket::refund(&words, nth, 1);
         }
-        // Half of 800; what is given up for keeping few lows is a few of the hundredths.
+        // Half of 800 units stay used. The merged lows cost a few percent.
         let used = Bucket::used(&words, SECOND);
         assert!((400..440).contains(&used), "{used}");
     }
 
     proptest! {
-        /// Whatever is charged and put back, the bucket is as full as one that never saw what was put back;
-        /// with more lows than are kept, never fuller.
+        /// After any charges and refunds, the bucket is as full as one that never saw the refunded units.
+        /// When lows were merged, it is never fuller.
         #[test]
         fn what_is_put_back_was_never_taken(
             steps in prop::collection::vec((0..6_u64, 1..6_u64, any::<prop::sample::Index>(), prop::option::of(0..=6_u64)), 1..40),
@@ -313,7 +316,7 @@ mod tests {
             }
         }
 
-        /// In no stretch of time more than the burst and what refills in it.
+        /// No stretch of time admits more than the burst and the units that refill in it.
         #[test]
         fn no_stretch_admits_more_than_the_burst_and_the_rate(
             amount in 1..50_u64, per in 1..90_u64, burst in 1..40_u64,

@@ -1,13 +1,14 @@
-//! A cap on what is in flight, learnt from refusals.
+//! A cap on requests in flight, learnt from refusals.
 
 use crate::base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::base::time::Nanos;
 
-/// A cap on what is in flight, found by additive increase and multiplicative decrease (Chiu and Jain, 1989).
+/// A cap on requests in flight, found by additive increase and multiplicative decrease (Chiu and Jain, 1989).
 ///
-/// - A refusal lowers it to seven tenths of what was in flight. It does so once for all requests that were
-///   sent before.
-/// - As many successes as the cap raise it by one, as long as the cap is what holds requests back.
+/// - A refusal lowers it to seven tenths of the requests that were in flight. All requests that were sent
+///   before the refusal lower it only once.
+/// - The cap grows by one after as many successes as the cap. Only successes count during which the cap was
+///   reached.
 #[derive(Debug, Default)]
 pub(crate) struct Cap {
     /// 0 for none.
@@ -23,10 +24,10 @@ impl Cap {
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Records that a request was refused for its rate. It was sent at `sent_at`, and `in_flight` requests
+    /// Records that a request was refused for its rate. It was sent at `sent_at`, while `in_flight` requests
     /// were in flight. Returns whether that lowers the cap.
     pub(crate) fn refused(&self, sent_at: Nanos, in_flight: u32, now: Nanos) -> bool {
-        // A clock may be coarse: what was sent at the very time of the refusal did not know of it.
+        // A clock may be coarse: a request that was sent at the very time of the refusal did not know of it.
         if self.most() != 0 && sent_at <= self.cut_at.load(Ordering::Relaxed) {
             return false;
         }

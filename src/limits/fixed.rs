@@ -1,4 +1,4 @@
-//! Windows of a fixed length, at whose end all is let go at once.
+//! Windows of a fixed length. At the end of a window all its units are free again at once.
 //!
 //! Windows that follow the clock are counted in the wall clock's time: see `base::wall`.
 
@@ -10,19 +10,21 @@ use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::time::Nanos;
 use crate::base::wall::Wall;
 
-/// How long a window is, and where it begins.
+/// The length of windows, and where they begin.
 #[derive(Debug, Clone)]
 pub(super) struct Fixed {
     per: Nanos,
     start: Start,
-    /// What knows the wall clock, if windows follow it and it may differ from the router's time.
+    /// The record of the wall clock, if windows follow the wall clock and it may differ from the router's
+    /// time.
     wall: Option<Arc<Wall>>,
 }
 
-/// The words: when the window ends (0 before the first), what was used in it, and how many charges that is.
+/// The words: when the window ends (0 before the first), the units that were used in it, and the number of
+/// its charges.
 pub(super) const WORDS: usize = 3;
 
-/// The window that was charged: when it ends.
+/// The window that was charged, known by its end.
 pub(super) type Window = Nanos;
 
 impl Fixed {
@@ -35,8 +37,8 @@ impl Fixed {
         self.wall.as_ref().map_or(0, |wall| wall.ahead(now))
     }
 
-    /// Returns when the window ends that begins with a request or has begun before it. `time` is that of the
-    /// windows.
+    /// Returns the end of the window that holds `time`, or that begins with a request at `time`. `time` is in
+    /// the windows' own clock.
     fn ends(&self, time: Nanos) -> Nanos {
         match self.start {
             Start::Clock => (time - time % self.per).saturating_add(self.per),
@@ -49,7 +51,7 @@ impl Fixed {
         }
     }
 
-    /// Returns what is used, and when it is let go.
+    /// Returns the used units, and when they are free again.
     pub(super) fn used(&self, words: &[AtomicU64], now: Nanos) -> (u64, Nanos) {
         let [ends, used, ..] = words else { return (0, now) };
         let ahead = self.ahead(now);
@@ -61,10 +63,11 @@ impl Fixed {
 
     pub(super) fn charge(&self, words: &[AtomicU64], now: Nanos, units: u64) -> Window {
         let [ends, used, count, ..] = words else { return now };
-        // Where a request is counted, no step of the wall clock may be overlooked.
+        // When a request is counted, no step of the wall clock may be missed.
         self.wall.iter().for_each(|wall| wall.look(now));
         let time = now.saturating_add(self.ahead(now));
-        // Never back: who read the clock before another one began a window counts into that.
+        // The window never goes back. A thread that read the clock before another thread began a window
+        // counts into that window.
         if time >= ends.load(Ordering::Relaxed) {
             used.store(0, Ordering::Relaxed);
             count.store(0, Ordering::Relaxed);
@@ -76,8 +79,8 @@ impl Fixed {
         ends.load(Ordering::Relaxed)
     }
 
-    /// Replaces what was charged, if the window that took it is still the last. `None`: the request was never
-    /// sent. A first-use window without requests is undone.
+    /// Replaces the charged units, if the window that took them is still the last. `None`: the request was
+    /// never sent. A first-use window without requests is undone.
     pub(super) fn settle(&self, words: &[AtomicU64], window: Window, charged: u64, actual: Option<u64>) {
         let [ends, used, count, ..] = words else { return };
         if ends.load(Ordering::Relaxed) != window {
@@ -127,7 +130,7 @@ mod tests {
     #[test]
     fn windows_of_the_clock_follow_the_wall_clock() {
         let second = MINUTE / 60;
-        // The year 2293: the machine's own clock is not ahead of that.
+        // This is the year 2293: the machine's own clock is not ahead of that.
         let epoch = 170_000_000 * MINUTE;
         let now = epoch + 5 * MINUTE + 5 * second;
         let words = words();
@@ -167,7 +170,7 @@ mod tests {
     fn a_window_in_which_nothing_was_sent_has_not_begun() {
         for (start, ends) in [(Start::Clock, MINUTE), (Start::FirstUse, MINUTE + 9)] {
             let (fixed, words) = (Fixed::new(MINUTE, start, None), words());
-            // One of unknown size that is still to come keeps a window going.
+            // A request of unknown size that is still in flight keeps a window going.
             let (one, other) = (fixed.charge(&words, 5, 7), fixed.charge(&words, 6, 0));
             fixed.settle(&words, one, 7, None);
             fixed.settle(&words, other, 0, Some(3));
@@ -182,7 +185,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is used is the sum of a log's charges in the window, as they were settled.
+        /// The used units are the sum of a log's charges in the window, as they were settled.
         #[test]
         fn a_window_is_the_sum_of_its_log(
             per in 1..40_u64, first_use: bool,

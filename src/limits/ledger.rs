@@ -1,4 +1,4 @@
-//! What is counted of a quota.
+//! The counters of a quota.
 
 use std::sync::Arc;
 
@@ -12,22 +12,22 @@ use crate::base::lock::{Held, Lock};
 use crate::base::time::Nanos;
 use crate::base::trips::Trips;
 
-/// What is counted of a quota, once for all that share it.
+/// The counters of a quota, once for all deployments that share it.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     quota: Quota,
     meters: Box<[Meter]>,
-    /// Shared with the ledger that takes its place when the quota's limits are replaced.
+    /// This is shared with the ledger that takes its place when the quota's limits are replaced.
     continuity: Arc<Continuity>,
 }
 
 #[derive(Debug)]
 struct Continuity {
-    /// Ledgers are locked in the order of these.
+    /// Ledgers are locked in the order of these numbers.
     serial: u64,
     lock: Lock,
     observed: Observations,
-    /// Pauses without a time of the provider's own. Written under the lock.
+    /// Pauses for which the provider named no time. They are written under the lock.
     trips: Trips,
 }
 
@@ -64,7 +64,7 @@ impl Ledger {
         LedgerHeld(self.continuity.lock.hold())
     }
 
-    /// Returns why it does not let a request through; None if it does.
+    /// Returns why the quota does not let a request through; None if it does.
     pub(crate) fn shortfall(&self, demand: Demand, now: Nanos) -> Option<Shortfall> {
         let of_limit = Meter::shortfall_of(&self.meters, demand, now).map(Shortfall::Limit);
         of_limit.or_else(|| self.observed().shortfall(demand, now).map(Shortfall::Observed))
@@ -79,7 +79,7 @@ impl Ledger {
         self.continuity.serial
     }
 
-    /// Returns when it may let a request through, now at the earliest; None if it never will.
+    /// Returns when the quota may let a request through, now at the earliest; None if it never will.
     pub(super) fn frees_at(&self, demand: Demand, now: Nanos) -> Option<Nanos> {
         Some(Meter::all_free_at(&self.meters, demand, now)?.max(self.observed().frees_at(demand, now)))
     }

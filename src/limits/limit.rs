@@ -7,7 +7,7 @@ use super::zone::{DAY, Zone};
 use crate::base::error::Error;
 use crate::base::time::{Nanos, SECOND, seconds};
 
-/// Where fixed windows begin.
+/// The times at which fixed windows begin.
 ///
 /// ```
 /// use turnout::{Limit, LimitKind, Start, Unit};
@@ -20,7 +20,7 @@ use crate::base::time::{Nanos, SECOND, seconds};
 pub enum Start {
     /// At multiples of their length since 1970, as minutes of the clock do.
     Clock,
-    /// So long after multiples of their length.
+    /// This long after multiples of their length.
     Offset(Nanos),
     /// At midnight in a time zone. Their length is whole days, and a day is as long as the zone says.
     Midnight(Zone),
@@ -28,7 +28,7 @@ pub enum Start {
     FirstUse,
 }
 
-/// How a limit lets go of what was used.
+/// How the used units of a limit become free again.
 ///
 /// ```
 /// assert_eq!(turnout::LimitKind::Bucket { burst: 10 }.name(), "bucket");
@@ -37,7 +37,7 @@ pub enum Start {
 pub enum LimitKind {
     /// All at once, when the next window begins.
     Fixed(Start),
-    /// Each use when it is as old as the window is long.
+    /// Each use by itself, when it is as old as the window is long.
     Sliding,
     /// Continuously.
     Bucket {
@@ -80,9 +80,14 @@ impl Limit {
     /// Makes a limit of `amount` in the time `per`.
     ///
     /// # Errors
-    /// If the amount or the burst is 0, the time less than a millisecond, the amount of a bucket more than
-    /// one a nanosecond, its burst more than refills in 10^9 seconds, the offset as long as the time, or a
-    /// time that begins at midnight not whole days.
+    /// If a number makes no sense:
+    ///
+    /// - the amount or the burst is 0;
+    /// - the time is less than a millisecond;
+    /// - the amount of a bucket is more than one a nanosecond;
+    /// - the burst is more than refills in 10^9 seconds;
+    /// - the offset is as long as the time, or longer;
+    /// - windows begin at midnight, and the time is not whole days.
     pub fn new(unit: Unit, amount: u64, per: Nanos, kind: LimitKind) -> Result<Self, Error> {
         const SHORTEST: Nanos = 1_000_000;
         const LONGEST: Nanos = 1_000_000_000 * SECOND;
@@ -119,7 +124,7 @@ impl Limit {
         Ok(Self { unit, amount, per, kind })
     }
 
-    /// Returns what it counts.
+    /// Returns the unit that it counts.
     #[must_use]
     pub fn unit(&self) -> Unit {
         self.unit
@@ -137,7 +142,7 @@ impl Limit {
         self.per
     }
 
-    /// Returns how it lets go of what was used.
+    /// Returns how used units become free again.
     #[must_use]
     pub fn kind(&self) -> LimitKind {
         self.kind

@@ -1,4 +1,4 @@
-//! What counts a limit.
+//! The counter of a limit.
 
 use std::sync::Arc;
 
@@ -15,39 +15,42 @@ use crate::base::sync::atomic::AtomicU64;
 use crate::base::time::{MINUTE, Nanos};
 use crate::base::wall::Wall;
 
-/// A limit and what was used of it. Read without a lock, written under its owner's.
+/// A limit and the units that were used of it. Any thread reads it without a lock. It is written under its
+/// owner's lock.
 #[derive(Debug)]
 pub(crate) struct Meter {
     limit: Limit,
     counter: Counter,
-    /// Flat, and shared with the meter that takes its place when its deployment's facts are replaced.
+    /// One flat list of words. It is shared with the meter that takes this one's place when the facts of its
+    /// deployment are replaced.
     words: Arc<[AtomicU64]>,
 }
 
-/// What was counted before, of limits whose place others take.
+/// Earlier counts of limits that are replaced by others.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Past<'a> {
     pub(crate) meters: &'a [Meter],
-    /// What was used in this minute, of each unit that had a limit a minute and has none any more.
+    /// The units that were used in this minute, of each unit that had a limit a minute and has none any more.
     pub(crate) minute: &'a [(Unit, u64)],
 }
 
-/// The mark that a charge leaves, for settling it.
+/// A mark of a charge. It is needed to settle the charge.
 pub(super) type Charge = u64;
 
 impl Meter {
-    /// Makes meters of these limits. What was used of a limit before stays used, each old limit's of at most
-    /// one new limit:
+    /// Makes meters of these limits. Units that were used of a limit before stay used. Each old limit serves
+    /// at most one new limit:
     ///
-    /// 1. of the same limit, and then of one that counts alike, the counters themselves go on;
-    /// 2. of another limit of the same unit, the one with the nearest time, what is used now is charged.
+    /// 1. The same limit, or else one that counts alike, goes on with the old counters.
+    /// 2. Any other new limit is charged what is used now of the old limit of the same unit with the nearest
+    ///    time.
     ///
-    /// The caller holds the lock of the meters before.
+    /// The caller holds the lock of the earlier meters.
     pub(crate) fn all(limits: &[Limit], past: Past<'_>, clock: &Clock) -> Box<[Self]> {
         let (now, wall) = (clock.now(), clock.wall());
         let mut before: Vec<_> = past.meters.iter().map(Some).collect();
         let mut take = |is_it: &dyn Fn(&Self) -> bool| before.iter_mut().find(|old| old.is_some_and(is_it)).and_then(Option::take);
-        // Those that stay as they are come first.
+        // Limits that stay as they are come first.
         let same: Vec<_> = limits.iter().map(|limit| take(&|old| old.limit == *limit)).collect();
         let alike = limits.iter().zip(same).map(|(limit, same)| same.or_else(|| take(&|old| old.counts_alike(limit))));
         let alike: Vec<_> = alike.collect();
@@ -106,10 +109,11 @@ impl Meter {
         }
     }
 
-    /// Returns when `units` units will be left, now at the earliest; None if there are never so many.
+    /// Returns when `units` units will be left, now at the earliest; None if there are never as many.
     pub(crate) fn frees_at(&self, now: Nanos, units: u64) -> Option<Nanos> {
         let spare = self.limit.capacity().checked_sub(units)?;
-        // Nothing is left even where more is used than there is.
+        // A settlement may have used more than there is. Then nothing is left, and a request for nothing
+        // still passes.
         if self.left(now) >= units {
             return Some(now);
         }
@@ -120,7 +124,8 @@ impl Meter {
         })
     }
 
-    /// Returns why `units` units are not left; None if they are. The meter is its owner's `nth`.
+    /// Returns why `units` units are not left; None if they are. `nth` is the number of this meter among its
+    /// owner's.
     #[inline]
     pub(crate) fn shortfall(&self, nth: u32, now: Nanos, units: u64) -> Option<LimitShortfall> {
         (self.left(now) < units).then(|| LimitShortfall {
@@ -131,12 +136,13 @@ impl Meter {
         })
     }
 
-    /// Returns why the first of some meters that leaves too little stops a request; None if none does.
+    /// Returns why a request is stopped, by the first of these meters that leaves too little; None if no
+    /// meter stops it.
     pub(super) fn shortfall_of(meters: &[Self], demand: Demand, now: Nanos) -> Option<LimitShortfall> {
         (0..).zip(meters).find_map(|(nth, meter)| meter.shortfall(nth, now, demand.least(meter.unit())))
     }
 
-    /// Returns when all of some meters may let a request through, now at the earliest; None if one never
+    /// Returns when all of these meters may let a request through, now at the earliest; None if one never
     /// will.
     pub(super) fn all_free_at(meters: &[Self], demand: Demand, now: Nanos) -> Option<Nanos> {
         meters.iter().try_fold(now, |at, meter| Some(at.max(meter.frees_at(now, demand.least(meter.unit()))?)))
@@ -147,7 +153,7 @@ impl Meter {
         !matches!(self.counter, Counter::Fixed(_))
     }
 
-    /// Returns what a strategy compares, and until when it holds if time changes it.
+    /// Returns the usage that a strategy compares. If time changes it, also returns until when it holds.
     pub(crate) fn usage(&self, now: Nanos) -> (Usage, Option<Nanos>) {
         let limit = Some(self.limit.amount());
         match &self.counter {
@@ -171,10 +177,10 @@ impl Meter {
         }
     }
 
-    /// Replaces what was charged; by None, if the request was never sent.
+    /// Replaces the charged units. None: the request was never sent.
     ///
-    /// A window changes only if it is still the one that was charged. A bucket has no windows: it takes more
-    /// at any time, and what it gets back counts as if it had never been taken.
+    /// A window changes only if it is still the one that was charged. A bucket has no windows: it can be
+    /// charged more at any time. Units that it gets back count as if they had never been taken.
     pub(super) fn settle(&self, now: Nanos, charge: Charge, charged: u64, settled: Option<u64>) {
         let actual = settled.unwrap_or(0);
         match &self.counter {
@@ -289,12 +295,12 @@ mod tests {
             let wider = if matches!(kind, LimitKind::Bucket { .. }) { LimitKind::Bucket { burst: 150 } } else { kind };
             let after = Meter::all(&[limit(200, wider)], past(&before), &at(now));
             assert_eq!(after[0].used(now), 60, "{kind:?}");
-            // A lease of the facts before settles what it was charged.
+            // A lease under the old facts settles what it was charged.
             before[0].settle(now, charge, 60, Some(20));
             assert_eq!(after[0].used(now), 20, "{kind:?}");
             before[0].charge(now, 5);
             assert_eq!(after[0].used(now), 25, "{kind:?}");
-            // Of another time or kind it is charged.
+            // A limit with another time or of another kind is charged what is used.
             let others = [Limit::new(Unit::Requests, 200, MINUTE, wider), Limit::new(Unit::Tokens, 200, SECOND, wider)];
             let others = Meter::all(&others.map(Result::unwrap), past(&before), &at(now));
             assert_eq!(others.iter().map(|other| other.used(now)).collect::<Vec<_>>(), [0, 25], "{kind:?}");
@@ -340,9 +346,9 @@ mod tests {
     }
 
     proptest! {
-        /// Of any kind: what frees at a time is missing just before and left then, if nothing else is used;
-        /// and what is admitted and then settled for less never comes to more than the limit in the windows
-        /// of a log that knows only what was really used.
+        /// This holds for limits of any kind. If units become free at a time, they are missing just before
+        /// and left then, if nothing else is used. If units are admitted and then settled for less, a log of
+        /// the units that were really used never shows more than the limit in a window.
         #[test]
         fn no_window_of_a_log_has_more_than_the_limit(
             kind in 0..KINDS.len(), amount in 1..40_u64,

@@ -1,4 +1,4 @@
-//! What counts for a deployment beside its minute window: limits of its own, and quotas that it shares.
+//! The counters of a deployment beside its minute window: limits of its own, and quotas that it shares.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use super::usage::Usage;
 use crate::base::clock::Now;
 use crate::base::time::Nanos;
 
-/// What counts for a deployment beside its minute window.
+/// The counters of a deployment beside its minute window.
 #[derive(Debug)]
 pub(crate) struct Metering {
-    /// Under the lock of its counters.
+    /// Its own meters. The lock of its counters guards them.
     own: Box<[Meter]>,
-    /// In the order of their locks.
+    /// The ledgers of its quotas, in the order of their locks.
     quotas: Box<[Arc<Ledger>]>,
 }
 
@@ -36,7 +36,7 @@ impl Metering {
         &self.quotas
     }
 
-    /// Locks the quotas. After the counters' lock.
+    /// Locks the quotas. The lock of the counters comes before these locks.
     fn hold(&self) -> Vec<LedgerHeld<'_>> {
         self.quotas.iter().map(|ledger| ledger.hold()).collect()
     }
@@ -64,13 +64,13 @@ impl Metering {
         sizes.filter(|(capacity, asked)| asked > capacity).map(|(capacity, _)| capacity).min()
     }
 
-    /// Returns whether prompts or answers are limited apart.
+    /// Returns whether a limit of its own counts prompts or answers apart.
     pub(crate) fn limits_parts(&self) -> bool {
         self.own.iter().any(|meter| meter.unit().is_part())
     }
 
-    /// Returns the tokens that its own limits leave any request, however they are split, and whether this
-    /// understates what they leave some requests: see `index::Leaf`.
+    /// Returns the tokens that its own limits leave any request, however its tokens are split. Also returns
+    /// whether some requests may find more: see `index::Leaf`.
     pub(crate) fn tokens_left(&self, now: &Now<'_>) -> (u64, bool) {
         let (mut tokens, mut understates) = (u64::MAX, false);
         for meter in self.own.iter().filter(|meter| meter.unit() != Unit::Requests) {
@@ -84,8 +84,8 @@ impl Metering {
         (tokens, understates)
     }
 
-    /// Returns the fullest of the limits on some units, as a strategy compares them, and until when that
-    /// holds if time changes it.
+    /// Returns the usage of its fullest limit on some units, as a strategy compares it. If time changes it,
+    /// also returns until when it holds.
     pub(crate) fn usage(&self, counts: impl Fn(Unit) -> bool, now: Nanos) -> Option<(Usage, Option<Nanos>)> {
         let usages = self.own.iter().filter(|meter| counts(meter.unit())).map(|meter| meter.usage(now));
         usages.reduce(|(fullest, until), (usage, at)| {
@@ -100,21 +100,21 @@ impl Metering {
         with(&Locked(self))
     }
 
-    /// Returns the quota that is nearest to one of its limits, by its place in the order of the locks.
+    /// Returns the quota that is nearest to one of its limits, by its number in the order of the locks.
     pub(crate) fn nearest_quota(&self, now: Nanos) -> Option<usize> {
         let shares = self.quotas.iter().enumerate().filter_map(|(nth, ledger)| Some((nth, ledger.share_left(now)?)));
         shares.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(nth, _)| nth)
     }
 
-    /// Returns the first quota with a limit of some kind, and its place in the order of the locks.
+    /// Returns the first quota with such a limit, and its number in the order of the locks.
     pub(crate) fn quota_with(&self, is_it: impl Fn(&Limit) -> bool) -> Option<(usize, &Ledger)> {
         let mut quotas = self.quotas.iter().enumerate();
         quotas.find(|(_, ledger)| ledger.quota().limits().iter().any(&is_it)).map(|(nth, ledger)| (nth, &**ledger))
     }
 }
 
-/// A deployment's meters under their locks; those of its own under the lock of its counters, which the caller
-/// holds.
+/// A deployment's meters under their locks. Its own meters are under the lock of its counters, which the
+/// caller holds.
 pub(crate) struct Locked<'a>(&'a Metering);
 
 impl Locked<'_> {
@@ -125,7 +125,7 @@ impl Locked<'_> {
         Charges { marks, reserved }
     }
 
-    /// Replaces what was counted; by nothing, if the request was never sent.
+    /// Replaces what was counted. None: the request was never sent, so nothing stays counted.
     pub(crate) fn settle(&self, charges: &Charges, estimated: Demand, actual: Option<Demand>, now: Nanos) {
         for (meter, &mark) in self.meters().zip(&charges.marks) {
             let (was, is) = (estimated.of(meter.unit()), actual.map(|actual| actual.of(meter.unit())));
@@ -143,12 +143,12 @@ impl Locked<'_> {
     }
 }
 
-/// What a request was charged.
+/// The charges of a request.
 #[derive(Debug, Default)]
 pub(crate) struct Charges {
-    /// One a meter.
+    /// One mark for each meter.
     marks: Vec<Charge>,
-    /// What each quota had reserved in all, this request included.
+    /// The units that each quota had reserved in all, this request included.
     reserved: Vec<Reserved>,
 }
 

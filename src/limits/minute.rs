@@ -1,5 +1,5 @@
-//! Minute windows: what was counted in the current minute of the wall clock. All times here are the wall
-//! clock's: see `base::wall`.
+//! Minute windows: the counts of the current minute of the wall clock. All times here are the wall clock's:
+//! see `base::wall`.
 //!
 //! A window rolls when it is next written to in a later minute. Until then a reader takes an old minute's
 //! counts as 0. It never rolls back: a writer that read the clock just before another writer rolled the
@@ -16,7 +16,7 @@ use crate::base::time::{MINUTE, Nanos};
 /// A clock minute, counted from the epoch.
 pub(crate) type Minute = u32;
 
-/// What was counted in a minute.
+/// The counts of a minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Counts {
     pub(crate) requests: u64,
@@ -36,7 +36,7 @@ pub(crate) struct MinuteWindow {
     minute: AtomicU32,
     fails: AtomicU32,
     carried: AtomicU32,
-    /// Requests of all minutes before.
+    /// Requests of all earlier minutes.
     earlier: AtomicU64,
 }
 
@@ -70,11 +70,11 @@ impl MinuteWindow {
 
     /// Returns the requests of all minutes.
     pub(crate) fn total_requests(&self, _: &Held<'_>) -> u64 {
-        // It wraps below 0 while the minute counts what other counters did: see `raise`.
+        // `earlier` wraps below 0 while the minute holds requests that other counters counted: see `raise`.
         self.earlier.load(Ordering::Relaxed).wrapping_add(self.requests_at_most())
     }
 
-    /// Returns what was counted in the minute of `wall`.
+    /// Returns the counts of the minute of `wall`.
     #[inline]
     pub(crate) fn counts(&self, wall: Nanos) -> Counts {
         // Acquire: pairs with the release in `roll`, so that a new minute is never seen with an old minute's
@@ -98,8 +98,7 @@ impl MinuteWindow {
         minute
     }
 
-    /// Raises what the minute has counted of a unit to what another counter of it did. Totals stay what they
-    /// are.
+    /// Raises the minute's count of a unit to the count of another counter. Totals stay what they are.
     pub(crate) fn raise(&self, held: &Held<'_>, wall: Nanos, unit: Unit, used: u64) {
         self.roll(held, wall);
         let counter = if unit == Unit::Requests { &self.requests } else { &self.tokens };
@@ -185,8 +184,8 @@ mod tests {
         assert_eq!(window.counts(3 * MINUTE), Counts::default());
     }
 
-    /// Hardware that reorders little would pass it anyway; under miri, which gives a reader any value that
-    /// the orders allow, it fails without the acquire or the release.
+    /// Hardware that reorders little would pass this test anyway. Miri gives a reader any value that the
+    /// orders allow. Under miri it fails without the acquire or the release.
     #[test]
     fn a_new_minute_is_never_seen_with_the_counts_of_the_last() {
         for _ in 0..50 {

@@ -1,8 +1,8 @@
-//! Limits: what may be used in a time, and what has been.
+//! Limits: how much may be used in a time, and how much has been used.
 //!
-//! `rpm_limit` and `tpm_limit` are counted in a deployment's block of counters ([`MinuteWindow`]). Anything
-//! else that a provider limits is a [`Limit`], counted by a meter of its kind. A [`Quota`] is a set of limits
-//! that several deployments share. What a provider says about its limits is kept beside them
+//! `rpm_limit` and `tpm_limit` are counted in a deployment's block of counters ([`MinuteWindow`]). All other
+//! limits of a provider are [`Limit`]s. A meter of its kind counts each of them. A [`Quota`] is a set of
+//! limits that several deployments share. What a provider says about its limits is kept beside them
 //! ([`Observations`]).
 
 mod bucket;

@@ -1,4 +1,4 @@
-//! What a provider said about its limits.
+//! The limits that a provider has told.
 
 use super::demand::Demand;
 use super::shortfall::ObservedShortfall;
@@ -20,44 +20,47 @@ use crate::base::time::{MINUTE, Nanos};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observed {
-    /// What it limits.
+    /// The unit that it limits.
     pub unit: Unit,
-    /// What may be used in all.
+    /// The units that may be used in all, if the provider said so.
     pub limit: Option<u64>,
-    /// What is left.
+    /// The units that are left.
     pub remaining: u64,
-    /// Nanoseconds until that is out of date; a minute if it does not say.
+    /// Nanoseconds until this is out of date. If the provider does not say, it holds for a minute.
     pub reset: Option<Nanos>,
 }
 
-/// How long holds what a provider said without saying how long.
+/// How long an answer holds if the provider does not say how long.
 pub(crate) const HOLDS: Nanos = MINUTE;
 
-/// What was reserved of each unit so far.
+/// The units that were reserved so far, of each kind.
 pub(crate) type Reserved = [u64; Unit::ALL.len()];
 
-/// What a provider said last. Read without a lock, written under its owner's.
+/// The last answers of a provider about its limits. Any thread reads them without a lock. They are written
+/// under their owner's lock.
 #[derive(Debug, Default)]
 pub(crate) struct Observations {
     units: [Observation; Unit::ALL.len()],
-    /// Nothing before this time, it said, and when it said so.
+    /// The provider wants no requests before this time.
     paused_until: AtomicU64,
+    /// When the provider asked for that pause.
     paused_at: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Observation {
-    /// What it said is left, less what was reserved since.
+    /// The units that it said are left, less those that were reserved since.
     left: AtomicU64,
     until: AtomicU64,
-    /// What it said.
+    /// The units that it said are left.
     said: AtomicU64,
-    /// What it said may be used in all; 0 if it did not.
+    /// The units that it said may be used in all; 0 if it did not say.
     limit: AtomicU64,
-    /// When the request was sent whose answer said so, and what had been reserved in all by then.
+    /// When the request was sent whose answer this is.
     sent_at: AtomicU64,
+    /// The units that were reserved in all when that request had reserved.
     reserved_then: AtomicU64,
-    /// What was reserved in all, modulo 2^64.
+    /// The units that were reserved in all, modulo 2^64.
     reserved: AtomicU64,
 }
 
@@ -77,8 +80,8 @@ impl Observation {
         reserved
     }
 
-    /// Replaces what a request had reserved, if that is subtracted from what is left. `reserved` is what was
-    /// reserved in all when it had reserved.
+    /// Replaces the units that a request had reserved, if they are subtracted from those that are left.
+    /// `reserved` is what was reserved in all when the request had reserved.
     fn settle(&self, reserved: u64, was: u64, is: u64) {
         let nth = reserved.wrapping_sub(self.reserved_then.load(Ordering::Relaxed));
         if (1..=self.since()).contains(&nth) {
@@ -94,13 +97,13 @@ impl Observation {
 }
 
 impl Observations {
-    /// Returns whether anything that was said still holds.
+    /// Returns whether anything that the provider said still holds.
     pub(crate) fn hold(&self, now: Nanos) -> bool {
         let mut ends = self.units.iter().map(|said| &said.until).chain([&self.paused_until]);
         ends.any(|until| now < until.load(Ordering::Relaxed))
     }
 
-    /// Returns why what was said does not let a request through; None if it does.
+    /// Returns why a request is not let through, by what the provider said; None if it is let through.
     pub(crate) fn shortfall(&self, demand: Demand, now: Nanos) -> Option<ObservedShortfall> {
         let paused_until = self.paused_until.load(Ordering::Relaxed);
         if now < paused_until {
@@ -112,13 +115,13 @@ impl Observations {
         })
     }
 
-    /// Returns when what was said may let a request through.
+    /// Returns when a request may be let through, by what the provider said.
     pub(crate) fn frees_at(&self, demand: Demand, now: Nanos) -> Nanos {
         let lacking = self.active(now).filter(|&(unit, left, _)| left < demand.least(unit));
         lacking.map(|(.., until)| until).fold(self.paused_until.load(Ordering::Relaxed).max(now), Nanos::max)
     }
 
-    /// Returns what holds now: the unit, what is left of it, and until when.
+    /// Returns what holds now: each unit, how much of it is left, and until when that holds.
     pub(crate) fn active(&self, now: Nanos) -> impl Iterator<Item = (Unit, u64, Nanos)> {
         Unit::ALL.into_iter().zip(&self.units).filter_map(move |(unit, said)| {
             let until = said.until.load(Ordering::Relaxed);
@@ -126,17 +129,18 @@ impl Observations {
         })
     }
 
-    /// Returns what the provider said may be used of a unit in all; 0 if it did not say.
+    /// Returns how much of a unit the provider said may be used in all; 0 if it did not say.
     pub(super) fn limit(&self, unit: Unit) -> u64 {
         self.units.get(unit.index()).map_or(0, |said| said.limit.load(Ordering::Relaxed))
     }
 
-    /// Returns until when the provider wants not to be asked; in the past if it may be asked.
+    /// Returns the time before which the provider wants no requests. It is in the past if requests may be
+    /// sent.
     pub(crate) fn paused_until(&self) -> Nanos {
         self.paused_until.load(Ordering::Relaxed)
     }
 
-    /// Subtracts a request from what is left. Returns what was reserved in all.
+    /// Subtracts a request from what is left. Returns what was reserved in all, this request included.
     pub(crate) fn reserve(&self, demand: Demand) -> Reserved {
         let mut reserved = Reserved::default();
         for ((unit, said), reserved) in Unit::ALL.into_iter().zip(&self.units).zip(&mut reserved) {
@@ -145,16 +149,17 @@ impl Observations {
         reserved
     }
 
-    /// Replaces what a request subtracted from what is left; by nothing, if it was never sent.
+    /// Replaces what a request subtracted from what is left. None: it was never sent, so nothing stays
+    /// subtracted.
     pub(crate) fn settle(&self, reserved: &Reserved, estimated: Demand, actual: Option<Demand>) {
         for ((unit, said), &reserved) in Unit::ALL.into_iter().zip(&self.units).zip(reserved) {
             said.settle(reserved, estimated.of(unit), actual.map_or(0, |actual| actual.of(unit)));
         }
     }
 
-    /// Records what an answer said. `sent_at` is when its request was sent, None if just now without a lease;
-    /// `then` is what had been reserved in all by then. An answer that is older than the last one tells nothing
-    /// while the last one holds.
+    /// Records what an answer said. `sent_at` is when its request was sent; None if it was sent just now
+    /// without a lease. `then` is what was reserved in all when that request had reserved. An answer to an
+    /// older request than the last answer's tells nothing while the last answer holds.
     pub(crate) fn observe(&self, observed: &Observed, sent_at: Option<Nanos>, then: Option<&Reserved>, now: Nanos) {
         let nth = observed.unit.index();
         let Some(said) = self.units.get(nth) else { return };
@@ -174,8 +179,8 @@ impl Observations {
         said.until.store(now.saturating_add(observed.reset.unwrap_or(HOLDS)), Ordering::Relaxed);
     }
 
-    /// Records that nothing may be sent for a while. A longer pause is shortened only by an answer to a request
-    /// that was sent after it was asked for.
+    /// Records that nothing may be sent for a while. A longer pause is shortened only by the answer to a
+    /// request that was sent after the longer pause was asked for.
     pub(crate) fn pause(&self, now: Nanos, length: Nanos, sent_at: Option<Nanos>) {
         self.came_through(sent_at);
         let until = self.paused_until.load(Ordering::Relaxed).max(now.saturating_add(length));
@@ -183,15 +188,15 @@ impl Observations {
         self.paused_at.store(now, Ordering::Relaxed);
     }
 
-    /// Ends a pause that was asked for before a request was sent which was answered since. `sent_at` is when
-    /// that was sent, None if just now without a lease.
+    /// Ends a pause if the provider has answered a request that was sent after it asked for the pause.
+    /// `sent_at` is when the request was sent; None if it was sent just now without a lease.
     pub(crate) fn came_through(&self, sent_at: Option<Nanos>) {
         if sent_at.is_none_or(|sent_at| sent_at > self.paused_at.load(Ordering::Relaxed)) {
             self.paused_until.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Ends all that was said.
+    /// Ends all that the provider said.
     pub(crate) fn forget(&self) {
         let ends = self.units.iter().map(|said| &said.until).chain([&self.paused_until]);
         ends.for_each(|until| until.store(0, Ordering::Relaxed));

@@ -7,7 +7,7 @@ use super::ledger::Ledger;
 use super::metering::Metering;
 use crate::base::time::Nanos;
 
-/// A quota that a group's members are under, and how many of them are.
+/// The quotas that a group's members are under, each with the number of those members.
 #[derive(Debug, Default)]
 pub(crate) struct Quotas(Vec<(Arc<Ledger>, usize)>);
 
@@ -30,7 +30,7 @@ impl Quotas {
         }
     }
 
-    /// Returns whether all of them let a request through, as they are now.
+    /// Returns whether all of these quotas let a request through now.
     #[inline]
     pub(crate) fn are_open(&self, demand: impl FnOnce() -> (Demand, Nanos)) -> bool {
         if self.0.is_empty() {

@@ -1,6 +1,6 @@
 //! Why a limit does not let a request through, with the numbers.
 //!
-//! These are small, since every pick returns room for one.
+//! These types are small, since the result of every pick has room for one.
 
 use std::fmt;
 
@@ -17,9 +17,9 @@ use crate::base::time::{Nanos, seconds};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shortfall {
-    /// Of a limit, by what was counted here.
+    /// Too little of a limit is left, by what was counted here.
     Limit(LimitShortfall),
-    /// Of a limit of the provider's, by what the provider said.
+    /// Too little of a limit of the provider's is left, by what the provider said.
     Observed(ObservedShortfall),
 }
 
@@ -34,7 +34,7 @@ pub struct LimitShortfall {
     pub used: u64,
     /// The units that the request asks for.
     pub asked: u64,
-    /// Nanoseconds until enough is left; [`Nanos::MAX`] if that will never be.
+    /// Nanoseconds until enough is left; [`Nanos::MAX`] if it never will be.
     pub frees_in: Nanos,
 }
 
@@ -43,13 +43,13 @@ pub struct LimitShortfall {
 /// It comes with [`Refusal::ObservedLimit`](crate::Refusal::ObservedLimit) and in a [`Shortfall`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObservedShortfall {
-    /// What the provider counts.
+    /// The unit that the provider counts.
     pub unit: Unit,
     /// The units that the provider said were left, less those that were reserved since.
     pub left: u64,
     /// The units that the request asks for.
     pub asked: u64,
-    /// Nanoseconds until that is out of date.
+    /// Nanoseconds until this answer is out of date.
     pub ends_in: Nanos,
 }
 

@@ -1,9 +1,8 @@
-//! A window that slides: any stretch of its length uses no more than the limit, at whatever moment it begins.
+//! A window that slides. No stretch of its length uses more than the limit, at any moment that it begins.
 //!
-//! The length is cut into [`SLICES`] slices. What a slice took is let go when all of the slice is as old as
-//! the window is long, so that the window looks back by up to one slice more than it must: it never admits
-//! too much, and is at most a sixtieth stricter than a log of every request, which it would take unbounded
-//! memory to keep.
+//! The length is cut into [`SLICES`] slices. The units of a slice become free when all of the slice is as old
+//! as the window is long. So the window looks back by up to one slice more than it must. It never admits too
+//! much. It is at most a sixtieth stricter than a log of every request, which would take unbounded memory.
 
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::time::Nanos;
@@ -11,10 +10,11 @@ use crate::base::time::Nanos;
 /// Slices of a window.
 const SLICES: u64 = 60;
 
-/// The number of slices that a window reaches over. The current slice is only begun.
+/// The number of slices that a window reaches over. The current slice has only begun.
 const RING: u64 = SLICES + 1;
 
-/// The words: the latest slice, what the slices of the ring took together, and each by itself.
+/// The words: the number of the latest slice, the units of all slices of the ring together, and the units of
+/// each slice.
 #[allow(clippy::cast_possible_truncation)] // 61
 pub(super) const WORDS: usize = 2 + RING as usize;
 
@@ -31,7 +31,7 @@ impl Sliding {
         Self { slice: per.div_ceil(SLICES) }
     }
 
-    /// Returns what the window has used.
+    /// Returns the units that the window has used.
     pub(super) fn used(self, words: &[AtomicU64], now: Nanos) -> u64 {
         let [latest, total, ring @ ..] = words else { return 0 };
         let latest = latest.load(Ordering::Relaxed);
@@ -44,7 +44,7 @@ impl Sliding {
         left.min(total)
     }
 
-    /// Returns when `units` fewer units will be used than now.
+    /// Returns when the used units will be fewer than now by `units`.
     pub(super) fn lets_go_at(self, words: &[AtomicU64], now: Nanos, units: u64) -> Nanos {
         let [latest, _, ring @ ..] = words else { return now };
         let latest = latest.load(Ordering::Relaxed);
@@ -70,7 +70,7 @@ impl Sliding {
         latest.load(Ordering::Relaxed)
     }
 
-    /// Replaces what was charged, if the slice that took it is still in the window.
+    /// Replaces the charged units, if the slice that took them is still in the window.
     pub(super) fn settle(words: &[AtomicU64], slice: Slice, charged: u64, actual: u64) {
         let [latest, total, ring @ ..] = words else { return };
         if latest.load(Ordering::Relaxed) >= slice.saturating_add(RING) {
@@ -94,7 +94,7 @@ impl Sliding {
                 taken.store(0, Ordering::Relaxed);
             }
         }
-        // Added up anew: what is above 2^64 cannot be taken off again.
+        // The total is added up anew. A total that was cut at 2^64 cannot be reduced by subtraction.
         let taken = ring.iter().map(|taken| taken.load(Ordering::Relaxed));
         total.store(taken.fold(0, u64::saturating_add), Ordering::Relaxed);
         latest.store(slice, Ordering::Relaxed);
@@ -176,8 +176,8 @@ mod tests {
     }
 
     proptest! {
-        /// What is used is never less than what a log says of the last `per`, and never more than it says of
-        /// a slice longer.
+        /// The used units are never fewer than a log shows for the last `per`, and never more than it shows
+        /// for one slice longer.
         #[test]
         fn what_is_used_lies_between_two_logs(
             per in prop_oneof![1_000_000..2_000_000_u64, Just(MINUTE)],
@@ -202,7 +202,7 @@ mod tests {
                 let since = |length: Nanos| log.iter().filter(|&&(at, ..)| at + length > now).map(|&(.., units)| units).sum::<u64>();
                 let used = sliding.used(&words, now);
                 prop_assert!((since(per)..=since(61 * slice)).contains(&used), "{used} {} {}", since(per), since(61 * slice));
-                // And it says exactly when any part of it goes.
+                // It also says exactly when any part of them becomes free.
                 for units in 1..=used {
                     let at = sliding.lets_go_at(&words, now, units);
                     prop_assert!(sliding.used(&words, at - 1) > used - units && sliding.used(&words, at) <= used - units);

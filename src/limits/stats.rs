@@ -1,4 +1,4 @@
-//! What limits stand at, for people to read.
+//! Reports on limits, for people to read.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::quota::Quota;
 use super::unit::Unit;
 use crate::base::time::{Nanos, seconds};
 
-/// What a limit stands at, for people to read.
+/// The report on a limit, for people to read.
 ///
 /// ```
 /// use turnout::{Deployment, Limit, LimitKind, Request, Router, Settings, Unit};
@@ -28,11 +28,11 @@ pub struct LimitStats {
     pub limit: Limit,
     /// The quota it belongs to; None for the deployment's own.
     pub quota: Option<Arc<str>>,
-    /// What is used.
+    /// The units that are used.
     pub used: u64,
-    /// What is left to use now.
+    /// The units that are left to use now.
     pub remaining: u64,
-    /// Seconds until all of it is left, if nothing more is used.
+    /// Seconds until all of the limit is left, if nothing more is used.
     pub resets_in: f64,
 }
 
@@ -60,7 +60,7 @@ impl LimitStats {
     }
 }
 
-/// What a provider said, for people to read.
+/// The report on what a provider said, for people to read.
 ///
 /// ```
 /// use turnout::{Deployment, Observed, Router, Settings, Unit};
@@ -73,20 +73,20 @@ impl LimitStats {
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObservedStats {
-    /// What it limits.
+    /// The unit that it limits.
     pub unit: Unit,
     /// The quota that this is about; None for the deployment itself.
     pub quota: Option<Arc<str>>,
-    /// What it said may be used in all, if it did.
+    /// The units that it said may be used in all, if it said so.
     pub limit: Option<u64>,
-    /// What it said is left, less what was reserved since.
+    /// The units that it said are left, less those that were reserved since.
     pub remaining: u64,
-    /// Seconds until that is out of date.
+    /// Seconds until this answer is out of date.
     pub resets_in: f64,
 }
 
 impl ObservedStats {
-    /// Returns all that holds for a deployment.
+    /// Returns all that still holds for a deployment.
     pub(crate) fn all(own: Option<&Observations>, metering: Option<&Metering>, now: Nanos) -> Vec<Self> {
         let quotas = metering.into_iter().flat_map(Metering::quotas);
         let quotas = quotas.map(|ledger| (Some(ledger.quota().shared_id()), ledger.observed()));
@@ -94,8 +94,8 @@ impl ObservedStats {
         all.flat_map(|(quota, observed)| Self::of(observed, quota, now)).collect()
     }
 
-    /// Returns what holds of one owner's observations. No requests are left while the provider wants not to
-    /// be asked.
+    /// Returns what still holds of one owner's observations. No requests are left while the provider wants
+    /// none.
     fn of(observed: &Observations, quota: Option<&Arc<str>>, now: Nanos) -> Vec<Self> {
         let stats = |unit, limit, remaining, until: Nanos| {
             let limit = Some(limit).filter(|&limit| limit > 0);

@@ -1,11 +1,11 @@
-//! What limits count.
+//! The units that limits count.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::base::error::Error;
 
-/// What a limit counts.
+/// The unit that a limit counts.
 ///
 /// ```
 /// use turnout::Unit;
@@ -17,7 +17,7 @@ use crate::base::error::Error;
 pub enum Unit {
     /// Requests.
     Requests,
-    /// Tokens, prompt and answer.
+    /// Tokens of prompts and answers together.
     Tokens,
     /// Tokens of prompts.
     InputTokens,

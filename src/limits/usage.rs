@@ -1,6 +1,6 @@
-//! How much of a limit is used, as strategies compare it.
+//! The usage of a limit, as strategies compare it.
 
-/// What was counted in the current minute, and the most that may be.
+/// The count of the current window of a limit, and the most that it may be.
 ///
 /// ```
 /// use turnout::{Candidate, RoutingContext, Usage};
@@ -10,7 +10,7 @@
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Counted so far.
+    /// The units that are counted so far.
     pub current: u64,
     /// The limit; None for no limit. Strategies take 0 as no limit too.
     pub limit: Option<u64>,

@@ -14,7 +14,7 @@ use crate::base::time::{Nanos, SECOND};
 /// The nanoseconds of a day without a change of the clock.
 pub(super) const DAY: Nanos = 86_400 * SECOND;
 
-/// A time zone of the IANA database. Where the machine has none, the one that was built in is used.
+/// A time zone of the IANA database. If the machine has no database, the one that was built in is used.
 ///
 /// ```
 /// let zone = turnout::Zone::new("america/los_angeles")?;
@@ -31,7 +31,7 @@ impl Zone {
     /// # Errors
     /// If there is none.
     pub fn new(name: &str) -> Result<Self, Error> {
-        /// Kept for good, so that limits can be copied: there are not many.
+        /// The zones are kept for good, so that limits can be copied. There are not many.
         static ZONES: Mutex<Vec<&'static TimeZone>> = Mutex::new(Vec::new());
         let zone = TimeZone::get(name).ok().filter(|zone| zone.iana_name().is_some()).ok_or_else(|| {
             Error::Configuration(format!(
@@ -53,10 +53,10 @@ impl Zone {
         self.0.iana_name().unwrap_or_default()
     }
 
-    /// Returns when the window of so many days ends that `wall` is in. Windows begin at midnight, and at
-    /// multiples of so many days since 1970.
+    /// Returns when the window ends that holds `wall`. A window is `days` days long. It begins at midnight, a
+    /// multiple of `days` days after 1970 began.
     pub(super) fn window_ends(self, wall: Nanos, days: u64) -> Nanos {
-        // Beyond the calendar: a day is as long as any.
+        // Beyond the calendar every day is equally long.
         self.window_ends_by_calendar(wall, days).unwrap_or_else(|| wall.saturating_add(days.saturating_mul(DAY)))
     }
 
