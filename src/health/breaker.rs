@@ -1,4 +1,4 @@
-//! What is counted of a deployment by the rules of `Health`, beside its [`Vitals`](super::Vitals).
+//! The counters that the rules of `Health` keep of a deployment, beside its [`Vitals`](super::Vitals).
 
 use super::cause::Cause;
 use super::health_rules::HealthRules;
@@ -11,30 +11,32 @@ use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Orde
 use crate::base::time::Nanos;
 use crate::base::trips::Trips;
 
-/// What is counted of a deployment. Read without a lock, written under that of its state.
+/// The counters that the rules of `Health` keep of a deployment. Any thread reads them without a lock. They
+/// are written under the lock of the deployment's state.
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
     window: Ring,
     penalties: Ring,
     consecutive_failures: AtomicU32,
-    /// Cooldowns that are not forgotten; the next one grows by them.
+    /// Cooldowns that are not forgotten. The next cooldown grows with their number.
     trips: Trips,
-    /// The end of the last cooldown of any kind that probation was passed after.
+    /// The end of the last cooldown, of any kind, whose probation was passed.
     passed: AtomicU64,
     /// A [`Cause`] by its code.
     cause: AtomicU8,
     /// Whether a lease has the place of the probation.
     is_probed: AtomicBool,
-    /// When the slow start began, and when it was last picked: see `index::Ramp`.
+    /// When the slow start began.
     slow_since: AtomicU64,
+    /// When the deployment was last picked in its slow start, in picks of its group: see `index::Ramp`.
     slow_last: AtomicU64,
 }
 
 impl Breaker {
     // --- outcomes ---
 
-    /// Returns whether what was sent at a time says something of now. `until` is when the last cooldown ends
-    /// or ended; 0 after probation.
+    /// Returns whether the outcome of a request that was sent at `sent_at` says something about the time
+    /// since the last cooldown. `until` is when that cooldown ends or ended; 0 after probation.
     pub(crate) fn is_news(&self, sent_at: Nanos, until: Nanos) -> bool {
         has_come(until.max(self.passed.load(Ordering::Relaxed)), sent_at)
     }
@@ -63,8 +65,8 @@ impl Breaker {
         &self.window
     }
 
-    /// Goes on by other rules, whose windows may have other lengths: what they have counted is counted as of
-    /// now.
+    /// Goes on by other rules, whose windows may have other lengths. Outcomes that the old rules have counted
+    /// are counted as of now.
     pub(crate) fn change_rules(&self, _: &Held<'_>, old: &HealthRules, new: &HealthRules, now: Nanos) {
         self.window.change_length(old.interval(), new.interval(), now);
         self.penalties.change_length(old.penalty_interval(), new.penalty_interval(), now);
@@ -82,7 +84,7 @@ impl Breaker {
         self.trips.add(trips, until);
     }
 
-    /// Forgets the outcomes before a cooldown: the deployment that comes back is another.
+    /// Forgets the outcomes before a cooldown: they say nothing about the deployment that comes back.
     pub(crate) fn forget_outcomes(&self, _: &Held<'_>, pool: Option<&Pool>) {
         if let Some(pool) = pool {
             pool.forget(&self.window);
@@ -96,7 +98,7 @@ impl Breaker {
         self.cause.store(cause.code(), Ordering::Relaxed);
     }
 
-    /// Returns why the deployment cools down, where that was noted.
+    /// Returns why the deployment cools down, if the cause was noted.
     pub(crate) fn cause(&self) -> Option<Cause> {
         Cause::from_code(self.cause.load(Ordering::Relaxed))
     }
@@ -118,7 +120,7 @@ impl Breaker {
         !self.is_probed.swap(true, Ordering::Relaxed)
     }
 
-    /// Gives the place of the probation back. Only its lease may do that.
+    /// Gives the place of the probation back. Only the lease that has it may do that.
     pub(crate) fn free_probe(&self, _: &Held<'_>) {
         self.is_probed.store(false, Ordering::Relaxed);
     }
@@ -137,7 +139,7 @@ impl Breaker {
         (u32::try_from(failures).unwrap_or(u32::MAX), self.penalties.fades_at(interval, now))
     }
 
-    /// Begins a slow start, when the group has counted `picks`.
+    /// Begins a slow start. `picks` is the number of picks that the group has counted so far.
     pub(crate) fn start_slowly(&self, held: &Held<'_>, now: Nanos, picks: u64) {
         self.slow_since.store(now, Ordering::Relaxed);
         self.set_slow_last(held, picks);
@@ -160,7 +162,7 @@ impl Breaker {
 
     // --- the whole ---
 
-    /// Returns what there is to tell, without penalty and slow start, which count only where a mark says so.
+    /// Returns its report, without penalty and slow start. These count only where a mark says so.
     pub(crate) fn stats(&self, rules: &HealthRules, now: Nanos) -> BreakerStats {
         let tally = self.tally(rules, now);
         BreakerStats {
@@ -186,7 +188,7 @@ impl Breaker {
     }
 }
 
-/// What there is to tell of a breaker.
+/// The report of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct BreakerStats {
     pub(crate) consecutive_failures: u32,

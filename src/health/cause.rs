@@ -15,11 +15,11 @@ use super::failure::FailureKind;
 pub enum Cause {
     /// The application asked for it.
     Asked,
-    /// Too many failures in a row.
+    /// There were too many failures in a row.
     Consecutive,
-    /// Too large a share of failures.
+    /// The share of failures was too large.
     Rate,
-    /// A share of failures that is so many times that of its peers.
+    /// The share of failures was too many times that of its peers.
     Outlier,
     /// It failed on probation.
     Probation,

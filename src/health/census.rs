@@ -1,7 +1,8 @@
-//! What the members of a group are by their health, counted.
+//! The health of a group's members, counted.
 //!
-//! Kept up to date with the leaves, under the index's lock. It answers at once what a walk over the members
-//! would find out: whether a deployment is the last in service, and whether so few are that the group panics.
+//! The census is kept up to date with the leaves, under the index's lock. It answers at once what else only a
+//! walk over the members would find out: whether a deployment is the last in service, and whether so few are
+//! in service that the group panics.
 
 use super::health_rules::HealthRules;
 use super::pool::Pool;
@@ -9,10 +10,10 @@ use crate::base::clock::Now;
 use crate::base::position::Position;
 use crate::base::time::Nanos;
 
-/// What a member is.
+/// What a member is by its health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Fitness {
-    /// There is none at this place.
+    /// There is no member at this place.
     #[default]
     Nobody,
     Well,
@@ -56,7 +57,7 @@ pub(crate) struct Census {
     unhealthy: usize,
     /// Whether health checks are ignored once they took all members out.
     may_fail_open: bool,
-    /// With a smaller share in service the group panics; 0 for never.
+    /// The group panics when a smaller share of it is in service; 0 for never.
     threshold: f64,
     pub(crate) panics: bool,
     /// Whether health checks took all members out and are ignored.
@@ -104,7 +105,7 @@ impl Census {
     pub(crate) fn assess(&mut self, now: &Now<'_>) -> bool {
         self.fails_open = self.may_fail_open && self.members > 0 && self.unhealthy == self.members;
         let panics = |stopped| HealthRules::panics(self.threshold, stopped, self.members);
-        // Counted one by one only where it matters.
+        // The members are counted one by one only where the result may be a panic.
         let panics = self.threshold > 0.0
             && panics(self.members - self.well)
             && panics(self.of.iter().filter(|fitness| fitness.is_stopped(now.get())).count());
@@ -116,7 +117,7 @@ impl Census {
 pub(crate) struct Peers<'a> {
     census: &'a Census,
     pub(crate) pool: &'a Pool,
-    /// Where the deployment itself is; None if it is nowhere at the moment, amid a change.
+    /// The place of the deployment itself; None amid a change, when it has no place for a moment.
     position: Option<Position>,
 }
 
@@ -130,13 +131,13 @@ impl<'a> Peers<'a> {
         self.census.panics
     }
 
-    /// Returns whether the deployment is the only member of its group. Amid a change it is not known to be.
+    /// Returns whether the deployment is the only member of its group. Amid a change the answer is false.
     pub(crate) fn is_alone(&self) -> bool {
         self.position.is_some() && self.census.members == 1
     }
 
-    /// Returns whether another member is well, or on probation if that is enough. Amid a change no member is
-    /// known to be.
+    /// Returns whether another member is well. If `on_probation`, a member on probation is enough. Amid a
+    /// change the answer is false.
     pub(crate) fn has_as_fit(&self, on_probation: bool, now: Nanos) -> bool {
         let Some(position) = self.position else { return false };
         let own = self.census.of.get(position as usize).copied().unwrap_or_default();

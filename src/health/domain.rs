@@ -1,7 +1,7 @@
 //! Failure domains: deployments that one outage takes away together, such as those of a region.
 //!
-//! Errors of connection count against the domain. When it trips, every deployment of it cools down, so that
-//! the others need not each find out for themselves.
+//! Errors of connection count against the domain. When it trips, every deployment of it cools down. So the
+//! others need not each fail first.
 
 use std::sync::{Arc, Weak};
 
@@ -23,11 +23,11 @@ pub(crate) struct Domain<M> {
 struct Counted {
     window: Ring,
     in_a_row: u32,
-    /// Whether those in a row are of several deployments.
+    /// Whether the failures in a row are of several deployments.
     are_several: bool,
-    /// The last failure: whose, and when.
+    /// The last failure: the id of its deployment, and its time.
     last: Option<(Arc<str>, Nanos)>,
-    /// When any other than that deployment last failed.
+    /// When a deployment other than that one last failed.
     other_at: Option<Nanos>,
 }
 
@@ -45,7 +45,7 @@ impl<M> Domain<M> {
         members.push(Arc::downgrade(member));
     }
 
-    /// Returns the deployments that are registered.
+    /// Returns the deployments that still exist. A lease may keep one that is registered no more.
     pub(crate) fn members(&self) -> Vec<Arc<M>> {
         let members = hold(&self.members).clone();
         members.iter().filter_map(Weak::upgrade).collect()
@@ -58,7 +58,7 @@ impl<M> Domain<M> {
         (counted.in_a_row, counted.are_several) = (0, false);
     }
 
-    /// Counts that one of its deployments could not be reached. Returns whether that is one too many.
+    /// Counts that one of its deployments could not be reached. Returns whether that is one failure too many.
     /// Failures of a single deployment say something of that deployment alone, which has its own rules.
     pub(crate) fn failure(&self, rules: &HealthRules, now: Nanos, id: &Arc<str>) -> bool {
         let mut guard = hold(&self.counted);
@@ -99,12 +99,12 @@ impl<M> Domains<M> {
         }
     }
 
-    /// Returns the domain with a name, which is made if there is none.
+    /// Returns the domain with a name. Makes it if there is none.
     pub(crate) fn get(&self, name: &Arc<str>) -> Arc<Domain<M>> {
         let mut domains = hold(&self.0);
         let known = domains.get(name).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {
-            // Domains that no deployment is in any more go when the map is full: so they never outnumber the
+            // When the map is full, domains without a deployment are dropped: so they never outnumber the
             // others.
             if domains.len() == domains.capacity() {
                 domains.retain(|_, domain| domain.strong_count() > 0);

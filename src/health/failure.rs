@@ -19,15 +19,15 @@ use crate::base::time::Nanos;
 pub enum FailureKind {
     /// The deployment failed. Failures without a kind of their own are of this kind.
     Error,
-    /// It could not be reached.
+    /// The deployment could not be reached.
     Connection,
-    /// It refused for its rate limit.
+    /// The deployment refused because of its rate limit.
     RateLimit,
-    /// It refused the credentials or the account.
+    /// The deployment refused the credentials or the account.
     Auth,
-    /// It does not have the model.
+    /// The deployment does not have the model.
     NotFound,
-    /// It did not answer in time.
+    /// The deployment did not answer in time.
     Timeout,
     /// The application says so.
     Manual,
@@ -108,7 +108,7 @@ impl FromStr for FailureKind {
     }
 }
 
-/// What a refusal is about.
+/// The thing that a refusal is about.
 ///
 /// ```
 /// assert_eq!("account".parse::<turnout::Scope>()?, turnout::Scope::Account);
@@ -149,13 +149,13 @@ impl FromStr for Scope {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
-    /// How long the provider wants not to be asked, as far as it is taken; never 0.
+    /// How long the provider wants no requests, as far as the options accept it; never 0.
     pub(crate) wait: Option<Nanos>,
     /// Which of the deployment's quotas it is about, in the order of their locks; None if it is about none.
     pub(crate) quota: Option<usize>,
     /// When the request was sent.
     pub(crate) sent_at: Nanos,
-    /// Whether it was in flight here.
+    /// Whether the request had a lease of this router.
     pub(crate) has_lease: bool,
 }
 

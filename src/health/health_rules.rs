@@ -24,13 +24,13 @@ pub struct HealthRules {
     pub window: Nanos,
     /// The number of outcomes from which a share of failures says something.
     pub min_volume: u32,
-    /// How long the first cooldown lasts, unless the provider says.
+    /// How long the first cooldown lasts, unless the provider names a wait.
     pub cooldown_time: Nanos,
     /// The factor by which each further cooldown is longer than the one before.
     pub cooldown_growth: f64,
     /// The length that no cooldown grows beyond.
     pub max_cooldown: Nanos,
-    /// Up to this share of a cooldown comes on top, by chance.
+    /// The largest share of a cooldown that is added to it by chance.
     pub cooldown_jitter: f64,
     /// The time without a cooldown after which one cooldown is forgotten.
     pub forget_after: Nanos,
@@ -42,12 +42,12 @@ pub struct HealthRules {
     pub panic_threshold: f64,
     /// Whether the last deployment of a group cools down too.
     pub cool_last: bool,
-    /// Whether the word of health checks is ignored in a group of which they took every member out.
+    /// Whether health checks are ignored in a group once they have taken every member out.
     pub fail_open: bool,
     /// For how long a failure weighs like a request in flight; 0 for not at all.
     pub failure_penalty: Nanos,
-    /// The factor by which a share of failures exceeds that of the others in the group when it starts a
-    /// cooldown; None for no such rule.
+    /// A deployment whose share of failures is at least this many times that of the others in the group
+    /// starts a cooldown; None for no such rule.
     pub outlier_factor: Option<f64>,
 }
 
@@ -74,8 +74,8 @@ impl Default for HealthRules {
     }
 }
 
-/// Below this share of failures nothing is an outlier, however well its peers do: among few failures the
-/// ratio is chance.
+/// A deployment with a smaller share of failures is no outlier, even if its peers have none: among few
+/// failures the ratio is chance.
 const LEAST_OUTLIER_RATE: f64 = 0.1;
 
 impl HealthRules {
@@ -132,9 +132,10 @@ impl HealthRules {
     }
 
     /// Returns how long a cooldown lasts after `trips` others.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // lengths of time, at most the longest
+    // lengths of time, at most the longest
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     pub(crate) fn cooldown(&self, trips: u32, jitter: &Rng) -> Nanos {
-        // Finite, so that nothing grows to nothing.
+        // Finite, so that a cooldown of 0 stays 0 (0 times infinity is not a number).
         let growth = self.cooldown_growth.powf(f64::from(trips)).min(f64::MAX);
         let grown = self.cooldown_time as f64 * growth;
         let length = if grown < self.max_cooldown as f64 { grown as Nanos } else { self.max_cooldown };
@@ -142,7 +143,7 @@ impl HealthRules {
         if most_on_top == 0 { length } else { length.saturating_add(jitter.below(most_on_top.saturating_add(1))) }
     }
 
-    /// Returns whether health leaves so few members of a group that it is better ignored.
+    /// Returns whether health leaves so few members of a group in service that it is better ignored.
     #[allow(clippy::cast_precision_loss)] // at most 2^32
     pub(crate) fn panics(threshold: f64, stopped: usize, members: usize) -> bool {
         members > 0 && (members.saturating_sub(stopped) as f64 / members as f64) < threshold

@@ -32,7 +32,8 @@ impl Default for MinuteRules {
     }
 }
 
-/// Failures are the majority only among this many requests, so that the first failure of a minute is not.
+/// Only among at least this many requests can failures be the majority, so that the first failure of a minute
+/// is not.
 const MAJORITY_OF: u64 = 10;
 
 impl MinuteRules {

@@ -1,8 +1,8 @@
 //! Health: what takes a deployment out, for how long, and how it comes back.
 //!
-//! A deployment follows one of two sets of [`Rules`]: those of `Health` ([`HealthRules`]), which are the
-//! default, or those of the minute ([`MinuteRules`]), which are litellm-rs's. Both write the same few words,
-//! the [`Vitals`], which are all that a pick reads. What the first set counts besides lies in the
+//! A deployment follows one of two sets of [`Rules`]. Those of `Health` ([`HealthRules`]) are the default.
+//! Those of the minute ([`MinuteRules`]) are litellm-rs's. Both write the same few words, the [`Vitals`]. A
+//! pick reads nothing else of a deployment that is well. The other counters of the first set lie in the
 //! [`Breaker`].
 
 mod breaker;

@@ -1,12 +1,12 @@
-//! The outcomes of all members of a group, beside which one of them is an outlier.
+//! The outcomes of all members of a group. A member is an outlier if its own outcomes are much worse.
 
 use super::health_rules::HealthRules;
 use super::ring::{Ring, Tally};
 use crate::base::sync::{Mutex, MutexGuard, hold};
 use crate::base::time::Nanos;
 
-/// Only members are counted whose window is that of the group's rules, where those look for outliers: see
-/// `Entry::pool_rules`. Locked after everything else.
+/// The pool counts only members whose window is as long as that of the group's rules, and only if those rules
+/// look for outliers: see `Entry::pool_rules`. It is locked after all other locks.
 #[derive(Debug, Default)]
 pub(crate) struct Pool(Mutex<Ring>);
 
@@ -19,7 +19,7 @@ impl Pool {
         self.ring().add(rules.interval(), now, failed);
     }
 
-    /// Returns what the others of the group have counted.
+    /// Returns the outcomes of the other members of the group. `own` are those of the member itself.
     pub(crate) fn without(&self, own: Tally, rules: &HealthRules, now: Nanos) -> Tally {
         self.ring().tally(rules.interval(), now).without(own)
     }

@@ -1,10 +1,11 @@
-//! Outcomes of the last while, in intervals of time.
+//! Outcomes of the recent past, in intervals of time.
 //!
-//! Ten intervals, of which the newest is still filling: what is counted covers nine tenths to the whole of
-//! the window. Counts are exact, and nothing is averaged. Intervals roll lazily, when the ring is next
-//! written to; until then a reader leaves out the intervals whose time is over.
+//! A ring has ten intervals. The newest is still filling, so the counts cover nine tenths to the whole of the
+//! window. Counts are exact, and nothing is averaged. Intervals roll lazily, when the ring is next written
+//! to. Until then a reader leaves out the intervals whose time is over.
 //!
-//! One thread at a time writes, under the lock of the structure that the ring is part of. Anyone reads.
+//! One thread at a time writes, under the lock of the structure that the ring is part of. Any thread may
+//! read.
 
 use std::array;
 
@@ -15,7 +16,7 @@ pub(crate) const INTERVALS: u64 = 10;
 
 const PLACES: usize = 10;
 
-/// What was counted.
+/// Outcomes that were counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Tally {
     pub(crate) successes: u64,
@@ -55,10 +56,11 @@ impl Interval {
     }
 }
 
-/// A ring of intervals, each `length` long as its user says in every call.
+/// A ring of intervals. Its user says in every call how long an interval is.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    /// The number of the newest interval, counted from the epoch; the one with number n lies at n modulo ten.
+    /// The number of the newest interval, counted from the epoch. The interval with the number n lies at n
+    /// modulo ten.
     newest: AtomicU64,
     intervals: [Interval; PLACES],
 }
@@ -113,7 +115,7 @@ impl Ring {
         }
     }
 
-    /// Goes on with intervals of another length. What is counted now is counted as of now.
+    /// Goes on with intervals of another length. Outcomes that count now are counted as of now.
     pub(crate) fn change_length(&self, old: Nanos, new: Nanos, now: Nanos) {
         if old == new {
             return;
@@ -126,7 +128,8 @@ impl Ring {
         }
     }
 
-    /// Begins an interval, and those between, if it is newer than the newest; returns the newest.
+    /// Begins an interval, if it is newer than the newest. Also begins the intervals between the two. Returns
+    /// the newest.
     fn roll(&self, number: u64) -> u64 {
         let newest = self.newest.load(Ordering::Relaxed);
         let number = number.max(newest);

@@ -15,9 +15,9 @@ use crate::base::error::Error;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rules {
-    /// Those of the minute.
+    /// The rules of the clock minute.
     Minute(MinuteRules),
-    /// Those of `Health` options.
+    /// The rules of `Health`.
     Health(HealthRules),
 }
 

@@ -1,7 +1,8 @@
 //! Slow start: the share of a deployment that has returned or joined grows.
 //!
-//! The while is cut into 100 slices. The share is 10 % at first, and from then on grows by 1 % a slice. It is a
-//! part of the deployment's fair share of the requests of its group: see `index::Ramp`.
+//! The time of a slow start is cut into 100 slices, with numbers from 0. In a slice the share is its number
+//! in percent, but at least 10 %. It is a part of the deployment's fair share of the requests of its group:
+//! see `index::Ramp`.
 
 use crate::base::time::Nanos;
 
@@ -10,7 +11,7 @@ const SLICES: u64 = 100;
 /// The least share, in percent.
 const LEAST: u64 = 10;
 
-/// A slice of the while.
+/// A slice of a slow start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slice {
     /// The share, in percent.

@@ -7,7 +7,7 @@ use crate::base::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::base::time::Nanos;
 use crate::limits::Counts;
 
-/// What a deployment is.
+/// The status of a deployment.
 ///
 /// ```
 /// assert_eq!(turnout::Status::CoolingDown.name(), "cooling_down");
@@ -37,7 +37,8 @@ impl Status {
     }
 }
 
-/// A deployment's health. Read without a lock, written under that of its state.
+/// The few words of a deployment's health. Any thread reads them without a lock. They are written under the
+/// lock of the deployment's state.
 #[derive(Debug, Default)]
 #[repr(C)] // its place in a cache line counts: see `State`
 pub(crate) struct Vitals {
@@ -50,8 +51,8 @@ pub(crate) struct Vitals {
     unhealthy: AtomicBool,
 }
 
-/// Returns whether a cooldown that ends at `until` is over. Its end is never 0, which means that there is
-/// none; so one that ends at the time 0, where manual clocks begin, is written as 1.
+/// Returns whether a cooldown that ends at `until` is over. An `until` of 0 means that there is none. So a
+/// probation that begins at the time 0, where manual clocks begin, is written as 1.
 #[inline]
 pub(crate) fn has_come(until: Nanos, now: Nanos) -> bool {
     until <= now.max(1)
@@ -75,7 +76,7 @@ impl Vitals {
         self.unhealthy.load(Ordering::Relaxed)
     }
 
-    /// Returns whether nothing is known against it.
+    /// Returns whether no cooldown is remembered and no health check took the deployment out.
     #[inline]
     pub(crate) fn is_well(&self) -> bool {
         self.cooldown_until() == 0 && !self.is_unhealthy()
@@ -109,7 +110,8 @@ impl Vitals {
 
     /// Records a success by the rules of the minute.
     pub(crate) fn success(&self, held: &Held<'_>, rules: &MinuteRules, now: Nanos) {
-        // A request that was sent before the cooldown tells nothing about the time after it.
+        // A success that comes amid a cooldown says nothing about the time after it: its request was sent
+        // before.
         if has_come(self.cooldown_until(), now) && self.count_success(held) >= rules.success_threshold {
             self.restore(held);
         }
@@ -128,13 +130,13 @@ impl Vitals {
         self.cooldown_until.store(0, Ordering::Relaxed);
     }
 
-    /// Counts no success any more.
+    /// Forgets the successes in a row.
     pub(crate) fn break_streak(&self, _: &Held<'_>) {
         self.consecutive_successes.store(0, Ordering::Relaxed);
     }
 
-    /// Records a failure that `minute` has counted, by the rules of the minute. A wait that the provider names
-    /// is taken whatever they say.
+    /// Records a failure that `minute` has counted, by the rules of the minute. If the provider names a wait,
+    /// a cooldown of that length always starts.
     pub(crate) fn failure(
         &self,
         held: &Held<'_>,
@@ -151,18 +153,18 @@ impl Vitals {
         }
     }
 
-    /// Starts a cooldown. One that lasts longer already is not shortened.
+    /// Starts a cooldown. A cooldown that already lasts longer is not shortened.
     pub(crate) fn cool_down(&self, held: &Held<'_>, now: Nanos, length: Nanos) {
         self.break_streak(held);
         self.degraded.store(true, Ordering::Relaxed);
         self.cooldown_until.store(self.cooldown_until().max(now.saturating_add(length)), Ordering::Relaxed);
     }
 
-    /// Records what a health check found. Probation begins at `probation_from`; 0 if the rules do not want it
-    /// to be seen.
+    /// Records what a health check found. If the deployment comes back, its probation begins at
+    /// `probation_from`; 0 if the rules keep no such time.
     pub(crate) fn report_health(&self, held: &Held<'_>, now: Nanos, healthy: bool, probation_from: Nanos) {
-        // One that is in service already goes on with its probation: checks come often, and would prolong it
-        // for ever.
+        // A deployment that is in service already goes on with its probation. Checks come often, and would
+        // prolong it for ever.
         if healthy && (self.is_unhealthy() || !has_come(self.cooldown_until(), now)) {
             self.break_streak(held);
             self.degraded.store(true, Ordering::Relaxed);
@@ -188,7 +190,7 @@ fn smooth(average: u64, sample: u64) -> u64 {
     }
     match average.checked_mul(4).and_then(|fourfold| fourfold.checked_add(sample)) {
         Some(fivefold) => fivefold / 5,
-        // A mean of 64-bit numbers is one, though its sum is not.
+        // The mean of 64-bit numbers has 64 bits, even if their sum has more.
         None => u64::try_from((u128::from(average) * 4 + u128::from(sample)) / 5).unwrap_or(u64::MAX),
     }
 }
