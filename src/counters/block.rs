@@ -11,38 +11,40 @@ use crate::limits::{Cap, Counts, Minute, MinuteWindow, Observations};
 
 /// The counters of one deployment.
 #[derive(Debug, Default)]
-#[repr(C, align(128))] // no two deployments share a cache line or its neighbour; a pick and a reservation need the first one alone
+// No two deployments share a cache line or its neighbour. A pick and a reservation need only the first line
+// of a block.
+#[repr(C, align(128))]
 pub(crate) struct State {
     lock: Lock,
     in_flight: AtomicU32,
-    /// Which of the checks that few deployments need a pick has to make here: the bits of [`mark`].
+    /// Which of the checks that few deployments need a pick must make for this one: the bits of [`mark`].
     marks: AtomicU32,
     pub(crate) vitals: Vitals,
     pub(crate) window: MinuteWindow,
     total_successes: AtomicU64,
     total_failures: AtomicU64,
     total_tokens: AtomicU64,
-    /// The slots that point here.
+    /// The number of slots that point to this block.
     pub(super) owners: AtomicU32,
-    /// What few deployments need; made when first needed.
+    /// Counters that few deployments need. They are made when they are first needed.
     annex: OnceLock<Box<Annex>>,
 }
 
 /// The bits of a block's marks.
 pub(crate) mod mark {
-    /// The provider said what is left, and until when: see `learn`.
+    /// The provider said what is left, and until when: see `lease::learn`.
     pub(crate) const OBSERVED: u32 = 1 << 0;
-    /// A cap on what is in flight was learnt: see `learn`.
+    /// A cap on requests in flight was learnt: see `lease::learn`.
     pub(crate) const CAPPED: u32 = 1 << 1;
-    /// It returned or joined, and its share grows: see `health`.
+    /// The deployment returned or joined, and its share grows: see `health`.
     pub(crate) const SLOW_START: u32 = 1 << 2;
-    /// Its recent failures weigh on it as if they were in flight: see `health`.
+    /// The deployment's recent failures weigh on it as if they were in flight: see `health`.
     pub(crate) const PENALIZED: u32 = 1 << 3;
-    /// It has limits beside the minute's, or is under quotas: see `limits`.
+    /// The deployment has limits beside the minute's, or is under quotas: see `limits`.
     pub(crate) const METERED: u32 = 1 << 4;
 }
 
-/// Counters that few deployments need, beside their block. Written under its lock.
+/// Counters that few deployments need, beside their block. They are written under the block's lock.
 #[derive(Debug, Default)]
 pub(crate) struct Annex {
     pub(crate) observed: Observations,
@@ -63,7 +65,7 @@ impl State {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Returns the marks, 0 for most.
+    /// Returns the marks; 0 for most deployments.
     #[inline]
     pub(crate) fn marks(&self) -> u32 {
         self.marks.load(Ordering::Relaxed)
@@ -142,7 +144,7 @@ impl State {
 
     // --- health ---
 
-    /// Returns what the deployment is by its health.
+    /// Returns what the deployment is by its health: in service, on probation, or out.
     #[inline]
     pub(crate) fn fitness(&self, now: &Now<'_>) -> Fitness {
         let until = self.vitals.cooldown_until();
@@ -157,7 +159,7 @@ impl State {
         }
     }
 
-    /// Returns what is counted by the rules of `Health`, if anything was.
+    /// Returns what the rules of `Health` have counted, if there is anything.
     pub(crate) fn made_breaker(&self) -> Option<&Breaker> {
         self.made_annex().map(|annex| &annex.breaker)
     }
@@ -167,7 +169,7 @@ impl State {
         self.made_breaker().is_some_and(Breaker::is_probed)
     }
 
-    /// Returns why the deployment cools down, where that was noted.
+    /// Returns why the deployment cools down, if the cause was noted.
     pub(crate) fn cause(&self) -> Option<Cause> {
         self.made_breaker().and_then(Breaker::cause)
     }
@@ -178,7 +180,7 @@ impl State {
         breaker.map_or((0, None), |breaker| breaker.penalty(rules, now))
     }
 
-    /// Begins a slow start, when the group has counted `picks`.
+    /// Begins a slow start. `picks` is the number of picks that the group has counted so far.
     pub(crate) fn start_slowly(&self, held: &Held<'_>, now: Nanos, picks: u64) {
         self.annex().breaker.start_slowly(held, now, picks);
         self.mark(held, mark::SLOW_START, true);

@@ -1,4 +1,4 @@
-//! All blocks of a router, and who owns which.
+//! All blocks of a router, and the slots that own them.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -22,7 +22,7 @@ pub(crate) struct StateTable {
 struct Free {
     /// Blocks that were used before.
     returned: Vec<u32>,
-    /// The first block that never was.
+    /// The first block that was never used.
     next: u32,
 }
 
@@ -31,7 +31,7 @@ impl StateTable {
         Arc::new(Self { chunks: [const { OnceLock::new() }; CHUNKS], free: Mutex::default() })
     }
 
-    /// Hands out a block with nothing counted in it; None when 2^32 are in use.
+    /// Hands out a block with nothing counted in it; None when nearly 2^32 are in use.
     pub(crate) fn claim(self: &Arc<Self>) -> Option<Slot> {
         let index = {
             let mut free = hold(&self.free);
@@ -51,7 +51,7 @@ impl StateTable {
 
     /// Returns the block of a slot with this index.
     #[inline]
-    #[allow(clippy::indexing_slicing)] // `claim` hands out no index beyond them
+    #[allow(clippy::indexing_slicing)] // `claim` hands out no index beyond the chunks
     pub(crate) fn get(&self, index: u32) -> &State {
         let (chunk, offset) = locate(index);
         let states = self.chunks[chunk].get_or_init(|| {
@@ -71,7 +71,7 @@ fn locate(index: u32) -> (usize, usize) {
     ((bits - FIRST_CHUNK_BITS) as usize, (from_first - (1 << bits)) as usize)
 }
 
-/// Owns a block together with its clones; the last one to go returns it to the table.
+/// Owns a block together with its clones. The last of them to be dropped returns the block to the table.
 #[derive(Debug)]
 pub(crate) struct Slot {
     table: Arc<StateTable>,
