@@ -1,7 +1,7 @@
 //! The checks of the gates.
 //!
-//! Limits on tokens are compared in two more places, which must say the same: for the index (`tokens_left` in
-//! `room`, and `index::tree`), and for the error (`available_at` and `exceeded` in `room`).
+//! Limits on tokens are compared in two more places, which must agree with these checks: for the index
+//! (`tokens_left` in `room`, and `index::tree`), and for the error (`available_at` and `exceeded` in `room`).
 
 use super::refusal::Refusal;
 use crate::base::clock::Now;
@@ -13,12 +13,12 @@ use crate::group::Entry;
 use crate::health::has_come;
 use crate::limits::to_next_minute;
 
-/// The gates that are open to all, since too few deployments would be left.
+/// The gates that are open to all deployments, since otherwise too few would be left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Waived {
-    /// The gates of health: the group panics.
+    /// Whether the gates of health are open: the group panics.
     pub(crate) health: bool,
-    /// The gate of health checks: they took every member out.
+    /// Whether the gate of health checks is open: health checks took every member out.
     pub(crate) unhealthy: bool,
     pub(crate) slow_start: bool,
 }
@@ -50,7 +50,7 @@ macro_rules! stages {
 }
 each_gate!(stages);
 
-/// The checks: one method a gate, which has the gate's name.
+/// The checks: one method for each gate. It has the gate's name.
 #[allow(clippy::inline_always)] // see `check_alone`
 impl<T> Check<'_, '_, T> {
     // --- what the request asks for ---
@@ -94,7 +94,7 @@ impl<T> Check<'_, '_, T> {
 
     #[inline(always)]
     fn probation(&self) -> Result<(), Refusal> {
-        // Where the rules know no such place, nobody has it.
+        // Some rules know no such place. Under them no request has it.
         if self.cooldown_until != 0 && self.state.is_probed() && !self.waived.health { Err(Refusal::Probation) } else { Ok(()) }
     }
 
@@ -194,13 +194,14 @@ impl<T> Check<'_, '_, T> {
     }
 }
 
-/// Lets a deployment pass, or names the first gate that stops it, as far as that depends on the deployment
-/// alone: an index can keep the result.
+/// Lets a deployment pass, or names the first gate that stops it. It leaves out the gates of what the
+/// deployment shares with others. So an index can keep the result.
 ///
-/// The clock is read only where a number would stop the deployment that a new minute or an elapsed cooldown
-/// might have freed.
+/// The clock is read only if a number would stop the deployment, and a new minute or an elapsed cooldown may
+/// have freed it.
 #[inline(always)]
-#[allow(clippy::inline_always)] // most requests ask for nothing special, and where that is known much of this goes
+// most requests ask for nothing special, and for them the compiler drops much of this code
+#[allow(clippy::inline_always)]
 pub(super) fn check_alone<T>(
     entry: &Entry<T>,
     state: &State,
@@ -216,8 +217,8 @@ pub(super) fn check_alone<T>(
     if state.marks() == 0 { Ok(()) } else { check_marks(entry, state, request, waived, now) }
 }
 
-/// Runs the checks that few deployments need. It takes what it looks at one by one: so the other checks need
-/// no place in memory for it.
+/// Runs the checks that few deployments need. It takes the parts of a [`Check`] one by one, so that the other
+/// checks need not put theirs into memory.
 #[inline(never)]
 fn check_marks<T>(entry: &Entry<T>, state: &State, request: &Request, waived: Waived, now: &Now<'_>) -> Result<(), Refusal> {
     Check { entry, state, request, waived, now, cooldown_until: 0 }.by_marks()
@@ -236,13 +237,13 @@ pub(crate) fn check<T>(entry: &Entry<T>, state: &State, request: &Request, waive
     if state.marks() & mark::METERED == 0 { Ok(()) } else { check_quotas(entry, state, request, waived, now) }
 }
 
-/// Returns whether a request itself leaves a deployment in.
+/// Returns whether a request itself does not rule a deployment out.
 pub(crate) fn is_wished<T>(entry: &Entry<T>, request: &Request, now: &Now<'_>) -> bool {
     let check = Check { entry, state: &entry.slot, request, waived: Waived::default(), now, cooldown_until: 0 };
     check.by_request().is_ok()
 }
 
-/// Returns the nanoseconds to the next minute, and notes that it changes what was just read.
+/// Returns the nanoseconds to the next minute. Notes that the counts that were just read change then.
 #[inline]
 pub(super) fn minute_ends_in(now: &Now<'_>) -> Nanos {
     let left = to_next_minute(now.wall());

@@ -1,4 +1,4 @@
-//! What the index needs of a deployment: a leaf made by the gates and the rule that a walk uses.
+//! The leaf that an index keeps of a deployment. The gates and the rule that a walk uses make it.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::health::Fitness;
 use crate::index::{Leaf, Member, Place};
 use crate::strategy::Rule;
 
-/// What a leaf is made for: a request of unknown size, without wishes.
+/// The request that a leaf is made for: of unknown size, without wishes.
 static ANY: Request = Request { tokens: 0, split: None, wishes: None };
 
 impl<T> Member for Entry<T> {
@@ -82,7 +82,8 @@ impl<T> Member for Entry<T> {
 }
 
 impl<T> Entry<T> {
-    /// Returns after how many picks of its group it is a candidate again, if it is in slow start.
+    /// Returns the count of its group's picks at which it is a candidate again, if it is in slow start. If
+    /// slow start does not stop it, this is the largest number.
     #[inline]
     fn due_pick(&self, refusal: Option<Refusal>) -> Option<u64> {
         match refusal {

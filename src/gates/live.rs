@@ -15,7 +15,7 @@ pub(crate) struct Live<'a, 'c, T> {
 }
 
 impl<T> Live<'_, '_, T> {
-    /// Returns the requests in flight and the recent failures, which weigh like requests in flight.
+    /// Returns the requests in flight plus the recent failures, which weigh like requests in flight.
     #[cold]
     fn penalized(&self) -> u32 {
         let penalty = self.entry.rules().health().map(|rules| self.state.penalty(rules, self.now.get()));
@@ -26,7 +26,7 @@ impl<T> Live<'_, '_, T> {
         self.state.in_flight().saturating_add(failures)
     }
 
-    /// Returns the count of this minute. A count of 0 is 0 in any minute.
+    /// Returns the usage of this minute. A count of 0 is 0 in any minute, so it needs no look at the clock.
     #[inline]
     fn usage(&self, limit: Option<u64>, at_most: u64, current: impl FnOnce(Counts) -> u64) -> Usage {
         if at_most == 0 || limit.is_none() {
@@ -36,8 +36,8 @@ impl<T> Live<'_, '_, T> {
         Usage { current: current(self.state.window.counts(self.now.wall())), limit }
     }
 
-    /// Returns the fuller of the minute's usage and that of the deployment's other limits on some units.
-    /// Quotas are left out: they do not tell one deployment from another.
+    /// Returns the fuller of two usages: the minute's, and that of the deployment's other limits on some
+    /// units. Quotas are left out: they do not tell one deployment from another.
     #[inline]
     pub(crate) fn fullest(&self, minute: Usage, counts: impl Fn(Unit) -> bool) -> Usage {
         let Some(metering) = &self.entry.metering else { return minute };

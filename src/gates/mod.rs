@@ -1,7 +1,7 @@
-//! The gates as a pick meets them: what stops a deployment, in which words, and what is left behind them.
+//! The gates as a pick meets them: the checks, the refusals with their words, and the room that limits leave.
 //!
-//! Which gates there are, and in which order, says one table: `base::gate`. [`check`](self::check()) runs
-//! them, in a walk and under the lock of a reservation. [`leaf`] runs them for the index.
+//! One table lists the gates in their order: `base::gate`. [`check`](self::check()) runs them, in a walk and
+//! under the lock of a reservation. [`leaf`] runs them for the index.
 
 mod check;
 mod leaf;

@@ -1,4 +1,4 @@
-//! What stopped a deployment, in numbers and in words.
+//! A refusal: the gate that stopped a deployment, in numbers and in words.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::group::Entry;
 use crate::health::Cause;
 use crate::limits::{LimitShortfall, ObservedShortfall, Shortfall};
 
-/// The gate that stopped a deployment, with the numbers that did.
+/// The gate that stopped a deployment, with the numbers of the check.
 ///
 /// ```
 /// use turnout::{Deployment, Gate, Refusal, Request, Router, Settings, Verdict};
@@ -24,20 +24,20 @@ use crate::limits::{LimitShortfall, ObservedShortfall, Shortfall};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It lacks the tags asked for.
+    /// The deployment lacks the tags that the request asks for.
     Tags,
-    /// The request excludes it.
+    /// The request excludes the deployment.
     Excluded,
-    /// It is cooling down.
+    /// The deployment is cooling down.
     CoolingDown {
-        /// Nanoseconds until that ends.
+        /// Nanoseconds until the cooldown ends.
         ends_in: Nanos,
-        /// Why, by the rules of `Health`.
+        /// Why it cools down, if the rules of `Health` noted it.
         cause: Option<Cause>,
     },
-    /// A health check took it out.
+    /// A health check took the deployment out.
     Unhealthy,
-    /// It is on probation, and another request has the one place there is.
+    /// The deployment is on probation, and another request has its one place.
     Probation,
     /// Every place in flight is taken.
     MaxParallelRequests {
@@ -66,9 +66,9 @@ pub enum Refusal {
         /// Nanoseconds until the next minute.
         frees_in: Nanos,
     },
-    /// Another limit of its own is spent.
+    /// Another limit of the deployment's own is spent.
     Limit(LimitShortfall),
-    /// Every place in flight is taken that refusals have taught to use.
+    /// All places in flight are taken. Refusals have taught how many there are.
     LearntParallelRequests {
         /// Leases in flight.
         in_flight: u32,
@@ -77,18 +77,19 @@ pub enum Refusal {
     },
     /// The provider said that too little is left.
     ObservedLimit(ObservedShortfall),
-    /// It has returned or joined, and its share is still small. Ignored where no other deployment is left.
+    /// The deployment has returned or joined, and its share is still small. This gate is ignored where no
+    /// other deployment is left.
     SlowStart {
         /// Its share, in percent of a fair one.
         percent: u64,
-        /// The picks of its group until that lets it pass.
+        /// How many picks of its group must come before this gate lets it pass.
         picks_left: u64,
     },
-    /// A limit of a quota that it shares is spent, or the provider said so.
+    /// A limit of a quota that the deployment shares is spent, or the provider said so.
     Quota {
         /// Which of its quotas, in the order of their locks.
         nth: u32,
-        /// Which of the quota's limits, and why.
+        /// Which of the quota's limits stopped it, and why.
         shortfall: Shortfall,
     },
 }
@@ -115,7 +116,7 @@ impl Refusal {
     }
 }
 
-/// Which limit or quota it is that stopped a deployment, [`Entry::describe`] says.
+/// The text does not name the limit or the quota: [`Entry::describe`] does.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

@@ -1,4 +1,4 @@
-//! What is left of a deployment's limits, and when more will be.
+//! The room that a deployment's limits leave, and the time at which they leave more.
 
 use super::check::{Waived, is_wished, minute_ends_in};
 use crate::base::clock::Now;
@@ -13,14 +13,14 @@ use crate::limits::{Unit, to_next_minute};
 pub(super) struct Room {
     /// The tokens that are left for any request.
     pub(super) tokens: u64,
-    /// When time may add to them; None if it does not.
+    /// When time may add to the tokens; None if it does not.
     pub(super) refills_at: Option<Nanos>,
-    /// Whether some requests may find more already: see `index::Leaf`.
+    /// Whether some requests may find more tokens now: see `index::Leaf`.
     pub(super) understates: bool,
 }
 
-/// Returns whether a request without a prompt or without an answer may pass where one of unknown parts does
-/// not.
+/// Returns whether a request without a prompt or without an answer may pass where a request of unknown parts
+/// does not.
 pub(super) fn limits_parts<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> bool {
     entry.metering.as_ref().is_some_and(|metering| metering.limits_parts())
         || (state.marks() & mark::OBSERVED != 0 && state.annex().observed.active(now.get()).any(|(unit, ..)| unit.is_part()))
@@ -43,7 +43,7 @@ pub(super) fn tokens_left<T>(entry: &Entry<T>, state: &State, now: &Now<'_>) -> 
     }
 }
 
-/// Does what [`tokens_left`] does, for what the minute leaves.
+/// Goes on from the `tokens` that the minute leaves: takes the other limits into account.
 #[inline(never)]
 fn tokens_left_marked<T>(entry: &Entry<T>, state: &State, mut tokens: u64, now: &Now<'_>) -> Room {
     let mut understates = false;
@@ -64,8 +64,8 @@ fn tokens_left_marked<T>(entry: &Entry<T>, state: &State, mut tokens: u64, now: 
     Room { tokens, refills_at: now.take_change(), understates }
 }
 
-/// Returns the smallest limit of a deployment that a request is too large for, now and ever; None if it may
-/// fit.
+/// Returns the smallest limit of a deployment that a request exceeds by itself, so that it never fits; None
+/// if it may fit.
 pub(crate) fn exceeded<T>(entry: &Entry<T>, request: &Request) -> Option<u64> {
     let minute = entry.deployment().tpm_limit().filter(|&limit| request.least_tokens() > limit);
     let metered = entry.metering.as_ref().and_then(|metering| metering.exceeded(request.into()));
@@ -78,7 +78,7 @@ pub(crate) fn available_at<T>(entry: &Entry<T>, request: &Request, waived: Waive
     let deployment = entry.deployment();
     let asked = request.least_tokens();
     let cooldown_until = if waived.health { 0 } else { state.vitals.cooldown_until() };
-    // A check reports when it does, and a probe ends when its lease does.
+    // Nobody knows when a health check will report, or when the lease of a probation will end.
     let is_unknown =
         !waived.health && ((state.vitals.is_unhealthy() && !waived.unhealthy) || (cooldown_until != 0 && state.is_probed()));
     if is_unknown || !is_wished(entry, request, now) || exceeded(entry, request).is_some() {
