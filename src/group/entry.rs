@@ -1,6 +1,6 @@
 //! A registered deployment, and what becomes of it.
 //!
-//! The methods of [`Entry`] stand where their floors are:
+//! The methods of [`Entry`] stand on the floors that they need:
 //!
 //! | file | methods |
 //! |---|---|
@@ -79,7 +79,7 @@ impl Attachment for () {
 /// # Ok::<(), turnout::Error>(())
 /// ```
 #[derive(Debug)]
-#[repr(C)] // what an acquire reads comes first and lies together
+#[repr(C)] // the fields that an acquire reads come first and lie together
 pub struct Entry<T> {
     pub(crate) slot: Slot,
     pub(crate) home: Home,
@@ -89,12 +89,12 @@ pub struct Entry<T> {
     pub(crate) left: AtomicBool,
     /// Rules of its own; None for most.
     pub(crate) own_rules: Option<Arc<Rules>>,
-    /// What counts beside the minute window; None for most.
+    /// Its counters beside the minute window; None for most.
     pub(crate) metering: Option<Box<Metering>>,
     pub(crate) deployment: Deployment,
     /// Registration order over the whole registry.
     pub(crate) order: u64,
-    /// The entry that has its counters now. All entries that had them share this.
+    /// The entry that has its counters now. All entries that ever had these counters share this.
     pub(crate) heir: Heir<T>,
     /// Its failure domain. The rules say whether it matters.
     pub(crate) domain: Option<Arc<Domain<Self>>>,
@@ -113,7 +113,7 @@ pub(crate) type Heir<T> = Arc<Mutex<Weak<Entry<T>>>>;
 /// What has become of an entry.
 enum Fate<T> {
     Registered,
-    /// Its counters belong to this one.
+    /// Its counters belong to this other entry.
     Replaced(Arc<Entry<T>>),
     Removed,
 }
@@ -138,19 +138,19 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Returns the rules by which the group's outcomes are added up, if this one's are among them: outliers are
-    /// looked for, and its window is that of the group.
+    /// Returns the rules by which its group adds up outcomes, if this entry's outcomes are among them. They
+    /// are if the rules look for outliers, and if its window is as long as theirs.
     pub(crate) fn pool_rules(&self) -> Option<&HealthRules> {
         let shared = self.services.rules.get().health().filter(|rules| rules.outlier_factor.is_some())?;
         self.rules().health().filter(|own| own.window == shared.window).map(|_| shared)
     }
 
-    /// Returns what adds up the group's outcomes, if this one's are among them.
+    /// Returns the pool that adds up the group's outcomes, if this entry's outcomes are among them.
     pub(crate) fn pool(&self) -> Option<&Pool> {
         self.pool_rules().map(|_| &self.home.index.words.pool)
     }
 
-    /// Goes on by other rules than `old` ones, after which its group adds up its outcomes anew.
+    /// Goes on by other rules than `old`. Afterwards its group adds up its outcomes anew.
     pub(crate) fn change_rules(&self, old: &Rules, now: Nanos) {
         if let (Some(old), Some(new), Some(breaker)) = (old.health(), self.rules().health(), self.slot.made_breaker()) {
             breaker.change_rules(&self.slot.hold(), old, new, now);
@@ -175,8 +175,8 @@ impl<T> Entry<T> {
         heir.map_or(Fate::Removed, Fate::Replaced)
     }
 
-    /// Leaves the registry, and leaves its counters to an heir. Comes before the index is changed, so that
-    /// nobody renews its leaf afterwards.
+    /// Leaves the registry, and leaves its counters to an heir. This comes before the index is changed, so
+    /// that no thread renews its leaf after that change.
     pub(crate) fn leave(&self, heir: Option<&Arc<Self>>) {
         *hold(&self.heir) = heir.map(Arc::downgrade).unwrap_or_default();
         self.left.store(true, Ordering::Relaxed);
@@ -203,7 +203,7 @@ impl<T> Entry<T> {
 
     // --- slow start ---
 
-    /// Joins a group that has others.
+    /// Joins a group that has other members.
     pub(crate) fn join(&self) {
         self.start_slowly(&self.slot.hold(), self.services.clock.now());
     }
@@ -217,8 +217,8 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Returns its slow start and the whole picks of its group until it is a candidate again; None if it is in
-    /// no slow start.
+    /// Returns its slow start and the whole picks of its group until it is a candidate again; None if it is
+    /// in no slow start.
     pub(crate) fn pace(&self, state: &State, now: Nanos) -> Option<(Slice, u64)> {
         let slice = self.rules().health().and_then(|rules| state.slow_start(rules, now))?;
         let ramp = &self.home.index.words.ramp;
@@ -229,7 +229,7 @@ impl<T> Entry<T> {
         })
     }
 
-    /// Notes that it was picked. Returns whether it is in slow start, and its leaf so is out of date.
+    /// Notes that it was picked. Returns whether slow start has put its leaf out of date.
     pub(crate) fn was_picked(&self, now: Nanos) -> bool {
         let state = &*self.slot;
         if state.marks() & mark::SLOW_START == 0 {
@@ -244,14 +244,15 @@ impl<T> Entry<T> {
 
     // --- its leaf ---
 
-    /// Renews the leaf of its counters, wherever that is now. Comes after every change of the counters.
+    /// Renews the leaf of its counters, in the index that they belong to now. This comes after every change
+    /// of the counters.
     #[inline]
     pub(crate) fn renew(&self, now: &Now<'_>) {
         self.change(now, |_| ());
     }
 
-    /// Changes its counters and renews its leaf, wherever that is now, under one lock. So what is decided by
-    /// the other members of the group still holds when it is done.
+    /// Changes its counters and renews their leaf, in the index that they belong to now, under one lock. So a
+    /// decision that depends on the other members of the group still holds when the change is done.
     #[inline]
     pub(crate) fn change<R>(&self, now: &Now<'_>, change: impl FnOnce(&Peers<'_>) -> R) -> R {
         let mut heir: Arc<Self>;
@@ -263,8 +264,8 @@ impl<T> Entry<T> {
             // Asked under the lock: a member that is replaced or removed leaves before the tree is touched.
             match member.fate() {
                 Fate::Registered => {
-                    // Without a place of its own it waits for the rebuild, which takes the counters as they
-                    // are then.
+                    // A member without a place of its own waits for the rebuild, which makes its leaf from
+                    // the counters of that time.
                     let place = Some(position).filter(|&position| position != NOWHERE);
                     let result = change(&Peers::new(forest.census(), &index.words.pool, place));
                     if place.is_some() {
@@ -288,15 +289,15 @@ impl<T> Entry<T> {
     /// wakes the waiters that may find capacity now. No lock may be held.
     #[inline]
     pub(crate) fn finish(&self) {
-        // A callback that hangs is to hold up nobody who waits.
+        // Waiters come first: a callback that hangs must not hold them up.
         if self.services.bell.is_waited_at() {
             self.wake_waiters();
         }
         self.services.events.deliver();
     }
 
-    /// Wakes the waiters of the group that its counters belong to now, and those that a quota stops if it is
-    /// under one.
+    /// Wakes the waiters of the group that its counters belong to now. If it is under a quota, it also wakes
+    /// the waiters that a quota stops.
     #[cold]
     fn wake_waiters(&self) {
         let has_quotas = self.metering.as_ref().is_some_and(|metering| !metering.quotas().is_empty());

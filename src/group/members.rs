@@ -19,8 +19,8 @@ use crate::strategy::{Chance, Strategy};
 #[derive(Debug)]
 pub(crate) struct Places<T: Attachment> {
     members: Vec<Option<Arc<Entry<T>>>>,
-    /// What a select hands out and where an acquire counts, without a look at the entry: among very many
-    /// deployments no entry is in the cache.
+    /// The ids that a select hands out. Like the slots, which an acquire counts in, they are found without a
+    /// look at the entry: among very many deployments no entry is in the cache.
     ids: Vec<Option<T::Id>>,
     slots: Vec<u32>,
 }
@@ -40,7 +40,7 @@ impl<T: Attachment> Places<T> {
         self.slots.push(entry.slot.index());
     }
 
-    /// Puts an entry into the place it was made for; returns whether that was empty.
+    /// Puts an entry into the place that it was made for. Returns whether the place was empty.
     fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) -> bool {
         let place = entry.home.place.position() as usize;
         if place == self.len() {
@@ -58,7 +58,7 @@ impl<T: Attachment> Places<T> {
         was_empty
     }
 
-    /// Empties a place; returns whether it was empty.
+    /// Empties a place. Returns whether it was empty before.
     fn take(&mut self, position: Position, removed: &mut Removed<T>) -> bool {
         removed.ids.extend(self.ids.get_mut(position as usize).and_then(Option::take));
         let member = self.members.get_mut(position as usize).and_then(Option::take);
@@ -67,7 +67,7 @@ impl<T: Attachment> Places<T> {
         was_empty
     }
 
-    /// Drops the places that are empty. The members learn their new ones when the index is rebuilt.
+    /// Drops the places that are empty. The members learn their new places when the index is rebuilt.
     fn close_up(&mut self) {
         self.members.retain(Option::is_some);
         self.ids.retain(Option::is_some);
@@ -90,9 +90,9 @@ pub(crate) struct Group<T: Attachment> {
     places: Places<T>,
     /// How many places are not empty.
     len: usize,
-    /// The weights of the members together.
+    /// The sum of the members' weights.
     weights: u64,
-    /// What some members share with each other or with other groups. An index does not know of it.
+    /// The quotas that members share with each other or with other groups. An index does not know of them.
     pub(crate) quotas: Quotas,
 }
 
@@ -137,7 +137,7 @@ impl<T: Attachment> Group<T> {
         self.places.ids.get(position as usize)?.as_ref()
     }
 
-    /// Returns what a pick draws from.
+    /// Returns the source of chance for a pick.
     #[inline]
     pub(crate) fn chance<'a>(&'a self, rng: &'a Rng) -> Chance<'a> {
         Chance { rng, next_turn: &self.index.words.next_turn, peek: false }
@@ -167,7 +167,7 @@ impl<T: Attachment> Group<T> {
         self.len > 0 && self.members().all(|(_, entry)| entry.slot.vitals.is_unhealthy())
     }
 
-    /// Counts a pick while members are in slow start: it was of the one at `picked`.
+    /// Counts a pick of the member at `picked`, while members are in slow start.
     #[cold]
     pub(crate) fn count_pick(&self, picked: Position, forest: &mut AnyForest, now: &Now<'_>) {
         let ramp = &self.index.words.ramp;
@@ -238,14 +238,14 @@ impl<T: Attachment> Group<T> {
         let now = Now::new(&entry.services.clock);
         let mut forest = self.index.lock();
         forest.leave(position, entry, &now);
-        // Empty places cost a walk something, so they may not outnumber the members.
+        // A walk spends time on empty places, so they may not outnumber the members by much.
         if self.places.len() > 2 * self.len + 16 {
             self.places.close_up();
             forest.rebuild(&self.places.members, &now);
         }
     }
 
-    /// Takes other members in the place of all.
+    /// Replaces all members by others.
     pub(crate) fn replace_all(&mut self, places: Places<T>, clock: &Clock, removed: &mut Removed<T>) {
         self.len = places.len();
         self.quotas = Quotas::default();
@@ -262,7 +262,8 @@ impl<T: Attachment> Group<T> {
     }
 }
 
-/// What a change took out of the registry. Drop it where it is harmless.
+/// What a change took out of the registry. Dropping it may run code of the application, so drop it where no
+/// lock is held.
 ///
 /// ```
 /// use turnout::{Deployment, Router, Settings};

@@ -1,5 +1,5 @@
-//! What every deployment of a router needs when an outcome is reported. The router itself may be gone by
-//! then.
+//! The services that every deployment of a router needs when an outcome is reported. The router itself may be
+//! gone by then.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ pub(crate) struct Services {
     pub(crate) clock: Clock,
     /// The rules of every deployment that has none of its own: see `Entry::rules`.
     pub(crate) rules: Current<Rules>,
-    /// What cooldowns are lengthened by. It is apart from the draws of picks, which so do not depend on
-    /// cooldowns.
+    /// The source of the random part of cooldowns. It is apart from the draws of picks, so that cooldowns do
+    /// not change picks.
     pub(crate) jitter: Rng,
     pub(crate) events: Arc<Events>,
     pub(crate) learning: Current<Learning>,

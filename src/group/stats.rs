@@ -1,4 +1,4 @@
-//! What there is to tell of deployments, for people to read.
+//! Reports on deployments, for people to read.
 
 use std::sync::Arc;
 
@@ -25,19 +25,19 @@ pub struct Stats {
     pub deployment_id: Arc<str>,
     /// The model name whose group it is in.
     pub model_name: Arc<str>,
-    /// What it is.
+    /// Its status.
     pub status: Status,
     /// Leases that have not ended.
     pub in_flight: u32,
-    /// Most leases in flight at once.
+    /// The most leases in flight at once.
     pub max_parallel_requests: Option<u32>,
     /// Requests counted in the current minute.
     pub rpm_current: u64,
-    /// Most requests in a minute.
+    /// The most requests in a minute.
     pub rpm_limit: Option<u64>,
     /// Tokens counted in the current minute, reserved ones included.
     pub tpm_current: u64,
-    /// Most tokens in a minute.
+    /// The most tokens in a minute.
     pub tpm_limit: Option<u64>,
     /// Failures in the current minute that count towards a cooldown.
     pub fails_this_minute: u32,
@@ -53,24 +53,23 @@ pub struct Stats {
     pub total_successes: u64,
     /// Failures since it was added, neutral ones left out.
     pub total_failures: u64,
-    /// Tokens of successes since it was added: those reported, or those estimated where none were.
+    /// Tokens of successes since it was added. Where no tokens were reported, the estimate counts.
     pub total_tokens: u64,
     /// Its limits beside requests and tokens a minute, those of its quotas included.
     pub limits: Vec<LimitStats>,
-    /// What the provider said is left, as far as that holds, of its quotas too.
+    /// What the provider said is left of its limits and its quotas, as far as that still holds.
     pub observed: Vec<ObservedStats>,
-    /// The most in flight that refusals have taught; None if nothing was learnt.
+    /// The most requests in flight, as learnt from refusals; None if nothing was learnt.
     pub learnt_parallel_requests: Option<u32>,
     /// Its failure domain.
     pub domain: Option<Arc<str>>,
-    /// Failures since the last success. This field and those that follow are counted by the rules of `Health`
-    /// alone.
+    /// Failures since the last success. Only the rules of `Health` count this field and the fields below.
     pub consecutive_failures: u32,
     /// Successes in the window.
     pub window_successes: u64,
     /// Failures in the window.
     pub window_failures: u64,
-    /// Cooldowns that are not forgotten: the next one grows by them.
+    /// Cooldowns that are not forgotten. The next cooldown grows with their number.
     pub trips: u32,
     /// Failures that weigh on it like requests in flight.
     pub penalty: u32,
