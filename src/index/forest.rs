@@ -1,4 +1,4 @@
-//! The trees of a group, and when their leaves change by themselves.
+//! The trees of a group, and the times at which their leaves change by themselves.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,12 +16,14 @@ use crate::base::time::Nanos;
 use crate::health::{Census, Fitness, HealthRules};
 use crate::strategy::{Chance, Rule};
 
-/// A tree over all members, trees over those with some tags, and when their leaves change by themselves.
+/// A tree over all members, trees over the members with some tags, and the times at which leaves change by
+/// themselves.
 #[derive(Debug)]
 pub(crate) struct Forest<R: Rule> {
     all: Tree<R>,
     views: Views<R>,
-    /// When leaves change, as it was noted. An entry that `changes` does not confirm is out of date.
+    /// The times at which leaves change, as they were noted. An entry that `changes` does not confirm is out
+    /// of date.
     wakes: BinaryHeap<Reverse<(Nanos, Position)>>,
     /// When each leaf changes; [`Nanos::MAX`] if time does not change it.
     changes: Vec<Nanos>,
@@ -32,7 +34,7 @@ pub(crate) struct Forest<R: Rule> {
     /// The places whose members are in slow start.
     paced: Paced,
     census: Census,
-    /// How far the wall clock was known to have been set forward when all leaves were made.
+    /// How far the wall clock was ahead, as far as was known, when all leaves were made.
     ahead: Nanos,
 }
 
@@ -57,7 +59,7 @@ impl<R: Rule> Forest<R> {
         self.census.follow(rules);
     }
 
-    /// Returns what the members are by their health.
+    /// Returns the count of the members by their health.
     pub(super) fn census(&self) -> &Census {
         &self.census
     }
@@ -90,7 +92,7 @@ impl<R: Rule> Forest<R> {
         self.pick_filtered(members, filter, now, chance)
     }
 
-    /// Picks where the request takes something away.
+    /// Picks where the request itself rules some members out.
     #[cold]
     fn pick_filtered<M: Member>(
         &mut self,
@@ -120,7 +122,7 @@ impl<R: Rule> Forest<R> {
         }
     }
 
-    /// Returns whether the member's fitness may have changed.
+    /// Renews a leaf. Returns whether the member's fitness may have changed.
     #[inline]
     fn renew_leaf<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) -> bool {
         if position as usize >= self.all.leaves() {
@@ -128,7 +130,8 @@ impl<R: Rule> Forest<R> {
         }
         let leaf = member.leaf::<R>(now);
         self.note(position, member, &leaf);
-        // The tokens seldom change, and where they lie nothing else is read.
+        // The tokens seldom change. If they do not, the tree of tokens is not touched: it lies apart from
+        // what other picks read.
         let (views, same_tokens) = (member.place().views(), member.place().note_tokens(leaf.tokens));
         let put = |tree: &mut Tree<R>| {
             if same_tokens { tree.put_candidate(position, leaf.candidate) } else { tree.put(position, &leaf) }
@@ -138,9 +141,9 @@ impl<R: Rule> Forest<R> {
         self.count(position, member, now)
     }
 
-    /// Counts a member by its health. Returns whether that may have changed.
+    /// Counts a member by its health. Returns whether its health may have changed.
     #[inline(always)]
-    #[allow(clippy::inline_always)] // mostly it is a look at three words
+    #[allow(clippy::inline_always)] // mostly it only reads three words
     fn count<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) -> bool {
         let is_as_before = member.place().is_known_well() && member.is_well();
         if !is_as_before {
@@ -211,8 +214,8 @@ impl<R: Rule> Forest<R> {
         if changes_at != Nanos::MAX {
             self.wakes.push(Reverse((changes_at, position)));
         }
-        // A leaf that changes its time again and again leaves an entry each time; none is dropped before it
-        // is due.
+        // A leaf that changes its time again and again leaves an entry each time. No entry is dropped before
+        // it is due, so there is a bound here.
         if self.wakes.len() > 2 * self.changes.len() {
             let confirmed = (0..).zip(&self.changes).filter(|&(_, &at)| at != Nanos::MAX);
             self.wakes = confirmed.map(|(position, &at)| Reverse((at, position))).collect();
@@ -234,7 +237,8 @@ impl<R: Rule> Forest<R> {
                     entry.place().note_change(Nanos::MAX);
                     counted = self.renew_leaf(position, &**entry, now).then_some(entry).or(counted);
                 }
-                // A new minute may change most leaves; all at once costs less than many of them one by one.
+                // A new minute may change most leaves. To make all of them anew costs less than to renew many
+                // of them one by one.
                 renewed += 1;
                 if renewed > self.changes.len() / 8 {
                     return self.rebuild(members, now);
@@ -246,14 +250,14 @@ impl<R: Rule> Forest<R> {
         }
     }
 
-    /// Renews the leaves of those that are due after so many picks.
+    /// Renews the leaves of members in slow start that are due after this many picks.
     pub(super) fn renew_due<M: Member>(&mut self, picks: u64, members: &Members<M>, now: &Now<'_>) {
         while let Some(position) = self.paced.first_due(picks) {
             self.renew_paced(position, members, now);
         }
     }
 
-    /// Renews the leaves of all in slow start.
+    /// Renews the leaves of all members in slow start.
     pub(super) fn renew_all_paced<M: Member>(&mut self, members: &Members<M>, now: &Now<'_>) {
         for position in self.paced.all() {
             self.renew_paced(position, members, now);
@@ -446,10 +450,10 @@ mod tests {
         assert!(trees(&grove).is_empty());
         (0..8).chain(0..8).for_each(|i| ask(&mut grove, i));
         assert_eq!(trees(&grove), (0..8).collect::<Vec<_>>());
-        // More sets in turn than there are trees: those that have one keep it.
+        // More sets are asked for in turn than there are trees. The sets that have a tree keep it.
         (0..20).for_each(|_| (0..12).for_each(|i| ask(&mut grove, i)));
         assert_eq!(trees(&grove), (0..8).collect::<Vec<_>>());
-        // One that is asked for while another is not takes its place.
+        // A set that is asked for while another set is not takes the other's tree.
         (0..20).for_each(|_| (1..9).for_each(|i| ask(&mut grove, i)));
         assert_eq!(trees(&grove), (1..9).collect::<Vec<_>>());
         // No request asks any more, and keeping the trees up to date costs something.

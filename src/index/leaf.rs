@@ -1,24 +1,25 @@
-//! A leaf of an index: what a pick without wishes makes of a member.
+//! A leaf of an index: the view that a pick without wishes has of a member.
 
 use crate::base::time::Nanos;
 
-/// What a pick without wishes makes of a member, and how long that holds.
+/// The view that a pick without wishes has of a member, and the times until which it holds.
 #[derive(Debug)]
 pub(crate) struct Leaf<L> {
-    /// None if a gate stops it.
+    /// What the rule looks at; None if a gate stops the member.
     pub(crate) candidate: Option<L>,
-    /// The tokens it has left; 0 if a gate stops it.
+    /// The tokens that the member has left; 0 if a gate stops it.
     pub(crate) tokens: u64,
-    /// Whether the leaf is only a lower bound: some requests may find more tokens left, or pass where this
-    /// says that a gate stops the member. That is so under a bucket that refills all the time, and under
-    /// limits that count prompts and answers apart: the leaf is made for a request whose parts are not known.
+    /// Whether the leaf is only a lower bound. Some requests may then find more tokens left, or may pass
+    /// although this says that a gate stops the member. That is so under a bucket that refills all the time.
+    /// It is also so under limits that count prompts and answers apart, since the leaf is made for a request
+    /// of unknown parts.
     pub(crate) understates: bool,
     /// When time alone changes the candidate; None if it does not.
     pub(crate) changes_at: Option<Nanos>,
     /// When time alone changes the tokens that are left; None if it does not.
     pub(crate) refills_at: Option<Nanos>,
-    /// After how many picks of the group it is a candidate again: the largest number if it is one, None if it
-    /// is in no slow start.
+    /// The count of the group's picks at which the member is a candidate again. It is the largest number if
+    /// the member is a candidate now, and None if it is in no slow start.
     pub(crate) due_pick: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! What an index needs of the members of its group.
+//! The view that an index has of the members of its group.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ pub(crate) trait Member {
     /// Returns its labels.
     fn tags(&self) -> &[Arc<str>];
 
-    /// Returns whether nothing is known against its health.
+    /// Returns whether it is in service, not on probation, and not reported unhealthy.
     fn is_well(&self) -> bool;
 
-    /// Returns what it is by its health.
+    /// Returns its fitness by its health.
     fn fitness(&self, now: &Now<'_>) -> Fitness;
 
-    /// Makes a leaf of what a pick without wishes sees of it now.
+    /// Makes the leaf that a pick without wishes sees now.
     fn leaf<R: Rule>(&self, now: &Now<'_>) -> Leaf<R::Leaf>;
 
     /// Notes that its group has begun to panic or has ended it.
@@ -40,17 +40,18 @@ pub(crate) fn members<M>(members: &Members<M>) -> impl Iterator<Item = (Position
     (0..).zip(members).filter_map(|(position, place)| Some((position, place.as_ref()?)))
 }
 
-/// Where a member's leaf is, and what its index has noted of it, so that a renewal which changes none of that
-/// touches no more memory. Written under the index's lock.
+/// The place of a member's leaf, and what the index has noted of the leaf. With these notes, a renewal that
+/// changes nothing touches no more memory. They are written under the index's lock.
 #[derive(Debug)]
 pub(crate) struct Place {
-    /// The tokens in its leaf, and when time changes that.
+    /// The tokens in its leaf.
     tokens: AtomicU64,
+    /// When time changes its leaf.
     changes_at: AtomicU64,
     position: AtomicU32,
-    /// The views it is in, one bit each.
+    /// The views that it is in, one bit each.
     views: AtomicU8,
-    /// Whether the census knows it as well.
+    /// Whether the census counts it as well (in good health).
     is_well: AtomicBool,
 }
 
@@ -70,7 +71,7 @@ impl Place {
         self.position.load(Ordering::Relaxed)
     }
 
-    /// Notes that its leaf is an empty one at this position, in these views too.
+    /// Notes that its leaf is an empty one at this position, also in these views.
     pub(super) fn enter(&self, position: Position, views: u8) {
         self.position.store(position, Ordering::Relaxed);
         self.tokens.store(0, Ordering::Relaxed);
@@ -89,25 +90,25 @@ impl Place {
         self.views.store(others | u8::from(is_in) << nth, Ordering::Relaxed);
     }
 
-    /// Notes the tokens in its leaf; returns whether they were noted before.
+    /// Notes the tokens in its leaf. Returns whether these were noted already.
     #[inline]
     pub(super) fn note_tokens(&self, tokens: u64) -> bool {
         note(&self.tokens, tokens)
     }
 
-    /// Notes when time changes its leaf; returns whether that was noted before.
+    /// Notes when time changes its leaf. Returns whether that time was noted already.
     #[inline]
     pub(super) fn note_change(&self, at: Nanos) -> bool {
         note(&self.changes_at, at)
     }
 
-    /// Returns whether the census knows it as well.
+    /// Returns whether the census counts it as well (in good health).
     #[inline]
     pub(super) fn is_known_well(&self) -> bool {
         self.is_well.load(Ordering::Relaxed)
     }
 
-    /// Notes whether the census knows it as well.
+    /// Notes whether the census counts it as well (in good health).
     pub(super) fn note_well(&self, is_well: bool) {
         self.is_well.store(is_well, Ordering::Relaxed);
     }

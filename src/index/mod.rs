@@ -1,16 +1,16 @@
 //! An index of a group, so that a pick costs the same in a large group as in a small one.
 //!
-//! The index is a cache. A leaf of its trees is made by the gates and the rule that a walk over the members
-//! uses, for a request without wishes ([`Member::leaf`]). Who changes a member's counters renews its leaf
-//! afterwards, under the index's lock, from the counters as they are then. So the last renewal leaves the
-//! latest leaf.
+//! The index is a cache. The leaves of its trees are made by the gates and the rule that a walk over the
+//! members uses, for a request without wishes ([`Member::leaf`]). A thread that changes a member's counters
+//! renews the member's leaf afterwards. It does so under the index's lock, from the counters as they are
+//! then. So the last renewal leaves the latest leaf.
 //!
 //! Time alone changes some leaves. Each leaf notes until when it holds, and the next pick at or after that
-//! time renews it. With nothing noted a pick does not read the clock.
+//! time renews it. If no such time is noted, a pick does not read the clock.
 //!
-//! A request's own wishes narrow what a pick takes from a tree: its size and the excluded members by a
-//! [`Filter`], its tags by a tree over the members that have them ([`views`]), if such tags were asked for
-//! before.
+//! A request's own wishes narrow what a pick takes from a tree. A [`Filter`] holds the request's size and the
+//! excluded members. For the request's tags there is a tree over the members that have them ([`views`]), if
+//! such tags were asked for before.
 
 mod forest;
 mod leaf;
@@ -36,17 +36,17 @@ pub(crate) use tree::Filter;
 
 /// The index of one group. Locked after the group's shard of the registry and before a member's counters.
 #[derive(Debug)]
-#[repr(align(128))] // so that what picks from two groups write does not share a cache line or its neighbour
+#[repr(align(128))] // so that picks from two groups never write to one cache line or to its neighbour
 pub(crate) struct Index {
     forest: Mutex<AnyForest>,
     pub(crate) words: Words,
 }
 
-/// The words of a group: what it counts as a whole, beside its members. A rule that remembers something of
-/// its group has its words here.
+/// The words of a group: its counts as a whole, beside those of its members. A rule that remembers something
+/// of its group has its words here.
 #[derive(Debug, Default)]
 pub(crate) struct Words {
-    /// The counter of round robin. It lies here since it is written at every turn.
+    /// The counter of round robin. It lies here because every turn writes it.
     pub(crate) next_turn: AtomicU64,
     /// The outcomes of all members.
     pub(crate) pool: Pool,
@@ -95,7 +95,7 @@ macro_rules! match_forest {
     };
 }
 
-/// Does something with the forest of any rule.
+/// Evaluates an expression with the forest of any rule.
 macro_rules! with_forest {
     ($any:expr, $forest:ident => $do:expr) => {
         each_rule!(match_forest { $any, $forest => $do })
@@ -123,7 +123,7 @@ impl AnyForest {
         with_forest!(self, forest => forest.renew(position, member, now));
     }
 
-    /// Renews the leaves of members in slow start that are candidates again after so many picks.
+    /// Renews the leaves of members in slow start that are candidates again after this many picks.
     pub(crate) fn renew_due<M: Member>(&mut self, picks: u64, members: &Members<M>, now: &Now<'_>) {
         with_forest!(self, forest => forest.renew_due(picks, members, now));
     }
@@ -133,7 +133,7 @@ impl AnyForest {
         with_forest!(self, forest => forest.renew_all_paced(members, now));
     }
 
-    /// Gives a member the leaf of its place, which may have been another member's.
+    /// Gives a member the leaf of its place. The place may have been another member's.
     pub(crate) fn enter<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) {
         with_forest!(self, forest => forest.enter(position, member, now));
     }
@@ -148,7 +148,7 @@ impl AnyForest {
         with_forest!(self, forest => forest.follow(rules));
     }
 
-    /// Returns what the members are by their health.
+    /// Returns the count of the members by their health.
     pub(crate) fn census(&self) -> &Census {
         with_forest!(self, forest => forest.census())
     }

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-/// How many children a node has: as many as are read as fast as two, since they lie side by side.
+/// How many children a node has. They lie side by side, so eight of them are read as fast as two.
 pub(super) const FANOUT: usize = 8;
 
-/// A node: its level, leaves being at 0, and its place there.
+/// A node: its level, and its place there. Leaves are at level 0.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Node {
     pub(super) level: usize,
@@ -34,12 +34,12 @@ impl Node {
     }
 }
 
-/// What a tree keeps: of each leaf, and of each node above.
+/// The values that a tree keeps, of each leaf and of each node above.
 pub(super) trait Keep {
     type Leaf: Copy + PartialEq;
     type Sum: Copy + PartialEq;
 
-    /// What a place without a member holds.
+    /// The value of a place without a member.
     const NOBODY: Self::Leaf;
 
     /// Returns the sum of nothing.
@@ -48,17 +48,17 @@ pub(super) trait Keep {
     /// Sums up the leaf of a place.
     fn sum_up(place: usize, leaf: Self::Leaf) -> Self::Sum;
 
-    /// Sums up two ranges, `left` being the earlier.
+    /// Sums up two ranges. `left` is the earlier one.
     fn join(left: &Self::Sum, right: &Self::Sum) -> Self::Sum;
 
-    /// Returns the sum of a range in which the part `old` has become `new`, where that follows from these
-    /// alone.
+    /// Returns the sum of a range in which the part `old` has become `new`; None if the sum does not follow
+    /// from these alone.
     fn replaced(_whole: &Self::Sum, _old: &Self::Sum, _new: &Self::Sum) -> Option<Self::Sum> {
         None
     }
 }
 
-/// The children of a node. They start with a cache line, so as to lie in as few as they fit.
+/// The children of a node. They start at a cache line, so that they lie in as few lines as possible.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 struct Children<N>([N; FANOUT]);
@@ -74,7 +74,7 @@ pub(super) struct Nodes<K: Keep> {
     leaves: Vec<Children<K::Leaf>>,
     /// The levels above the leaves, lowest first.
     sums: Vec<Children<K::Sum>>,
-    /// Where each of these levels starts; the last is the root's.
+    /// Where each of these levels starts. The last level is the root's.
     starts: Vec<usize>,
 }
 
@@ -112,7 +112,7 @@ impl<K: Keep> Nodes<K> {
 
     // --- changes ---
 
-    /// Puts a leaf in its place, and what follows from it in the nodes above.
+    /// Puts a leaf in its place and renews the nodes above.
     #[inline]
     pub(super) fn put(&mut self, place: usize, leaf: K::Leaf) {
         let Some(old) = self.set(place, leaf) else { return };
@@ -130,15 +130,15 @@ impl<K: Keep> Nodes<K> {
         }
     }
 
-    /// Puts a leaf in its place and leaves the nodes above for [`Nodes::join_all`]. Returns the one that was
-    /// there, if it is another.
+    /// Puts a leaf in its place and leaves the nodes above for [`Nodes::join_all`]. Returns the old leaf, if
+    /// it was a different one.
     #[inline]
     pub(super) fn set(&mut self, place: usize, leaf: K::Leaf) -> Option<K::Leaf> {
         let old = self.leaves.get_mut(place / FANOUT)?.0.get_mut(place % FANOUT)?;
         (*old != leaf).then(|| std::mem::replace(old, leaf))
     }
 
-    /// Makes all nodes of their children.
+    /// Makes all nodes from their children.
     pub(super) fn join_all(&mut self) {
         let mut width = self.leaves();
         for level in 1..=self.root().level {
@@ -202,7 +202,8 @@ impl<K: Keep> Nodes<K> {
         }
     }
 
-    /// Finds the first child of a node above the leaves that is the one; as many as there can be if none is.
+    /// Finds the first child for which `is_it` holds, of a node above the leaves. Returns the number of
+    /// children a node has if there is none.
     #[inline]
     pub(super) fn position(&self, node: Node, mut is_it: impl FnMut(&K::Sum) -> bool) -> usize {
         let found = if node.level == 1 {

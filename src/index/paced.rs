@@ -9,7 +9,7 @@ use crate::base::position::Position;
 /// The places of members in slow start, and the picks of their group that they wait for.
 #[derive(Debug, Default)]
 pub(super) struct Paced {
-    /// By their places; the largest number if one is a candidate now.
+    /// The pick that each of them waits for; the largest number if it is a candidate now.
     due: FxHashMap<Position, u64>,
     by_pick: BTreeSet<(u64, Position)>,
 }
@@ -32,12 +32,12 @@ impl Paced {
         self.by_pick.extend(due.map(|due| (due, position)));
     }
 
-    /// Returns the first that waits for no later pick than this; None if there is none.
+    /// Returns the member that waits for the earliest pick, if that is no later than `picks`.
     pub(super) fn first_due(&self, picks: u64) -> Option<Position> {
         self.by_pick.first().filter(|&&(due, _)| due <= picks).map(|&(_, position)| position)
     }
 
-    /// Returns the places of all.
+    /// Returns the places of all members in slow start.
     pub(super) fn all(&self) -> Vec<Position> {
         self.due.keys().copied().collect()
     }

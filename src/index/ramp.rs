@@ -1,34 +1,36 @@
-//! How often a deployment in slow start is a candidate: a part of its fair share of the group's requests.
+//! The picks for which a deployment in slow start is a candidate: a part of its fair share of the group's
+//! requests.
 //!
-//! A share of *time* would not do. In its time a newcomer would get all that its strategy gives to the least
-//! busy, or the fastest, at once. So the group counts its picks, as long as some member is in slow start. Such
-//! a member is a candidate again a number of picks after its last one:
+//! A share of *time* would not do. In its time a newcomer would get at once all that its strategy gives to
+//! the least busy or the fastest deployment. So the group counts its picks, as long as some member is in slow
+//! start. Such a member is a candidate again this many picks after its last one:
 //!
 //! `fair shares of all members / (its own × percent)`
 //!
-//! All fair shares are 1 but under the strategy that follows weights. A pick that comes late, because a draw
-//! or another gate kept it waiting, is made good: the next is due as if it had come in time, though of more
-//! than [`MOST_LATE`] missed picks the others are lost.
+//! All fair shares are 1, except under the strategy that follows weights. A pick may come late, because a
+//! draw or another gate kept the member waiting. The next pick is then due as if this one had come in time.
+//! But if a member has missed more than [`MOST_LATE`] picks, the rest is lost.
 
 use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::base::time::Nanos;
 use crate::strategy::Strategy;
 
-/// Picks are counted in parts, so that intervals need not be whole picks.
+/// Picks are counted in parts, so that an interval need not be a whole number of picks.
 const PICK: u64 = 1 << 10;
 
-/// The missed picks that are made good.
+/// The most missed picks that are made good.
 const MOST_LATE: u64 = 4;
 
-/// The picks of a group while members are in slow start. Written under the index's lock.
+/// The picks of a group while members are in slow start. They are written under the index's lock.
 #[derive(Debug, Default)]
 pub(crate) struct Ramp {
     /// When the last slow start ends; 0 if there is none.
     until: AtomicU64,
-    /// In parts.
+    /// The picks so far, in parts.
     picks: AtomicU64,
-    /// The fair shares of all members together: as they are, and as the leaves know them.
+    /// The sum of the fair shares of all members, as it is.
     shares: AtomicU64,
+    /// The sum of the fair shares of all members, as the leaves know it.
     known_shares: AtomicU64,
     /// Whether fair shares follow the weights.
     by_weight: AtomicBool,
@@ -41,7 +43,7 @@ impl Ramp {
         ramp
     }
 
-    /// Follows a strategy from now on. The caller notes the members anew.
+    /// Follows a strategy from now on. The caller then calls `set_members` again.
     pub(crate) fn follow(&self, strategy: Strategy) {
         self.by_weight.store(strategy.follows_weights(), Ordering::Relaxed);
     }
@@ -75,43 +77,43 @@ impl Ramp {
         if self.by_weight.load(Ordering::Relaxed) { u64::from(weight) } else { 1 }
     }
 
-    /// Notes the members: how many there are, and their weights together.
+    /// Notes the members: their number, and the sum of their weights.
     pub(crate) fn set_members(&self, count: usize, weights: u64) {
         let shares = if self.by_weight.load(Ordering::Relaxed) { weights } else { count as u64 };
         self.shares.store(shares, Ordering::Relaxed);
     }
 
-    /// Takes the fair shares of all members as they are. Returns whether the leaves of those in slow start are
-    /// out of date by that.
+    /// Lets the leaves know the fair shares as they are. Returns whether these have changed, so that the
+    /// leaves of members in slow start are out of date.
     pub(crate) fn learn_shares(&self) -> bool {
         let shares = self.shares.load(Ordering::Relaxed);
         self.known_shares.swap(shares, Ordering::Relaxed) != shares
     }
 
-    /// Returns whether the leaves do not know the fair shares as they are.
+    /// Returns whether the leaves know other fair shares than those of now.
     pub(crate) fn is_out_of_date(&self) -> bool {
         self.shares.load(Ordering::Relaxed) != self.known_shares.load(Ordering::Relaxed)
     }
 
-    /// Returns the whole picks until a member is a candidate again that was last picked at `last`; 0 if it is
-    /// one.
+    /// Returns the whole picks until a member is a candidate again; 0 if it is one now. It was last picked at
+    /// `last`.
     pub(crate) fn picks_left(&self, last: u64, share: u64, percent: u64) -> u64 {
         let last = last.min(self.picks());
         last.saturating_add(self.interval(share, percent)).saturating_sub(self.picks()).div_ceil(PICK)
     }
 
-    /// Returns after how many picks that will be, in parts.
+    /// Returns the count of the group's picks after `picks_left` more, in parts.
     pub(crate) fn due_pick(&self, picks_left: u64) -> u64 {
         self.picks().saturating_add(picks_left.saturating_mul(PICK))
     }
 
-    /// Returns what to note as the last pick of a member that is picked now.
+    /// Returns the value to note as the last pick of a member that is picked now.
     pub(crate) fn picked(&self, last: u64, share: u64, percent: u64) -> u64 {
         let (interval, now) = (self.interval(share, percent), self.picks());
         last.saturating_add(interval).clamp(now.saturating_sub(interval.saturating_mul(MOST_LATE)), now)
     }
 
-    /// Returns the picks of the group for one of a member, in parts.
+    /// Returns the picks of the group for each pick of a member, in parts.
     fn interval(&self, share: u64, percent: u64) -> u64 {
         let all = u128::from(self.known_shares.load(Ordering::Relaxed)) * u128::from(100 * PICK);
         let own = u128::from(share.max(1)) * u128::from(percent.max(1));

@@ -1,11 +1,12 @@
 //! A tree of summaries over the members of a group, or over some of them.
 //!
-//! A leaf holds what the strategy looks at of its member, or nobody. A node holds the summary of the leaves
-//! below it. The root's summary names the pick, or the total to draw from; the draw then leads down to a
+//! A leaf holds what the strategy looks at of its member, or nothing. A node holds the summary of the leaves
+//! below it. The root's summary names the pick, or the total to draw from. The draw then leads down to a
 //! leaf.
 //!
 //! Every node also knows the fewest and the most tokens that its members have left. So a request of some size
-//! takes or leaves whole ranges. It looks into a range only where some members have enough and some have not.
+//! takes or leaves whole ranges. It looks into a range only if some of its members have enough tokens and
+//! some have not.
 
 use std::marker::PhantomData;
 
@@ -15,19 +16,19 @@ use crate::base::position::Position;
 use crate::facts::Wishes;
 use crate::strategy::{Chance, Rule, View};
 
-/// Up to this many levels, a search that stops at its child is faster than one that looks at all children
-/// without a branch.
+/// For trees of at most this many levels, a search that stops at the right child is faster than one that
+/// looks at all children without a branch.
 const FEW_LEVELS: usize = 2;
 
-/// What a request wants beyond passing the gates.
+/// What a request wants of a member, beyond passing the gates.
 pub(crate) struct Filter<'a> {
     /// Tokens that must be left, at least 1.
     pub(crate) tokens: u64,
     /// Places that are excluded, in order.
     pub(crate) skips: Vec<Position>,
-    /// Whether it has no prompt or no answer: see [`Leaf::understates`].
+    /// Whether the request has no prompt or no answer: see [`Leaf::understates`].
     pub(crate) lacks_part: bool,
-    /// Has the tags that are asked for, if any are.
+    /// The wishes with the tags that are asked for, if any are.
     pub(crate) tags: Option<&'a Wishes>,
 }
 
@@ -41,14 +42,14 @@ impl Filter<'_> {
     }
 }
 
-/// What a filter makes of a range.
+/// The part of a range that a filter leaves.
 enum Cut {
     Nothing,
     Whole,
     Part,
 }
 
-/// Keeps the summaries of a rule; nobody where a gate stops the member.
+/// Keeps the summaries of a rule. A member that a gate stops counts as no member.
 #[derive(Debug)]
 struct Summaries<R>(PhantomData<R>);
 
@@ -79,8 +80,8 @@ impl<R: Rule> Keep for Summaries<R> {
     }
 }
 
-/// Keeps the fewest and the most tokens that a member of a range has left. A member that has none counts as
-/// nobody.
+/// Keeps the fewest and the most tokens that a member of a range has left. A member without tokens counts as
+/// no member.
 #[derive(Debug)]
 struct Tokens;
 
@@ -96,7 +97,7 @@ impl Keep for Tokens {
 
     const NOBODY: u64 = 0;
 
-    /// Returns bounds that no request fits: nobody has no tokens.
+    /// Returns bounds that no request fits: a place without a member has no tokens.
     #[inline]
     fn nothing() -> Spread {
         Spread { least: u64::MAX, most: 0 }
@@ -115,8 +116,8 @@ impl Keep for Tokens {
 
 #[derive(Debug)]
 pub(super) struct Tree<R: Rule> {
-    /// What the strategy needs of each node; apart from the tokens, which most picks do not look at below the
-    /// root.
+    /// What the strategy needs of each node. It lies apart from the tokens: most picks look at those of the
+    /// root alone.
     summaries: Nodes<Summaries<R>>,
     tokens: Nodes<Tokens>,
 }
@@ -138,14 +139,14 @@ impl<R: Rule> Tree<R> {
 
     // --- leaves ---
 
-    /// Puts a leaf in its place, and what follows from it in the nodes above.
+    /// Puts a leaf in its place and renews the nodes above.
     #[inline]
     pub(super) fn put(&mut self, position: Position, leaf: &Leaf<R::Leaf>) {
         self.summaries.put(position as usize, leaf.candidate);
         self.tokens.put(position as usize, leaf.tokens);
     }
 
-    /// Does what `put` does, for a leaf whose tokens have not changed.
+    /// Does what `put` does for a leaf whose tokens have not changed.
     #[inline]
     pub(super) fn put_candidate(&mut self, position: Position, candidate: Option<R::Leaf>) {
         self.summaries.put(position as usize, candidate);
@@ -157,7 +158,7 @@ impl<R: Rule> Tree<R> {
         self.tokens.set(position as usize, leaf.tokens);
     }
 
-    /// Takes over a leaf of another tree and leaves the nodes above for [`Tree::join_all`].
+    /// Copies a leaf of another tree, and leaves the nodes above for [`Tree::join_all`].
     pub(super) fn copy(&mut self, position: Position, other: &Self) {
         let place = position as usize;
         self.summaries.set(place, other.summaries.leaf(place));
@@ -177,15 +178,15 @@ impl<R: Rule> Tree<R> {
         filter.skips.is_empty() && filter.tokens <= self.tokens.get(self.tokens.root()).least
     }
 
-    /// Picks where the filter takes nothing away; None if there is nobody. Calls `prefetch` with a place
-    /// close to the one that it picks before it knows which that is. What the caller reads there comes into
-    /// the cache while the leaves do.
+    /// Picks where the filter takes nothing away; None if there is no candidate. Before it knows the pick, it
+    /// calls `prefetch` with a place near it. The data that the caller reads there come into the cache while
+    /// the tree reads the leaves.
     #[inline]
     pub(super) fn pick(&self, chance: &Chance<'_>, prefetch: impl Fn(Position)) -> Option<Position> {
         R::choose(&Whole { tree: self, prefetch }, chance)
     }
 
-    /// Goes down to the leaf in whose share `left` falls.
+    /// Goes down to the leaf whose share `left` falls into.
     #[inline]
     fn find(&self, whole: &R::Summary, left: u64, prefetch: impl Fn(Position)) -> Position {
         if R::SHARES_VARY && self.summaries.root().level > FEW_LEVELS {
@@ -201,11 +202,12 @@ impl<R: Rule> Tree<R> {
         })
     }
 
-    /// Does what `find` does without a branch at each child, where no branch could be foreseen.
+    /// Does what `find` does, but without a branch at each child: the processor could not predict such
+    /// branches.
     #[inline(never)]
     fn find_deep(&self, whole: &R::Summary, left: u64, prefetch: impl Fn(Position)) -> Position {
         self.descend(whole, left, prefetch, |node, left| {
-            // The child is as many to the right as shares end before it.
+            // The child's number is the number of children whose shares end at or before `left`.
             let (_, before, nth) = self.summaries.fold(node, (0, 0, 0), |(end, before, nth), child| {
                 let end = end + R::share(whole, child);
                 let is_right = end <= *left;
@@ -216,8 +218,8 @@ impl<R: Rule> Tree<R> {
         })
     }
 
-    /// Goes down to a leaf. `child` says which child of a node `left` falls to, and takes from it what is
-    /// before.
+    /// Goes down to a leaf. `child` returns the child of a node that `left` falls to. It subtracts from
+    /// `left` the shares before that child.
     #[inline]
     fn descend(
         &self,
@@ -235,8 +237,8 @@ impl<R: Rule> Tree<R> {
             if node.level == 0 {
                 return position(node.place);
             }
-            // Where all have the same share, the leaf is known without a look at what lies between, which may
-            // not be in the cache.
+            // If all leaves have the same share, the leaf is known at once. The nodes between, which may not
+            // be in the cache, need not be read.
             let range = node.range();
             if let Some(each) = R::equal_share(whole, &self.summaries.get(node), range.len()) {
                 return position(range.start + usize::try_from(left / each).unwrap_or(0));
@@ -244,12 +246,12 @@ impl<R: Rule> Tree<R> {
         }
     }
 
-    /// Picks from what a filter leaves; None if that is nobody.
+    /// Picks from the members that a filter leaves; None if it leaves none.
     pub(super) fn pick_filtered(&self, filter: &Filter<'_>, chance: &Chance<'_>) -> Option<Position> {
         R::choose(&Filtered { tree: self, filter }, chance)
     }
 
-    /// Goes down to the leaf in whose share of what the filter leaves `left` falls.
+    /// Goes down to the leaf whose share `left` falls into, among the members that the filter leaves.
     fn find_filtered(&self, filter: &Filter<'_>, whole: &R::Summary, mut left: u64) -> Position {
         let mut node = self.summaries.root();
         while node.level > 0 {
@@ -269,19 +271,19 @@ impl<R: Rule> Tree<R> {
         position(node.place)
     }
 
-    /// Adds what a filter leaves of a node to the sum of what is before it.
+    /// Adds the members that a filter leaves of a node to the sum of the members before it.
     fn add_up(&self, filter: &Filter<'_>, node: Node, sum: &mut R::Summary) {
         match self.cut(filter, node) {
             Cut::Nothing => {}
             Cut::Whole => *sum = R::join(sum, &self.summaries.get(node)),
-            // What all of a range does not change, no part of it does: see `Rule`.
+            // If a whole range does not change the sum, no part of it does: see `Rule`.
             Cut::Part if R::ABSORBS && R::join(sum, &self.summaries.get(node)) == *sum => {}
             Cut::Part if node.level == 1 => self.add_up_leaves(filter, node, sum),
             Cut::Part => node.children().for_each(|child| self.add_up(filter, child, sum)),
         }
     }
 
-    /// Does what `add_up` does, for a node whose children are leaves.
+    /// Does what `add_up` does for a node whose children are leaves.
     fn add_up_leaves(&self, filter: &Filter<'_>, node: Node, sum: &mut R::Summary) {
         let mut skips = filter.skips_in(node).iter().map(|&skip| skip as usize).peekable();
         for place in node.range() {
@@ -364,7 +366,7 @@ mod tests {
     use crate::base::sync::atomic::AtomicU64;
     use crate::strategy::{Candidate, Candidates, Choice, RoutingContext, Step};
 
-    /// The less busy of two candidates that are drawn: a rule whose pick does not follow from a summary.
+    /// The less busy of two candidates that are drawn. The pick of this rule does not follow from a summary.
     #[derive(Debug)]
     struct TwoChoices;
 

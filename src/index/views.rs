@@ -1,10 +1,10 @@
 //! Trees over the members that have the tags of some requests.
 //!
-//! A tag set that is asked for a second time gets a tree of its own. Its leaves are those of the group's tree
-//! where a member has the tags. There are at most [`MOST`] such trees. A further set takes the place of one
-//! that no request has asked for in a long while. Otherwise it is left to a walk, so that more sets than
-//! trees do not make trees all the time. A tree goes when keeping it up to date has cost more, since the last
-//! request for it, than making it anew.
+//! A tag set that is asked for a second time gets a tree of its own. Its leaves are those of the group's
+//! tree, for the members that have the tags. There are at most [`MOST`] such trees. A further set takes the
+//! tree of a set that no request has asked for in a long while. If there is no such set, a walk serves the
+//! further set: so trees are not made all the time when there are more sets than trees. The renewals of a
+//! tree are counted since the last request for it. A tree goes when they have cost more than making it anew.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -22,38 +22,40 @@ const MOST: usize = 8;
 /// The number of tag sets without a tree that are remembered.
 const MOST_SEEN: usize = 16;
 
-/// A tag set takes another set's tree when this many requests asked for it since the last request for the
-/// other. A tree costs about as much as a few walks.
+/// A tag set takes another set's tree when this many requests have asked for it since the last request for
+/// the other set. To make a tree costs about as much as a few walks.
 const WORTH: u32 = 8;
 
-/// Longer tag sets are left to a walk, in bytes and 8 more for each tag. They come from requests, and are
-/// compared and kept under a lock.
+/// The longest tag set that may get a tree: its bytes, and 8 more for each tag. Longer sets are left to a
+/// walk. Tag sets come from requests, and are compared and kept under a lock.
 const LONGEST: usize = 256;
 
 /// A tag set with a tree.
 #[derive(Debug)]
 struct View<R: Rule> {
-    /// Has the tags.
+    /// The wishes with the tags.
     wishes: Wishes,
     tree: Tree<R>,
-    /// When it was last asked for, in requests with tags, and how many leaves were renewed since.
+    /// When it was last asked for: the number of requests with tags up to then.
     used_at: u64,
+    /// How many leaves were renewed since then.
     renewals: usize,
 }
 
-/// A tag set without a tree, known by its hash alone: should two have the same, one gets its tree sooner.
+/// A tag set without a tree. It is known by its hash alone: if two sets have the same hash, one gets its tree
+/// sooner.
 #[derive(Debug)]
 struct Seen {
     hash: u64,
     asked_at: u64,
-    /// Requests for this set since its rival, a set that has a tree, was last asked for.
+    /// The requests for this set since its rival was last asked for. The rival is a set that has a tree.
     times: u32,
     since: u64,
 }
 
 #[derive(Debug)]
 pub(super) struct Views<R: Rule> {
-    /// By their bits.
+    /// The trees, each at the place of its bit.
     kept: Vec<Option<View<R>>>,
     seen: Vec<Seen>,
     /// How many requests with tags there were.
@@ -67,7 +69,8 @@ impl<R: Rule> Default for Views<R> {
 }
 
 impl<R: Rule> Views<R> {
-    /// Returns the tree for the tags of a request; None if a walk has to do.
+    /// Returns the tree for the tags of a request; None if there is none yet, so that a walk must serve the
+    /// request.
     pub(super) fn get<M: Member>(&mut self, wishes: &Wishes, members: &Members<M>, all: &Tree<R>) -> Option<&Tree<R>> {
         if wishes.tags.iter().map(|tag| tag.len() + 8).sum::<usize>() > LONGEST {
             return None;
@@ -83,7 +86,7 @@ impl<R: Rule> Views<R> {
         Some(&view.tree)
     }
 
-    /// Makes a tree for tags that have none, if that is worth its while.
+    /// Makes a tree for tags that have none, if it pays.
     #[cold]
     fn make<M: Member>(&mut self, wishes: &Wishes, members: &Members<M>, all: &Tree<R>) -> Option<usize> {
         let place = self.place_for(FxBuildHasher.hash_one((&wishes.tags, wishes.any_tag)))?;
@@ -101,7 +104,7 @@ impl<R: Rule> Views<R> {
         Some(place)
     }
 
-    /// Returns where the tree for a tag set goes; None if it does not get one yet.
+    /// Returns the place of a new tree for a tag set; None if the set does not get one yet.
     fn place_for(&mut self, hash: u64) -> Option<usize> {
         let Some(nth) = self.seen.iter().position(|seen| seen.hash == hash) else {
             if self.seen.len() == MOST_SEEN {
@@ -136,7 +139,7 @@ impl<R: Rule> Views<R> {
         self.kept.iter().enumerate().fold(0, |views, (nth, view)| views | u8::from(accepts(view)) << nth)
     }
 
-    /// Does something to the trees that a member is in, whose leaf is renewed.
+    /// Calls `renew` for the trees that a member is in, after its leaf was renewed.
     #[inline]
     pub(super) fn renew(&mut self, views: u8, renew: impl Fn(&mut Tree<R>)) {
         if views == 0 {
