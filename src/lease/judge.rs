@@ -1,9 +1,9 @@
-//! What the rules of `Health` make of outcomes: what trips a deployment, how long it is out, and how it comes
-//! back.
+//! The judge of outcomes by the rules of `Health`: it decides what takes a deployment out, for how long, and
+//! how the deployment comes back.
 //!
-//! What was sent before the end of the last cooldown says nothing of the time after it. Such a late outcome
-//! changes nothing here. So the many requests that were in flight when a deployment broke are one reason for
-//! a cooldown and not many. Only a wait that the provider names is honoured whenever it comes.
+//! A request that was sent before the end of the last cooldown says nothing of the time after it. The outcome
+//! of such a request changes nothing here. So if many requests were in flight when a deployment broke, they
+//! cause one cooldown and not many. Only a wait that the provider names counts at any time.
 
 use crate::base::lock::Held;
 use crate::base::rng::Rng;
@@ -11,11 +11,12 @@ use crate::base::time::Nanos;
 use crate::counters::{State, mark};
 use crate::health::{Breaker, Cause, Failure, FailureKind, HealthRules, Peers, Pool, has_come};
 
-/// What judges a deployment's outcomes.
+/// Judges a deployment's outcomes.
 #[derive(Debug)]
 pub(super) struct Judge<'a> {
     pub(super) rules: &'a HealthRules,
-    /// The rules by which the group adds up outcomes, if it adds up this deployment's: see `Entry::pool_rules`.
+    /// The rules by which the group adds up outcomes, if it adds up this deployment's outcomes: see
+    /// `Entry::pool_rules`.
     pub(super) pool_rules: Option<&'a HealthRules>,
     pub(super) jitter: &'a Rng,
     pub(super) now: Nanos,
@@ -40,15 +41,15 @@ impl Judge<'_> {
         passes
     }
 
-    /// Records a failure that is not neutral. Returns whether it says anything of the time since the last
+    /// Records a failure that is not neutral. Returns whether it says something about the time since the last
     /// cooldown.
     pub(super) fn failure(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>, failure: &Failure) -> bool {
         let until = state.vitals.cooldown_until();
         let breaker = &state.annex().breaker;
         let cause = Cause::Failure(failure.kind);
         let is_news = breaker.is_news(failure.sent_at, until);
-        // A panic lets requests through to a deployment that is out, and nothing else keeps them from one
-        // that fails fast.
+        // In a panic, requests reach a deployment that is out. If it fails fast, only this penalty keeps more
+        // of them away.
         if self.rules.failure_penalty > 0 && (is_news || peers.panic()) {
             breaker.penalize(held, self.rules, self.now);
             state.mark(held, mark::PENALIZED, true);
@@ -63,7 +64,7 @@ impl Judge<'_> {
         self.count_in(peers.pool, true);
         state.vitals.break_streak(held);
         if self.is_only_busy(peers, failure) {
-            // There is nobody else to serve, and no time at which it will.
+            // No other deployment could serve, and nobody knows when this one will.
         } else if failure.is_refusal() {
             self.trip(state, held, peers, cause, failure.wait);
         } else if let Some(cause) = self.verdict(breaker, peers, in_a_row, until != 0)
@@ -74,8 +75,8 @@ impl Judge<'_> {
         true
     }
 
-    /// Cools down a deployment whose failure domain could not be reached. One that is out already stays out
-    /// for as long as it is.
+    /// Cools down a deployment whose failure domain could not be reached. If the deployment is out already,
+    /// its cooldown does not change.
     pub(super) fn domain_failed(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>) {
         let until = state.vitals.cooldown_until();
         if has_come(until, self.now) && self.may_trip(peers, until != 0) {
@@ -83,8 +84,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Takes a deployment out for a length of time that was asked for. The next cooldown does not grow by
-    /// that.
+    /// Takes a deployment out for this length of time. The next cooldown does not grow by that.
     pub(super) fn cool_down(&self, state: &State, held: &Held<'_>, pool: &Pool, length: Nanos, cause: Cause) {
         let breaker = &state.annex().breaker;
         let until = state.vitals.cooldown_until();
@@ -96,8 +96,8 @@ impl Judge<'_> {
         state.mark(held, mark::SLOW_START, false);
     }
 
-    /// Returns whether the only deployment of a group refused for its rate and named no wait. A cooldown of a guessed
-    /// length would refuse what it might serve the next moment.
+    /// Returns whether the only deployment of a group refused for its rate and named no wait. A cooldown
+    /// would have a guessed length. It would refuse requests that the deployment may serve the next moment.
     fn is_only_busy(&self, peers: &Peers<'_>, failure: &Failure) -> bool {
         let is_busy = failure.kind == FailureKind::RateLimit && failure.wait.is_none();
         is_busy && !self.rules.cool_last && peers.is_alone()
@@ -117,7 +117,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Returns whether this one can be spared, since another deployment of the group is in as good a state.
+    /// Returns whether this deployment may be taken out: another deployment of the group is in at least as
+    /// good a state, or the rules cool down the last one too.
     fn may_trip(&self, peers: &Peers<'_>, on_probation: bool) -> bool {
         self.rules.cool_last || peers.has_as_fit(on_probation, self.now)
     }
@@ -140,7 +141,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Takes away the marks of what is over.
+    /// Takes away the marks of penalties and of a slow start that are over.
     fn tidy(&self, state: &State, held: &Held<'_>) {
         let has = |mark| state.marks() & mark != 0;
         if has(mark::PENALIZED) && state.penalty(self.rules, self.now).0 == 0 {

@@ -1,4 +1,4 @@
-//! What providers tell about their limits: by headers, and by refusing.
+//! The limits that providers tell: by headers, and by refusals.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::group::Entry;
 use crate::health::{Failure, FailureKind, Rules, Scope, has_come};
 use crate::limits::{HOLDS, Ledger, Limit, Observed, Unit};
 
-/// What an answer said, as far as it is taken.
+/// The parts of an answer about limits, as far as the options accept them.
 ///
-/// - A wait of 0 is none. No wait is longer than the options allow.
-/// - A wait names the next chance. What the answer says is spent holds no longer than that: the reset of a
-///   limit may be when all of it is back.
+/// - A wait of 0 is no wait. No wait is longer than the options allow.
+/// - A wait names the next chance. A limit that the answer says is spent holds no longer than that wait: the
+///   reset of a limit may be the time when all of it is back.
 #[derive(Debug)]
 pub(super) struct Heard {
     pub(super) said: Vec<Observed>,
@@ -34,8 +34,8 @@ impl Heard {
         Self { said: said.collect(), wait }
     }
 
-    /// Returns the failure of a request that was answered so. Without a wait, what is spent keeps a refusal for
-    /// the rate waiting.
+    /// Returns the failure of a request that got this answer. If the request was refused for its rate and the
+    /// answer names no wait, the longest reset of a spent limit is the wait.
     pub(super) fn failure<T>(
         &self,
         entry: &Entry<T>,
@@ -56,13 +56,13 @@ fn is_spent(observed: &Observed) -> bool {
 }
 
 impl<T> Entry<T> {
-    /// Takes what an answer said.
+    /// Bounds what an answer said by the options.
     pub(super) fn hear(&self, said: &[Observed], wait: Option<Nanos>) -> Heard {
         Heard::new(said, wait, self.services.learning.get().longest_wait)
     }
 
-    /// Records what the answer to a request said, and how long the provider wants not to be asked. `sent_at`
-    /// is when the request was sent, if it had a lease.
+    /// Records what the answer to a request said, and how long the provider wants no requests. `sent_at` is
+    /// when the request was sent, if it had a lease.
     pub(crate) fn observe(
         &self,
         said: &[Observed],
@@ -83,7 +83,7 @@ impl<T> Entry<T> {
         self.finish();
     }
 
-    /// Records what an answer said, and leaves its leaf for the caller to renew.
+    /// Records what an answer said. The caller renews the leaf afterwards.
     pub(super) fn learn(&self, said: &[Observed], sent_at: Option<Nanos>, receipt: Option<&Receipt>, now: Nanos) {
         for observed in said {
             if let Some((nth, ledger)) = self.quota_of(observed) {
@@ -98,8 +98,8 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Returns the quota that an answer speaks of: the one that has a limit of this unit and amount. None if it
-    /// speaks of a limit of the deployment's own, or if that cannot be told.
+    /// Returns the quota that an answer speaks of: the first one with a limit of this unit and amount. None
+    /// if it speaks of a limit of the deployment's own, or if nobody can tell.
     fn quota_of(&self, observed: &Observed) -> Option<(usize, &Ledger)> {
         let (metering, amount) = (self.metering.as_ref()?, observed.limit?);
         let minute = match observed.unit {
@@ -114,7 +114,7 @@ impl<T> Entry<T> {
         metering.quota_with(is_it)
     }
 
-    /// Returns the quota that a refusal is about; None if it is about the deployment, or if that cannot be told.
+    /// Returns the quota that a refusal is about; None if it is about the deployment, or if nobody can tell.
     fn quota_meant(&self, scope: Option<Scope>, said: &[Observed]) -> Option<usize> {
         match scope {
             Some(Scope::Deployment) => None,
@@ -125,14 +125,15 @@ impl<T> Entry<T> {
             None => {
                 let mut meant = said.iter().filter(|observed| is_spent(observed)).map(|spent| Some(self.quota_of(spent)?.0));
                 let first = meant.next().flatten()?;
-                // What is spent beside it may be the deployment's.
+                // Another spent limit may be the deployment's own.
                 meant.all(|other| other.is_some()).then_some(first)
             }
         }
     }
 
-    /// Pauses one of its quotas for all that are under it, since it refused a request for its rate. Without a
-    /// wait of the provider's own, the pause grows as a cooldown does. Returns whether there is such a quota.
+    /// Pauses one of its quotas for all deployments that share it, since the quota refused a request for its
+    /// rate. If the provider named no wait, the pause grows as a cooldown does. Returns whether there is such
+    /// a quota.
     pub(super) fn pause_quota(&self, nth: usize, failure: &Failure, now: Nanos) -> bool {
         let Some(ledger) = self.metering.as_ref().and_then(|metering| metering.quotas().get(nth)) else { return false };
         let held = ledger.hold();
@@ -141,7 +142,7 @@ impl<T> Entry<T> {
             (None, Rules::Minute(rules)) => rules.cooldown_time,
             (None, Rules::Health(rules)) => {
                 let trips = ledger.trips();
-                // What was sent before the last pause ended knows nothing of the time after it.
+                // A request that was sent before the last pause ended says nothing of the time after it.
                 if !has_come(trips.last_ends(), failure.sent_at) {
                     return true;
                 }
@@ -158,10 +159,11 @@ impl<T> Entry<T> {
         true
     }
 
-    /// Learns from a refusal for the rate how many requests may be in flight, where no limit is configured.
+    /// Learns from a refusal for the rate how many requests may be in flight. It does so only where no limit
+    /// is configured.
     pub(super) fn learn_concurrency(&self, held: &Held<'_>, sent_at: Nanos, now: Nanos) {
         let state = &*self.slot;
-        // The lease has left already, and counts here.
+        // The refused request has left already, and still counts here.
         if self.services.learning.get().concurrency
             && !self.deployment().is_limited()
             && state.annex().cap.refused(sent_at, state.in_flight().saturating_add(1), now)
@@ -171,8 +173,8 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Ends the pauses that the provider asked for before it served a request. `sent_at` is when that was sent,
-    /// if it had a lease.
+    /// Ends the pauses that the provider asked for before it served a request. `sent_at` is when that request
+    /// was sent, if it had a lease.
     #[inline]
     pub(super) fn came_through(&self, _: &Held<'_>, sent_at: Option<Nanos>) {
         if self.slot.marks() & mark::OBSERVED != 0 {
@@ -186,7 +188,8 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Ends all that the provider said before of it and of its quotas. The caller holds its counters' lock.
+    /// Forgets all that the provider has said of the deployment and of its quotas. The caller holds the lock
+    /// of the deployment's counters.
     pub(super) fn forget_what_was_said(&self) {
         if let Some(annex) = self.slot.made_annex() {
             annex.observed.forget();

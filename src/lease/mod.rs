@@ -1,8 +1,8 @@
-//! A reservation that ends exactly once, and what its end means.
+//! A reservation that ends exactly once, and the effects of its end.
 //!
-//! The end of a lease goes one way down: [`Lease`] gives back its place under the lock of the counters,
-//! [`outcome`] counts the outcome and asks the [`judge`] about a cooldown, and the leaf in the index is
-//! renewed. Then no lock is held any more: events are delivered and waiters are woken (`Entry::finish`).
+//! The end of a lease goes through these steps: [`Lease`] gives back its place under the lock of the
+//! counters, [`outcome`] counts the outcome and asks the [`judge`] about a cooldown, and the leaf in the
+//! index is renewed. Then all locks are free, waiters are woken and events are delivered (`Entry::finish`).
 
 mod judge;
 mod learn;
@@ -48,18 +48,18 @@ pub struct Lease<T> {
     entry: Arc<Entry<T>>,
     tokens: u64,
     minute: Minute,
-    /// The process that it belongs to. In a forked child it has ended.
+    /// The process that it belongs to. In a forked child it counts as ended.
     forks: u32,
     acquired_at: Nanos,
     ended: AtomicBool,
     /// Whether it has the one place of a deployment on probation.
     probes: bool,
-    /// What it was charged beside its minute; None for most.
+    /// Its charges beside those of its minute; None for most.
     receipt: Option<Box<Receipt>>,
 }
 
 impl<T> Lease<T> {
-    /// Reserves if every gate still lets the request pass: the check and the reservation are one step.
+    /// Reserves if every gate still lets the request pass. The check and the reservation are one step.
     /// `state` has the entry's counters.
     ///
     /// The caller renews the deployment's leaf in the index.
@@ -71,8 +71,9 @@ impl<T> Lease<T> {
         waived: Waived,
         now: &Now<'_>,
     ) -> Result<Self, Refusal> {
-        // Taking the lock waits for what was read before and holds up what is read after. Among very many
-        // deployments neither the limits nor the counters are in the cache, and so both are fetched at once.
+        // To take the lock, the processor waits for all reads before it, and starts no later read before it
+        // has the lock. Among very many deployments, neither the limits nor the counters are in the cache. So
+        // this reads a limit first, and both are fetched at once.
         black_box(entry.deployment().tpm_limit());
         let held = state.hold();
         let receipt = if state.marks() & (mark::METERED | mark::OBSERVED) == 0 {
@@ -116,22 +117,22 @@ impl<T> Lease<T> {
         self.tokens
     }
 
-    /// Returns what the application attached, if the registry has dropped the entry: only this lease keeps it
-    /// then.
+    /// Returns what the application attached, if the registry has dropped the entry. Only this lease keeps
+    /// the attachment alive then.
     #[cfg(feature = "python")]
     pub(crate) fn own_attachment(&self) -> Option<&T> {
         (Arc::strong_count(&self.entry) == 1).then(|| self.entry.attachment())
     }
 
-    /// Returns whether it has ended. In a forked child all leases of the parent have.
+    /// Returns whether it has ended. In a forked child all leases of the parent have ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed) || self.forks != process()
     }
 
-    /// Ends it with a success. The actual tokens replace the estimate (None keeps it). The latency in
-    /// microseconds goes into the average (None takes the time since acquire). `split` says how many tokens
-    /// were the prompt's and the answer's. Returns whether this call ended it.
+    /// Ends it with a success. The actual tokens replace the estimate; None keeps the estimate. The latency
+    /// in microseconds goes into the average; None takes the time since the acquire. `split` gives the tokens
+    /// of the prompt and of the answer. Returns whether this call ended it.
     pub fn success(&self, tokens: Option<u64>, split: Option<(u64, u64)>, latency_us: Option<u64>) -> bool {
         let now = self.entry.services.clock.now();
         let Some(held) = self.end() else { return false };
@@ -143,7 +144,7 @@ impl<T> Lease<T> {
             receipt.settle(&self.entry, &held, Some(receipt.demand.settled(tokens, split)), now);
         }
         if state.marks() & mark::CAPPED != 0 {
-            // It has left already, and counts here.
+            // This request has left already, and still counts here.
             state.annex().cap.served(state.in_flight().saturating_add(1));
         }
         let latency_us = latency_us.unwrap_or(now.saturating_sub(self.acquired_at) / 1000);
@@ -154,11 +155,12 @@ impl<T> Lease<T> {
 
     /// Ends it with a failure. What it reserved stays in the window, since the provider may have counted it.
     ///
-    /// - `retry_after`: how long the provider wants not to be asked, if it says so. 0 is no wait.
-    /// - `said`: what the headers of the answer say about the provider's limits. Nobody is woken by it before a
-    ///   cooldown has begun.
-    /// - `scope`: what a refusal is about, if that is known. Without it, what is said to be spent tells:
-    ///   a limit of a quota's, or one of the deployment's own. Where that tells nothing, the deployment waits.
+    /// - `retry_after`: how long the provider wants no requests, if it says so. 0 is no wait.
+    /// - `said`: what the headers of the answer say about the provider's limits. No waiter is woken by it
+    ///   before a cooldown has begun.
+    /// - `scope`: what a refusal is about, if that is known. If it is None, the limits that are said to be
+    ///   spent decide: either a quota has them, or the deployment itself. If they do not decide, the refusal
+    ///   is about the deployment.
     ///
     /// Returns whether this call ended it.
     pub fn failure(&self, kind: FailureKind, retry_after: Option<Nanos>, said: &[Observed], scope: Option<Scope>) -> bool {
@@ -173,7 +175,7 @@ impl<T> Lease<T> {
         }
         let ended = self.entry.fail(now, &failure, || Some((self.end()?, self.minute)));
         if !ended && !said.is_empty() {
-            // Another call ended it meanwhile, perhaps before the headers were read.
+            // Another call has ended it meanwhile, perhaps before this one recorded the headers.
             self.entry.renew(&Now::at(&self.entry.services.clock, now));
             self.entry.finish();
         }
@@ -184,7 +186,7 @@ impl<T> Lease<T> {
     /// this call ended it.
     #[inline]
     pub fn release(&self, unused: bool) -> bool {
-        // Asked here, since every lease is released once more when it is dropped.
+        // This is checked first because every lease is released once more when it is dropped.
         !self.has_ended() && self.release_now(unused)
     }
 
@@ -203,7 +205,7 @@ impl<T> Lease<T> {
     }
 
     /// Records what the headers of its answer say about the provider's limits, and how long the provider
-    /// wants not to be asked. Works before and after the lease has ended.
+    /// wants no requests. It works before and after the lease has ended.
     pub fn observe(&self, said: &[Observed], retry_after: Option<Nanos>) {
         self.entry.observe(said, retry_after, Some(self.acquired_at), self.receipt.as_deref(), self.entry.services.clock.now());
     }
@@ -214,8 +216,8 @@ impl<T> Lease<T> {
         self.entry.services.learning.get().headers
     }
 
-    /// Renews the leaf that the counters belong to if the deployment was replaced while its old leaf was
-    /// still in use.
+    /// Renews the leaf that the counters belong to now, if the deployment was replaced while this lease was
+    /// made with the old leaf.
     #[inline]
     pub(crate) fn renew_moved(&self) {
         if !self.entry.is_registered() {
@@ -245,7 +247,7 @@ impl<T> Lease<T> {
 
 /// Returns a number of this process.
 #[inline]
-#[allow(clippy::cast_possible_truncation)] // nobody descends from four billion forks
+#[allow(clippy::cast_possible_truncation)] // no process descends from four billion forks
 fn process() -> u32 {
     forks() as u32
 }

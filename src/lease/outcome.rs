@@ -1,8 +1,8 @@
-//! What the end of a request means for its deployment, the group and the failure domain.
+//! The effects of the end of a request on its deployment, the group and the failure domain.
 //!
-//! A failure that may take a deployment out is judged under the lock of the group's index, and the leaf is
-//! renewed under it too. So no two deployments of a group, failing at once, each take the other for the one
-//! that stays.
+//! A failure that may take a deployment out is judged under the lock of the group's index. The leaf is
+//! renewed under the same lock. So if two deployments of a group fail at once, it cannot happen that each of
+//! them counts on the other to stay.
 
 use std::sync::Arc;
 
@@ -23,11 +23,11 @@ pub(crate) struct Success {
     pub(crate) latency_us: Option<u64>,
     /// When the request was sent.
     pub(crate) sent_at: Nanos,
-    /// Whether it was in flight here.
+    /// Whether the request had a lease of this router.
     pub(crate) has_lease: bool,
 }
 
-/// What became of a deployment: a cooldown began, became longer, or is forgotten.
+/// A change of a deployment: a cooldown began, became longer, or is forgotten.
 #[derive(Debug, Clone, Copy)]
 enum Passage {
     None,
@@ -72,7 +72,7 @@ impl<T> Entry<T> {
             }
         }
         self.came_through(&held, success.has_lease.then_some(success.sent_at));
-        // A success ends a cooldown's probation, and begins nothing.
+        // A success may end a probation. It begins nothing.
         let passage = if before == 0 { Passage::None } else { Passage::between(before, state, now, None) };
         drop(held);
         self.renew(&Now::at(&self.services.clock, now));
@@ -101,7 +101,7 @@ impl<T> Entry<T> {
     // --- failures ---
 
     /// Records a failure. `count` takes the lock of the counters and says which minute counted the request;
-    /// None if the request has ended before. Returns whether it had not.
+    /// None if the request has already ended. Returns whether this call ended it.
     pub(super) fn fail<'a>(&'a self, now: Nanos, failure: &Failure, count: impl FnOnce() -> Option<(Held<'a>, Minute)>) -> bool {
         let state = &*self.slot;
         let moment = Now::at(&self.services.clock, now);
@@ -163,7 +163,7 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Returns whether a failure is no more than a refusal for the rate of a quota, which then is paused.
+    /// Returns whether a failure is only a refusal for the rate of a quota. If so, the quota is paused.
     fn was_refused(&self, held: &Held<'_>, failure: &Failure, now: Nanos) -> bool {
         if failure.kind != FailureKind::RateLimit {
             return false;
@@ -189,7 +189,7 @@ impl<T> Entry<T> {
             Passage::between(before, state, judge.now, None)
         });
         self.announce(passage, judge.now);
-        // A group that panics lets more through than one that does not.
+        // This wakes waiters too: a group that panics lets more requests through than one that does not.
         self.finish();
     }
 
@@ -203,8 +203,8 @@ impl<T> Entry<T> {
         });
     }
 
-    /// Records what a health check of the application's own found. One that passes ends what the provider said
-    /// before.
+    /// Records what a health check of the application's own found. A check that passes ends all that the
+    /// provider has said before.
     pub(crate) fn report_health(&self, now: Nanos, healthy: bool) {
         self.change_health(now, |state, held, judge| {
             let probation_from = if judge.is_some() { now.max(1) } else { 0 };
@@ -229,7 +229,7 @@ impl<T> Entry<T> {
 
     // --- events ---
 
-    /// Notes an event about what became of it, if anything did.
+    /// Notes an event about a change, if there was one.
     #[inline]
     fn announce(&self, passage: Passage, now: Nanos) {
         if !matches!(passage, Passage::None) {

@@ -1,4 +1,4 @@
-//! What a request was charged beside its minute.
+//! The charges of a request beside those of its minute.
 
 use crate::base::clock::Now;
 use crate::base::lock::Held;
@@ -9,12 +9,13 @@ use crate::gates::{Refusal, Waived, check};
 use crate::group::Entry;
 use crate::limits::{Charges, Demand, Minute, Reserved};
 
-/// What a request was charged beside its minute.
+/// The charges of a request beside those of its minute.
 #[derive(Debug)]
 pub(crate) struct Receipt {
     pub(super) demand: Demand,
     charges: Charges,
-    /// What was reserved of what the provider said is left, if it said anything.
+    /// The units that were reserved in all when this request had reserved, if the provider has said what is
+    /// left.
     reserved: Option<Reserved>,
 }
 
@@ -43,8 +44,8 @@ impl Receipt {
         if state.marks() & mark::OBSERVED != 0 {
             let observed = &state.annex().observed;
             reserved = Some(observed.reserve(demand));
-            // Nothing that was said holds any more: what comes is charged the short way until something new
-            // is.
+            // Nothing that the provider said holds any more. Later requests are charged the short way until
+            // it says something new.
             if !observed.hold(now.get()) {
                 state.mark(held, mark::OBSERVED, false);
             }
@@ -52,7 +53,8 @@ impl Receipt {
         Ok(Box::new(Self { demand, charges, reserved }))
     }
 
-    /// Replaces what was charged by what was really used; by nothing, if the request was never sent.
+    /// Replaces the estimate that was charged by the actual use. None: the request was never sent, so nothing
+    /// stays charged.
     #[inline(never)]
     pub(super) fn settle<T>(&self, entry: &Entry<T>, _: &Held<'_>, actual: Option<Demand>, now: Nanos) {
         if let Some(reserved) = &self.reserved {
@@ -63,8 +65,8 @@ impl Receipt {
         }
     }
 
-    /// Returns what was reserved in all when this request had reserved, itself included: of the deployment,
-    /// or of one of its quotas.
+    /// Returns what was reserved in all when this request had reserved, this request included. It is that of
+    /// the deployment, or of one of its quotas.
     pub(crate) fn reserved(&self, quota: Option<usize>) -> Option<&Reserved> {
         match quota {
             Some(nth) => self.charges.reserved(nth),
