@@ -1,4 +1,4 @@
-//! The observer that takes notes.
+//! The observer that takes notes for an explanation.
 
 use std::sync::Arc;
 
@@ -28,15 +28,15 @@ pub struct Explanation<T> {
     pub model_name: Arc<str>,
     /// The rule in force.
     pub strategy: Strategy,
-    /// What the scores are.
+    /// The name of the scores.
     pub score_name: &'static str,
-    /// The one that would be picked.
+    /// The deployment that would be picked.
     pub winner: Option<Arc<Entry<T>>>,
-    /// Without a winner, the seconds until one may be available, if that is known.
+    /// If there is no winner: the seconds until a deployment may be available, if that time is known.
     pub retry_after: Option<f64>,
-    /// One a deployment, in registration order.
+    /// One verdict for each deployment, in registration order.
     pub verdicts: Vec<(Arc<Entry<T>>, Verdict)>,
-    /// Whether so few of the group are in service that their health is ignored.
+    /// Whether so few deployments of the group are in service that their health is ignored.
     pub panic: bool,
 }
 
@@ -45,13 +45,13 @@ pub struct Explanation<T> {
 /// See the example of [`Explanation`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict {
-    /// A gate stopped it.
+    /// A gate stopped the deployment.
     Stopped(Refusal),
-    /// It passed every gate.
+    /// The deployment passed every gate.
     Candidate {
-        /// What the strategy compares.
+        /// The value that the strategy compares.
         score: f64,
-        /// The chance that the strategy takes it.
+        /// The probability that the strategy picks it.
         probability: f64,
     },
 }
@@ -59,7 +59,7 @@ pub enum Verdict {
 /// Notes of a walk.
 pub(super) struct Notes {
     pub(super) score_name: &'static str,
-    /// One a member, in order.
+    /// One verdict for each member, in order.
     pub(super) verdicts: Vec<(Position, Verdict)>,
 }
 

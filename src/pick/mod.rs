@@ -1,4 +1,4 @@
-//! Picks: by the index where it can answer, by a walk over the members where it cannot.
+//! Picks. The index answers where it can; elsewhere a walk over the members does.
 
 mod explain;
 mod walk;
@@ -57,7 +57,7 @@ impl<T: Attachment> Picker<T> {
             let asks_index = group.quotas_are_open(request, &now);
             if asks_index {
                 let filter = self.filter(group, request);
-                // Read for the cache: see `index::AnyForest::pick`.
+                // This read fetches data into the cache: see `index::AnyForest::pick`.
                 let prefetch = |position| _ = black_box(group.id(position).is_some());
                 let mut forest = group.index.lock();
                 let picked = forest.pick(group.places(), &filter, &now, &chance, prefetch);
@@ -67,7 +67,7 @@ impl<T: Attachment> Picker<T> {
                     group.count_pick(position, &mut forest, &now);
                 }
                 drop(forest);
-                // Amid a change it may find a member that the request rules out.
+                // Amid a change the index may find a member that the request rules out.
                 if let Some(position) = picked
                     && (request.wishes.is_none() || group.member(position).is_some_and(|entry| is_wished(entry, request, &now)))
                     && let Some(id) = group.id(position)
@@ -83,11 +83,11 @@ impl<T: Attachment> Picker<T> {
 
     /// Walks where the index cannot answer:
     ///
-    /// - a quota is spent, of which an index does not know;
-    /// - another thread is amid a change;
-    /// - the coarse clock lags, and so the index took a time for one to come.
+    /// - a quota is spent: an index does not know of quotas;
+    /// - another thread is in the middle of a change;
+    /// - the coarse clock lags, so that the index missed that a time has come.
     ///
-    /// It also makes the error. Where the index `found_nobody`, that is mostly the result.
+    /// It also makes the error. If the index `found_nobody`, the walk mostly ends with that error.
     #[cold]
     fn select_by_walk<R>(
         &self,
@@ -113,8 +113,8 @@ impl<T: Attachment> Picker<T> {
         }
     }
 
-    /// Picks a deployment and reserves, without a look at who waits. The caller delivers the events that this
-    /// notes, once it holds no lock.
+    /// Picks a deployment and reserves, without a look at requests that wait. The caller delivers the events
+    /// that this notes, once it holds no lock.
     ///
     /// # Errors
     /// If no deployment serves the model, or none passes every gate.
@@ -194,13 +194,13 @@ impl<T: Attachment> Picker<T> {
         self.registry.with_group(model_name, refuse).unwrap_or_else(Some)
     }
 
-    /// Returns whether so few of a group are in service that their health is ignored.
+    /// Returns whether so few members of a group are in service that their health is ignored.
     pub(crate) fn panics(&self, model_name: &str) -> bool {
         let now = Now::new(self.clock());
         self.registry.with_group(model_name, |_, group| Ok(group.panics(self.registry.services(), &now))).unwrap_or(false)
     }
 
-    /// Returns what the index is asked for.
+    /// Returns the filter for the index.
     #[inline]
     fn filter<'a>(&self, group: &Group<T>, request: &'a Request) -> Filter<'a> {
         let mut filter = Filter { tokens: request.least_tokens(), skips: Vec::new(), lacks_part: request.lacks_part(), tags: None };
@@ -212,7 +212,7 @@ impl<T: Attachment> Picker<T> {
         filter
     }
 
-    /// Says what a pick would do now, and why; it has no side effect.
+    /// Says what a pick would do now, and why. It has no side effect.
     ///
     /// # Errors
     /// If no deployment serves the model.

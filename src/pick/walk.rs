@@ -1,7 +1,7 @@
-//! Gates, then the strategy: the one walk that picks, reserves and explains.
+//! The walk: gates, then the strategy. The same code picks, reserves and explains.
 //!
-//! The walk is generic over an [`Observer`]. A pick is watched by [`Unobserved`], which compiles to nothing;
-//! an explanation by one that takes notes. So the code that decides is the code that explains.
+//! The walk is generic over an [`Observer`]. [`Unobserved`] watches a pick and compiles to nothing. Another
+//! observer takes notes for an explanation. So the code that decides is the code that explains.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) trait Observer {
     fn passed(&mut self, position: Position);
     /// Learns that a gate stopped a deployment.
     fn stopped(&mut self, position: Position, refusal: Refusal);
-    /// Learns that all were checked. `assess` gives a candidate's score and probability.
+    /// Learns that all deployments were checked. `assess` gives a candidate's score and probability.
     fn assessed(&mut self, score_name: &'static str, assess: impl Fn(Position) -> (f64, f64));
 }
 
@@ -75,9 +75,10 @@ pub(super) struct Walk<'a, T: Attachment> {
     pub(super) now: Now<'a>,
     pub(super) chance: Chance<'a>,
     services: &'a Services,
-    /// As of the last look at the group.
+    /// The gates that were open to all at the last look at the group.
     pub(super) waived: Waived,
-    /// Candidates that others filled up between the pick and the reservation, with what then stopped them.
+    /// Candidates that other threads filled up between the pick and the reservation, with the refusal of
+    /// each.
     lost: Vec<(Position, Refusal)>,
 }
 
@@ -90,7 +91,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
         Self { group, request, now, chance: group.chance(rng), services, waived: Waived::default(), lost: Vec::new() }
     }
 
-    /// Finds out which gates are open to all.
+    /// Finds out which gates are open to all deployments.
     fn waive(&mut self) {
         let rules = self.services.rules.get().health();
         let unhealthy = rules.is_some_and(|rules| rules.fail_open) && self.group.is_unhealthy();
@@ -158,7 +159,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
     pub(super) fn refuse(&mut self, model_name: &Arc<str>) -> Option<Error> {
         self.waive();
         let mut reasons = Reasons::default();
-        // Of those that the request does not rule out.
+        // These are about members that the request itself does not rule out.
         let (mut earliest, mut largest_limit, mut may_fit) = (None, None, false);
         for (position, entry) in self.group.members() {
             let refusal = self.check(position, entry).err()?;
