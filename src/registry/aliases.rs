@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::base::error::Error;
 use crate::base::sync::Map;
 
-/// The most aliases that are followed from one to the next. It is more than anybody makes, and an end to a
-/// walk among aliases that change.
+/// The most aliases that are followed from one to the next. No application makes so many. The bound ends a
+/// walk among aliases that change meanwhile.
 const LONGEST_CHAIN: usize = 100_000;
 
 /// Aliases and what they stand for. There is no cycle among them.
@@ -28,7 +28,7 @@ impl Aliases {
         self.0.iter().map(|alias| (Arc::clone(alias.key()), Arc::clone(alias.value()))).collect()
     }
 
-    /// Returns where the aliases lead from a name; None if it is no alias.
+    /// Returns the name that the aliases lead to from a name; None if it is no alias.
     pub(super) fn follow(&self, name: &str) -> Option<Arc<str>> {
         let mut name = self.target(name)?;
         // There is no cycle, but aliases that change on the way could keep the walk from ending.

@@ -8,7 +8,7 @@ use crate::base::fork::Forks;
 use crate::base::sync::Map;
 use crate::group::{Attachment, Entry};
 
-/// The deployments by their ids. Shared, so that a fork finds them.
+/// The deployments by their ids. They are shared, so that a forked child can put them in order.
 #[derive(Debug)]
 pub(super) struct ById<T: Attachment>(Map<Arc<str>, Arc<Entry<T>>>);
 

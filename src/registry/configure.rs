@@ -1,4 +1,4 @@
-//! Other options for a router that is in use.
+//! Changes of the options of a router that is in use.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::group::Attachment;
 use crate::health::Rules;
 use crate::strategy::Strategy;
 
-/// What is changed of a router that is in use; None leaves it as it is.
+/// The options to change of a router that is in use. None leaves an option as it is.
 ///
 /// ```
 /// use turnout::{Changed, Router, Settings, Strategy};
@@ -25,17 +25,16 @@ use crate::strategy::Strategy;
 pub struct Changed {
     /// The rule for every model name that `strategies` does not name.
     pub strategy: Option<Strategy>,
-    /// Rules for single model names, in place of all that there were.
+    /// The rules for single model names. They replace all such rules there were.
     pub strategies: Option<FxHashMap<Arc<str>, Strategy>>,
-    /// When deployments cool down and come back.
+    /// The rules by which deployments cool down and come back.
     pub health: Option<Rules>,
-    /// What is learnt from providers.
+    /// The options for what is learnt from providers.
     pub learning: Option<Learning>,
 }
 
 impl<T: Attachment> Registry<T> {
-    /// Changes options. What was counted stays counted: limits, leases, cooldowns, and the outcomes of the last
-    /// while.
+    /// Changes options. All counts stay: those of limits, leases and cooldowns, and the recent outcomes.
     ///
     /// # Errors
     /// If a number of the rules makes no sense. Nothing is changed then.

@@ -11,7 +11,7 @@ use crate::facts::Deployment;
 use crate::group::Entry;
 use crate::limits::{Ledger, Meter, Metering, Past, Quota, Unit};
 
-/// What counts the quotas that some deployment is under.
+/// The ledgers of the quotas that any deployment is under.
 #[derive(Debug, Default)]
 pub(super) struct Ledgers {
     by_id: FxHashMap<Arc<str>, Weak<Ledger>>,
@@ -20,13 +20,14 @@ pub(super) struct Ledgers {
 }
 
 impl Ledgers {
-    /// Returns the quota that is counted under an id, if a deployment is under it.
+    /// Returns the quota with this id, if a deployment is under it.
     pub(super) fn quota(&self, id: &str) -> Option<Quota> {
         self.by_id.get(id).and_then(Weak::upgrade).map(|ledger| ledger.quota().clone())
     }
 
-    /// Makes what counts for a deployment that takes the place of another one, or of none. What that one used
-    /// of its limits stays used, also where a limit a minute is now written as another limit, or was.
+    /// Makes the metering of a deployment. The deployment takes the place of `old`, or of none. What `old`
+    /// used of its limits stays used. This holds even if a limit a minute is now written as another limit, or
+    /// was written so before.
     pub(super) fn metering<T>(&mut self, deployment: &Deployment, old: Option<&Entry<T>>, clock: &Clock) -> Option<Box<Metering>> {
         let quotas: Vec<_> = deployment.quotas().iter().map(|quota| self.ledger(quota, clock)).collect();
         let held = old.map(|old| (old, old.slot.hold()));
@@ -36,8 +37,8 @@ impl Ledgers {
         (!own.is_empty() || !quotas.is_empty()).then(|| Box::new(Metering::new(own, quotas)))
     }
 
-    /// Returns the ledger of a quota: the one in use, or a new one that keeps its counts if the limits are
-    /// others.
+    /// Returns the ledger of a quota: the one in use, or a new one if the limits have changed. A new one
+    /// keeps the counts.
     fn ledger(&mut self, quota: &Quota, clock: &Clock) -> Arc<Ledger> {
         let before = self.by_id.get(quota.id()).and_then(Weak::upgrade);
         if let Some(same) = before.as_ref().filter(|ledger| ledger.quota() == quota) {
@@ -45,8 +46,7 @@ impl Ledgers {
         }
         self.last_serial += 1;
         let ledger = Arc::new(Ledger::new(quota, self.last_serial, before.as_deref(), clock));
-        // Ledgers that no deployment is under any more go when the map is full: so they never outnumber the
-        // others.
+        // When the map is full, ledgers without a deployment are dropped: so they never outnumber the others.
         if self.by_id.len() == self.by_id.capacity() {
             self.by_id.retain(|_, ledger| ledger.strong_count() > 0);
         }
@@ -55,7 +55,7 @@ impl Ledgers {
     }
 }
 
-/// Checks that two deployments mean the same by a quota. `known` is that of `user`, `quota` that of `id`.
+/// Checks that two deployments mean the same by a quota. `user` gave it as `known`, `id` gave it as `quota`.
 pub(super) fn must_agree(known: &Quota, user: &str, quota: &Quota, id: &str) -> Result<(), Error> {
     if known == quota {
         return Ok(());
@@ -67,9 +67,10 @@ pub(super) fn must_agree(known: &Quota, user: &str, quota: &Quota, id: &str) -> 
     )))
 }
 
-/// Sees to limits a minute that were written as other limits, or are now. Raises what this minute has counted
-/// to what a limit counted whose place a limit a minute takes. Returns what the minute has counted of those
-/// that are no limits a minute any more.
+/// Handles limits a minute that become other limits, or that were other limits before.
+///
+/// - If a limit a minute takes the place of another limit, raises the minute's count to that limit's count.
+/// - Returns the minute's counts of the limits a minute that are gone.
 fn respelt<T>(old: &Entry<T>, held: &Held<'_>, meters: &[Meter], deployment: &Deployment, clock: &Clock) -> Vec<(Unit, u64)> {
     let wall = clock.wall_at(clock.now());
     let counted = old.slot.window.counts(wall);

@@ -1,11 +1,11 @@
-//! Which deployments there are: by id, in groups by model name, and the aliases of model names.
+//! The deployments of a router: by id, in groups by model name, and the aliases of model names.
 //!
 //! Readers see an entry of a map before or after a change and never amid it, and a pick looks at one group.
-//! Changes that touch more than one entry are made one at a time. What must see all entries at once
-//! ([`Registry::all`]) waits for its turn among them.
+//! Changes that touch more than one entry are made one at a time. A reader that must see all entries at one
+//! moment ([`Registry::all`]) waits for its turn among the changes.
 //!
 //! A change hands back to the caller what it takes out ([`Removed`]). The caller drops it when no lock is
-//! held: an attachment may run anything when it is dropped.
+//! held: the drop of an attachment may run any code.
 
 mod aliases;
 mod by_id;
@@ -55,7 +55,7 @@ pub(crate) struct Registry<T: Attachment> {
 /// Which strategy each group follows.
 #[derive(Debug)]
 pub(crate) struct Strategies {
-    /// That of the model names which `single` does not name.
+    /// The strategy of the model names that `single` does not name.
     pub(crate) usual: Strategy,
     pub(crate) single: FxHashMap<Arc<str>, Strategy>,
 }
@@ -80,13 +80,13 @@ impl Changes {
     }
 }
 
-/// The counters of a deployment, which outlive its facts.
+/// The counters of a deployment, and the record of who has them. They outlive its facts.
 struct Inheritance<T> {
     slot: Slot,
     heir: Heir<T>,
 }
 
-/// What is made for one entry alone.
+/// The parts that are made for one entry alone.
 struct Belongings<T> {
     inheritance: Inheritance<T>,
     metering: Option<Box<Metering>>,
@@ -137,8 +137,8 @@ impl<T: Attachment> Registry<T> {
         self.deployments.get(id).map(|entry| Arc::clone(&entry)).ok_or_else(|| self.deployment_not_found(id))
     }
 
-    /// Returns the place that a deployment has in a group, if it is there. Amid a change it may be the place
-    /// of another.
+    /// Returns the place that a deployment has in a group, if it is in the group. Amid a change it may be the
+    /// place of another deployment.
     pub(crate) fn position_in(&self, group: &Group<T>, id: &str) -> Option<Position> {
         let entry = self.deployments.get(id)?;
         Arc::ptr_eq(&entry.home.index, &group.index).then(|| entry.home.place.position())
@@ -258,7 +258,7 @@ impl<T: Attachment> Registry<T> {
         self.strategies().of(model_name)
     }
 
-    /// Takes a deployment out of its group, and the group away if it was the last.
+    /// Takes a deployment out of its group. Removes the group too, if it was the last member.
     fn leave_group(&self, entry: &Entry<T>, removed: &mut Removed<T>) {
         self.groups.remove_if_mut(entry.deployment.model_name(), |_, group| {
             group.take(entry, removed);
@@ -277,8 +277,8 @@ impl<T: Attachment> Registry<T> {
         names
     }
 
-    /// Calls `with` with the group that a model name or alias leads to. It runs under a lock and must not
-    /// come back here.
+    /// Calls `with` with the group that a model name or alias leads to. `with` runs under a lock and must not
+    /// use the registry.
     #[inline]
     pub(crate) fn with_group<R>(
         &self,
@@ -319,7 +319,7 @@ impl<T: Attachment> Registry<T> {
         self.aliases.remove(alias)
     }
 
-    /// Checks that a quota's limits are the same for all that are under it.
+    /// Checks that a quota's limits are the same for all deployments that are under it.
     fn quotas_must_agree(&self, changes: &Changes, deployment: &Deployment) -> Result<(), Error> {
         let differs = |quota: &&Quota| changes.ledgers.quota(quota.id()).is_some_and(|known| known != **quota);
         for quota in deployment.quotas().iter().filter(differs) {

@@ -13,18 +13,18 @@ use crate::group::{Attachment, Entry, Group, Places, Removed};
 use crate::index::{Index, Place};
 use crate::limits::Quota;
 
-/// What a replacement will do. Nothing is changed yet.
+/// The plan of a replacement. Nothing is changed yet.
 struct Plan<T> {
     newcomers: Vec<Newcomer<T>>,
-    /// The ids of all that will be there.
+    /// The ids of all deployments that will be registered.
     ids: FxHashSet<Arc<str>>,
 }
 
-/// A deployment that will be there.
+/// A deployment that will be registered.
 struct Newcomer<T> {
     deployment: Deployment,
     attachment: T,
-    /// The one with the same id, which it replaces.
+    /// The entry with the same id, which this deployment replaces.
     old: Option<Arc<Entry<T>>>,
     inheritance: Inheritance<T>,
     /// Whether it joins a group in which others stay, and so may start slowly.
