@@ -1,13 +1,13 @@
-//! What a strategy sees of a candidate.
+//! The view that a strategy has of a candidate.
 
 use std::sync::Arc;
 
 use crate::limits::Usage;
 
-/// A candidate as strategies see it. A router answers from its live counters, each read only when a strategy
-/// asks for it.
+/// A candidate as strategies see it. A router answers from its live counters. It reads each counter only when
+/// a strategy asks for it.
 ///
-/// [`RoutingContext`] is one, with an example.
+/// [`RoutingContext`] is a candidate too: see its example.
 pub trait Candidate {
     /// Returns the relative share.
     fn weight(&self) -> u32;

@@ -1,25 +1,25 @@
-//! Where draws and turns come from.
+//! The source of draws and turns.
 
 use crate::base::position::Position;
 use crate::base::rng::Rng;
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 
-/// What the summary of all candidates comes to.
+/// The choice that follows from the summary of all candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Choice {
     /// There is no candidate.
     Nobody,
-    /// This one.
+    /// The candidate at this place.
     At(Position),
-    /// The only one that has a share.
+    /// The only candidate that has a share.
     Only,
-    /// One at random, each with the probability of its share of the total.
+    /// A candidate at random. The probability of each is its share of the total.
     Draw { total: u64 },
-    /// The one whose turn it is among `count`.
+    /// The candidate whose turn it is among `count`.
     Turn { count: u64 },
 }
 
-/// Where draws and turns come from.
+/// The source of draws and turns.
 pub(crate) struct Chance<'a> {
     pub(crate) rng: &'a Rng,
     /// The counter of turns.
@@ -28,11 +28,11 @@ pub(crate) struct Chance<'a> {
     pub(crate) peek: bool,
 }
 
-/// What is left to do when the summary of all candidates is known.
+/// The next step when the summary of all candidates is known.
 pub(crate) enum Step {
     /// Nothing: this is the pick.
     Done(Option<Position>),
-    /// To find the candidate in whose share this number falls, counted from the first candidate.
+    /// Find the candidate whose share this number falls into. Shares are counted from the first candidate.
     Find(u64),
 }
 

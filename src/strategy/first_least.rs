@@ -1,4 +1,4 @@
-//! The rules that take the least of some key, ties to the first.
+//! The rules that take the least of some key. Ties go to the first.
 
 use std::marker::PhantomData;
 
@@ -7,12 +7,12 @@ use super::chance::Choice;
 use super::rule::Rule;
 use crate::base::position::Position;
 
-/// What such a rule compares.
+/// The value that such a rule compares.
 pub(crate) trait Key: std::fmt::Debug {
-    /// What is kept of a candidate.
+    /// The data that are kept of a candidate.
     type Leaf: std::fmt::Debug + Copy + PartialEq + Send;
 
-    /// What [`Key::score`] is, in words.
+    /// The name of [`Key::score`], in words.
     const SCORE: &'static str;
 
     /// Looks at a candidate.
@@ -25,7 +25,7 @@ pub(crate) trait Key: std::fmt::Debug {
     fn score(candidate: &impl Candidate) -> f64;
 }
 
-/// The rule that takes the least key, ties to the first.
+/// The rule that takes the least key. Ties go to the first.
 #[derive(Debug)]
 pub(crate) struct Least<K>(PhantomData<K>);
 
@@ -66,13 +66,13 @@ impl<K: Key> Rule for Least<K> {
     }
 }
 
-/// The least key and where it is first, in one number: the high bits are the key, the low bits are the place.
-/// So the least number is the first least, found without a branch.
+/// The least key and the first place that has it, in one number. The high bits are the key, the low bits are
+/// the place. So the least number is the first of the least keys, found without a branch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct FirstLeast(u128);
 
 impl Default for FirstLeast {
-    /// Makes the summary of nobody.
+    /// Makes the summary of no candidate.
     fn default() -> Self {
         Self(u128::MAX)
     }

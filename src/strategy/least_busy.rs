@@ -1,12 +1,13 @@
 //! Least busy.
 //!
-//! **How.** Fewest active requests; ties uniformly at random.
+//! **How.** It picks the candidate with the fewest active requests. Ties are drawn, each with the same
+//! probability.
 //!
-//! **When.** Deployments of about the same size whose latency grows with their load, such as replicas of one
-//! engine.
+//! **When.** For deployments of about the same size whose latency grows with their load, such as replicas of
+//! one engine.
 //!
-//! **When not.** Deployments of unlike size (it ignores weights), or ones that fail fast without a cooldown:
-//! they are never busy.
+//! **When not.** For deployments of unlike size: it ignores weights. For deployments that fail fast without a
+//! cooldown: they are never busy.
 
 use super::candidate::Candidate;
 use super::chance::Choice;
@@ -21,9 +22,9 @@ pub(crate) struct LeastBusy;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Summary {
-    /// The most there can be without candidates.
+    /// The fewest active requests; the largest number if there is no candidate.
     fewest: u32,
-    /// How many have that few; 0 without candidates.
+    /// How many candidates have that few; 0 if there is none.
     ties: u32,
 }
 
@@ -34,7 +35,7 @@ impl Default for Summary {
 }
 
 impl LeastBusy {
-    /// Returns how many of a part are among the fewest of the whole.
+    /// Returns how many candidates of a part are among the fewest of the whole.
     #[inline]
     fn ties(whole: Summary, part: Summary) -> u32 {
         if part.fewest == whole.fewest { part.ties } else { 0 }
@@ -59,7 +60,7 @@ impl Rule for LeastBusy {
 
     #[inline]
     fn join(left: &Summary, right: &Summary) -> Summary {
-        // Which side has fewer cannot be foreseen, so no branch.
+        // There is no branch here: the processor cannot predict which side has fewer.
         let fewest = left.fewest.min(right.fewest);
         let whole = Summary { fewest, ties: 0 };
         Summary { ties: Self::ties(whole, *left).saturating_add(Self::ties(whole, *right)), ..whole }
@@ -71,7 +72,7 @@ impl Rule for LeastBusy {
             return Some(*new);
         }
         let ties = whole.ties.checked_sub(Self::ties(*whole, *old))?.saturating_add(Self::ties(*whole, *new));
-        // With none left, the fewest are others.
+        // If no such candidate is left, other candidates have the fewest.
         (ties > 0).then_some(Summary { fewest: whole.fewest, ties })
     }
 

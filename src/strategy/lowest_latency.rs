@@ -1,12 +1,12 @@
 //! Lowest latency.
 //!
-//! **How.** Lowest average latency. 0 means unknown and counts as the mean of the known ones, rounded down.
-//! Ties to the first.
+//! **How.** It picks the candidate with the lowest average latency. 0 means unknown and counts as the mean of
+//! the known ones, rounded down. Ties go to the first.
 //!
-//! **When.** Deployments that differ much and steadily in speed, under light load.
+//! **When.** For deployments that differ much and steadily in speed, under light load.
 //!
-//! **When not.** Under load: an average is one response old, so everything goes to the best until it is the
-//! worst. Once one latency is known, an unknown deployment behind it only ties and is not tried.
+//! **When not.** Under load: an average is one response old. So all requests go to the best deployment until
+//! it is the worst. Once one latency is known, an unknown deployment behind it only ties and is not tried.
 
 use super::candidate::Candidate;
 use super::chance::Choice;
@@ -23,15 +23,16 @@ pub(crate) struct LowestLatency;
 pub(crate) struct Summary {
     known: FirstLeast,
     first_unknown: Option<Position>,
-    /// How many are known, and the sum of their latencies.
+    /// How many latencies are known.
     count: u32,
+    /// The sum of the known latencies.
     sum: u128,
 }
 
 impl Summary {
     /// Returns what an unknown latency counts as.
     fn mean(&self) -> u64 {
-        // A mean of 64-bit numbers is one.
+        // A mean of 64-bit numbers has 64 bits.
         u64::try_from(self.sum.checked_div(u128::from(self.count)).unwrap_or(0)).unwrap_or(u64::MAX)
     }
 }
@@ -77,8 +78,8 @@ impl Rule for LowestLatency {
             (None, Some(unknown)) => Choice::At(unknown),
             (Some((_, known)), None) => Choice::At(known),
             (Some((latency, known)), Some(unknown)) => {
-                // The mean is never below the least, so an unknown one wins only by an earlier place among
-                // equals.
+                // The mean is never below the least. So an unknown candidate wins only if the mean equals the
+                // least and its place is earlier.
                 Choice::At(if u128::from(summary.mean()) == latency { known.min(unknown) } else { known })
             }
         }

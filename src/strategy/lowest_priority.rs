@@ -1,10 +1,10 @@
 //! Lowest priority.
 //!
-//! **How.** Lowest priority number; ties to the first.
+//! **How.** It picks the candidate with the lowest priority number. Ties go to the first.
 //!
 //! **When.** One deployment is preferred (cheaper, nearer, already paid for) and the others are spares.
 //!
-//! **When not.** To share load: equals of the preferred one stand idle until a gate stops it.
+//! **When not.** To share load: deployments of the same priority stand idle until a gate stops the first.
 
 use super::candidate::Candidate;
 use super::first_least::{Key, Least};

@@ -1,12 +1,12 @@
 //! Lowest usage.
 //!
-//! **How.** Lowest `tpm_current * 100 / tpm_limit` in whole percent; a limit of None or 0 counts as 0; ties
-//! to the first.
+//! **How.** It picks the candidate with the lowest `tpm_current * 100 / tpm_limit` in whole percent. A limit
+//! of None or 0 counts as 0 percent. Ties go to the first.
 //!
-//! **When.** Deployments with token limits that should fill up together.
+//! **When.** For deployments with token limits that should fill up together.
 //!
-//! **When not.** Large limits and few requests: within one percent everything goes to the first. An unlimited
-//! deployment always counts as empty and takes everything.
+//! **When not.** For large limits and few requests: within one percent everything goes to the first. An
+//! unlimited deployment always counts as empty and takes everything.
 
 use super::candidate::Candidate;
 use super::first_least::{Key, Least};

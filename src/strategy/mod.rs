@@ -1,14 +1,14 @@
 //! The rules that pick among candidates.
 //!
-//! A `Rule` sums up candidates: the summary of one, and of two neighbours from theirs. A summary is a few
-//! words that either name the pick or ask for a draw. Because summaries combine, the same rule serves a walk
-//! over the candidates, in registration order, and an index that keeps the summaries of ranges of them. Both
-//! give the same pick.
+//! A `Rule` sums up candidates. It makes the summary of one candidate, and joins the summaries of two
+//! neighbouring ranges. A summary is a few words that either name the pick or ask for a draw. Because
+//! summaries combine, the same rule serves two users: a walk over the candidates in registration order, and
+//! an index that keeps the summaries of ranges. Both give the same pick.
 //!
-//! Who is a candidate is not decided here: the gates decide it (see `gates`), and the index keeps a leaf of
-//! each member that passes them.
+//! The rules do not decide which members are candidates. The gates do (see `gates`), and the index keeps a
+//! leaf of each member that passes them.
 //!
-//! A rule is its own file and one row of the table in `name.rs`.
+//! Each rule has a file of its own and one row of the table in `name.rs`.
 
 mod candidate;
 mod chance;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::base::error::Error;
 
-/// Hands the table of the rules to a macro, behind the tokens in braces if there are any.
+/// Hands the table of the rules to a macro. If tokens in braces are given, they come before the table.
 ///
 /// A row is the variant of [`Strategy`], the type of its [`Rule`](super::Rule), its name, and `LiteLLM`'s
 /// spellings of it.

@@ -1,4 +1,4 @@
-//! A walk over candidates: what a rule picks where no index knows them.
+//! A walk over candidates: the pick of a rule where no index knows the candidates.
 
 use super::candidate::Candidate;
 use super::chance::Chance;
@@ -7,7 +7,7 @@ use crate::base::position::Position;
 use crate::base::rng::Rng;
 use crate::base::sync::atomic::AtomicU64;
 
-/// Candidates in registration order, which can be walked over again, and their summary.
+/// Candidates in registration order, and their summary. They can be walked over again.
 pub(crate) struct Candidates<R: Rule, F> {
     whole: R::Summary,
     again: F,
@@ -41,8 +41,8 @@ where
         self.whole
     }
 
-    /// Walks a second time. If the shares have become smaller meanwhile, the number may fall off the end:
-    /// then the last candidate has it.
+    /// Walks a second time. If the shares have become smaller meanwhile, `left` may be beyond the last share.
+    /// Then the last candidate is picked.
     #[inline]
     fn find(&self, whole: &R::Summary, mut left: u64) -> Option<Position> {
         let mut last = None;

@@ -1,11 +1,13 @@
 //! Rate-limit aware.
 //!
-//! **How.** Largest distance from the limits, which is the smaller of the remaining shares of tokens and of
-//! requests. A limit of None or 0 leaves a share of 1, a count above its limit leaves 0. Ties to the first.
+//! **How.** It picks the candidate with the largest distance from its limits. The distance is the smaller of
+//! the remaining shares of tokens and of requests. A limit of None or 0 leaves a share of 1. A count above
+//! its limit leaves 0. Ties go to the first.
 //!
-//! **When.** Both limits bind and should be used up evenly.
+//! **When.** For deployments whose two limits both matter and should be used up evenly.
 //!
-//! **When not.** With an unlimited deployment in the group: it is always the farthest and takes everything.
+//! **When not.** With an unlimited deployment in the group: it always has the largest distance and takes
+//! everything.
 
 use super::candidate::Candidate;
 use super::first_least::{Key, Least};
@@ -47,8 +49,8 @@ impl Key for Distance {
 
     #[inline]
     fn key(distance: f64) -> u128 {
-        // The bits of numbers that are not negative are in their order; all of them inverted, the largest
-        // distance is the least.
+        // Numbers that are not negative have the same order as their bits. With all bits inverted, the
+        // largest distance is the least key.
         u128::from(!distance.to_bits())
     }
 

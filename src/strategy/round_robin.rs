@@ -1,11 +1,13 @@
 //! Round robin.
 //!
-//! **How.** A counter per model name, modulo the number of candidates: see `chance`. A single candidate does
-//! not advance it. Members that no gate lets through are no candidates and never come here.
+//! **How.** A counter per model name, modulo the number of candidates, tells the pick: see `chance`. A single
+//! candidate does not advance the counter. Members that a gate stops are no candidates and never come here.
 //!
-//! **When.** Equal deployments and equal requests: the most even spread there is, and nothing can attract it.
+//! **When.** For equal deployments and equal requests: it is the most even spread, and no deployment can
+//! attract requests.
 //!
-//! **When not.** While candidates come and go: the modulo then jumps and some get more than their share.
+//! **When not.** While candidates come and go: the result of the modulo then jumps, and some get more than
+//! their share.
 
 use super::candidate::Candidate;
 use super::chance::{Chance, Choice};
@@ -68,7 +70,7 @@ impl Rule for RoundRobin {
     }
 }
 
-/// The turns of round robin, one a model name.
+/// The counters of round robin, one for each model name.
 ///
 /// ```
 /// use turnout::{RoundRobinCounters, RoutingContext, strategy::round_robin};
@@ -81,7 +83,7 @@ impl Rule for RoundRobin {
 pub struct RoundRobinCounters(Map<String, AtomicU64>);
 
 impl RoundRobinCounters {
-    /// Makes counters of which none has had a turn.
+    /// Makes counters without any turns so far.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -1,10 +1,10 @@
 //! Weighted random.
 //!
-//! **How.** Each candidate has the probability weight / total weight; if every weight is 0, all have the
-//! same.
+//! **How.** It draws a candidate. The probability of each is its weight divided by the total weight. If every
+//! weight is 0, all have the same probability.
 //!
-//! **When.** The default: needs no state, spreads evenly, cannot herd. Weights say how much larger one
-//! deployment is than another.
+//! **When.** It is the default: it needs no state, spreads evenly, and never sends all requests to one
+//! deployment. Weights say how much larger one deployment is than another.
 //!
 //! **When not.** It does not notice load or speed: a slow deployment gets its full share and grows a queue.
 
@@ -21,10 +21,10 @@ pub(crate) struct WeightedRandom;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Summary {
-    /// Fits: 2^32 candidates of weight 2^32 - 1 do.
+    /// The sum of the weights. It fits 64 bits: 2^32 candidates of weight 2^32 - 1 do.
     total: u64,
     count: u32,
-    /// The weight of each if all have the same, and 0 if not.
+    /// The weight of each candidate if all have the same, and 0 if not.
     each: u32,
 }
 
