@@ -1,4 +1,4 @@
-//! Who stands where in the line of a model name.
+//! The waiters of a model name, and their places in line.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -11,11 +11,11 @@ use crate::base::error::Unavailable;
 use crate::base::time::Nanos;
 use crate::facts::Request;
 
-/// Where a waiter stands in its line: by priority, and then by arrival.
+/// A waiter's place in its line: by priority, and then by arrival.
 pub(super) type Key = (i32, u64);
 
-/// What requests of one class have in common, in one order. Ids that no deployment has make no difference, and
-/// are left out.
+/// The wishes that all requests of one class share, sorted. Ids that no deployment has make no difference,
+/// and are left out.
 #[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Class {
     tags: Vec<String>,
@@ -35,7 +35,7 @@ impl Class {
     }
 }
 
-/// All that wait for one model name.
+/// All waiters for one model name.
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) classes: FxHashMap<Arc<Class>, Standing>,
@@ -46,33 +46,33 @@ pub(super) struct Line {
     /// Whether a quota stopped one of the heads.
     pub(super) waits_for_quota: bool,
     pub(super) len: usize,
-    /// When trying again may help; [`Nanos::MAX`] if time does not.
+    /// The time at which trying again may help; [`Nanos::MAX`] if time alone does not help.
     pub(super) alarm: Nanos,
     /// The waiter that sleeps for an alarm, and that alarm.
     pub(super) armed: (Key, Nanos),
-    /// When the leader was rung for, if no waiter has tried since.
+    /// When a ring called the leader, if no waiter has tried since.
     pub(super) rung: Option<Nanos>,
 }
 
-/// Those of one class, who stand in a line.
+/// The waiters of one class, in their order.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     pub(super) places: BTreeMap<Key, Place>,
-    /// The places of those that did not look when they had to. Their loops are blocked or have stopped. They
-    /// get their places back when they look.
+    /// The places of waiters that did not look when they had to. Their loops are blocked or have stopped.
+    /// They get their places back when they look.
     pub(super) absent: BTreeMap<Key, Place>,
     /// Why the head failed when it last tried.
     pub(super) refused: Option<Box<Unavailable>>,
 }
 
-/// What others need of a waiter. It may be dropped under the lock: the waiter owns a second reference to all
-/// of it.
+/// The data that others need of a waiter. A place may be dropped under the lock: the waiter owns a second
+/// reference to all of its data.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) request: Arc<Request>,
     pub(super) waker: Waker,
     pub(super) deadline: Nanos,
-    /// When it looks by itself at the latest.
+    /// When the waiter looks by itself at the latest.
     pub(super) due: Nanos,
 }
 
@@ -105,7 +105,7 @@ impl Line {
         self.heads().map(|(key, _, place)| (key, &place.waker)).min_by_key(|&(key, _)| key)
     }
 
-    /// Rings for the leader: it is to serve.
+    /// Rings for the leader, which then serves.
     pub(super) fn ring(&mut self, now: Nanos, bells: &mut Vec<Waker>) {
         if let Some((_, waker)) = self.leader() {
             bells.push(waker.clone());
@@ -122,12 +122,12 @@ impl Line {
         }
     }
 
-    /// Returns the first of a class.
+    /// Returns the first waiter of a class.
     pub(super) fn head_of(&self, class: &Class) -> Option<Key> {
         self.classes.get(class)?.places.first_key_value().map(|(&key, _)| key)
     }
 
-    /// Passes over the leader, unless it is the waiter that looks.
+    /// Passes over the leader, unless the leader is the waiter that looks.
     pub(super) fn pass_over_leader(&mut self, looks: Key) {
         let leader = self.leader().map(|(key, _)| key);
         if let Some(key) = leader.filter(|&key| key != looks) {
@@ -144,7 +144,7 @@ impl Line {
         }
     }
 
-    /// Lets a waiter stand in line.
+    /// Gives a waiter a place in line.
     pub(super) fn insert(&mut self, class: Arc<Class>, key: Key, place: Place) {
         self.class_of.insert(key.1, Arc::clone(&class));
         self.classes.entry(class).or_default().places.insert(key, place);

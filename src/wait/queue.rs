@@ -1,4 +1,4 @@
-//! The lines of a router: how a waiter enters and leaves, and who is rung for.
+//! The lines of a router: how a waiter enters and leaves, and which waiters are rung for.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock, Weak};
@@ -18,7 +18,7 @@ use crate::facts::{Request, Waiting};
 use crate::group::{Attachment, Services};
 use crate::lease::Lease;
 
-/// How long a request waits, and before whom.
+/// How long a request waits, and before which others it is served.
 ///
 /// ```
 /// let at_most_a_second = turnout::Patience { timeout: Some(1_000_000_000), ..Default::default() };
@@ -26,13 +26,14 @@ use crate::lease::Lease;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Patience {
-    /// The longest time; None for as long as it takes.
+    /// The longest time to wait; None for as long as it takes.
     pub timeout: Option<Nanos>,
-    /// Lower ones are served first.
+    /// Lower numbers are served first.
     pub priority: i32,
 }
 
-/// One who waits. Dropping it gives up the place, and the lease if it was served without having looked.
+/// A request that waits. If it is dropped, it gives up its place. It also gives back its lease, if it was
+/// served and has not looked since.
 ///
 /// ```
 /// use std::task::Waker;
@@ -54,7 +55,7 @@ pub struct Waiter<T> {
     pub(super) request: Arc<Request>,
     pub(super) patience: Patience,
     pub(super) waker: Waker,
-    /// Its place and its deadline, once it has come to the line.
+    /// Its place and its deadline, once it has entered the line.
     pub(super) entered: OnceLock<(Key, Nanos)>,
 }
 
@@ -88,10 +89,10 @@ pub(super) struct Lines<T> {
     pub(super) of: FxHashMap<Arc<str>, Line>,
     /// The results of waiters that were served and have not looked yet, by their arrival.
     pub(super) served: FxHashMap<u64, Served<T>>,
-    /// When they were served, the oldest first. Some may have looked since.
+    /// The times at which they were served, the oldest first. Some of these waiters may have looked since.
     pub(super) served_at: VecDeque<(Nanos, u64)>,
     pub(super) next_arrival: u64,
-    /// The process they belong to.
+    /// The process that the lines belong to.
     forks: u64,
 }
 
@@ -115,7 +116,8 @@ impl<T> Lines<T> {
         }
     }
 
-    /// Makes sure, after a waiter looked or left, that a leader knows what is to do, unless nobody is left.
+    /// Is called after a waiter looked or left. If a waiter is left in the line, makes sure that a leader
+    /// knows what to do.
     pub(super) fn hand_on(&mut self, model_name: &str, now: Nanos, bells: &mut Vec<Waker>) {
         let Some(line) = self.of.get_mut(model_name) else { return };
         if line.len == 0 {
@@ -125,12 +127,13 @@ impl<T> Lines<T> {
         }
     }
 
-    /// Takes back the leases that were not collected since before `before`, but for that of the waiter that
-    /// looks. The other waiters stand in line again, and are passed over until they look.
+    /// Takes back the leases that were handed out before `before` and were not collected. The lease of the
+    /// waiter that looks is left out. The other waiters stand in line again, and are passed over until they
+    /// look.
     pub(super) fn take_back(&mut self, before: Nanos, looks: u64, bell: &Doorbell) -> Vec<Lease<T>> {
         let mut leases = Vec::new();
         while let Some(&(at, arrival)) = self.served_at.front() {
-            // A refusal holds up nobody.
+            // A refusal holds no capacity, so it need not be taken back.
             let is_kept = arrival != looks && self.served.get(&arrival).is_some_and(|served| served.outcome.is_ok());
             if is_kept && at >= before {
                 break;
@@ -165,7 +168,7 @@ impl<T> Queue<T> {
         queue
     }
 
-    /// Makes a waiter, which has no place in line before its first poll.
+    /// Makes a waiter. It has no place in line before its first poll.
     pub(crate) fn wait(self: &Arc<Self>, model_name: Arc<str>, request: Request, patience: Patience, waker: Waker) -> Waiter<T> {
         Waiter { queue: Arc::clone(self), model_name, request: Arc::new(request), patience, waker, entered: OnceLock::new() }
     }
@@ -186,7 +189,7 @@ impl<T> Queue<T> {
         if lines.forks == fork::forks() {
             return lines;
         }
-        // In a forked child nobody waits: the waiters are in the parent.
+        // In a forked child no request waits: the waiters are in the parent.
         let of_parent = std::mem::replace(&mut *lines, Lines::new());
         lines.next_arrival = of_parent.next_arrival;
         self.services.bell.clear();
@@ -195,7 +198,7 @@ impl<T> Queue<T> {
         lock()
     }
 
-    /// Gives a waiter its place, unless it has one; returns whether it had none.
+    /// Gives a waiter its place, unless it has one. Returns whether it had none.
     pub(super) fn enter(
         &self,
         lines: &mut Lines<T>,
@@ -206,7 +209,7 @@ impl<T> Queue<T> {
         let line = lines.of.entry(Arc::clone(&waiter.model_name)).or_insert_with(Line::new);
         line.sort(&is_known);
         if let Some(class) = line.class_of.get(&key.1) {
-            // It looks, so that it is not absent any more.
+            // It looks now, so it is not absent any more.
             if let Some(Standing { places, absent, .. }) = line.classes.get_mut(class)
                 && let Some(place) = absent.remove(&key)
             {
@@ -244,7 +247,8 @@ impl<T> Queue<T> {
     fn ring(&self, whom: impl FnOnce(&mut Lines<T>, Nanos, &mut Vec<Waker>)) {
         let mut bells = Vec::new();
         let mut lines = self.lock();
-        // Not without the lock: nothing else orders a step of the clock and a waiter that read it before.
+        // The clock is read under the lock: nothing else orders a step of the clock and a waiter that read it
+        // before.
         whom(&mut lines, self.services.clock.now(), &mut bells);
         drop(lines);
         ring(bells);
@@ -263,8 +267,8 @@ impl<T: Attachment> Wakes for Queue<T> {
 
     #[cold]
     fn wake_with_quotas(&self, model_name: &str) {
-        // Whether a line waits for a quota is found out under the lock that is held here, by a look that began
-        // before this and saw the quota as it was, or by a later one that sees it as it is.
+        // The lock is held here, and a look sets `waits_for_quota` under the same lock. A look that began
+        // before this one has seen the quota as it was, and has set it. A later look sees the quota as it is.
         self.ring(|lines, now, bells| {
             for (name, line) in &mut lines.of {
                 if line.waits_for_quota || **name == *model_name {

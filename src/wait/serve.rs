@@ -1,4 +1,4 @@
-//! A waiter looks: it serves all whose turn it is, and learns what has become of itself.
+//! A look of a waiter: it serves all waiters whose turn it is, and learns its own result.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,23 +16,23 @@ use crate::group::Attachment;
 use crate::lease::Lease;
 use crate::pick::Picker;
 
-/// The longest time between a ring and the look of the waiter that it was for. After it the waiter is passed
+/// The longest time between a ring and the look of the waiter that was called. After it the waiter is passed
 /// over: its loop is blocked or has stopped.
 const ANSWERED_WITHIN: Nanos = SECOND / 10;
 
 /// How long a lease is kept for a waiter that was served and does not look.
 const COLLECTED_WITHIN: Nanos = SECOND;
 
-/// How late a look may be that a waiter was to take by itself.
+/// How late a waiter's own look may be.
 const OVERDUE: Nanos = SECOND;
 
-/// Returns how long a waiter sleeps at most. A ring that was lost, or that nobody answered, is made good for by
-/// the next look of anybody. Where many wait, some of them look all the time.
+/// Returns how long a waiter sleeps at most. The next look of any waiter makes up for a ring that was lost or
+/// not answered. If many requests wait, some of them look all the time.
 fn look_after(waiters: usize) -> Nanos {
     (SECOND / 2).saturating_add((waiters as Nanos).saturating_mul(SECOND / 200)).min(5 * SECOND)
 }
 
-/// What has become of a waiter.
+/// The result of a look of a waiter.
 ///
 /// See the example of [`Waiter`](crate::Waiter).
 #[derive(Debug)]
@@ -45,8 +45,7 @@ pub enum Progress<T> {
 }
 
 impl<T: Attachment> Queue<T> {
-    /// Acquires without waiting, and without overtaking a waiter of the same or a lower priority
-    /// number.
+    /// Acquires without waiting, and without overtaking a waiter of the same or a lower priority number.
     #[cold]
     pub(crate) fn acquire(
         self: &Arc<Self>,
@@ -66,11 +65,11 @@ impl<T: Attachment> Queue<T> {
         picker.acquire(model_name, request)
     }
 
-    /// Looks whether a waiter of this router has its lease, trying for all who wait for its model name if
+    /// Looks whether a waiter of this router has its lease. It tries for all waiters for its model name, if
     /// something may have changed.
     ///
     /// # Errors
-    /// If waiting is over without a lease: for what it would not mend, for the timeout, or since too many
+    /// If waiting is over without a lease: waiting would not help, the timeout has come, or too many requests
     /// wait. After the end, poll no more.
     pub(crate) fn poll(&self, picker: &Picker<T>, waiter: &Waiter<T>) -> Result<Progress<T>, Error> {
         let mut bells = Vec::new();
@@ -89,10 +88,10 @@ impl<T: Attachment> Queue<T> {
         }
         lines.hand_on(&waiter.model_name, now, &mut bells);
         drop(lines);
-        // It has looked.
+        // This waiter has looked already.
         bells.retain(|bell| !bell.will_wake(&waiter.waker));
         ring(bells);
-        // Each rings for the next.
+        // Each release rings for the next waiter.
         for lease in given_up {
             lease.release(true);
         }
@@ -123,7 +122,7 @@ impl<T: Attachment> Queue<T> {
         let oldest_served = lines.served_at.front().map(|&(at, _)| at);
         let Some(line) = lines.of.get_mut(model_name) else { return Ok(Progress::Waits(None)) };
         if is_new || deadline <= now {
-            // The head of its class has tried in its place, but for a request of another size.
+            // The head of its class has tried in its place, but with a request of another size.
             let class = line.class_of.get(&key.1);
             let of_head = class.and_then(|class| line.classes.get(class)?.refused.clone());
             match picker.refusal(model_name, request).or_else(|| of_head.map(Error::NoAvailableDeployment)) {
@@ -160,8 +159,8 @@ impl<T: Attachment> Queue<T> {
         Ok(Progress::Waits(Some(until.saturating_sub(now))))
     }
 
-    /// Tries for the heads of all classes until each has failed. If nothing has changed since the others
-    /// failed, it tries for the waiter alone, if that is the head of its class.
+    /// Tries for the heads of all classes until each has failed. If nothing has changed since they failed, it
+    /// tries only for the waiter itself, if that is the head of its class.
     fn serve(
         &self,
         picker: &Picker<T>,
@@ -208,7 +207,7 @@ impl<T: Attachment> Queue<T> {
                         lines.served_at.push_back((now, key.1));
                     }
                     if picker.panics(&waiter.model_name) {
-                        // Perhaps since this one was served, and others failed before.
+                        // The panic may have begun with this lease. Heads that failed before may now succeed.
                         heads = line.all_heads();
                     } else {
                         heads.extend(line.head_of(&class).map(|next| Reverse((next, class))));
