@@ -1,4 +1,5 @@
-//! From Python's values to the core's, with errors that name the argument, the value and what is allowed.
+//! Conversions from Python's values to the core's. Their errors name the argument, the value and what is
+//! allowed.
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -11,8 +12,7 @@ use crate::facts::{Request, Wishes};
 use crate::health::{FailureKind, Scope};
 use crate::strategy::Strategy;
 
-/// Whether an error is about the value, and not one that the value's own code let through, such as an
-/// interrupt.
+/// Whether an error is about the value. Other errors come from the value's own code, such as an interrupt.
 fn is_about_value(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyTypeError>(py)
         || error.is_instance_of::<PyValueError>(py)
@@ -62,7 +62,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Tokens {
     }
 }
 
-/// What a refusal is about.
+/// Reads what a refusal is about.
 pub(crate) fn scope(value: &Bound<'_, PyAny>) -> PyResult<Scope> {
     Ok(text("scope", value)?.parse::<Scope>()?)
 }
@@ -131,11 +131,12 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Kind {
     }
 }
 
-/// How a number of tokens is made up of a prompt's and an answer's, and the number itself if that is not
+/// A number of tokens, and how many of them are the prompt's and the answer's. Each is None if it is not
 /// given.
 pub(crate) type Split = (Option<u64>, Option<(u64, u64)>);
 
-/// Reads `input_tokens` and `output_tokens`. What is not given of three follows from the other two.
+/// Reads `input_tokens` and `output_tokens`. If one of the three numbers is not given, it follows from the
+/// other two.
 #[inline(never)]
 pub(crate) fn split(tokens: Option<u64>, input: Option<&Bound<'_, PyAny>>, output: Option<&Bound<'_, PyAny>>) -> PyResult<Split> {
     let input = optional(input, |input| whole("input_tokens", 0, u64::MAX, input))?;
@@ -160,7 +161,7 @@ fn lone_part(given: &str, missing: &str) -> PyErr {
     Error::Configuration(format!("{given} must come with {missing} or with tokens: a part does not tell the sum")).into()
 }
 
-/// What a pick is for.
+/// Makes the request that a pick is made for.
 #[inline]
 #[allow(clippy::too_many_arguments)] // Python's keywords
 pub(crate) fn request(
@@ -192,7 +193,7 @@ fn wishes(
         Some(other) => return Err(Error::Configuration(format!("tags_match must be \"all\" or \"any\", not {other:?}")).into()),
     };
     let mut tags: Vec<String> = tags.map(|tags| texts("tags", tags)).transpose()?.unwrap_or_default();
-    // In one order, since sets have none: so an index knows them again.
+    // The tags are sorted, since sets have no order. So an index knows them again.
     tags.sort_unstable();
     tags.dedup();
     Ok(Box::new(Wishes { tags, any_tag, exclude: exclude.map(|ids| texts("exclude", ids)).transpose()?.unwrap_or_default() }))

@@ -1,4 +1,4 @@
-//! What hangs on each deployment.
+//! The attachment of each deployment.
 
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -7,11 +7,11 @@ use super::deployment::PyDeployment;
 use crate::facts::Deployment;
 use crate::group::Attachment;
 
-/// What hangs on each deployment.
+/// The attachment of each deployment.
 pub(crate) struct Attached {
     /// The object that Python gave and gets back.
     pub(crate) deployment: Py<PyDeployment>,
-    /// Whether it leads to other objects, and so perhaps back to itself.
+    /// Whether the object leads to other objects, and so perhaps back to itself.
     pub(crate) has_metadata: bool,
 }
 

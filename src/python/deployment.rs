@@ -21,7 +21,7 @@ pub(crate) struct PyDeployment {
     pub(crate) id: Py<PyString>,
     /// A read-only view of a copy of our own; None if there is nothing in it.
     metadata: Option<Py<PyMappingProxy>>,
-    /// As they were given; None if there are none.
+    /// The objects as they were given; None if there are none.
     limits: Option<Py<PyTuple>>,
     quotas: Option<Py<PyTuple>>,
     health: Option<Py<PyAny>>,
@@ -84,7 +84,7 @@ impl PyDeployment {
         }
         facts = facts.with_domain(domain.filter(|domain| !domain.is_none()).map(|domain| text("domain", domain)).transpose()?)?;
         facts = facts.with_health(optional(health, options::rules)?)?;
-        // An exact str, so that nothing of a subclass outlives this call.
+        // An exact str, so that no instance of a subclass outlives this call.
         let id = PyString::new(py, id).unbind();
         Ok(Self {
             facts,
@@ -171,7 +171,7 @@ impl PyDeployment {
         }
     }
 
-    /// What one outage takes away together with it; None for no such thing.
+    /// Its failure domain: one outage takes away all deployments of it; None if it has none.
     #[getter]
     fn domain(&self) -> Option<&str> {
         self.facts.domain()

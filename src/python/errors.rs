@@ -1,4 +1,4 @@
-//! From the core's errors to the exceptions of `turnout.exceptions`.
+//! Conversions from the core's errors to the exceptions of `turnout.exceptions`.
 
 use pyo3::PyTypeInfo;
 use pyo3::call::PyCallArgs;
@@ -65,7 +65,7 @@ impl From<Error> for PyErr {
     }
 }
 
-/// Makes an exception whose constructor is Python code: at once, and so behind the door.
+/// Makes an exception whose constructor is Python code. It is made at once, and so behind the door.
 fn raised<C: PyTypeInfo, A: for<'py> PyCallArgs<'py>>(args: impl FnOnce(Python<'_>) -> PyResult<A>) -> PyErr {
     Python::attach(|py| door::inside(|| py.get_type::<C>().call1(args(py)?)).map_or_else(|error| error, PyErr::from_value))
 }
@@ -80,8 +80,8 @@ fn not_available<C: PyTypeInfo>(message: String, unavailable: &Unavailable) -> P
     })
 }
 
-/// Runs Python code that has nothing to do with an exception that may be under way, such as a callback in a
-/// destructor: that exception is still under way afterwards. Does nothing once the interpreter ends.
+/// Runs Python code, such as a callback in a destructor, while another exception may be under way. The other
+/// exception is still under way afterwards. Does nothing once the interpreter ends.
 pub(crate) fn undisturbed(run: impl FnOnce(Python<'_>)) {
     Python::try_attach(|py| {
         let Some(_inside) = door::enter() else { return };

@@ -17,7 +17,8 @@ use crate::router::Router;
 struct Callback(Py<PyAny>);
 
 impl Callback {
-    /// Calls it. What it raises is reported as unraisable: the call that caused the event has no part in it.
+    /// Calls it. An exception that it raises is reported as unraisable: the call that caused the event has no
+    /// part in it.
     fn call(&self, event: &Event) {
         undisturbed(|py| {
             let called = records::event(py, event).and_then(|event| self.0.call1(py, (event,)));
@@ -28,8 +29,8 @@ impl Callback {
     }
 }
 
-/// The subscriptions of a router, which end with it. The core has the callbacks too; here they are for the
-/// garbage collector to see.
+/// The subscriptions of a router. They end with the router. The core keeps the callbacks too; they are kept
+/// here for the garbage collector to see.
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions(Mutex<Vec<Arc<Kept>>>);
 
@@ -40,7 +41,7 @@ struct Kept {
 }
 
 impl Subscriptions {
-    /// Lets a callable be told, and returns what ends that.
+    /// Lets a callable be told of events. Returns the function that ends that.
     pub(crate) fn subscribe<'py>(
         self: &Arc<Self>,
         router: &Router<impl Attachment>,
@@ -61,7 +62,7 @@ impl Subscriptions {
         })
     }
 
-    /// Ends all of them.
+    /// Ends all subscriptions.
     pub(crate) fn end(&self) {
         let all = std::mem::take(&mut *self.lock());
         for kept in &all {
@@ -74,7 +75,7 @@ impl Subscriptions {
         all.iter().try_for_each(|kept| visit.call(&kept.callback.0))
     }
 
-    /// Nothing may be dropped while this is held that runs anything when it is dropped.
+    /// Locks the list. While the lock is held, nothing may be dropped that runs code when it is dropped.
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Kept>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

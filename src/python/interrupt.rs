@@ -1,8 +1,8 @@
-//! Exceptions of signals' handlers that come up while the core calls Python on somebody else's behalf: while it
+//! Exceptions of signals' handlers that come up while the core calls Python for another purpose: while it
 //! rings for a waiter, tells an event or reads an exception.
 //!
-//! Nothing there may be left half done. So the exception is kept, and the method of the package that was
-//! interrupted raises it in the end.
+//! None of this may be left half done. So the exception is kept, and the interrupted method of the package
+//! raises it at its end.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,11 +15,11 @@ thread_local! {
     static KEPT: RefCell<Option<PyErr>> = const { RefCell::new(None) };
 }
 
-/// How many threads keep one. A method that was not interrupted reads this and nothing more.
+/// How many threads keep an exception. A method that was not interrupted reads this and nothing more.
 static KEEPING: AtomicUsize = AtomicUsize::new(0);
 
-/// Keeps an exception if a signal's handler has raised it. Returns it otherwise, or
-/// if one is kept already.
+/// Keeps an exception if a signal's handler has raised it. Otherwise returns it. Also returns it if another
+/// exception is kept already.
 pub(crate) fn keep(py: Python<'_>, error: PyErr) -> Result<(), PyErr> {
     let facts = (error.value(py), error.traceback(py));
     let interrupts = modules::IS_INTERRUPTION.call1(py, facts).and_then(|answer| answer.is_truthy());

@@ -21,8 +21,8 @@ use crate::limits::Observed;
 #[pyclass(name = "Lease", module = "turnout", frozen)]
 pub(crate) struct PyLease {
     lease: Lease<Attached>,
-    /// A reference of its own, so that the garbage collector sees who holds what: the one in the attachment
-    /// is the router's. A deployment without metadata is in no cycle and needs none.
+    /// A reference of its own, so that the garbage collector sees which object holds which. The reference in
+    /// the attachment is the router's. A deployment without metadata is in no cycle and needs none.
     own: Option<Py<PyDeployment>>,
 }
 
@@ -32,7 +32,7 @@ impl PyLease {
         Self { own: attached.has_metadata.then(|| attached.deployment.clone_ref(py)), lease }
     }
 
-    /// Ends a lease that nobody will see.
+    /// Ends a lease that no code will see.
     #[cold]
     pub(crate) fn give_back(&self) {
         self.lease.release(true);
@@ -40,13 +40,13 @@ impl PyLease {
 }
 
 impl PyLease {
-    /// Ends the lease as an exception says that leaves its block.
+    /// Ends the lease by an exception that leaves its block.
     #[cold]
     #[inline(never)]
     fn fail(&self, exc: &Bound<'_, PyAny>) {
         if exc.is_instance_of::<PyGeneratorExit>() {
-            // Not left to Python: a generator may be closed by an interpreter that shuts down and runs no
-            // more of it.
+            // This is not left to Python: an interpreter that shuts down may close a generator and runs no
+            // more of its code.
             self.lease.release(false);
             return;
         }
@@ -54,7 +54,7 @@ impl PyLease {
             return;
         }
         let learns = self.lease.learns_from_headers();
-        // Interrupted, it is read once more: its lease is to learn of it all the same.
+        // If the reading is interrupted, the exception is read once more: its lease must still learn of it.
         let reading = read(exc, learns).or_else(|error| interrupt::keep(exc.py(), error).and_then(|()| read(exc, learns)));
         match reading {
             Ok((Some(kind), said, retry_after, scope)) => self.lease.failure(kind, retry_after, &said, scope),
@@ -182,7 +182,7 @@ impl PyLease {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.own)?;
-        // And the router's, if the router has let go of it.
+        // Also visits the router's reference, if the router has dropped it.
         self.lease.own_attachment().map_or(Ok(()), |attached| visit.call(&attached.deployment))
     }
 
@@ -209,10 +209,12 @@ impl Drop for PyLease {
     }
 }
 
-/// The kind of a failure, what the headers say of limits, the provider's wait, and what that is about.
+/// The kind of a failure, the limits that the headers tell, the provider's wait, and the scope of the
+/// refusal.
 type Reading = (Option<FailureKind>, Vec<Observed>, Option<Nanos>, Option<Scope>);
 
-/// Reads all that an exception says, in one call, with the limits or without. No kind is no outcome.
+/// Reads all that an exception says, in one call. `limits` tells whether the limits are wanted. Without a
+/// kind there is no outcome.
 fn read(exc: &Bound<'_, PyAny>, limits: bool) -> PyResult<Reading> {
     let reading = modules::READ_EXCEPTION.call1(exc.py(), (exc,))?;
     if reading.is_none() {

@@ -1,4 +1,5 @@
-//! From the dataclasses of `turnout.limits` to the core's limits, and what a provider said about its own.
+//! Conversions from the dataclasses of `turnout.limits` to the core's limits, and of what a provider said
+//! about its own.
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -9,7 +10,7 @@ use super::modules::{self, Member};
 use crate::base::time::{Nanos, seconds};
 use crate::limits::{Limit, LimitKind, Observed, Quota, Start, Unit, Zone};
 
-/// A tuple of some class's instances, from any iterable of them; None if there is none.
+/// Makes a tuple of a class's instances, from any iterable of them; None if there is none.
 fn tuple_of<'py>(name: &str, class: &Member, value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let py = value.py();
     let (expected, class) = (class.get(py)?, class.name());
@@ -90,7 +91,7 @@ pub(crate) fn limit_to<'py>(py: Python<'py>, limit: &Limit) -> PyResult<Bound<'p
     modules::LIMIT.call_with(py, &keywords)
 }
 
-/// What headers say: each limit, and how long the provider wants not to be asked.
+/// What headers say: each limit, and how long the provider wants no requests.
 pub(crate) type Said = (Vec<Observed>, Option<Nanos>);
 
 /// Reads the headers of a response, or of an exception that has one.

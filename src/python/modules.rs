@@ -1,9 +1,9 @@
-//! What the native half uses of the Python half and of the standard library.
+//! The objects of the Python half and of the standard library that the native half uses.
 //!
-//! It is found when the package is imported, or when the first router is made: the options and the records are
-//! dataclasses, which take longer to load than all else. Later it may be too late to import. Native code imports
-//! by the `__import__` of the frame that called it, and a frame of a sandbox has none; nor does an interpreter
-//! that ends.
+//! They are found when the package is imported, or when the first router is made: options and records are
+//! dataclasses, which take longer to load than all else. Later it may be too late to import. Native code
+//! imports by the `__import__` of the frame that called it. A frame of a sandbox has none, and neither has an
+//! interpreter that ends.
 
 use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
@@ -32,7 +32,7 @@ macro_rules! members {
 }
 
 members! {
-    /// What is found when the package is imported.
+    /// The objects that are found when the package is imported.
     FIRST:
     EVENT_KIND = "turnout.enums" "EventKind",
     STATUS = "turnout.enums" "Status",
@@ -43,7 +43,7 @@ members! {
 }
 
 members! {
-    /// What is found when the first router is made.
+    /// The objects that are found when the first router is made.
     WITH_ROUTER:
     LIMIT = "turnout.limits" "Limit",
     QUOTA = "turnout.limits" "Quota",
@@ -73,7 +73,7 @@ impl Member {
         self.name
     }
 
-    /// Returns it.
+    /// Returns the object. Finds it first, if it was not found yet.
     pub(crate) fn get<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyAny>> {
         let found = self.object.get_or_try_init(py, || {
             let module = IMPORT_MODULE.object.get(py).map_or_else(
@@ -87,12 +87,12 @@ impl Member {
 }
 
 impl Member {
-    /// Calls it. See `door`.
+    /// Calls the object. See `door`.
     pub(crate) fn call1<'py>(&self, py: Python<'py>, args: impl PyCallArgs<'py>) -> PyResult<Bound<'py, PyAny>> {
         door::inside(|| self.get(py)?.call1(args))
     }
 
-    /// Calls it with keywords.
+    /// Calls the object with keywords.
     pub(crate) fn call_with<'py>(&self, py: Python<'py>, keywords: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyAny>> {
         door::inside(|| self.get(py)?.call((), Some(keywords)))
     }

@@ -1,4 +1,4 @@
-//! From the option objects of `turnout.options` to the core's rules.
+//! Conversions from the option objects of `turnout.options` to the core's rules.
 
 use pyo3::prelude::*;
 
@@ -8,7 +8,7 @@ use super::modules::{self, Member};
 use crate::facts::{Learning, Waiting};
 use crate::health::{HealthRules, MinuteRules, Rules};
 
-/// Whether a value is of a class of `turnout.options`, by its type: what it says of itself may be anything.
+/// Whether a value is of a class of `turnout.options`, by its type. The value's own `__class__` may lie.
 fn is_of(class: &Member, value: &Bound<'_, PyAny>) -> PyResult<bool> {
     value.get_type().is_subclass(class.get(value.py())?)
 }
@@ -18,7 +18,7 @@ fn must_be(name: &str, class: &Member, allowed: &str, value: &Bound<'_, PyAny>) 
     if is_of(class, value)? { Ok(()) } else { Err(wrong_type(name, allowed, value)) }
 }
 
-/// What a `turnout.Learning` says.
+/// Reads a `turnout.Learning`.
 pub(crate) fn learning(value: &Bound<'_, PyAny>) -> PyResult<Learning> {
     must_be("learning", &modules::LEARNING, "a Learning or None", value)?;
     Ok(Learning {
@@ -28,13 +28,13 @@ pub(crate) fn learning(value: &Bound<'_, PyAny>) -> PyResult<Learning> {
     })
 }
 
-/// What a `turnout.Waiting` says.
+/// Reads a `turnout.Waiting`.
 pub(crate) fn waiting(value: &Bound<'_, PyAny>) -> PyResult<Waiting> {
     must_be("waiting", &modules::WAITING, "a Waiting or None", value)?;
     Ok(Waiting { max_waiters: value.getattr("max_waiters")?.extract()? })
 }
 
-/// The rules of a `turnout.Health` or a `turnout.MinuteRules`, which have checked them.
+/// Reads a `turnout.Health` or a `turnout.MinuteRules`. These have checked their numbers.
 pub(crate) fn rules(value: &Bound<'_, PyAny>) -> PyResult<Rules> {
     if is_of(&modules::MINUTE_RULES, value)? { minute_rules(value).map(Rules::Minute) } else { health(value).map(Rules::Health) }
 }

@@ -18,8 +18,8 @@ use crate::wait::Patience;
 /// The most picks in one call of `select_many`: a bound on the memory that a wrong number can ask for.
 const MOST_PICKS: usize = 10_000_000;
 
-/// Hands the keywords of a request to a macro, behind the tokens in braces: each keyword with its type and
-/// with the default that Python shows. Left out, all of them are None.
+/// Hands the keywords of a request to a macro, behind the tokens in braces. Each keyword comes with its type
+/// and with the default that Python shows. A keyword that is left out is None.
 macro_rules! with_keywords {
     ($make:ident $with:tt) => {
         $make! { $with
@@ -33,7 +33,7 @@ macro_rules! with_keywords {
     };
 }
 
-/// Makes a method of one head and the keywords of a request, and further keywords if there are any.
+/// Makes a method from one head, the keywords of a request, and further keywords if there are any.
 macro_rules! pick_method {
     ({
         $doc:literal
@@ -120,7 +120,7 @@ with_keywords!(pick_method {
     }
 });
 
-/// Waits if that is wanted and may mend the error.
+/// Waits, if the caller wants to wait and waiting may help.
 #[cold]
 fn wait_after<'py>(
     error: Error,

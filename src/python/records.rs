@@ -1,4 +1,4 @@
-//! From the core's records to the dataclasses of `turnout.records`.
+//! Conversions from the core's records to the dataclasses of `turnout.records`.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -95,7 +95,7 @@ pub(crate) fn deployment_stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<
     modules::DEPLOYMENT_STATS.call_with(py, &keywords)
 }
 
-/// One list a field.
+/// Makes one list for each field.
 pub(crate) fn columns<'py>(py: Python<'py>, snapshot: &[Stats]) -> PyResult<Bound<'py, PyDict>> {
     let columns = PyDict::new(py);
     let names = modules::DEPLOYMENT_STATS.get(py)?.getattr("__dataclass_fields__")?;

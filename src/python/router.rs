@@ -172,8 +172,8 @@ impl PyRouter {
         Ok(aliases)
     }
 
-    /// Let a name stand for another one, which may be an alias itself and need not exist yet. Replaces an
-    /// alias of that name.
+    /// Let a name stand for another name. The other name may be an alias itself and need not exist yet. An
+    /// old alias of the same name is replaced.
     #[pyo3(signature = (alias, target, /))]
     fn add_alias(&self, alias: &Bound<'_, PyAny>, target: &Bound<'_, PyAny>) -> PyResult<()> {
         Ok(self.router.add_alias(text("alias", alias)?, text("target", target)?)?)
@@ -239,7 +239,7 @@ impl PyRouter {
         interrupt::after(self.router.observe(text("deployment_id", deployment_id)?, &said, retry_after))
     }
 
-    /// Take a deployment out for a while. A cooldown that lasts longer already is not shortened.
+    /// Take a deployment out for a while. A cooldown that already lasts longer is not shortened.
     #[pyo3(signature = (deployment_id, seconds, /))]
     fn cool_down(&self, deployment_id: &Bound<'_, PyAny>, seconds: &Bound<'_, PyAny>) -> PyResult<()> {
         interrupt::after(self.router.cool_down(text("deployment_id", deployment_id)?, length("seconds", seconds)?))
@@ -277,7 +277,7 @@ impl PyRouter {
     }
 
     /// Return every deployment's state as columns: the fields of :class:`turnout.DeploymentStats`, one value
-    /// a deployment.
+    /// for each deployment.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         records::columns(py, &self.router.snapshot())
     }
@@ -287,13 +287,13 @@ impl PyRouter {
         records::router_metrics(py, &self.router.metrics())
     }
 
-    /// The rule for every model name that has none of its own.
+    /// The strategy of every model name that has none of its own.
     #[getter]
     fn strategy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         records::strategy(py, self.router.strategy())
     }
 
-    /// The rules of single model names.
+    /// The strategies of single model names.
     #[getter]
     fn strategies<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let strategies = PyDict::new(py);

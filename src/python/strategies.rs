@@ -139,8 +139,7 @@ impl PyRoutingContext {
     }
 }
 
-/// The turns that :func:`turnout.strategies.round_robin` keeps, one a model name. Safe to share between
-/// threads.
+/// The counters of :func:`turnout.strategies.round_robin`, one for each model name. Threads may share them.
 #[pyclass(name = "RoundRobinCounters", module = "turnout.strategies", frozen)]
 pub(crate) struct PyRoundRobinCounters(RoundRobinCounters);
 
@@ -215,7 +214,7 @@ pub(crate) fn rate_limit_aware(contexts: &Bound<'_, PyAny>) -> PyResult<Option<S
 }
 
 /// Pick the candidates in turn: the model name's counter modulo their number. A single candidate does not
-/// advance it.
+/// advance the counter.
 #[pyfunction]
 #[pyo3(signature = (model_name, contexts, counters, /))]
 pub(crate) fn round_robin(

@@ -1,4 +1,4 @@
-//! How a thread waits for a lease, and the class `_Waiter`, which the loops of `turnout.waiting` poll.
+//! The wait of a thread for a lease, and the class `_Waiter`, which the loops of `turnout.waiting` poll.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -43,10 +43,10 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Timeout {
 /// How often a main thread that waits lets the handlers of signals run.
 const SIGNALS_EVERY: Duration = Duration::from_millis(20);
 
-/// The longest sleep of one who waits: a ring that was lost is made good by a look.
+/// The longest sleep of a waiter. The look after it makes up for a ring that was lost.
 const LONGEST_SLEEP: Nanos = 5 * SECOND;
 
-/// Where a thread sleeps until it is rung for. Nothing of Python is called to wake it.
+/// A thread sleeps here until it is rung for. No Python code is called to wake it.
 #[derive(Debug, Default)]
 struct Bed {
     has_rung: Mutex<bool>,
@@ -54,7 +54,7 @@ struct Bed {
 }
 
 impl Bed {
-    /// Sleeps until it is rung for, but no longer than this. Returns whether it was rung for.
+    /// Sleeps until it is rung for, but at most for this long. Returns whether it was rung for.
     fn sleep(&self, at_most: Duration) -> bool {
         let has_rung = self.has_rung.lock().unwrap_or_else(PoisonError::into_inner);
         let sleep = self.rung.wait_timeout_while(has_rung, at_most, |has_rung| !*has_rung);
@@ -69,8 +69,8 @@ impl Wake for Bed {
     }
 }
 
-/// Waits in this thread. It sleeps in Rust, without the GIL: no frame of Python lies above the core, so that the
-/// end of the interpreter unwinds none.
+/// Waits in this thread. The thread sleeps in Rust, without the GIL. Then no frame of Python lies above the
+/// core, so the end of the interpreter unwinds none.
 pub(crate) fn wait(
     py: Python<'_>,
     router: &PyRouter,
@@ -99,8 +99,8 @@ fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
     modules::MAIN_THREAD.call1(py, ())?.getattr("ident")?.eq(modules::GET_IDENT.call1(py, ())?)
 }
 
-/// Calls what a loop gave, once for each poll. Shared with the core, which the garbage collector does not
-/// see; so it holds what the waiter owns.
+/// Calls the callback that a loop gave, once for each poll. The core shares this, and the garbage collector
+/// does not see the core. So the callback lies here, where the waiter can visit it.
 #[derive(Debug, Default)]
 struct Bell {
     callback: Mutex<Option<Py<PyAny>>>,
@@ -108,10 +108,10 @@ struct Bell {
 }
 
 impl Bell {
-    /// What it called so far is handed back, to be dropped under no lock.
+    /// Sets the callback. Returns the old one, to be dropped when no lock is held.
     fn set(&self, callback: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
         let old = std::mem::replace(&mut *self.callback.lock().unwrap_or_else(PoisonError::into_inner), callback);
-        // After the callback: one that is still rung for belongs to the past.
+        // This comes after the callback is set: a ring that is still under way was for the old one.
         self.has_rung.store(false, Ordering::Release);
         old
     }
@@ -122,9 +122,9 @@ impl Bell {
         callback.map_or(Ok(()), |callback| callback.call0(py).map(drop))
     }
 
-    /// Rings from a thread of its own: with a stack of its own, and where no signal's handler runs.
+    /// Rings from a new thread, which has a stack of its own and in which no signal's handler runs.
     fn ring_elsewhere(self: Arc<Self>) {
-        // Without a thread, the waiter's next look makes good for the ring.
+        // If no thread can be started, the waiter's next look makes up for the ring.
         let _ = thread::Builder::new().spawn(move || {
             undisturbed(|py| {
                 if let Err(error) = self.ring(py) {
@@ -158,7 +158,7 @@ impl Wake for Bell {
 pub(crate) struct PyWaiter {
     router: Py<PyRouter>,
     bell: Arc<Bell>,
-    /// Gone once it was cancelled.
+    /// None once it was cancelled.
     waiter: Mutex<Option<Arc<Waiter<Attached>>>>,
 }
 
