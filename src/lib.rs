@@ -1,8 +1,8 @@
 //! The routing core of `turnout`: it picks one deployment of a model for every request.
 //!
-//! A [`Router`] holds [`Deployment`]s in groups, one a model name. [`Router::select`] picks one;
-//! [`Router::acquire`] picks one and reserves a request in flight, one request and the estimated tokens of
-//! this minute, in all three or in none, and returns a [`Lease`] that ends exactly once. [`Router::explain`]
+//! A [`Router`] holds [`Deployment`]s in groups, one for each model name. [`Router::select`] picks one.
+//! [`Router::acquire`] picks one and reserves three things, all or none: a place in flight, one request and
+//! the estimated tokens of this minute. It returns a [`Lease`] that ends exactly once. [`Router::explain`]
 //! runs the same code and tells what it saw.
 //!
 //! ```
@@ -17,7 +17,7 @@
 //! # Ok::<(), turnout::Error>(())
 //! ```
 //!
-//! The crate has no Python in it unless the feature `python` is on, which adds the extension module
+//! The crate has no Python in it unless the feature `python` is on. That feature adds the extension module
 //! `turnout._core`.
 
 mod base;

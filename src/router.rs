@@ -1,4 +1,4 @@
-//! The one public door.
+//! The router: the one public door.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -24,7 +24,7 @@ use crate::settings::Settings;
 use crate::strategy::{RoutingContext, Strategy};
 use crate::wait::{Patience, Progress, Queue, Waiter};
 
-/// Tells the draws of cooldowns from those of picks.
+/// A seed is changed by this, so that cooldowns draw other numbers than picks.
 const JITTER: u64 = 0x6a69_7474_6572;
 
 /// Picks one deployment of a model for every request. `T` is what the application attaches to each
@@ -69,11 +69,12 @@ impl<T: Attachment> Router<T> {
 
     // --- registry ---
 
-    /// Adds a deployment at the end of its group. One with a known id replaces that one's facts and
-    /// keeps its state and its place; with another model name it moves.
+    /// Adds a deployment at the end of its group. If a deployment has the same id, the new one replaces its
+    /// facts and keeps its state and its place. If the model name is another, the deployment moves to that
+    /// group.
     ///
     /// # Errors
-    /// If its model name is an alias.
+    /// If its model name is an alias, or if a quota has other limits than in another deployment.
     pub fn add(&self, deployment: Deployment, attachment: T) -> Result<Removed<T>, Error> {
         let removed = self.registry().add(deployment, attachment);
         self.finish_change();
@@ -90,17 +91,18 @@ impl<T: Attachment> Router<T> {
         removed
     }
 
-    /// Replaces all deployments; ids that stay keep their state.
+    /// Replaces all deployments. Ids that stay keep their state.
     ///
     /// # Errors
-    /// If an id is given twice or a model name is an alias; nothing is changed then.
+    /// If an id is given twice, a model name is an alias, or a quota has several meanings. Nothing is changed
+    /// then.
     pub fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
         let removed = self.registry().replace_all(deployments);
         self.finish_change();
         removed
     }
 
-    /// Ends a change of the deployments: wakes all that wait, and delivers the events that were noted.
+    /// Ends a change of the deployments: wakes all waiters, and delivers the events that were noted.
     fn finish_change(&self) {
         if self.services().bell.is_waited_at() {
             self.services().bell.ring(|room| room.wake_all());
@@ -154,10 +156,10 @@ impl<T: Attachment> Router<T> {
         self.registry().models()
     }
 
-    /// Lets a name stand for another one, which may be an alias itself and need not exist yet.
+    /// Lets a name stand for another name. The other name may be an alias itself, and need not exist yet.
     ///
     /// # Errors
-    /// If a name is empty, the alias is a model name, or the target leads back to it.
+    /// If a name is empty, the alias is a model name, or the target leads back to the alias.
     pub fn add_alias(&self, alias: &str, target: &str) -> Result<(), Error> {
         self.registry().add_alias(alias, target)
     }
@@ -179,7 +181,7 @@ impl<T: Attachment> Router<T> {
     /// Returns the model name that a name leads to.
     ///
     /// # Errors
-    /// If no deployment serves it.
+    /// If no deployment serves that model.
     pub fn resolve(&self, name: &str) -> Result<Arc<str>, Error> {
         self.registry().resolve(name)
     }
@@ -196,13 +198,13 @@ impl<T: Attachment> Router<T> {
         configured
     }
 
-    /// Returns the rule for every model name that has none of its own.
+    /// Returns the strategy of every model name that has none of its own.
     #[must_use]
     pub fn strategy(&self) -> Strategy {
         self.registry().strategies().usual
     }
 
-    /// Returns the rules of single model names.
+    /// Returns the strategies of single model names.
     #[must_use]
     pub fn strategies(&self) -> FxHashMap<Arc<str>, Strategy> {
         self.registry().strategies().single.clone()
@@ -225,8 +227,8 @@ impl<T: Attachment> Router<T> {
         self.picker.select(model_name, request, found)
     }
 
-    /// Picks a deployment and reserves, in one step or not at all: one in flight, one request and the
-    /// request's tokens.
+    /// Picks a deployment and reserves a place in flight, one request and the request's tokens. It reserves
+    /// all three in one step, or nothing.
     ///
     /// # Errors
     /// If no deployment serves the model, or none passes every gate.
@@ -235,8 +237,8 @@ impl<T: Attachment> Router<T> {
         self.acquire_at(model_name, request, 0)
     }
 
-    /// Like [`Router::acquire`], in the order of this priority among those that wait, lower first. No waiter
-    /// is overtaken.
+    /// Like [`Router::acquire`], with a priority among the requests that wait; lower numbers come first. No
+    /// waiter of the same or a lower number is overtaken.
     ///
     /// # Errors
     /// As for [`Router::acquire`].
@@ -269,12 +271,12 @@ impl<T: Attachment> Router<T> {
         Ok(self.queue.wait(self.resolve(model_name)?, request, patience, waker))
     }
 
-    /// Looks whether a waiter of this router has its lease. It tries for all that wait for its model name, if
+    /// Looks whether a waiter of this router has its lease. It tries for all waiters for its model name, if
     /// something may have changed.
     ///
     /// # Errors
-    /// If waiting is over without a lease: waiting would not help, the timeout has come, or too many wait.
-    /// After the end, poll no more.
+    /// If waiting is over without a lease: waiting would not help, the timeout has come, or too many requests
+    /// wait. After the end, poll no more.
     pub fn poll(&self, waiter: &Waiter<T>) -> Result<Progress<T>, Error> {
         self.queue.poll(&self.picker, waiter)
     }
@@ -313,7 +315,7 @@ impl<T: Attachment> Router<T> {
         Ok(())
     }
 
-    /// Takes a deployment out for a while. A cooldown that lasts longer already is not shortened.
+    /// Takes a deployment out for a while. A cooldown that already lasts longer is not shortened.
     ///
     /// # Errors
     /// If there is no deployment with this id.
@@ -332,7 +334,7 @@ impl<T: Attachment> Router<T> {
     }
 
     /// Records what the headers of an answer say about a provider's limits, and how long the provider wants
-    /// not to be asked.
+    /// no requests.
     ///
     /// # Errors
     /// If there is no deployment with this id.
@@ -344,8 +346,8 @@ impl<T: Attachment> Router<T> {
 
     // --- events ---
 
-    /// Calls `callback` for everything that happens from now on. It is called when the call that caused the
-    /// event holds no lock any more, and may use the router.
+    /// Calls `callback` for every event from now on. It is called when the call that caused the event holds
+    /// no lock any more. It may use the router.
     pub fn subscribe(&self, callback: impl Fn(&Event) + Send + Sync + 'static) -> Subscription {
         Subscription::new(&self.services().events, Arc::new(callback))
     }

@@ -1,4 +1,4 @@
-//! How a router is set up.
+//! The settings of a new router.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::facts::{Learning, Waiting};
 use crate::health::Rules;
 use crate::strategy::Strategy;
 
-/// How a router is set up.
+/// The settings of a new router.
 ///
 /// ```
 /// use turnout::{Router, Settings, Strategy};
@@ -20,18 +20,18 @@ use crate::strategy::Strategy;
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// The rule for every model name that `strategies` does not name.
+    /// The strategy of every model name that `strategies` does not name.
     pub strategy: Strategy,
-    /// Rules for single model names.
+    /// The strategies of single model names.
     pub strategies: FxHashMap<Arc<str>, Strategy>,
-    /// When deployments cool down and come back.
+    /// The rules by which deployments cool down and come back.
     pub health: Rules,
-    /// What is learnt from providers.
+    /// The options for what is learnt from providers.
     pub learning: Learning,
-    /// How many may wait for capacity.
+    /// How many requests may wait for capacity.
     pub waiting: Waiting,
-    /// Makes the random draws repeatable; None seeds from the system.
+    /// A seed that makes the random draws repeatable; None seeds from the system.
     pub seed: Option<u64>,
-    /// Where the time comes from.
+    /// The source of the time.
     pub clock: Clock,
 }
