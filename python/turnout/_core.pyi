@@ -71,7 +71,8 @@ _TagsMatch: TypeAlias = Literal["all", "any"]
 class Deployment:
     """One concrete target that can serve a model: an account, a region, a replica.
 
-    Immutable; equal when every fact is equal. All deployments with the same ``model_name`` form its group.
+    A deployment is immutable. Two are equal when every fact is equal. All deployments with the same
+    ``model_name`` form its group.
 
     Args:
         deployment_id: Unique in a router, not empty.
@@ -89,14 +90,14 @@ class Deployment:
         quotas: Limits that it shares with other deployments (see :class:`turnout.Quota`).
         tags: Labels that requests may ask for, none of them empty. The order is kept, repetitions are
             dropped.
-        metadata: Anything the application wants to find again on the lease, such as a base URL. Copied
-            (shallowly) and read-only.
-        domain: What one outage takes away together with it, such as a region: with :class:`turnout.Health`,
-            errors of connection count against all that share it.
+        metadata: Data that the application wants to find again on the lease, such as a base URL. A shallow
+            copy is kept. It is read-only.
+        domain: Its failure domain, such as a region: one outage takes away all deployments of it. With
+            :class:`turnout.Health`, errors of connection count against all deployments of the domain.
         health: Rules of cooldown and probation of its own, in place of the router's: a
-            :class:`turnout.Health` or a :class:`turnout.MinuteRules`. What concerns a whole group
-            (``panic_threshold``, ``fail_open``, ``outlier_factor``, failure domains) is the router's to say.
-            An outlier is looked for among deployments whose ``window`` is the router's.
+            :class:`turnout.Health` or a :class:`turnout.MinuteRules`. The router's rules decide about a whole
+            group (``panic_threshold``, ``fail_open``, ``outlier_factor``, failure domains). Outliers are
+            looked for among deployments whose ``window`` is the router's.
 
     Raises:
         ConfigurationError: A value is out of range or empty.
@@ -176,7 +177,7 @@ class Deployment:
 
     @property
     def domain(self) -> str | None:
-        """What one outage takes away together with it; None for no such thing."""
+        """Its failure domain: one outage takes away all deployments of it; None if it has none."""
 
     @property
     def health(self) -> Health | MinuteRules | None:
@@ -204,10 +205,10 @@ class Deployment:
 class ManualClock:
     """A clock that moves only when told to, for tests and simulations.
 
-    Give it to ``Router(clock=…)``: windows, cooldowns and measured latencies then follow it. It may be shared
-    by routers and moved from any thread. A real clock can be set back, so this one can: a router never sees
-    time run backwards. A step back of up to a minute holds its time still until the clock has caught up;
-    after a longer one its time goes on from where it was.
+    Give it to ``Router(clock=…)``: windows, cooldowns and measured latencies then follow it. Routers may
+    share it, and any thread may move it. Like a real clock, it can be set back. A router never sees time run
+    backwards. After a step back of up to a minute, the router's time stands still until the clock has caught
+    up. After a longer step back, the router's time goes on from where it was.
 
     Args:
         start: The first reading in seconds, finite and at least 0. Clock minutes begin at multiples of 60.
@@ -252,13 +253,13 @@ class Lease:
     """One acquired place on a deployment: a request in flight, counted in its minute's window together with
     its estimated tokens.
 
-    Made by :meth:`Router.acquire`. It ends once: by :meth:`success`, :meth:`failure`, :meth:`release`, or at
-    the end of its ``with`` (or ``async with``) block, the first of these; later ends do nothing. A block left
-    without an exception is a success with the measured latency; with an exception, a failure of the kind
-    :func:`turnout.classify_exception` gives it; by cancellation, a release. A lease that is lost without any
-    of these releases itself and warns with ``ResourceWarning``.
+    :meth:`Router.acquire` makes it. It ends once: by the first of :meth:`success`, :meth:`failure`,
+    :meth:`release` and the end of its ``with`` (or ``async with``) block. Later ends do nothing. The end of a
+    block without an exception is a success with the measured latency. An exception that leaves the block is a
+    failure; :func:`turnout.classify_exception` tells its kind. A cancellation is a release. A lease that is
+    lost without any of these releases itself and warns with ``ResourceWarning``.
 
-    It may be ended from any thread, and after its deployment or its router is gone.
+    Any thread may end it. It can also be ended after its deployment or its router is gone.
     """
 
     @property
@@ -292,13 +293,15 @@ class Lease:
         """End the lease with a success.
 
         Args:
-            tokens: The tokens really used. They replace the estimate in the window that took it: nothing
-                changes there once that is over. A bucket is then as full as if they had been known. None
-                takes the sum of the next two, and keeps the estimate if they are None as well.
-            latency: Seconds the request took; None takes the time since acquire.
-            input_tokens: How many of them were the prompt's; None for the rest beside ``output_tokens``. If
-                both are None, the prompt is what was estimated.
-            output_tokens: How many of them were the answer's, likewise.
+            tokens: The tokens that were really used. They replace the estimate in the window that took it. If
+                that window is over, nothing changes there. A bucket is then as full as if these tokens had
+                been known. None takes the sum of the next two, and keeps the estimate if they are None as
+                well.
+            latency: The seconds that the request took; None takes the time since acquire.
+            input_tokens: How many of the tokens were the prompt's; None for the rest beside
+                ``output_tokens``. If both are None, the prompt is as large as was estimated.
+            output_tokens: How many of the tokens were the answer's; None for the rest beside
+                ``input_tokens``.
 
         Returns:
             True if this call ended the lease, False if it had ended before.
@@ -322,11 +325,11 @@ class Lease:
             kind: What went wrong; it decides whether the deployment cools down (see
                 :class:`turnout.FailureKind`).
             retry_after: Seconds after which the provider wants to be asked again. The deployment cools down
-                for so long, whatever the kind (but for the neutral ones) and the rules. 0 is no wait; the
-                longest that counts is ``Learning(longest_wait=…)``.
-            scope: What a refusal (``rate_limit``) is about: ``"deployment"``, or ``"account"``, which pauses
-                the quota that is nearest to its limit for all deployments under it. None if that is not
-                known: then the deployment waits.
+                for this long, for any kind that is not neutral, and under any rules. 0 is no wait.
+                ``Learning(longest_wait=…)`` is the longest that counts.
+            scope: What a refusal (``rate_limit``) is about. ``"deployment"``: the deployment waits.
+                ``"account"``: of its quotas, the one that is nearest to its limit is paused, for all
+                deployments under it. None if that is not known: then the deployment waits.
 
         Returns:
             True if this call ended the lease, False if it had ended before.
@@ -340,8 +343,8 @@ class Lease:
         """End the lease without an outcome: the deployment's health does not change.
 
         Args:
-            unused: The request was never sent, so give back what was reserved in the window too. By default
-                it stays.
+            unused: Whether the request was never sent. The reservation in the window is then given back too.
+                By default it stays.
 
         Returns:
             True if this call ended the lease, False if it had ended before.
@@ -350,16 +353,17 @@ class Lease:
     def observe(self, headers: Any, /) -> None:
         """Record what the answer's headers say about the provider's limits.
 
-        What is left by the provider's count holds until it resets, beside the limits that are configured: the
-        stricter stops a request. A wait that it asks for (``retry-after``) holds to its end, or until an
-        answer to a later request shows that the provider serves again. What is spent holds no longer than
-        that wait. A limit of the same unit and amount as one of a quota's is that quota's; all else is about
-        the deployment. Works before and after the end of the lease; an exception that leaves the block is
-        read by itself (see :class:`turnout.Learning`).
+        The limits that the provider says are left hold until they reset. They count beside the limits that
+        are configured: the stricter one stops a request. A wait that the provider asks for (``retry-after``)
+        holds to its end, or until an answer to a later request shows that the provider serves again. A limit
+        that is spent holds no longer than that wait. If a quota has a limit of the same unit and amount, the
+        answer is about that quota. Otherwise it is about the deployment. This works before and after the end
+        of the lease. An exception that leaves the block is read without this call (see
+        :class:`turnout.Learning`).
 
         Args:
             headers: Any mapping of header names, or an object with ``headers`` or with a ``response`` that
-                has them. What is not understood is ignored (see :func:`turnout.read_rate_limits`).
+                has them. Headers that are not understood are ignored (see :func:`turnout.read_rate_limits`).
         """
 
     def __enter__(self) -> Self: ...
@@ -377,27 +381,27 @@ class Router:
 
     Safe to use from any number of threads and event loops; routers share nothing with each other.
 
-    It may be subclassed. What is given to a router is taken by ``__new__``, so that a subclass with arguments
-    of its own defines ``__new__``.
+    It may be subclassed. ``__new__`` takes the arguments. So a subclass with arguments of its own defines
+    ``__new__``.
 
     Args:
         deployments: The first deployments, in registration order.
         strategy: The rule that picks among candidates, for every model name that ``strategies`` does not
             name. LiteLLM's spellings are accepted too.
-        strategies: Rules for single model names.
-        allowed_fails: Deprecated, as the next three: give :class:`turnout.MinuteRules` as ``health``.
+        strategies: The strategies of single model names.
+        allowed_fails: Deprecated, like the next three: give :class:`turnout.MinuteRules` as ``health``.
         min_requests: See ``allowed_fails``.
         cooldown_time: See ``allowed_fails``.
         success_threshold: See ``allowed_fails``.
         health: The rules of cooldown and probation: a :class:`turnout.Health`, a
             :class:`turnout.MinuteRules`, or None for ``Health()``.
         learning: What is learnt from providers; None for ``Learning()``.
-        waiting: How many may wait for capacity; None for ``Waiting()``.
-        seed: Makes the random draws repeatable, 0 to 2**64 - 1. None seeds from the system, anew in every
-            forked process.
+        waiting: How many calls may wait for capacity; None for ``Waiting()``.
+        seed: Makes the random draws repeatable, 0 to 2**64 - 1. With None the system seeds them, anew in
+            every forked process.
         clock: A :class:`ManualClock`, or None for the system's monotonic clock, which starts at the wall
-            clock's time. Windows are the wall clock's minutes: they follow it when it is set forward, and not
-            when it is set back.
+            clock's time. Windows follow the minutes of the wall clock. They follow it when it is set forward,
+            and not when it is set back.
 
     Raises:
         ConfigurationError: A value is out of range, a strategy unknown, an id given twice, or ``health``
@@ -441,12 +445,13 @@ class Router:
     ) -> None:
         """Change options while the router is in use. Counts, leases, cooldowns and waiters stay.
 
-        What is left out, or None, stays as it is. All is checked before anything is changed.
+        An option that is left out, or None, stays as it is. All options are checked before anything is
+        changed.
 
         Args:
             strategy: The rule for every model name that ``strategies`` does not name.
-            strategies: Rules for single model names, in place of all that there were.
-            health: The rules of cooldown and probation. A cooldown that has begun lasts as long as it did.
+            strategies: The strategies of single model names. They replace all that there were.
+            health: The rules of cooldown and probation. A cooldown that has begun keeps its length.
             learning: What is learnt from providers.
 
         Raises:
@@ -465,8 +470,8 @@ class Router:
     def add_deployment(self, deployment: Deployment, /) -> None:
         """Add a deployment at the end of its group.
 
-        One with a known id replaces that deployment's facts and keeps its state and its place; with another
-        model name it moves to the end of that group.
+        If a deployment has the same id, the new one replaces its facts and keeps its state and its place.
+        With another model name it moves to the end of that group.
 
         Args:
             deployment: The deployment.
@@ -526,8 +531,8 @@ class Router:
         """Return every alias with the name it stands for."""
 
     def add_alias(self, alias: str, target: str, /) -> None:
-        """Let a name stand for another one, which may be an alias itself and need not exist yet. Replaces an
-        alias of that name.
+        """Let a name stand for another name. The other name may be an alias itself and need not exist yet. An
+        old alias of the same name is replaced.
 
         Args:
             alias: The new name, not empty and not a model name.
@@ -582,16 +587,16 @@ class Router:
 
         Args:
             model_name: The model name or an alias.
-            tokens: The tokens the request is expected to use, prompt and answer, at least 0. Only a
-                deployment with so many left is picked; 0 means that the size is not known, and one token must
-                be left. Not given, it is the sum of the next two.
-            input_tokens: How many of them are the prompt's; None for the rest beside ``output_tokens``, or if
-                it is not known. If both are None, either may be all of ``tokens``, and counts so where prompt
-                and answer are limited apart.
-            output_tokens: How many of them are the answer's, likewise.
-            tags: Labels the deployment must have.
+            tokens: The tokens that the request is expected to use, prompt and answer, at least 0. Only a
+                deployment that has this many left is picked. 0 means that the size is not known: then one
+                token must be left. If it is not given, it is the sum of the next two.
+            input_tokens: How many of the tokens are the prompt's; None for the rest beside ``output_tokens``,
+                or if it is not known. If both are None, each may be all of ``tokens``. Each then counts as
+                all of them where prompt and answer are limited apart.
+            output_tokens: How many of the tokens are the answer's; None as for ``input_tokens``.
+            tags: Labels that the deployment must have.
             tags_match: ``"all"`` for every one of ``tags``, ``"any"`` for at least one.
-            exclude: Ids that must not be picked, such as those already tried.
+            exclude: Ids that must not be picked, such as those that were tried already.
 
         Returns:
             The deployment's id.
@@ -659,8 +664,8 @@ class Router:
         tokens this minute.
 
         With a ``timeout`` it waits for capacity and holds up its thread: in an event loop use
-        :meth:`acquire_async`. First come is first served, and also a call that does not wait overtakes nobody
-        who asked for the same tags and exclusions before.
+        :meth:`acquire_async`. First come is first served. A call overtakes no earlier call with the same tags
+        and exclusions, even if it does not wait itself.
 
         Args:
             model_name: As for :meth:`select`.
@@ -672,17 +677,18 @@ class Router:
             exclude: As for :meth:`select`.
             timeout: The most seconds to wait, of the router's clock. 0 does not wait, None waits for as long
                 as it takes.
-            priority: Among those who wait, lower ones are served first, -2**31 to 2**31 - 1.
+            priority: Among calls that wait, lower numbers are served first, -2**31 to 2**31 - 1.
 
         Returns:
             The lease, to be used as a context manager or ended by hand.
 
         Raises:
-            ModelNotFound: As for :meth:`select`. Like all that waiting would not mend, it is raised at once.
+            ModelNotFound: As for :meth:`select`. It is raised at once, like every error that waiting would
+                not help against.
             NoAvailableDeployment: As for :meth:`select`.
             RequestTooLarge: As for :meth:`select`.
-            TooManyWaiters: As many as may wait for the model name.
-            WaitTimeout: The time was up.
+            TooManyWaiters: As many calls wait for the model name already as may.
+            WaitTimeout: No deployment became available in time.
 
         Example:
             >>> from turnout import Deployment, Router, WaitTimeout
@@ -711,8 +717,8 @@ class Router:
     ) -> Lease:
         """Like :meth:`acquire`, but wait for capacity without holding up the event loop.
 
-        For asyncio and trio (and anyio on either). A task that is cancelled gives up its place; a lease that
-        it was given in that moment goes to the next.
+        It works under asyncio and trio (and anyio on either). A task that is cancelled gives up its place. If
+        it was given a lease at that moment, the lease goes to the next waiter.
 
         Args:
             model_name: As for :meth:`select`.
@@ -752,8 +758,8 @@ class Router:
     ) -> Explanation:
         """Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect.
 
-        It runs the code of the choice itself and looks at the next random draw without consuming it, so that
-        an undisturbed pick right after it takes the deployment it names.
+        It runs the same code that picks. It looks at the next random draw and does not consume it. So a pick
+        right after it takes the deployment that it names, if nothing happens in between.
 
         Args:
             model_name: As for :meth:`select`.
@@ -779,7 +785,7 @@ class Router:
         Args:
             deployment_id: The deployment that served it.
             tokens: The tokens it used, at least 0.
-            latency: Seconds it took; None for no sample.
+            latency: The seconds that it took; None for no sample.
 
         Raises:
             DeploymentNotFound: There is none with this id.
@@ -822,7 +828,7 @@ class Router:
         """
 
     def cool_down(self, deployment_id: str, seconds: float, /) -> None:
-        """Take a deployment out for a while. A cooldown that lasts longer already is not shortened.
+        """Take a deployment out for a while. A cooldown that already lasts longer is not shortened.
 
         Args:
             deployment_id: The deployment.
@@ -838,9 +844,10 @@ class Router:
 
         Args:
             deployment_id: The deployment.
-            healthy: False takes it out until a later check reports True. True brings it back at once, out of
-                a cooldown too, on probation; one that is in service stays as it is. It also ends what the
-                provider said before: waits, and what is left of its limits and of those of its quotas.
+            healthy: False takes it out until a later check reports True. True brings it back at once, on
+                probation, also out of a cooldown. A deployment that is in service stays as it is. True also
+                ends what the provider said before: waits, and what is left of the limits of the deployment
+                and of its quotas.
 
         Raises:
             DeploymentNotFound: There is none with this id.
@@ -852,13 +859,14 @@ class Router:
         state.
 
         It is called at the end of the call that caused the event, and may use the router. One thread at a
-        time tells events, in their order. A call tells those that were pending when it began to tell, but no
-        more than 100. The next call tells the others, also those that were caused while another thread was
-        telling. Of more than 10,000 pending events the oldest are dropped: ``metrics().events_dropped``. An
-        exception of the callback goes to `sys.unraisablehook`. Keep it short: the call waits.
+        time tells events, in their order. A call tells the events that were pending when it began to tell,
+        but no more than 100. The next call tells the others, also those that were caused while another thread
+        was telling. If more than 10,000 events are pending, the oldest are dropped:
+        ``metrics().events_dropped`` counts them. An exception of the callback goes to `sys.unraisablehook`.
+        Keep the callback short: the call waits for it.
 
         Args:
-            callback: What to call.
+            callback: The function to call.
 
         Returns:
             A function without arguments that ends the subscription.
@@ -890,9 +898,9 @@ class Router:
 
     def snapshot(self) -> dict[str, list[Any]]:
         """Return every deployment's state as columns: the fields of :class:`turnout.DeploymentStats`, one
-        value a deployment.
+        value for each deployment.
 
-        ``pandas.DataFrame(router.snapshot())`` and its like take it as it is.
+        ``pandas.DataFrame(router.snapshot())`` and similar classes take it as it is.
         """
 
     def metrics(self) -> RouterMetrics:
@@ -900,11 +908,11 @@ class Router:
 
     @property
     def strategy(self) -> Strategy:
-        """The rule for every model name that has none of its own."""
+        """The strategy of every model name that has none of its own."""
 
     @property
     def strategies(self) -> dict[str, Strategy]:
-        """The rules of single model names."""
+        """The strategies of single model names."""
 
 @final
 class RoutingContext:
@@ -980,15 +988,15 @@ class RoutingContext:
 
 @final
 class RoundRobinCounters:
-    """The turns that :func:`turnout.strategies.round_robin` keeps, one a model name. Safe to share between
-    threads.
+    """The counters of :func:`turnout.strategies.round_robin`, one for each model name. Threads may share
+    them.
     """
 
     def __new__(cls) -> Self: ...
 
 @final
 class _Waiter:
-    """One who waits for a lease."""
+    """One task that waits for a lease."""
 
     def poll(self, wake: Callable[[], object], /) -> Lease | float:
         """Return the lease, or the seconds after which to look again unless ``wake`` is called before."""
@@ -1000,7 +1008,9 @@ def _at_exit() -> None:
     """Run Python code in no other thread than this one from now on: the interpreter ends."""
 
 def _after_fork() -> None:
-    """Seed the random draws anew in a forked child, which would otherwise draw what its parent draws."""
+    """Forget, in a forked child, what belongs to the parent: its requests in flight, its random draws, its
+    threads.
+    """
 
 def _time_zone(name: str, /) -> str:
     """Return the name of a time zone as the IANA database writes it."""
@@ -1076,12 +1086,12 @@ def rate_limit_aware(contexts: Sequence[RoutingContext], /) -> str | None:
 
 def round_robin(model_name: str, contexts: Sequence[RoutingContext], counters: RoundRobinCounters, /) -> str | None:
     """Pick the candidates in turn: the model name's counter modulo their number. A single candidate does not
-    advance it.
+    advance the counter.
 
     Args:
-        model_name: Whose turn it is.
+        model_name: The model name, which has a counter of its own.
         contexts: The candidates, in registration order.
-        counters: Where the turns are kept.
+        counters: The counters.
 
     Returns:
         The chosen deployment's id, None without candidates.
@@ -1095,7 +1105,7 @@ def build_routing_contexts(router: Router, candidate_ids: Iterable[str], /) -> l
         candidate_ids: Their ids; the order is kept.
 
     Returns:
-        One routing context an id.
+        One routing context for each id.
 
     Raises:
         DeploymentNotFound: There is none with one of the ids.
