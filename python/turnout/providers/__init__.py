@@ -1,4 +1,4 @@
-"""What providers say: of their limits in headers, and of a failure in exceptions."""
+"""Readers of what providers say: of their limits in headers, and of a failure in exceptions."""
 
 from turnout.providers.exceptions import Failure as Failure
 from turnout.providers.exceptions import classify_exception as classify_exception

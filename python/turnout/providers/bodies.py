@@ -1,8 +1,8 @@
-"""What the body of a refusal says: codes, messages, and how long to wait.
+"""Reads the body of a refusal: codes, messages, and how long to wait.
 
-Bodies are what client libraries leave on their exceptions: decoded objects, lists of such, or text. They are
-strangers' objects and may do anything when they are looked at. So every look is guarded, and a body is
-searched only so deep and so far.
+Client libraries leave bodies on their exceptions: decoded objects, lists of such, or text. They are
+strangers' objects and may do anything when code looks at them. So every look is guarded, and a body is
+searched only to a bounded depth and size.
 """
 
 import re
@@ -18,14 +18,14 @@ __all__: list[str] = []
 
 _MOST_NODES = 200
 _MOST_DEPTH = 8
-# Of a message, and of all messages together.
+# The most text that is read, of a message and of all messages together.
 _MOST_TEXT = 4096
 
 # The fields of an error that hold a code of some kind, and those that hold a sentence.
 _CODES = frozenset(("code", "type", "status", "reason", "error", "error_type", "error_code", "Code", "__type"))
 _MESSAGES = frozenset(("message", "Message", "detail", "title", "error", "msg", "description", "error_message"))
-# Those that hold a wait, and how many of its units make a second: Google's RetryInfo
-# (google/rpc/error_details.proto), and what others call it.
+# The fields that hold a wait, and how many of its units make a second: Google's RetryInfo
+# (google/rpc/error_details.proto), and the names that others give it.
 _WAITS = {
     "retryDelay": 1.0,
     "retry_delay": 1.0,
@@ -36,7 +36,7 @@ _WAITS = {
     "retry_after_ms": 1000.0,
 }
 
-# The same fields where the body is text: JSON, or a dict that Python printed.
+# The same fields if the body is text: JSON, or a dict that Python printed.
 _FIELD = r"[\"']\s{0,4}:\s{0,4}[\"']"
 _CODE_IN_TEXT = re.compile(rf"[\"'](?:code|type|status|reason|error|error_type|error_code|__type){_FIELD}([\w.#-]{{1,256}})[\"']")
 _WAIT_IN_TEXT = re.compile(rf"retrydelay{_FIELD}([0-9.]{{1,32}}s)[\"']")
@@ -58,9 +58,9 @@ class Body:
     """All that the bodies of an exception say.
 
     Attributes:
-        codes: The codes, the outermost first, in small letters and without what parts their words.
+        codes: The codes, the outermost first, in small letters and without the marks between their words.
         statuses: Numbers in the place of a code that may be the status of an answer.
-        wait: Seconds to wait, as a field says; None if none does.
+        wait: Seconds to wait, if a field tells them; None if none does.
         headers: Headers that a gateway hands on in its body.
         is_moderated: Whether it says what content was flagged (OpenRouter's ``metadata``).
     """
@@ -82,7 +82,7 @@ class Body:
             for node in level[:left]:
                 try:
                     self._look_at(node, below)
-                except Exception as error:  # a stranger's, that fails half-way
+                except Exception as error:  # a stranger's object that fails half-way
                     let_through(error)
             left -= len(level)
             level = below
@@ -132,10 +132,10 @@ class Body:
             self.wait = found / parts
 
     def words(self, said: str) -> str:
-        """Puts all that is said in sentences together, in small letters.
+        """Puts together all that is said in sentences, in small letters.
 
         Args:
-            said: What the exception says of itself.
+            said: The text of the exception itself.
 
         Returns:
             That and the messages, as far as they are looked at.
@@ -163,7 +163,7 @@ def code(said: str) -> str:
         said: The code.
 
     Returns:
-        Its last word in small letters, without what parts its words.
+        The part after the last ``#``, in small letters, without the marks between its words.
     """
     return said.rpartition("#")[2].replace("_", "").replace("-", "").replace(" ", "").lower()
 
@@ -195,7 +195,7 @@ def asks_too_much(said: str) -> bool:
         said: The message, in small letters.
 
     Returns:
-        Whether it does: no time makes such a request fit.
+        Whether it says so. Such a request never fits.
     """
     match = _ASKED.search(said)
     return match is not None and int(match[2]) > int(match[1])

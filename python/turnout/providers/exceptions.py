@@ -1,12 +1,13 @@
-"""What an exception says about the deployment that raised it.
+"""Reads what an exception says about the deployment that raised it.
 
 Client libraries are understood by what their exceptions carry, not by importing them. That covers openai,
 anthropic, google-genai, google-api-core, botocore, mistralai, cohere, litellm, httpx, httpx2, httpcore,
-aiohttp, requests, urllib3, urllib, grpc, tenacity and OSErrors. In this order they are asked:
+aiohttp, requests, urllib3, urllib, grpc, tenacity and OSErrors. These are asked, in this order:
 
 - a code in the body that says more than a status does, such as ``insufficient_quota`` under a 429;
 - the status: ``status_code``, ``status`` or ``code``, on the exception or its ``response``, also as text;
-- the names of the exception's classes; those of a connection come before a status that no response has;
+- the names of the exception's classes; the names of errors of a connection come before a status that no
+  response has;
 - the type or code of an error in the middle of a stream, or of gRPC;
 - the number of an OSError;
 - the exception that it wraps: ``reason``, ``last_attempt``, ``__cause__``.
@@ -45,7 +46,7 @@ def classify_exception(exc: BaseException) -> Failure | None:
     """Say what an exception that left a lease's block means for the deployment.
 
     An error's code and the HTTP status decide. Without them the names of the exception's classes do, and then
-    the exception that caused it. What nobody knows is an ``error``.
+    the exception that caused it. An exception that is not recognized is an ``error``.
 
     Args:
         exc: The exception. Of an exception group the first member that is a failure counts.
@@ -76,7 +77,7 @@ class Reading(NamedTuple):
 
 
 def read_exception(exc: BaseException) -> Reading | None:
-    """Read all that an exception says that left a lease's block. A lease calls it once.
+    """Read all that an exception says, after it left a lease's block. A lease calls this once.
 
     Args:
         exc: The exception. Of an exception group the first member that is a failure counts.
@@ -98,36 +99,38 @@ _ERROR = FailureKind.ERROR
 _RATE_LIMIT = FailureKind.RATE_LIMIT
 _TIMEOUT = FailureKind.TIMEOUT
 
-# So many exceptions are read one behind the other; who wraps more has no end.
+# The most exceptions that are read one behind the other. A longer chain may have no end.
 _MOST_WRAPPED = 64
 
-# So far litellm buries what it was raised for.
+# The depth to which litellm may hide the exception that it was raised for.
 _MOST_HIDDEN = 8
 
-# A request that is at fault whatever the status.
+# Kinds of a request that is at fault, under any status.
 _REQUEST_KINDS = (_CONTEXT_WINDOW, _CONTENT_POLICY)
-# Where a body may name a wait: not for a request that is wrong at any time.
+# Kinds for which a body may name a wait: not those of a request that is wrong at any time.
 _WAITING_KINDS = (_RATE_LIMIT, _ERROR, _TIMEOUT)
-# What may be about the content instead.
+# Kinds that may be about the content instead.
 _HARSH_KINDS = (_BAD_REQUEST, _AUTH)
-# What a name tells so well that no body is asked.
+# Kinds that a name tells so well that no body is asked.
 _PLAIN_KINDS = (_CONNECTION, _TIMEOUT, _CANCELLED)
 
 
 def _read(exc: BaseException, seen: set[int]) -> Reading | None:
-    """Reads an exception, and those that it wraps. None of them is read twice, so that a cycle has an end."""
+    """Reads an exception and the exceptions that it wraps. None of them is read twice, so that a cycle has an
+    end.
+    """
     try:
         seen.add(id(exc))
         names = [cls.__name__ for cls in type(exc).__mro__]
-        # Groups are built in since Python 3.11, before that a package has the same names.
+        # Groups are built in since Python 3.11. Before that, a package has the same names.
         if "BaseExceptionGroup" in names and (members := _members(exc)):
             readings = (_read(member, seen) for member in members if id(member) not in seen)
             return next((reading for reading in readings if reading is not None and reading.kind is not None), None)
-        # What is no Exception is meant to pass through: nothing that the deployment did.
+        # An object that is no Exception is meant to pass through: the deployment did nothing wrong.
         if not isinstance(exc, Exception) or isinstance(exc, RouterError):
             return None
         return _read_one(exc, names, seen)
-    except Exception as error:  # an exception of a stranger that does not even let itself be looked at
+    except Exception as error:  # an exception of a stranger that fails when it is looked at
         let_through(error)
         return Reading(_ERROR)
 
@@ -143,7 +146,7 @@ def _is_exception(value: Any) -> bool:
 
 def _read_one(exc: Exception, names: list[str], seen: set[int]) -> Reading | None:
     if "MidStreamFallbackError" in names:
-        # litellm, which gives a status of its own to whatever ends a stream.
+        # litellm gives a status of its own to any exception that ends a stream.
         original = attribute(exc, "original_exception")
         if _is_exception(original) and id(original) not in seen:
             return _read(original, seen)
@@ -154,7 +157,7 @@ def _read_one(exc: Exception, names: list[str], seen: set[int]) -> Reading | Non
         # openai wraps the exceptions of its HTTP library, a full pool among them. urllib3 wraps its own.
         reason = attribute(exc, "reason")
         if not _is_exception(reason) and attribute(exc, "llm_provider") is not None and not _hides_a_connection(exc):
-            # litellm raises its error of a connection for whatever comes up in a stream.
+            # litellm raises its error of a connection for any exception in a stream.
             reason = exc.__cause__ or exc.__context__
         if _is_exception(reason) and id(reason) not in seen:
             return _read(reason, seen)
@@ -188,11 +191,11 @@ def _read_one(exc: Exception, names: list[str], seen: set[int]) -> Reading | Non
 def _kind(
     exc: Exception, status: int | None, by_name: FailureKind | None, body: Body, coded: FailureKind | None
 ) -> FailureKind | None:
-    """The kind, as all but sentences and what is wrapped tell it; None if nothing does."""
+    """The kind that all but sentences and wrapped exceptions tell; None if nothing does."""
     if by_name in _REQUEST_KINDS:
         return by_name
     if status == 413:
-        # Groq has the code of a rate limit beside it.
+        # Groq sends the code of a rate limit beside it.
         return _CONTEXT_WINDOW
     kind = coded
     if kind is None:
@@ -208,17 +211,18 @@ def _kind(
 
 
 def _wait(kind: FailureKind, named: float | None, renewed: float | None, body: Body, said: str) -> float | None:
-    """The wait that names the next chance. A zero is none as long as something says more."""
+    """The wait that names the next chance. A zero is no wait if something else names one."""
     if named or kind not in _WAITING_KINDS:
         return named
-    # The end of a spent limit is asked for last: it may be when it is full again.
+    # The end of a spent limit comes last: it may be the time when the limit is full again.
     return body.wait or wait_in_words(said) or (renewed if kind is _RATE_LIMIT else None) or named
 
 
 def _status(exc: Exception, response: Any, only_of_response: bool) -> int | None:
-    """The status of an answer that is a refusal; those below 400 say nothing of a failure.
+    """The status of an answer that is a refusal. A status below 400 says nothing of a failure.
 
-    An exception of a connection may have a status of its maker's (litellm's has 500). A response's was sent.
+    An exception of a connection may have a status that its library invented (litellm's has 500). A status of
+    a response was really sent.
     """
     places = (
         (response, "status_code"),
@@ -263,8 +267,8 @@ def _body(exc: Exception, names: list[str], response: Any) -> Body:
                 places.append(said)
     content = None
     if not places and response is not None:
-        # httpx and requests keep here what they have read of an answer. Their properties would read it from
-        # the network.
+        # httpx and requests keep here the part of an answer that they have read. Their properties would read
+        # it from the network.
         content = attribute(response, "_content")
         if type(content) is bytes:
             places.append(content)
@@ -284,7 +288,9 @@ def _word(value: Any) -> str | None:
 
 
 def _wrapped(exc: Exception) -> BaseException | None:
-    """The exception that another one stands for: of urllib, tenacity and google-api-core, or its cause."""
+    """The exception that another one stands for: as urllib, tenacity and google-api-core keep it, or its
+    cause.
+    """
     for inner in (attribute(exc, "reason"), _last_attempt(exc), exc.__cause__, attribute(exc, "cause")):
         if _is_exception(inner):
             return inner
@@ -292,7 +298,7 @@ def _wrapped(exc: Exception) -> BaseException | None:
 
 
 def _hides_a_connection(exc: BaseException) -> bool:
-    """Whether an exception was raised for one of a connection. litellm gives status 500 to those."""
+    """Whether an exception was raised for an error of a connection. litellm gives status 500 to those."""
     inner: BaseException | None = exc
     for _ in range(_MOST_HIDDEN):
         inner = None if inner is None else inner.__cause__ or inner.__context__

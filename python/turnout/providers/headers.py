@@ -1,6 +1,6 @@
-"""What a provider says about its limits in the headers of a response.
+"""Reads what a provider says about its limits in the headers of a response.
 
-Nobody agrees on the names, and less on how to write a time. These are read:
+Providers do not agree on the names, and even less on the way to write a time. These are read:
 
 - how long to wait: ``Retry-After`` in seconds or as a date (RFC 9110, section 10.2.3), and in milliseconds
   ``retry-after-ms`` (Azure OpenAI; understood by the openai and anthropic clients) and
@@ -17,23 +17,23 @@ Nobody agrees on the names, and less on how to write a time. These are read:
   ``requests-minute`` (https://inference-docs.cerebras.ai/support/rate-limits). Mistral's gateway has also
   written ``ratelimitbysize-limit`` for tokens;
 - ``x-ratelimit-limit-tokens-prompt`` and ``-tokens-generated``: Fireworks (https://docs.fireworks.ai/guides/quotas_usage/rate-limits);
-- ``x-ratelimit-limit``, ``-remaining``, ``-reset`` and ``x-tokenlimit-…``: Together (https://docs.together.ai/docs/rate-limits);
-  the former, of requests, is what many gateways send, as are ``ratelimit-limit``, ``-remaining``, ``-reset``
-  of earlier drafts of the IETF (draft-ietf-httpapi-ratelimit-headers). Their resets are seconds or a Unix
-  time, which its size tells apart;
+- ``x-ratelimit-limit``, ``-remaining``, ``-reset`` and ``x-tokenlimit-…``: Together
+  (https://docs.together.ai/docs/rate-limits). Many gateways send the former, for requests. They also send
+  ``ratelimit-limit``, ``-remaining``, ``-reset`` of earlier drafts of the IETF
+  (draft-ietf-httpapi-ratelimit-headers). These resets are seconds or a Unix time; the size tells which;
 - ``x-trial-endpoint-call-limit`` and ``-remaining``: Cohere's trial keys;
 - ``RateLimit`` and ``RateLimit-Policy`` of the IETF's drafts from 07 on, in both their forms;
-- ``anthropic-ratelimit-unified-…-status`` and ``-reset``: windows of hours and days. A rejected one is a wait
-  until its reset, of several the latest;
+- ``anthropic-ratelimit-unified-…-status`` and ``-reset``: windows of hours and days. A rejected window is a
+  wait until its reset; of several, the latest counts;
 - any of these behind ``llm_provider-``, where LiteLLM hands on what the provider sent
   (https://docs.litellm.ai/docs/proxy/response_headers).
 
-Times are read as `turnout.providers.times` says, moments by the answer's own ``Date``: a clock that is wrong,
-here or there, does not matter then. Names and values of more than 256 characters are ignored.
+Times are read as `turnout.providers.times` says. Moments are read by the answer's own ``Date``: then it does
+not matter if a clock is wrong, here or there. Names and values of more than 256 characters are ignored.
 
-Budgets of an hour, a day or a month that say so in their names (Mistral, Cerebras) are no limits to observe:
-turnout counts minutes. One that is spent says how long a refusal lasts. Azure's
-``x-ratelimit-renewalperiod-…`` is the length of the window, not the time left of it, and left out.
+Some names tell budgets of an hour, a day or a month (Mistral, Cerebras). They are no limits to observe:
+turnout counts minutes. If such a budget is spent, it tells how long a refusal lasts. Azure's
+``x-ratelimit-renewalperiod-…`` is left out: it is the length of the window, not the time that is left of it.
 """
 
 import re
@@ -55,7 +55,8 @@ class Observed(NamedTuple):
     Attributes:
         unit: What is counted: ``"requests"``, ``"tokens"``, ``"input_tokens"`` or ``"output_tokens"``.
         limit: How many the provider admits in its window; None if it did not say. The window is a minute with
-            most, but no header says so: Groq's requests are those of a day, Together counts seconds.
+            most providers, but no header says so: Groq's requests are those of a day, Together counts
+            seconds.
         remaining: How many are left; None if it did not say.
         reset: Seconds until the window begins anew or is full again, 0.0 if that is past; None if it did not
             say.
@@ -72,8 +73,8 @@ class RateLimits(NamedTuple):
 
     Attributes:
         retry_after: Seconds after which the provider wants to be asked again; None if it did not say.
-        observed: The limits it named, at most one a unit, in the order requests, tokens, input tokens, output
-            tokens; only those of which the limit or what remains of it is known.
+        observed: The limits that it named, at most one for each unit, in the order requests, tokens, input
+            tokens, output tokens. Limits of which neither the amount nor the rest is known are left out.
     """
 
     retry_after: float | None
@@ -134,7 +135,7 @@ _FAMILIES = (
     {"x-ratelimit-{field}": "requests", "x-tokenlimit-{field}": "tokens"},
     {"ratelimit-{field}": "requests"},
     {"x-trial-endpoint-call-{field}": "requests"},
-    # Looked at only for when a spent one begins anew.
+    # These are read only for the time at which a spent one begins anew.
     {
         f"x-ratelimit-{{field}}-{unit}-{per}": f"{unit} a {per}"
         for unit in ("requests", "tokens")
@@ -149,7 +150,7 @@ _PREFIXES = ("", "llm_provider-")
 # router-for-me/CLIProxyAPI#3148).
 _UNIFIED = tuple(prefix + "anthropic-ratelimit-unified-" for prefix in _PREFIXES)
 
-# Where a name's value belongs: its unit, a rank among all families (the lower, the more telling) and the
+# The place of a name's value: its unit, a rank among all families (the lower, the more telling) and the
 # field.
 _PLACES = {
     prefix + name.format(field=word): (unit, rank + depth * len(_FAMILIES), field)
@@ -165,26 +166,27 @@ _PLACES["date"] = ("", 0, _DATE)
 # An item of a structured field (RFC 9651), as far as the drafts use it, and its parameters.
 _ITEM = re.compile(r'("[^"]*"|[A-Za-z][\w.-]*)((?:;\s*[a-z]+=[^;,]*)*)')
 _PARAMETER = re.compile(r'([a-z]+)="?([\w.-]+)')
-# What a policy counts (its `qu`); others, such as bytes, are not turnout's.
+# The units that a policy may count (its `qu`). Others, such as bytes, are not turnout's.
 _COUNTED = {"requests": "requests", "tokens": "tokens"}
 
 
 def read_rate_limits(headers: Any, *, now: datetime | None = None) -> RateLimits:
     """Read what a provider says about its limits.
 
-    Never raises for what it is given: what makes no sense (negative, not finite, absurdly large, not a
-    number) is as if it were not there.
+    It raises for no input. A value that makes no sense (negative, not finite, absurdly large, not a number)
+    is ignored.
 
     Args:
         headers: The headers of a response, as a mapping (the case of its names does not matter) or a list of
             pairs, of `str` or `bytes`; or an object that has them as ``headers``, such as a response, or as
             ``response.headers``, such as an exception.
         now: The time from which moments are counted, without a time zone in UTC; None for the present. Only
-            headers that give a moment rather than a duration need it. If None, and the headers have a
+            headers that give a moment, not a duration, need it. If it is None and the headers have a
             ``Date``, that is the present.
 
     Returns:
-        What was said; of several places in an exception, by the first that says anything.
+        What was said. If an exception has several places for headers, the first place that says anything
+        counts.
 
     Example:
         >>> from turnout import read_rate_limits
@@ -233,8 +235,8 @@ def read_exception_headers(exc: BaseException, more: Iterable[Any] = ()) -> _Hea
 
 
 def _headers_of(holder: Any) -> Iterator[Any]:
-    """All that may be the headers of a response or an exception. litellm keeps the provider's in a place of
-    their own, mistralai those of its raw response; botocore's response is a dict.
+    """All that may be the headers of a response or an exception. litellm keeps the provider's headers in a
+    place of its own, mistralai keeps those of its raw response, and botocore's response is a dict.
     """
     response = attribute(holder, "response")
     yield from (
@@ -251,8 +253,8 @@ def _headers_of(holder: Any) -> Iterator[Any]:
 
 
 def _looked_up(headers: Any) -> float | None:
-    """Seconds to wait as a mapping's headers tell, or None: by a few look-ups, so that it need not be able to
-    list its names.
+    """Seconds to wait, as a mapping's headers tell, or None. It makes a few look-ups, so the mapping need not
+    be able to list its names.
     """
     waits = {name: said for name, _ in _WAITS if (said := _header(headers, name)) is not None}
     return _first_wait(waits, _header(headers, "date")) if waits else None
@@ -273,13 +275,13 @@ def _header(headers: Any, name: str) -> str | None:
 def _short(value: Any) -> str | None:
     """A value as text, or None for one that is too long."""
     if type(value) is not str:
-        # Nothing needs to be decoded to see that it is too long.
+        # It need not be decoded to see that it is too long.
         value = text(value) if type(value) is not bytes or len(value) <= MOST_CHARACTERS else None
     return value if value is None or len(value) <= MOST_CHARACTERS else None
 
 
 def _read(headers: Any, now: Now = None) -> _Heard:
-    """All that a mapping or pairs say. Without a present theirs is that of their ``Date``."""
+    """All that a mapping or pairs say. If ``now`` is None, their ``Date`` is the present."""
     known: list[tuple[str, int, int, str]] = []
     waits: dict[str, str] = {}
     unified: dict[str, str] = {}
@@ -315,7 +317,7 @@ def _read(headers: Any, now: Now = None) -> _Heard:
         _add_structured(limits, structured)
     named = _first_wait(waits, now) if waits else None
     rejected = _rejected_until(unified, now) if unified else None
-    # These windows are those of a subscription, whatever the model.
+    # These windows belong to a subscription, for any model.
     scope: Literal["account"] | None = "account" if rejected is not None else None
     named = named or rejected or named
     if not limits:
@@ -337,9 +339,7 @@ def _limits(known: list[tuple[str, int, int, str]], now: Now) -> Limits:
 
 
 def _count(said: str) -> int | None:
-    """A number of requests or tokens. Drafts of the IETF let the limit be followed by windows: ``100,
-    100;w=60``.
-    """
+    """A number of requests or tokens. In IETF drafts, windows may follow the limit: ``100, 100;w=60``."""
     if said.isascii() and said.isdigit() and len(said) <= 15:
         return int(said)
     counted = number(first(said).partition(";")[0], most=_MOST_COUNTED)
@@ -360,15 +360,15 @@ def _rank(one: tuple[tuple[str, int], list[Any]]) -> int:
 
 
 def _renewed(limits: Limits) -> float | None:
-    """Seconds until the last of the spent limits begins anew. The reset of one that is not spent says when it
-    will be full again, which is not when the next request may go.
+    """Seconds until the last of the spent limits begins anew. The reset of a limit that is not spent tells
+    when it will be full again. That is not the time of the next request.
     """
     spent = [reset for _, remaining, reset in limits.values() if remaining == 0 and reset is not None]
     return max(spent) if spent else None
 
 
 def _first_wait(waits: dict[str, str], now: Now) -> float | None:
-    """The first wait that is one. A zero is none as long as another says more."""
+    """The first wait that is not zero. A zero is the answer only if no other wait is named."""
     none = None
     for prefix in _PREFIXES:
         for name, parts in _WAITS:
@@ -385,8 +385,8 @@ def _first_wait(waits: dict[str, str], now: Now) -> float | None:
 def _rejected_until(windows: dict[str, str], now: Now) -> float | None:
     """Seconds until the last of Anthropic's rejected windows begins anew; None if no window is rejected.
 
-    Where the status of all together lets pass, no window counts: paid usage goes on. Whether it may, the
-    overage, is no window that ends.
+    If the status of all windows together lets requests pass, no window counts: paid usage goes on. The
+    overage tells whether paid usage may go on. It is no window that ends.
     """
     if windows.get("status", "rejected").strip().lower() != "rejected":
         return None
@@ -399,7 +399,7 @@ def _rejected_until(windows: dict[str, str], now: Now) -> float | None:
 
 
 def _add_structured(limits: Limits, fields: dict[str, str]) -> None:
-    """Adds what the IETF's ``RateLimit`` says; of several policies of a unit the one that lets through last.
+    """Adds what the IETF's ``RateLimit`` says. Of several policies of a unit, the strictest one counts.
 
     Draft 07 writes ``limit=100, remaining=0, reset=30``. Drafts from 08 on write ``"name";r=0;t=30``, and the
     limit of that name in ``RateLimit-Policy``: ``"name";q=100``.

@@ -1,4 +1,4 @@
-"""Which kind of failure a status, a class, an OSError's number and an error's code tell of.
+"""Tells the kind of failure by a status, a class, an OSError's number or an error's code.
 
 The codes are those of the providers' documents and of public reports. They are written as
 `turnout.providers.bodies.code` writes them.
@@ -17,7 +17,8 @@ _BY_STATUS = {
     402: _K.AUTH,
     403: _K.AUTH,
     404: _K.NOT_FOUND,
-    # What stands before the server (407, 421), or the server itself: the request was not wrong.
+    # The fault lies with a proxy (407), with the choice of the server (421), or with the server itself: the
+    # request was not wrong.
     407: _K.ERROR,
     408: _K.TIMEOUT,
     409: _K.ERROR,
@@ -46,7 +47,7 @@ def of_status(status: int) -> FailureKind:
     return _BY_STATUS.get(status, _K.BAD_REQUEST if status < 500 else _K.ERROR)
 
 
-# Names of classes. One is looked for from the exception's own class to its bases.
+# Names of classes. The search goes from the exception's own class to its bases.
 BY_NAME = {
     "CancelledError": _K.CANCELLED,
     "Cancelled": _K.CANCELLED,
@@ -57,7 +58,7 @@ BY_NAME = {
     "ServerTimeoutError": _K.TIMEOUT,
     "ReadTimeoutError": _K.TIMEOUT,
     "TooSlowError": _K.TIMEOUT,
-    # botocore's and requests' are errors of a connection too.
+    # Those of botocore and requests are errors of a connection too.
     "ConnectTimeout": _K.TIMEOUT,
     "ConnectTimeoutError": _K.TIMEOUT,
     "TimeoutException": _K.TIMEOUT,
@@ -103,12 +104,12 @@ BY_NAME = {
         ),
         _K.CONNECTION,
     ),
-    # urllib3's word for too many answers of a bad status.
+    # urllib3 raises it for too many answers of a bad status.
     "ResponseError": _K.ERROR,
     "RateLimitError": _K.RATE_LIMIT,
     "AuthenticationError": _K.AUTH,
     "PermissionDeniedError": _K.AUTH,
-    # No credentials, or none that can be renewed: botocore, google-auth, azure-identity.
+    # There are no credentials, or none that can be renewed: botocore, google-auth, azure-identity.
     "NoCredentialsError": _K.AUTH,
     "PartialCredentialsError": _K.AUTH,
     "CredentialRetrievalError": _K.AUTH,
@@ -159,7 +160,7 @@ def of_errno(number: int | None, said: str) -> FailureKind | None:
     """Tells what an OSError means.
 
     Args:
-        number: Its number. asyncio gives none to one that stands for several.
+        number: Its number. asyncio gives none to an error that stands for several.
         said: Its message.
 
     Returns:
@@ -170,7 +171,7 @@ def of_errno(number: int | None, said: str) -> FailureKind | None:
     return _K.TIMEOUT if number in _TIMED_OUT else _K.CONNECTION if number in _OF_A_CONNECTION else None
 
 
-# Codes that tell more than any status they come under.
+# Codes that tell more than any status that they come with.
 _BY_CODE = {
     **dict.fromkeys(
         (
@@ -284,7 +285,7 @@ _BY_CODE = {
     ),
 }
 
-# Codes that speak where no status does: in the middle of a stream, and in gRPC.
+# Codes that count only without a status: in the middle of a stream, and in gRPC.
 _BY_CODE_ALONE = {
     # Anthropic.
     "invalidrequesterror": _K.BAD_REQUEST,
@@ -331,7 +332,7 @@ _BY_CODE_ALONE = {
 }
 
 
-# What a body says twice is what is said first here.
+# If a body has codes of several kinds, the first of these kinds counts.
 _ORDER = {
     kind: i
     for i, kind in enumerate((_K.CONTEXT_WINDOW, _K.CONTENT_POLICY, _K.AUTH, _K.NOT_FOUND, _K.TIMEOUT, _K.ERROR, _K.RATE_LIMIT))
@@ -349,7 +350,8 @@ def of_codes(codes: list[str]) -> FailureKind | None:
     """
     kinds = []
     for code in codes:
-        # AWS, and Alibaba, which has the words for money beside it. litellm gives its own to every 429.
+        # AWS and Alibaba send codes that begin so. Alibaba sends words for money beside them. litellm gives
+        # ``throttlingerror`` to every 429.
         if code.startswith("throttl") and code != "throttlingerror":
             return _K.RATE_LIMIT
         if (kind := _BY_CODE.get(code)) is not None:

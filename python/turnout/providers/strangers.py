@@ -1,4 +1,4 @@
-"""How to look at strangers' objects: any look may raise, and none may be believed."""
+"""Guarded looks at strangers' objects: any look may raise, and no answer is trusted."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def attribute(holder: Any, name: str) -> Any:
     """Reads an attribute. A property may raise; that of an httpx exception's ``request`` does.
 
     Args:
-        holder: Whose attribute.
+        holder: The object that has it.
         name: Its name.
 
     Returns:
@@ -45,10 +45,10 @@ def text(value: Any) -> str:
     """Turns a value into text.
 
     Args:
-        value: The value. Bytes are those of HTTP.
+        value: The value. Bytes are read as HTTP writes them (Latin-1).
 
     Returns:
-        What it says of itself; nothing if it fails to.
+        Its text; an empty string if it fails to give one.
     """
     try:
         return value.decode("latin-1") if type(value) is bytes else str(value)
@@ -62,10 +62,10 @@ def called(function: Any, **keywords: Any) -> Any:
 
     Args:
         function: The method, or anything else.
-        **keywords: What it is called with.
+        **keywords: The arguments of the call.
 
     Returns:
-        What it returns; None if it raises, or cannot be called.
+        The result; None if it raises, or cannot be called.
     """
     try:
         return None if function is None else function(**keywords)

@@ -1,9 +1,9 @@
-"""How providers write numbers and times.
+"""Reads numbers and times as providers write them.
 
 A time is a number of seconds, a duration as Go writes it (``6m0s``, ``120ms``), a Unix time in seconds or
-milliseconds (its size tells), an RFC 3339 timestamp, or an HTTP date in any of its three forms (RFC 9110,
-section 5.6.7). Digits are those of ASCII. Clients join the values of a header that came twice with a comma.
-The first counts.
+milliseconds (its size tells which), an RFC 3339 timestamp, or an HTTP date in any of its three forms (RFC
+9110, section 5.6.7). Digits are those of ASCII. If a header came twice, clients join its values with a comma:
+the first value counts.
 """
 
 import re
@@ -20,8 +20,7 @@ MOST_SECONDS = 1e9
 # No field that is read is longer. A longer one would only cost time.
 MOST_CHARACTERS = 256
 
-# From here on a plain number is no longer seconds from now but a Unix time, first in seconds, then in
-# milliseconds.
+# From here on a plain number is a Unix time and not seconds from now: first in seconds, then in milliseconds.
 _EPOCH_FROM = 1e9
 _EPOCH_MS_FROM = 1e11
 
@@ -34,7 +33,8 @@ _DURATION = re.compile(
     "".join(rf"(?:([0-9]+(?:\.[0-9]*)?){unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms", "(?:u|µ|μ|Âµ)s", "ns")), re.IGNORECASE
 )
 _UNIT_SECONDS = (86_400.0, 3600.0, 60.0, 1.0, 1e-3, 1e-6, 1e-9)
-# Not compiled with the package: most never see a date, and `re` keeps what it has compiled.
+# These are not compiled with the package: most programs never see a date, and `re` keeps what it has
+# compiled.
 _TIME = r"([0-9]{2}):([0-9]{2}):([0-9]{2})"
 _ZONE = r"(?:GMT|UTC?|Z|([+-])([0-9]{2}):?([0-9]{2}))?"
 _TIMESTAMP = rf"([0-9]{{4}})-([0-9]{{2}})-([0-9]{{2}})[T ]{_TIME}(\.[0-9]+)?{_ZONE}"
@@ -44,7 +44,7 @@ _MONTHS = {
     name: 1 + i for i, name in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"))
 }
 
-# The present: as the caller says, as the answer's `Date` says, or that of the clock.
+# The present: as the caller gives it, as the answer's `Date` tells, or None for that of the clock.
 Now = datetime | str | None
 
 
@@ -56,7 +56,7 @@ def number(value: Any, most: float = MOST_SECONDS) -> float | None:
         most: The largest that makes sense.
 
     Returns:
-        The number; None if it is none, or none from 0 to ``most``.
+        The number; None if it is no number, or not one from 0 to ``most``.
     """
     try:
         if type(value) is str:
@@ -97,7 +97,7 @@ def seconds(said: str, now: Now) -> float | None:
         Seconds from now, 0.0 for the past; None if it is no time.
     """
     said = first(said).strip()
-    # Most end in a unit, and what does so is no number.
+    # Most end in a unit. Text that ends in a letter is no number.
     plain = None if said[-1:].isalpha() else number(said, most=_EPOCH_MS_FROM * 1000)
     if plain is not None:
         if plain < _EPOCH_FROM:
@@ -120,7 +120,7 @@ def seconds(said: str, now: Now) -> float | None:
 
 
 def _moment(said: str) -> tuple[datetime, float]:
-    """A date as if it were one of UTC, and the seconds that this is off."""
+    """A date as if it were one of UTC, and the seconds to add to it for the true moment."""
     fraction = None
     if (parts := re.fullmatch(_TIMESTAMP, said, re.IGNORECASE)) is not None:
         year, month, day, *time, fraction, sign, hours, minutes = parts.groups()

@@ -1,7 +1,7 @@
-"""Sentences of providers that tell more than the status they come under.
+"""Sentences of providers that tell more than the status that they come with.
 
-A provider's code is better, and is looked at first. Many have none, or a gateway lost it. All sentences are
-in small letters.
+A provider's code is better, and is looked at first. Many providers send none, or a gateway lost it. All
+sentences are in small letters.
 """
 
 import re
@@ -44,7 +44,8 @@ _TOO_LARGE = (
     "request exceeds the maximum size",
     "request entity too large",
 )
-# Of a rate limit: what may not be said of a request that is only too early ("too many tokens, please wait").
+# For a rate limit only sentences count that are never said of a request that is only too early ("too many
+# tokens, please wait").
 _NEVER_FITS = ("request too large", "must be reduced in order to run", "maximum context length", "prompt is too long")
 
 _MODERATED = (
@@ -69,8 +70,8 @@ _MODERATED = (
 )
 
 _NO_ACCOUNT = (
-    # Money. Google says OpenAI's "check your plan and billing details" of limits of rate. What follows
-    # differs.
+    # Money. Google says OpenAI's "check your plan and billing details" of rate limits too. The words after it
+    # differ.
     "insufficient_quota",
     "billing details. for more information on this error, read the docs: https://platform.openai.com",
     "credit balance is too low",
@@ -109,8 +110,8 @@ _NO_MODEL = (
     "deploymentnotfound",
     "with on-demand throughput isn",
 )
-# A model, perhaps its name, and what became of it. A parameter that a model no longer supports is no such
-# thing.
+# A model, perhaps its name, and what became of it. A sentence about a parameter that a model no longer
+# supports does not count.
 _GONE = re.compile(
     r"(?:model|deployment|engine)s?[:/ ]\s?(?:version |\S{1,128} )?"
     r"(?:(?:has been|was|is|is now) (?:decommissioned|deprecated|discontinued|retired|removed|shut down)"
@@ -121,12 +122,12 @@ _GONE = re.compile(
 # Fireworks names the account.
 _SUSPENDED = re.compile(r"account (?:\S{1,128} )?is suspended")
 
-# Of gRPC's UNAVAILABLE: nobody was reached.
+# For gRPC's UNAVAILABLE: no server was reached.
 _UNREACHABLE = ("failed to connect", "dns resolution failed", "connection refused", "connection reset", "socket closed")
 
 
 def refined(kind: FailureKind, status: int | None, codes: list[str], said: str, is_coded: bool) -> FailureKind:
-    """Looks for what the words add to a kind.
+    """Refines a kind by the words.
 
     Args:
         kind: The kind that a status or a code tells.
@@ -146,10 +147,10 @@ def refined(kind: FailureKind, status: int | None, codes: list[str], said: str, 
     elif kind is _RATE_LIMIT:
         if _has(_NEVER_FITS, said) or ("requested" in said and asks_too_much(said)):
             return _CONTEXT_WINDOW
-        # A code has said it already that this is about the rate.
+        # A code has said already that this is about the rate.
         return kind if is_coded or not (_has(_NO_ACCOUNT, said) or _SUSPENDED.search(said)) else _AUTH
     elif kind is _AUTH:
-        # Together has 403 for what is too long, OpenRouter for what was flagged.
+        # Together sends 403 for a request that is too long, OpenRouter for one that was flagged.
         if is_coded or status not in (None, 403):
             return kind
         return _CONTENT_POLICY if _has(_MODERATED, said) else _CONTEXT_WINDOW if _has(_TOO_LARGE, said) else kind
