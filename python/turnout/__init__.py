@@ -105,7 +105,8 @@ __all__ = [
     "strategies",
 ]
 
-# What is imported when it is first asked for: an import of all at once would take several times as long.
+# These names are imported when they are first asked for: an import of all at once would take several times as
+# long.
 _LAZY = {
     "turnout.limits": ("Limit", "Quota"),
     "turnout.options": ("Health", "Learning", "MinuteRules", "Waiting"),
@@ -122,7 +123,7 @@ _LAZY = {
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 _SUBMODULES = frozenset(("headers", "limits", "options", "outcomes", "probe", "records", "strategies"))
 
-if not TYPE_CHECKING:  # a checker is to find names that do not exist
+if not TYPE_CHECKING:  # so that a type checker finds names that do not exist
 
     def __getattr__(name):
         if name in _SUBMODULES:
@@ -139,6 +140,6 @@ if not TYPE_CHECKING:  # a checker is to find names that do not exist
 # Threads that go on while the interpreter ends must not run Python code from the core.
 _atexit.register(_at_exit)
 
-# Workers that are forked from one process must not draw alike.
+# Workers that are forked from one process must not draw the same numbers.
 if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(after_in_child=_after_fork)

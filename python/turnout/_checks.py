@@ -1,4 +1,4 @@
-"""Checks of the options' numbers: any library's numbers are taken, and kept as Python's own."""
+"""Checks of the options' numbers. Numbers of any library are accepted and kept as Python's own."""
 
 from numbers import Real
 from operator import index
@@ -11,7 +11,7 @@ def whole(options: object, name: str, least: int, most: int) -> None:
     """Refuse an attribute that is no int from least to most.
 
     Args:
-        options: What has it.
+        options: The object that has the attribute.
         name: Its name.
         least: The least.
         most: The most.
@@ -33,7 +33,7 @@ def number(options: object, name: str, least: float, most: float, allowed: str) 
     """Refuse an attribute that is no number from least to most.
 
     Args:
-        options: What has it.
+        options: The object that has the attribute.
         name: Its name.
         least: The least.
         most: The most.
@@ -42,7 +42,7 @@ def number(options: object, name: str, least: float, most: float, allowed: str) 
     value = getattr(options, name)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be {allowed}, not {value!r} ({type(value).__name__})")
-    # Before it becomes a float, for which an int may be too large.
+    # This comes before the conversion to a float: an int may be too large for that.
     if not least <= cast("float", value) <= most:
         raise ConfigurationError(f"{name} must be {allowed}, not {value!r}")
     object.__setattr__(options, name, float(value))
@@ -52,7 +52,7 @@ def seconds(options: object, name: str, least: float = 0.0) -> None:
     """Refuse an attribute that is no time.
 
     Args:
-        options: What has it.
+        options: The object that has the attribute.
         name: Its name.
         least: The least.
     """
@@ -63,7 +63,7 @@ def flag(options: object, name: str) -> None:
     """Refuse an attribute that is no bool.
 
     Args:
-        options: What has it.
+        options: The object that has the attribute.
         name: Its name.
     """
     value = getattr(options, name)

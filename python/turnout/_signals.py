@@ -1,8 +1,8 @@
-"""Which exceptions come from a signal's handler.
+"""Tells which exceptions come from a signal's handler.
 
-A handler runs between two steps of whatever the main thread does. An exception that it raises, such as
+A handler runs between two steps of the main thread. An exception that it raises, such as
 ``KeyboardInterrupt`` or the soft time limit of a task queue, is meant for the program. So code that catches
-what a stranger's object raises must let it through.
+the exceptions of a stranger's object must let it through.
 """
 
 import sys
@@ -37,7 +37,7 @@ def is_interruption(error: BaseException, trace: TracebackType | None) -> bool:
 
 
 def let_through(error: Exception) -> None:
-    """Raise an exception again that is meant for the program.
+    """Raise an exception again if it is meant for the program.
 
     Args:
         error: The exception, as it was caught.
@@ -46,7 +46,8 @@ def let_through(error: Exception) -> None:
         Exception: It is an interruption.
     """
     trace = error.__traceback__
-    # Most are raised by the very frame that caught them, such as a KeyError. No handler's is.
+    # Most exceptions, such as a KeyError, are raised by the very frame that caught them. Those of a handler
+    # never are.
     if trace is not None and trace.tb_next is not None and is_interruption(error, trace):
         raise error
 

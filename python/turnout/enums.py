@@ -15,9 +15,9 @@ class _Name(str, Enum):
 class Strategy(_Name):
     """The rule that picks among candidates.
 
-    The rules and their names are those of litellm-rs; LiteLLM's own spellings (``"simple-shuffle"``,
-    ``"least-busy"``, ``"usage-based-routing"``, ``"usage-based-routing-v2"``, ``"latency-based-routing"``,
-    ``"cost-based-routing"``) are accepted wherever one of these is.
+    The rules and their names are those of litellm-rs. LiteLLM's own spellings are accepted in their place:
+    ``"simple-shuffle"``, ``"least-busy"``, ``"usage-based-routing"``, ``"usage-based-routing-v2"``,
+    ``"latency-based-routing"``, ``"cost-based-routing"``.
     """
 
     SIMPLE_SHUFFLE = "simple_shuffle"
@@ -42,15 +42,15 @@ class FailureKind(_Name):
     ERROR = "error"
     """The deployment failed: 5xx, and failures without a kind of their own. Counts towards a cooldown."""
     CONNECTION = "connection"
-    """It could not be reached. Counts towards a cooldown."""
+    """The deployment could not be reached. Counts towards a cooldown."""
     RATE_LIMIT = "rate_limit"
-    """It refused for its rate limit (429). Cools down at once."""
+    """The deployment refused because of its rate limit (429). Cools down at once."""
     AUTH = "auth"
-    """It refused the credentials or the account (401, 402, 403, billing). Cools down at once."""
+    """The deployment refused the credentials or the account (401, 402, 403, billing). Cools down at once."""
     NOT_FOUND = "not_found"
-    """It does not have the model, or not any more (404, 410). Cools down at once."""
+    """The deployment does not have the model, or not any more (404, 410). Cools down at once."""
     TIMEOUT = "timeout"
-    """It did not answer in time (408, 504). Cools down at once."""
+    """The deployment did not answer in time (408, 504). Cools down at once."""
     MANUAL = "manual"
     """The application says so. Cools down at once."""
     BAD_REQUEST = "bad_request"
@@ -64,7 +64,7 @@ class FailureKind(_Name):
 
 
 class Status(_Name):
-    """What a deployment is."""
+    """What a deployment is: in service or out of it."""
 
     AVAILABLE = "available"
     """In service."""
@@ -77,17 +77,17 @@ class Status(_Name):
 
 
 class EventKind(_Name):
-    """What has happened."""
+    """What has happened to a deployment or a group."""
 
     COOLDOWN = "cooldown"
-    """A deployment was taken out for a while, or for longer than it was already."""
+    """A deployment was taken out for a while, or its cooldown became longer."""
     RECOVERY = "recovery"
     """A deployment is back in service: it ended the probation after a cooldown, or a health check ended the
     cooldown.
     """
     PANIC = "panic"
-    """So few of a group are in service that their health is ignored."""
+    """So few members of a group are in service that their health is ignored."""
     PANIC_OVER = "panic_over"
-    """Enough of a group are in service again."""
+    """Enough members of a group are in service again."""
     LIMIT_LEARNT = "limit_learnt"
     """A limit of a deployment was learnt from its provider."""

@@ -1,4 +1,4 @@
-"""What turnout raises.
+"""The exceptions that turnout raises.
 
 ::
 
@@ -11,7 +11,7 @@
     │   ├── AllDeploymentsInCooldown             all of them by their cooldowns
     │   ├── RateLimitExceeded                    all of them by their request or token limits
     │   ├── WaitTimeout           (TimeoutError) and waiting did not help in time
-    │   └── TooManyWaiters                       and as many wait already as may
+    │   └── TooManyWaiters                       and no further call may wait
     └── RequestTooLarge                          the request is above every token limit
 
 A value of the wrong type raises Python's own `TypeError`.
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class RouterError(Exception):
-    """The base of all of them."""
+    """The base of all exceptions of turnout."""
 
 
 class ConfigurationError(RouterError, ValueError):
@@ -85,9 +85,10 @@ class NoAvailableDeployment(RouterError):
 
     Attributes:
         model_name: The model name whose group was asked.
-        retry_after: Seconds until the earliest time at which some deployment may be available, computed from
-            the ends of cooldowns and of what limits let go. None if there is no such time: a place in flight
-            frees when its lease ends, and a health check reports when it does.
+        retry_after: Seconds until the earliest time at which some deployment may be available. It follows
+            from the ends of cooldowns and from the times at which limits become free. None if no such time is
+            known: a place in flight becomes free when its lease ends, and nobody knows when a health check
+            will report.
         reasons: How many deployments each gate stopped, by its name: ``tags``, ``excluded``,
             ``cooling_down``, ``unhealthy``, ``probation``, ``max_parallel_requests``, ``rpm_limit``,
             ``tpm_limit``, ``limit`` (one of ``Deployment.limits``), ``learnt_parallel_requests``,
@@ -117,21 +118,20 @@ class AllDeploymentsInCooldown(NoAvailableDeployment):
 
 
 class RateLimitExceeded(NoAvailableDeployment):
-    """Every deployment that the request could use has spent what one of its limits or quotas allows."""
+    """Every deployment that the request could use has spent one of its limits or quotas."""
 
 
 class WaitTimeout(NoAvailableDeployment, TimeoutError):
-    """No deployment became available as long as the call was to wait. The attributes tell of the last try."""
+    """No deployment became available while the call would wait. The attributes tell of the last try."""
 
 
 class TooManyWaiters(NoAvailableDeployment):
-    """No deployment is available, and as many calls wait for the model name already as may (see
-    ``Waiting``).
-    """
+    """No deployment is available, and as many calls wait for the model name as ``Waiting`` allows."""
 
 
 class RequestTooLarge(RouterError):
-    """The request is above the token limit of every deployment it could use, so that waiting does not help.
+    """The request is above the token limit of every deployment that it could use, so that waiting does not
+    help.
 
     Attributes:
         model_name: The model name whose group was asked.

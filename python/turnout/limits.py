@@ -1,4 +1,4 @@
-"""What providers limit: an amount of something in a length of time."""
+"""Limits of providers: an amount of something in a length of time."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,30 +17,31 @@ _MOST = 2**64 - 1
 class Limit:
     """An amount of one unit in a length of time, counted as the provider counts it.
 
-    Exactly one of the first four is given; a deployment may have several limits. docs/limits.md says which
-    kind which provider has.
+    Exactly one of the first four is given. A deployment may have several limits. docs/limits.md tells the
+    kinds of the providers' limits.
 
     Args:
         requests: Most requests.
         tokens: Most tokens, prompt and answer together.
         input_tokens: Most tokens of prompts.
         output_tokens: Most tokens of answers.
-        per: In how many seconds, at least 0.001, rounded to a nanosecond. 1.0 for slices of a second, 86400.0
-            for a day.
-        kind: ``"fixed"``: windows of that length, at whose end all is let go. ``"sliding"``: no stretch of
-            that length has more, wherever it begins; counted in sixtieths of it, so that it is up to a
-            sixtieth stricter than a log of all requests. ``"bucket"``: refills continuously (GCRA, ITU-T
-            I.371).
-        burst: Of a bucket, the most that can be used at once, at most what refills in 1e9 seconds; None for
-            the whole limit. A bucket is full in the beginning.
-        start: Of fixed windows: ``"clock"`` begins them at multiples of their length since 1970 (UTC),
-            ``"first_use"`` with the first request after the one before.
-        offset: Of fixed windows that start with the clock: they begin so many seconds after multiples of
-            their length (before them if it is negative). Less than ``per`` either way. 28800 begins days at
-            08:00 UTC. It is kept as a number from 0 up, rounded to a nanosecond.
-        timezone: Of fixed windows of whole days that start with the clock: they begin at midnight in this
-            time zone, such as ``"America/Los_Angeles"``. A day is as long as it is there, so 23 or 25 hours
-            where the clocks are changed. Several days begin at multiples of them since 1970.
+        per: The length of time in seconds, at least 0.001, rounded to a nanosecond. 1.0 for slices of a
+            second, 86400.0 for a day.
+        kind: ``"fixed"``: windows of that length; at the end of a window all its units are free again.
+            ``"sliding"``: no stretch of that length has more, at any time that it begins. It is counted in
+            sixtieths of the length, so that it is up to a sixtieth stricter than a log of all requests.
+            ``"bucket"``: refills continuously (GCRA, ITU-T I.371).
+        burst: For a bucket only: the most that can be used at once. It is at most what refills in 1e9
+            seconds; None for the whole limit. A bucket is full in the beginning.
+        start: For fixed windows only. ``"clock"`` begins them at multiples of their length since 1970 (UTC).
+            ``"first_use"`` begins a window with the first request after the window before.
+        offset: For fixed windows that start with the clock: they begin this many seconds after multiples of
+            their length, or before them if the number is negative. It is less than ``per`` either way. 28800
+            begins days at 08:00 UTC. It is kept as a number from 0 up, rounded to a nanosecond.
+        timezone: For fixed windows of whole days that start with the clock: they begin at midnight in this
+            time zone, such as ``"America/Los_Angeles"``. A day is as long as it is there: 23 or 25 hours
+            where the clocks are changed. Windows of several days begin at multiples of their length since
+            1970.
 
     Raises:
         ConfigurationError: A number is out of range, none or several of the units are given, ``kind``,
@@ -71,7 +72,7 @@ class Limit:
             raise ConfigurationError(f"a Limit must have exactly one of {', '.join(_UNITS)}, not {' and '.join(given) or 'none'}")
         whole(self, self.unit, 1, _MOST)
         seconds(self, "per", 0.001)
-        # As the core counts it, so that a limit that comes back from there is equal.
+        # Rounded as the core counts it, so that a limit that comes back from the core is equal.
         object.__setattr__(self, "per", round(self.per * 1e9) / 1e9)
         _one_of("kind", self.kind, ("fixed", "sliding", "bucket"))
         _one_of("start", self.start, ("clock", "first_use"))
@@ -88,7 +89,7 @@ class Limit:
             refill = f"{self.burst} at {self.amount} in {self.per} s"
             raise ConfigurationError(f"burst must be at most what refills in 1e9 seconds, not {refill}")
         if self.burst == self.amount:
-            # One way to say it, so that what is the same is equal.
+            # Equal limits are written in one way, so that they compare equal.
             object.__setattr__(self, "burst", None)
 
     def _check_beginning(self) -> None:
@@ -100,7 +101,7 @@ class Limit:
                 raise ConfigurationError(f"offset is for {clock}, not {self.offset}")
             if abs(self.offset) >= self.per:
                 raise ConfigurationError(f"offset must be less than per, {self.per}, not {self.offset}")
-            # One way to say it, so that what is the same is equal.
+            # Equal limits are written in one way, so that they compare equal.
             object.__setattr__(self, "offset", round(self.offset % self.per * 1e9) / 1e9 % self.per)
         if self.timezone is not None:
             object.__setattr__(self, "timezone", _time_zone(self.timezone))
@@ -111,7 +112,7 @@ class Limit:
 
     @property
     def unit(self) -> Literal["requests", "tokens", "input_tokens", "output_tokens"]:
-        """What it counts."""
+        """The unit that it counts."""
         if self.requests is not None:
             return "requests"
         if self.tokens is not None:
@@ -120,7 +121,7 @@ class Limit:
 
     @property
     def amount(self) -> int:
-        """How much of it."""
+        """The amount of that unit."""
         amount: int = getattr(self, self.unit)
         return amount
 
@@ -133,13 +134,13 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class Quota:
-    """Limits that several deployments share, such as those of one account: given to each of them, counted
-    once.
+    """Limits that several deployments share, such as those of one account. They are given to each of the
+    deployments and counted once.
 
-    Quotas are told apart by their ids, within a router. A deployment may be under several.
+    Within a router, the id tells quotas apart. A deployment may be under several.
 
     Args:
-        quota_id: What it is known by, not empty.
+        quota_id: Its id, not empty.
         *limits: Its limits, at least one.
 
     Raises:

@@ -1,5 +1,5 @@
-"""How a router behaves, in groups of options: frozen, checked where they are made, and each with a default
-that is explained.
+"""Options of a router, in groups. They are frozen, are checked when they are made, and have explained
+defaults.
 """
 
 import math
@@ -23,40 +23,39 @@ class Health:
     Args:
         consecutive_failures: The number of failures in a row that starts a cooldown, at least 1; None for no
             such rule.
-        failure_rate: So large a share of failures in the window starts a cooldown, over 0 to 1; None for no
+        failure_rate: The share of failures in the window that starts a cooldown, over 0 to 1; None for no
             such rule.
-        window: Seconds that outcomes count, at least 0.1. They are counted in ten buckets, so nine tenths to
-            the whole of it.
+        window: Seconds for which outcomes count, at least 0.1. They are counted in ten buckets, so they count
+            for nine tenths to the whole of this time.
         min_volume: The number of outcomes in the window from which a share of failures says something, at
             least 1.
-        cooldown_time: Seconds that the first cooldown lasts, unless the provider says how long it wants to be
-            left alone.
+        cooldown_time: Seconds that the first cooldown lasts, unless the provider names a wait.
         cooldown_growth: The factor by which each further cooldown is longer than the one before, at least 1.
         max_cooldown: Seconds beyond which cooldowns do not grow.
-        cooldown_jitter: A cooldown lasts up to this share longer, by chance, 0 to 1, so that deployments
-            which were taken out together do not return at one instant. A provider's own time is taken
-            exactly.
-        forget_after: For so many seconds without a cooldown, counted from the end of the last, the growth of
-            one is forgotten.
+        cooldown_jitter: A cooldown lasts up to this share longer, by chance, 0 to 1. So deployments that were
+            taken out together do not return at one instant. A wait that the provider names is taken exactly.
+        forget_after: Each time that this many seconds pass without a cooldown, counted from the end of the
+            last, one cooldown is forgotten. The next cooldown is then shorter by one step of growth.
         success_threshold: Successes that end the probation after a cooldown, at least 1.
-        slow_start: Seconds over which the requests of a deployment that returns or joins grow from a tenth of
-            a fair share to the whole. 0 by default: hosted APIs have no cold caches. For engines of your
-            own, 30 is a start.
-        panic_threshold: If a smaller share of a group than this, 0 to 1, would be left by cooldowns, health
-            checks and probation, these are ignored, since too few would break under the load of all. 0 by
-            default: never.
-        cool_last: Cool down the last deployment of a group that is in service, too. By default it stays:
-            failures that may pass beat no service at all. What it says itself (rate limit, credentials, not
-            found) counts in any case, and so does ``cool_down``. A rate limit without a named wait does not
-            count for the only deployment of a group.
-        fail_open: Where health checks (``report_health(id, False)``) have taken out every deployment of a
-            group, serve by all of them: the checks may be wrong, and no service is worse. Cooldowns and named
+        slow_start: When a deployment returns or joins, its share of requests grows from a tenth of a fair
+            share to the whole over this many seconds. 0 by default: hosted APIs have no cold caches. For
+            engines of your own, 30 is a start.
+        panic_threshold: The least share of a group, 0 to 1, that cooldowns, health checks and probation may
+            leave in service. If they would leave less, they are ignored: too few deployments would break
+            under the load of all. 0 by default: never.
+        cool_last: Whether the last deployment of a group that is in service cools down too. By default it
+            stays: requests that may fail are better than no service at all. Its own refusals (rate limit,
+            credentials, not found) count in any case, and so does ``cool_down``. A rate limit without a named
+            wait does not count for the only deployment of a group.
+        fail_open: Whether all deployments of a group serve when health checks (``report_health(id, False)``)
+            have taken out every one: the checks may be wrong, and no service is worse. Cooldowns and named
             waits hold in any case.
-        failure_penalty: For so many seconds a failure weighs like one more request in flight where strategies
-            compare those, so that a deployment which fails fast is never the least busy one. 0 for not at
-            all.
-        outlier_factor: So many times the share of failures that the rest of its group has, at least 1, starts
-            a cooldown, if it is a tenth at least and both have ``min_volume``; None for no such rule.
+        failure_penalty: For this many seconds a failure weighs like one more request in flight, where
+            strategies compare requests in flight. So a deployment that fails fast is never the least busy
+            one. 0 for not at all.
+        outlier_factor: A deployment cools down if its share of failures is at least this many times that of
+            the rest of its group, at least 1. The share must also be at least a tenth, and both must have
+            ``min_volume``. None for no such rule.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -124,8 +123,7 @@ class MinuteRules:
             were made in it, at least 0.
         min_requests: The number of requests in a clock minute from which ``allowed_fails`` counts, at least
             0.
-        cooldown_time: Seconds that a cooldown lasts, unless the provider says how long it wants to be left
-            alone.
+        cooldown_time: Seconds that a cooldown lasts, unless the provider names a wait.
         success_threshold: Consecutive successes that end the probation after a cooldown or a failure, at
             least 1.
 
@@ -158,14 +156,15 @@ class Learning:
     """What a router learns from providers.
 
     Args:
-        headers: Take the limits that an exception's response headers tell, when it leaves a lease's block.
-            :meth:`turnout.Lease.observe` takes those of any response, with this option or without.
-        concurrency: Where a deployment has no limit of any kind, let its refusals (429) teach how many
-            requests it takes at once: a refusal lowers the cap to seven tenths of what was in flight, as many
-            successes as the cap raise it by one. Without it the only lesson of a refusal is a cooldown, after
-            which everything comes back at once.
-        longest_wait: The longest wait in seconds that is taken from a provider, a week by default. A longer
-            one, of an absurd header for instance, counts as this long.
+        headers: Whether the router takes the limits from the response headers of an exception that leaves a
+            lease's block. :meth:`turnout.Lease.observe` takes the limits of any response, with this option or
+            without.
+        concurrency: Whether refusals (429) teach how many requests a deployment takes at once, if it has no
+            limit of any kind. A refusal lowers the cap to seven tenths of the requests that were in flight.
+            As many successes as the cap raise it by one. Without this option a refusal only starts a
+            cooldown, after which all requests come back at once.
+        longest_wait: The longest wait in seconds that is accepted from a provider, a week by default. A
+            longer one, for instance from an absurd header, counts as this long.
 
     Raises:
         ConfigurationError: ``longest_wait`` is out of range.
@@ -184,11 +183,11 @@ class Learning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """How many may wait for capacity.
+    """How many calls may wait for capacity.
 
     Args:
-        max_waiters: The most that wait for one model name at once, 0 to 4,294,967,295. A later call gets
-            ``TooManyWaiters`` at once.
+        max_waiters: The most calls that wait for one model name at once, 0 to 4,294,967,295. A later call
+            gets ``TooManyWaiters`` at once.
 
     Raises:
         ConfigurationError: ``max_waiters`` is out of range.

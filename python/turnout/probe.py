@@ -29,55 +29,56 @@ __all__ = ["Check", "Probes"]
 
 Check: TypeAlias = Callable[[Deployment], bool | Awaitable[bool | None] | None]
 
-# What came of a check: a verdict, none, or why there is no good one.
+# The result of a check: a verdict, none, or an exception that tells why the deployment is not healthy.
 _Finding: TypeAlias = bool | Exception | None
 
 # The queue's entry for a look at the router's deployments. No deployment has an empty id.
 _LOOK = ""
 
-# Some eleven days: within what every platform can wait for.
+# About eleven days. Every platform can wait for that long.
 _MOST_SECONDS = 1e6
 
 _log = logging.getLogger(__name__)
 
 
 class Probes:
-    """Checks a router's deployments over and over, one at a time, and reports by `Router.report_health` what
-    it finds.
+    """Checks a router's deployments over and over, one at a time. Reports the results by
+    `Router.report_health`.
 
-    Run them by one of: ``with probes:`` or :meth:`start` and :meth:`stop` (a daemon thread), :meth:`run` (a
-    task of your event loop), :meth:`run_once` or :meth:`run_once_async` (one round, for a scheduler of your
-    own); by one of them at a time.
+    Run them in one of these ways, and in one at a time:
 
-    A deployment whose checks failed ``failures`` times in a row is reported unhealthy and gets no more
-    traffic; one good check reports it well, on probation. A deployment that is cooling down stays so: the
-    provider asked for the pause, or requests failed that a check is not like.
+    - ``with probes:``, or :meth:`start` and :meth:`stop`: a daemon thread;
+    - :meth:`run`: a task of your event loop;
+    - :meth:`run_once` or :meth:`run_once_async`: one round, for a scheduler of your own.
 
-    Each deployment is first checked at a random moment of the first interval, so that neither deployments nor
-    processes go in step; call :meth:`run_once` before if you cannot wait. Deployments that are added later
-    are found within an interval, those that are removed are dropped.
+    If the checks of a deployment fail ``failures`` times in a row, it is reported unhealthy and gets no more
+    traffic. One good check reports it well, on probation. A deployment that is cooling down stays so: either
+    the provider asked for the pause, or requests failed in a way that a check does not notice.
+
+    Each deployment is first checked at a random moment of the first interval. So neither deployments nor
+    processes are checked in step. Call :meth:`run_once` first if you cannot wait. Deployments that are added
+    later are found within an interval. Deployments that are removed are dropped.
 
     The times are those of the real clock, even if the router has another one. A forked process needs probes
-    of its own. What is taken out and brought back is logged by the logger ``turnout.probe``.
+    of its own. The logger ``turnout.probe`` logs the deployments that are taken out and brought back.
 
     Args:
         router: The router.
-        check: What to call with a :class:`turnout.Deployment`, or a mapping of deployment ids to such
-            callables; ids that it lacks are not checked. True is healthy, False is not, nor is an exception;
-            None is no verdict. It may be async under :meth:`run` and :meth:`run_once_async`.
+        check: A function that takes a :class:`turnout.Deployment`, or a mapping of deployment ids to such
+            functions. Ids that the mapping lacks are not checked. True is healthy. False and an exception are
+            not healthy. None is no verdict. It may be async under :meth:`run` and :meth:`run_once_async`.
             ``CancelledError`` and ``KeyboardInterrupt`` are not caught and end the probes.
-        interval: Seconds from the end of a deployment's check to its next, over 0, at most 1e6.
-        jitter: By which share each interval is at most lengthened or shortened at random, 0 to below 1.
-        timeout: Seconds that a check may take, over 0, at most 1e6. An async one is cancelled then. A plain
-            function cannot be cut off: the other checks wait until it returns, which then counts as a
-            failure, so give it a timeout
-                of its own.
-        failures: How many checks in a row must fail, at least 1. The default of 2 lets a lost packet or a
-            restart pass; failing requests tell the router faster than checks do in any case.
+        interval: Seconds from the end of a deployment's check to its next check, over 0, at most 1e6.
+        jitter: The largest share by which each interval is made longer or shorter at random, 0 to below 1.
+        timeout: Seconds that a check may take, over 0, at most 1e6. An async check is cancelled after them. A
+            plain function cannot be cut off: the other checks wait until it returns. It then counts as a
+            failure. So give such a function a timeout of its own.
+        failures: How many checks in a row must fail, at least 1. With the default of 2, a lost packet or a
+            restart does no harm. Failing requests tell the router faster than checks do in any case.
         only_unhealthy: Check only deployments that a good check would bring back, for checks that cost money.
-            Somebody else has to report them unhealthy then.
-        end_cooldowns: Let a good check end a cooldown too. Right where the check does what requests do; wrong
-            where the provider limits rates, which a check does not notice.
+            Other code must then report them unhealthy.
+        end_cooldowns: Whether a good check ends a cooldown too. That is right if the check does what requests
+            do. It is wrong if the provider limits rates, which a check does not notice.
         seed: Makes the random moments repeatable.
 
     Raises:
@@ -116,7 +117,7 @@ class Probes:
         self._only_unhealthy = only_unhealthy
         self._end_cooldowns = end_cooldowns
         self._random = random.Random(seed)
-        # Checks that failed in a row, by deployment; those without any are not in it.
+        # The checks that failed in a row, by deployment. Deployments without any are not in it.
         self._failed: dict[str, int] = {}
         self._running = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -135,7 +136,7 @@ class Probes:
         if any(inspect.iscoroutinefunction(check) for check in checks):
             raise _needs_a_loop()
         self._claim()
-        # Anew for each run, so that a thread that was left behind in its check stays stopped.
+        # A new event for each run, so that a thread that was left behind in its check stays stopped.
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, args=(self._stopped,), name="turnout-probes", daemon=True)
         try:
@@ -145,12 +146,12 @@ class Probes:
             raise
 
     def stop(self) -> bool:
-        """End the thread: at once if it waits, and else after its check, whose outcome is not reported any
-        more.
+        """End the thread: at once if it waits, otherwise after its check. The outcome of that check is not
+        reported any more.
 
         Returns:
-            Whether it ended. False if its check has not returned within ``timeout`` seconds; it is left to
-            itself then.
+            Whether the thread ended. False if its check has not returned within ``timeout`` seconds. The
+            thread then goes on by itself.
         """
         self._stopped.set()
         if self._thread is None or self._thread is threading.current_thread():
@@ -201,7 +202,7 @@ class Probes:
         """Check every deployment once, in registration order.
 
         Returns:
-            By deployment id whether its check was good; None without a verdict.
+            By deployment id: whether its check was good; None without a verdict.
 
         Raises:
             RuntimeError: The probes are running.
@@ -214,7 +215,7 @@ class Probes:
         """Check every deployment once, in registration order, in the running asyncio loop.
 
         Returns:
-            By deployment id whether its check was good; None without a verdict.
+            By deployment id: whether its check was good; None without a verdict.
 
         Raises:
             RuntimeError: The probes are running.
@@ -237,7 +238,7 @@ class Probes:
             self._running.release()
 
     def _turns(self) -> Iterator[Deployment | float]:
-        """Without end: a deployment whose turn has come, or the seconds to wait until there is one."""
+        """Yields without end: a deployment whose turn has come, or the seconds to wait until there is one."""
         queue = [(time.monotonic(), _LOOK)]
         known: set[str] = set()
         while True:
@@ -246,7 +247,8 @@ class Probes:
             if due > now:
                 yield due - now
             elif deployment_id == _LOOK:
-                # Once an interval and not at every turn, since the list is as long as the router.
+                # This is done once an interval and not at every turn, since the list is as long as the
+                # router.
                 heapq.heapreplace(queue, (now + self._interval, _LOOK))
                 for deployment in self._round():
                     if deployment.deployment_id not in known:
@@ -261,11 +263,12 @@ class Probes:
                     continue
                 yield deployment
                 wait = self._interval * (1 + self._jitter * self._random.uniform(-1, 1))
-                # From the end of the check, so that slow checks make rounds longer and not a queue.
+                # The interval begins at the end of the check. So slow checks make rounds longer and make no
+                # queue.
                 heapq.heappush(queue, (time.monotonic() + wait, deployment_id))
 
     def _round(self) -> list[Deployment]:
-        """All deployments; what is known of others is forgotten."""
+        """Returns all deployments. Forgets the failed checks of others."""
         deployments = self._router.deployments()
         self._failed = {
             each.deployment_id: self._failed[each.deployment_id] for each in deployments if each.deployment_id in self._failed
@@ -273,13 +276,13 @@ class Probes:
         return deployments
 
     def _check_of(self, deployment: Deployment) -> Check | None:
-        """Its check, if it is to be checked now."""
+        """Returns its check; None if it is not to be checked now."""
         if self._only_unhealthy and not self._is_brought_back(deployment.deployment_id):
             return None
         return self._check.get(deployment.deployment_id) if isinstance(self._check, Mapping) else self._check
 
     def _is_brought_back(self, deployment_id: str) -> bool:
-        """Whether a good check brings it back."""
+        """Returns whether a good check brings it back."""
         try:
             status = self._router.stats(deployment_id).status
         except DeploymentNotFound:
@@ -310,7 +313,7 @@ class Probes:
         return await self._in_time(found) if isinstance(found, Awaitable) else found
 
     def _call(self, check: Check, deployment: Deployment) -> _Finding | Awaitable[bool | None]:
-        """Calls a check. That of a plain function comes of it, an async one has yet to be awaited."""
+        """Calls a check. A plain function gives its result. An async one gives an awaitable."""
         began = time.monotonic()
         try:
             said = check(deployment)
@@ -344,7 +347,7 @@ class Probes:
         return TimeoutError(f"the check took more than {self._timeout} s")
 
     def _report(self, deployment: Deployment, found: _Finding) -> bool | None:
-        """Tells the router, if it is to be told; returns the verdict."""
+        """Reports a result to the router, if it changes anything. Returns the verdict."""
         deployment_id = deployment.deployment_id
         try:
             if found is True:

@@ -1,4 +1,4 @@
-"""What a router says about itself: plain frozen data, made on request."""
+"""Reports of a router about itself: plain frozen data, made on request."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,15 +11,15 @@ __all__ = ["DeploymentStats", "Event", "Explanation", "LimitStats", "ObservedSta
 
 @dataclass(frozen=True, slots=True)
 class LimitStats:
-    """What a limit stands at.
+    """The state of a limit.
 
     Attributes:
         limit: The limit.
         quota: The id of the quota it belongs to; None for a deployment's own.
-        used: What is used of it, reservations included. More than the limit where more was used than
-            estimated.
-        remaining: What can be used now.
-        resets_in: Seconds until all of it can be used, if nothing more is.
+        used: The units that are used of it, reservations included. It may be over the limit, if requests used
+            more than was estimated.
+        remaining: The units that can be used now.
+        resets_in: Seconds until all of the limit can be used, if nothing more is used.
     """
 
     limit: Limit
@@ -36,9 +36,10 @@ class ObservedStats:
     Attributes:
         unit: ``requests``, ``tokens``, ``input_tokens`` or ``output_tokens``.
         quota: The id of the quota that this is about; None for the deployment itself.
-        remaining: What it said, less what was reserved since. No requests, while it wants not to be asked.
-        resets_in: Seconds until that is out of date.
-        limit: What it said may be used in all; None if it did not.
+        remaining: The units that it said are left, less those that were reserved since. While the provider
+            wants no requests, no requests are left.
+        resets_in: Seconds until this is out of date.
+        limit: The units that it said may be used in all; None if it did not say.
     """
 
     unit: str
@@ -55,7 +56,7 @@ class DeploymentStats:
     Attributes:
         deployment_id: Its id.
         model_name: The model name whose group it is in.
-        status: What it is.
+        status: Its status.
         in_flight: Leases that have not ended.
         max_parallel_requests: Most leases in flight at once; None for no limit.
         rpm_current: Requests counted in the current clock minute.
@@ -70,13 +71,13 @@ class DeploymentStats:
         total_requests: Requests counted since it was added.
         total_successes: Successes since it was added.
         total_failures: Failures since it was added, those that say nothing about its health left out.
-        total_tokens: Tokens of successes since it was added: those reported, or those estimated where none
-            were.
+        total_tokens: Tokens of successes since it was added. Where no tokens were reported, the estimate
+            counts.
         limits: Its limits beside ``rpm_limit`` and ``tpm_limit``, those of its quotas included.
-        observed: What the provider said is left, as far as that holds.
-        learnt_parallel_requests: The most in flight that its refusals have taught; None if nothing was
+        observed: What the provider said is left, as far as that still holds.
+        learnt_parallel_requests: The most requests in flight, as learnt from refusals; None if nothing was
             learnt.
-        domain: Its failure domain. What follows is counted with :class:`turnout.Health` only:
+        domain: Its failure domain. The fields below are counted with :class:`turnout.Health` only:
         consecutive_failures: Failures since the last success or cooldown.
         window_successes: Successes in the window, since the last cooldown.
         window_failures: Failures in the window, since the last cooldown.
@@ -134,8 +135,9 @@ class RouterMetrics:
         total_successes: Successes.
         total_failures: Failures, those that say nothing about a deployment's health left out.
         total_tokens: Tokens of successes.
-        panicking: The model names whose groups have so few in service that their health is ignored, sorted.
-        events_dropped: Events that no subscriber was told, since more than 10,000 waited to be told.
+        panicking: The model names whose groups have so few members in service that their health is ignored,
+            sorted.
+        events_dropped: Events that were dropped, since more than 10,000 waited to be told.
     """
 
     models: int
@@ -160,10 +162,11 @@ class Event:
     it.
 
     Attributes:
-        kind: What.
-        deployment_id: To which deployment; None if to a group.
-        model_name: In which group.
-        at: When, in seconds of the router's clock: Unix time, unless it has a :class:`turnout.ManualClock`.
+        kind: What has happened.
+        deployment_id: The deployment that it happened to; None if it happened to a group.
+        model_name: The model name of the group.
+        at: The time, in seconds of the router's clock: Unix time, unless it has a
+            :class:`turnout.ManualClock`.
         detail: More about it, for people to read.
     """
 
@@ -185,8 +188,9 @@ class Verdict:
             ``learnt_parallel_requests``, ``observed_limit``, ``slow_start`` or ``quota``; None if it is a
             candidate.
         detail: Why that gate stopped it, with the numbers; None if it is a candidate.
-        score: What the strategy compares (see ``Explanation.score_name``); None if a gate stopped it.
-        probability: The chance that the strategy takes it, 0.0 if a gate stopped it.
+        score: The value that the strategy compares (see ``Explanation.score_name``); None if a gate stopped
+            it.
+        probability: The probability that the strategy picks it, 0.0 if a gate stopped it.
     """
 
     deployment_id: str
@@ -205,9 +209,9 @@ class Explanation:
         strategy: The rule in force.
         score_name: What the scores are, such as ``active requests``.
         winner: The id that a pick right now takes; None if no deployment is available.
-        retry_after: Without a winner, the seconds that the error would give; else None.
-        verdicts: One verdict a deployment, in registration order.
-        panic: Whether so few of the group are in service that the gates of health are ignored.
+        retry_after: If there is no winner, the seconds that the error would give; else None.
+        verdicts: One verdict for each deployment, in registration order.
+        panic: Whether so few members of the group are in service that the gates of health are ignored.
     """
 
     model_name: str

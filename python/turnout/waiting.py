@@ -1,9 +1,9 @@
-"""How an asyncio task and a trio task wait for a lease. The order in which they are served is the core's, and
-threads wait in the core.
+"""The wait of asyncio and trio tasks for a lease. The core keeps the order in which they are served. Threads
+wait in the core.
 
-A waiter is polled. It returns its lease, or the seconds after which it wants to be polled again. It may call
-the function that it was given before that time. Each loop sleeps that long. A loop that is left in any way
-gives up the place, and a lease that was not returned.
+A waiter is polled. It returns its lease, or the seconds after which it wants to be polled again. Before that
+time, it may call the function that it was given. The task sleeps until one of the two happens. If the task
+leaves its wait in any way, it gives up its place, and a lease that was not returned.
 """
 
 import sys
@@ -28,7 +28,7 @@ async def wait_async(waiter: _Waiter) -> Lease:
     return await (_wait_in_trio if _runs_in_trio() else _wait_in_asyncio)(waiter)
 
 
-# By which tasks and Python's own warnings call it.
+# Tasks and Python's own warnings call it by this name.
 wait_async.__qualname__ = "Router.acquire_async"
 
 
@@ -44,7 +44,7 @@ def _runs_in_trio() -> bool:
 
 
 async def _wait_in_asyncio(waiter: _Waiter) -> Lease:
-    # Imported here, where they are already: a program without a loop need not load them.
+    # They are imported here, where they are loaded already: a program without a loop need not load them.
     import asyncio
     from weakref import ref
 
@@ -55,7 +55,7 @@ async def _wait_in_asyncio(waiter: _Waiter) -> Lease:
             progress = waiter.poll(partial(_wake, waiter, loop.is_closed, loop.call_soon_threadsafe, _set, woken))
             if isinstance(progress, Lease):
                 return progress
-            # A loop keeps its timers. It is not to keep a task that nobody else knows.
+            # A loop keeps its timers. A timer must not keep a task alive that nothing else knows.
             timer = loop.call_later(progress, _set_if_alive, ref(woken))
             try:
                 await woken
@@ -92,7 +92,7 @@ def _wake(waiter: _Waiter, is_over: Callable[[], bool], call_soon: Callable[...,
     try:
         call_soon(*call)
     except RuntimeError:
-        # RecursionError is one too, and says nothing of the loop.
+        # A RecursionError is a RuntimeError too, and says nothing of the loop.
         if not is_over():
             raise
         # The loop has ended, and with it the tasks that waited there. Others must not wait behind them.
