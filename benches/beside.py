@@ -1,23 +1,23 @@
 """Compares the speed of the working tree with that of another revision: `make bench-beside REV=main~1`.
 
-Both are built as the package ships, each in a target folder of its own: cargo takes what it finds in a
-shared one for fresh if only the times of the files say so. A cell is one operation under one strategy in a
-group of one size. A pair is two fresh processes, one for each build. They time batches of the same calls by
-turns (A B, B A, A B, …), on one core where the system allows that, so that a change of the clock rate meets
-both. The median of the batches' ratios, the tree's time by the revision's, is the pair's ratio. A cell is the
-median of its pairs' ratios with a confidence interval.
+Both are built as the package ships, each in a target folder of its own: in a shared folder, cargo judges by
+the times of the files whether a build is up to date. A cell is one operation under one strategy in a group of
+one size. A pair is two fresh processes, one for each build. They time batches of the same calls by turns (A
+B, B A, A B, …), on one core where the system allows that, so that a change of the clock rate meets both. A
+batch has a ratio: the tree's time by the revision's. The median of the batches' ratios is the pair's ratio. A
+cell's ratio is the median of its pairs' ratios, with a confidence interval.
 
-The processes are fresh for every pair because where the system happens to place a process in memory moved a
-whole cell by up to 25 % here. Ratios of one pair of processes are therefore not independent of each other,
-and an interval over them says too much.
+The processes are fresh for every pair: the place in memory that the system gives a process moved a whole cell
+by up to 25 % here. So the ratios of one pair of processes are not independent of each other, and an interval
+over them would be too narrow.
 
-Both are built with code aligned to 64 and 32 bytes. Without that the place where code happens to lie decides
-more than the code itself: one source built into two libraries, one by cargo and one by maturin, differed by 5
-to 12 % here.
+Both are built with code aligned to 64 and 32 bytes. Without that, the place of code in memory decides more
+than the code itself: one source built into two libraries, one by cargo and one by maturin, differed by 5 to
+12 % here.
 
-The interval is free of assumptions about the distribution: its ends are order statistics of the ratios,
-chosen by the binomial distribution (W. J. Conover, Practical Nonparametric Statistics, 3rd ed., section 3.2).
-At 99.9 % a cell, 42 cells together show one false alarm in fifty runs, since only a lower end above the bound
+The interval needs no assumption about the distribution: its ends are order statistics of the ratios, chosen
+by the binomial distribution (W. J. Conover, Practical Nonparametric Statistics, 3rd ed., section 3.2). At
+99.9 % a cell, 42 cells together show one false alarm in fifty runs, since only a lower end above the bound
 counts.
 
 Exit status: 0, or 1 if the interval of a cell lies above 1.05.
@@ -63,7 +63,7 @@ MODEL = "model"
 
 
 class Cell(NamedTuple):
-    """What was measured of one operation under one strategy in a group of one size."""
+    """The measurement of one operation under one strategy in a group of one size."""
 
     operation: str
     strategy: str
@@ -80,8 +80,8 @@ class Cell(NamedTuple):
 
 
 def interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Returns the ends of a confidence interval of the median: two order statistics that enclose it at least
-    this surely.
+    """Returns the ends of a confidence interval of the median: two order statistics that enclose it with at
+    least this probability.
 
     Args:
         ratios: The sample.
@@ -115,7 +115,7 @@ def interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> tuple[f
 
 
 def work(site: Path) -> None:
-    """Answers requests for timings from the standard input, by the package of one folder."""
+    """Answers requests for timings from the standard input. It times the package of one folder."""
     sys.path.insert(0, str(site))
     import turnout
 
@@ -175,7 +175,7 @@ class Worker:
         return int(answer)
 
     def end(self) -> None:
-        """Ends it."""
+        """Ends the process."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
@@ -238,7 +238,7 @@ def build_revision(commit: str) -> Path:
 
 
 class Pair(NamedTuple):
-    """What one pair of processes measured."""
+    """The measurement of one pair of processes."""
 
     ratio: float
     tree_ns: float
@@ -278,7 +278,7 @@ def workers(sites: tuple[Path, Path], strategy: str, size: int) -> Iterator[tupl
 
 
 def to_cell(operation: str, strategy: str, size: int, pairs: Sequence[Pair]) -> Cell:
-    """Returns what the pairs of a cell come to."""
+    """Sums up the pairs of a cell."""
     ratios, ours, theirs = zip(*pairs, strict=True)
     return Cell(operation, strategy, size, statistics.median(ratios), *interval(ratios), statistics.median(ours),
                 statistics.median(theirs))  # fmt: skip
@@ -310,7 +310,7 @@ def geometric_mean(cells: Sequence[Cell]) -> float:
 
 
 def verdict(cells: Sequence[Cell]) -> int:
-    """Prints what the cells come to; returns the exit status."""
+    """Prints the sum of the cells; returns the exit status."""
     for operation in OPERATIONS:
         of_operation = [cell for cell in cells if cell.operation == operation]
         print(f"geometric mean of {operation}: {geometric_mean(of_operation):.3f}")

@@ -1,26 +1,26 @@
-"""A deployment that fails fast attracts traffic: how much of it goes into the hole.
+"""Measures how much traffic goes to a deployment that fails fast: the traffic into the hole.
 
     python benches/black_hole.py
     python benches/black_hole.py --quick --seed 7 --json target/black_hole.json
 
 60,000 requests in simulated time go to eight deployments with eight places each (``max_parallel_requests``).
-In the middle third of the run the first deployment answers every request with an error after 50 ms; else all
-of them take 6 s on average, lognormal with a sigma of 1, and what was sent before the hole opened still ends
-well. Poisson arrivals load the other seven to 0.85. The first is the worst place for a hole: several rules
-give ties to it, and a deployment that fails fast always has a free place.
+In the middle third of the run the first deployment answers every request with an error after 50 ms. Otherwise
+all of them take 6 s on average, lognormal with a sigma of 1. Requests that were sent before the hole opened
+still end well. Poisson arrivals load the other seven to 0.85. The first is the worst place for a hole:
+several rules give ties to it, and a deployment that fails fast always has a free place.
 
 A request that failed asks again at once, before those in line, and excludes the deployment that it tried.
-When there is no place, requests wait in line; the first asks again when another one ends or when the router
-said.
+When there is no place, requests wait in line. The first of them asks again when another request ends, or at
+the time that the router told.
 
-The share is that of the attempts in the hole among all attempts while there is one, retries included. An
-outage has the same first failures however long it is, so ``--quick``, which has 2,000 requests and so a
-thirtieth of it, has a larger bound.
+The share is that of the attempts in the hole among all attempts while there is a hole, retries included. The
+first failures of an outage do not depend on its length. ``--quick`` has 2,000 requests and so a thirtieth of
+the outage: it has a larger bound.
 
-The hole's answers also name waits that must not help it. Zero and a date that is past are no waits. A host
-whose clock is 60 s behind and which asks for a minute names a moment that has come by our clock: with the
-answer's own ``Date`` (RFC 9110, section 6.6.1) that is a minute, and without it no wait. A wait that is named
-is taken at its word: a hole that asks for 5 s each time is asked every 5 s, and gets 2.4 %.
+The hole's answers also name waits that must not help it. Zero and a date that is past are no waits. In one
+case the host's clock is 60 s behind and the host asks for a minute: the moment that it names has come by our
+clock. With the answer's own ``Date`` (RFC 9110, section 6.6.1) that is a minute, and without it no wait. A
+wait that is named is taken exactly: a hole that asks for 5 s each time is asked every 5 s, and gets 2.4 %.
 """
 
 import sys
@@ -64,7 +64,7 @@ class Answer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A kind of router, and what the hole answers it."""
+    """A kind of router, and the hole's answer to it."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     status: int = 500
@@ -104,8 +104,8 @@ class Run:
     """Sends requests through one router.
 
     Attributes:
-        attempts: How many were made while there was a hole.
-        swallowed: How many of them went into it.
+        attempts: The attempts that were made while there was a hole.
+        swallowed: The attempts that went into it.
     """
 
     def __init__(self, requests: Sequence[Request], strategy: Strategy, case: Case, seed: int) -> None:
@@ -160,7 +160,7 @@ def measure(requests: Sequence[Request], strategy: Strategy, seed: int) -> dict[
     """Run one strategy in every case.
 
     Returns:
-        Attempts, and those that were swallowed, with their share in percent.
+        The attempts, the swallowed ones, and their share in percent.
     """
     figures = {}
     for name, case in CASES.items():

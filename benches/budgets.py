@@ -1,10 +1,10 @@
-"""Turnout's budgets, and the measurements that they need beside those of picks, which are in compare.py.
+"""Turnout's budgets, and their measurements beside those of picks, which are in compare.py.
 
     python benches/budgets.py
 
-- Construction: Deployments, whose ids are at hand, and their router, up to and including its first pick. The
-  best of several times in each process.
-- Memory: what 10,000 and 100,000 deployments with ids of their own, their router and its first pick add to
+- Construction: deployments and their router, up to and including its first pick. The ids are made before. The
+  best of several times in each process counts.
+- Memory: 10,000 and 100,000 deployments with ids of their own, their router and its first pick. The growth of
   the resident set of a new process, with a garbage collection on either side, for each deployment. On Linux
   only.
 - Threads: acquires and releases with two threads on the core, without Python and its lock: ``cargo bench --
@@ -34,19 +34,19 @@ FEW, MANY, MOST = 10, 10_000, 100_000  # the numbers of deployments that have bu
 REPEATS = 5
 
 Figures: TypeAlias = Mapping[str, float]
-"""Something measured, by strategy or by something else that varies."""
+"""Measurements, by strategy or by something else that varies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What something may cost, and what it does cost.
+    """What something may cost, and what it costs.
 
     Attributes:
-        what: What it is.
+        what: The thing that is measured.
         bound: The most that it may be, or the least.
-        unit: What the bound and the figures are counted in.
+        unit: The unit of the bound and the figures.
         at_least: Whether the bound is the least.
-        figures: What was measured; empty if nothing was.
+        figures: The measurements; empty if there are none.
     """
 
     what: str
@@ -57,7 +57,7 @@ class Budget:
 
     @property
     def worst(self) -> tuple[str, float] | None:
-        """The one that is nearest to the bound or furthest over it, with its figure."""
+        """The figure that is nearest to the bound or furthest over it, with its name."""
         extreme = min if self.at_least else max
         return extreme(self.figures.items(), key=itemgetter(1), default=None)
 
@@ -142,11 +142,11 @@ def memory(strategy: str, n: int) -> float:
 
 
 def threads() -> dict[str, dict[str, float]]:
-    """Measure what a second thread brings to the core.
+    """Measure the gain of a second thread on the core.
 
     Returns:
-        Throughput of two threads as a multiple of one thread's, when they ask for different groups and for
-        the same one, by strategy; nothing where there is no Rust.
+        By strategy, the throughput of two threads as a multiple of one thread's: when they ask for different
+        groups, and when they ask for the same one. Nothing where there is no Rust.
     """
     result: dict[str, dict[str, float]] = {"different": {}, "same": {}}
     if cargo := shutil.which("cargo"):
@@ -162,7 +162,7 @@ def threads() -> dict[str, dict[str, float]]:
 
 
 def run_child(what: str, strategy: str, n: int = MANY) -> Any:
-    """Have one thing measured in a process of its own."""
+    """Measure one thing in a process of its own."""
     command = [sys.executable, __file__, "--measure", what, "--strategies", strategy, "--size", str(n)]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
@@ -171,8 +171,8 @@ def measure(strategies: Sequence[str], processes: int) -> list[Budget]:
     """Measure all that is not a pick.
 
     Args:
-        strategies: Of routers.
-        processes: How many times, each in a new process.
+        strategies: The strategies of the routers.
+        processes: How many times each is measured, each time in a new process.
 
     Returns:
         The budgets of construction, memory and threads.

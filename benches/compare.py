@@ -1,35 +1,34 @@
-"""What a pick costs through Python: turnout beside its pure-Python twin and beside peers, where these are
-installed.
+"""The cost of a pick through Python: turnout beside its pure-Python twin and beside installed peers.
 
     python benches/compare.py
     python benches/compare.py --sizes 10 10000 --routers turnout twin --operations select tags exclude tokens
     refusal
 
-Every router serves one model by n deployments with limits that are never reached; weights, priorities, usage
-and latencies are scattered, a few requests are in flight. Each figure is the median of several child
-processes, and in each the best of several runs of a calibrated loop, less what the empty loop takes. The
-names that are asked for equal the one that the router was given but are other objects; their hashes are known
-after the first round. The garbage collector is on.
+Every router serves one model by n deployments with limits that are never reached. Weights, priorities, usage
+and latencies are scattered, and a few requests are in flight. Each figure is the median of several child
+processes. In each process it is the best of several runs of a calibrated loop, less the time of the empty
+loop. The names that are asked for equal the name that the router was given but are other objects. Their
+hashes are known after the first round. The garbage collector is on.
 
-Every process also measures its floor, that is, what Python takes for a native call that does nothing, before
-its first figure and after its last; the lower one counts. It is a method of the class in ``benches/floor``
-that takes one str and returns another that it holds, and for ``with`` a context manager of the same class.
-``get`` of an empty dict and a `threading.Lock` that nobody else wants stand beside them for orientation, and
-in for them where that module is not installed. (``len`` of a str is called by a shorter way than any method.)
-An acquire with its release is two calls and is compared with one.
+Every process also measures its floor: the time of a native call that does nothing. It does so before its
+first figure and after its last, and the lower one counts. The call is a method of the class in
+``benches/floor`` that takes one str and returns another that it holds. For ``with`` it is a context manager
+of the same class. ``get`` of an empty dict and a `threading.Lock` that no other thread wants stand beside
+them for comparison, and in their place if that module is not installed. (``len`` of a str is called by a
+shorter way than any method.) An acquire with its release is two calls and is compared with one.
 
-Peers are measured where they have something to compare. The adapters were checked with:
+Peers are measured where they have something to compare. The adapters were checked with these versions:
 
-- litellm 1.109.1: ``Router.get_available_deployment`` of a router that has made no call, without messages, so
-  that it counts no tokens either. Its usage based routing is the second version. It reserves nothing at a
-  pick. Up to 10,000 deployments: the time it takes to be set up grows with their square and is half a minute
-  there.
-- azure-switchboard 2026.8.2: ``Switchboard._select``, the synchronous part of its calls. It has one rule, the
-  better of two random deployments by the fuller of their two limits, and stands beside ``rate_limit_aware``,
-  which looks at the same number.
+- litellm 1.109.1: ``Router.get_available_deployment`` of a router that has made no call. It is called without
+  messages, so that it counts no tokens. Its usage based routing is the second version. It reserves nothing at
+  a pick. It is measured up to 10,000 deployments: the time of its set-up grows with the square of their
+  number and is half a minute there.
+- azure-switchboard 2026.8.2: ``Switchboard._select``, the synchronous part of its calls. It has one rule: it
+  takes the better of two random deployments, by the fuller of their two limits. It stands beside
+  ``rate_limit_aware``, which looks at the same number.
 
-The last table holds turnout against its budgets, each by the strategy that does worst. A ratio is taken
-within a process, and its median over the processes counts. What is measured there beside picks is in
+The last table compares turnout with its budgets, each by the strategy that does worst. A ratio is taken
+within a process, and its median over the processes counts. The measurements of other things than picks are in
 budgets.py.
 """
 
@@ -73,7 +72,7 @@ OPERATIONS = {
     REFUSAL: "router.select(name) while all deployments are cooling down, and the exception caught",
 }
 SCENES = ((SELECT, ACQUIRE_RELEASE, WITH_ACQUIRE, EXCLUDE), (TAGS,), (TOKENS,), (REFUSAL,))
-"""Operations that one router can be asked for; the others need deployments that would change what these
+"""Operations that one router can be asked for together. The others need deployments that would change their
 cost.
 """
 
@@ -83,7 +82,7 @@ Loop: TypeAlias = Callable[[Sequence[str], int], None]
 """Runs an operation once for each key, a number of times over."""
 
 Run: TypeAlias = Mapping[str, Any]
-"""What a process returned that measured a router."""
+"""The result of a process that measured a router."""
 
 
 # --- what is measured ---
@@ -274,13 +273,13 @@ class Subject:
     """A router to measure.
 
     Attributes:
-        module: What has to be installed.
-        set_up: Makes one, for a strategy, a number of deployments and the first operation of a scene.
+        module: The module that must be installed.
+        set_up: Makes a router, for a strategy, a number of deployments and the first operation of a scene.
         strategies: The rules it has.
         operations: The operations it has.
-        distribution: Whose version is reported.
-        largest: The most deployments it can be set up with in bearable time.
-        once_from: The number of deployments from which set-up takes so long that one process has to do.
+        distribution: The package whose version is reported.
+        largest: The most deployments that it can be set up with in bearable time.
+        once_from: From this number of deployments on, set-up takes so long that only one process is run.
     """
 
     module: str
@@ -349,7 +348,7 @@ def floors() -> dict[str, Loop]:
 
 
 def floor_of(operation: str, floor_ns: Mapping[str, float]) -> str:
-    """Return which of the floors that were measured an operation is compared with."""
+    """Return the floor that an operation is compared with, among those that were measured."""
     best, instead = (NATIVE_WITH, LOCK) if operation == WITH_ACQUIRE else (NATIVE_CALL, GET)
     return best if best in floor_ns else instead
 
@@ -358,12 +357,12 @@ def nanoseconds(loop: Loop, seconds: float, cap: float) -> float:
     """Time a loop.
 
     Args:
-        loop: What to run.
+        loop: The loop to run.
         seconds: How long one run should take.
         cap: The seconds after which no further run is started.
 
     Returns:
-        Nanoseconds a key, in the best run.
+        Nanoseconds for each key, in the best run.
     """
     target, end = seconds * 1e9, time.perf_counter_ns() + cap * 1e9
 
@@ -425,7 +424,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_child(name: str, sizes: Sequence[int], options: argparse.Namespace) -> Run:
-    """Have one router measured in a process of its own."""
+    """Measure one router in a process of its own."""
     arguments = ["--measure", name, "--seconds", options.seconds, "--cap", options.cap, "--sizes", *sizes]
     arguments += ["--strategies", *options.strategies, "--operations", *options.operations]
     environment = os.environ | {"PYTHONHASHSEED": "0", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
@@ -439,7 +438,7 @@ def summarize(runs: Mapping[str, Sequence[Run]]) -> tuple[dict[str, float], list
     """Take medians over the processes.
 
     Args:
-        runs: What each process of each router returned.
+        runs: The results of each process of each router.
 
     Returns:
         The floors over all processes, and for each operation, strategy and size a row with nanoseconds by
@@ -469,7 +468,7 @@ def summarize(runs: Mapping[str, Sequence[Run]]) -> tuple[dict[str, float], list
 
 
 def budgets_of_picks(runs: Sequence[Run]) -> list[Budget]:
-    """Hold turnout's picks against their budgets."""
+    """Compare turnout's picks with their budgets."""
     floor_ns = runs[0]["floors"]
 
     def over_floor(operation: str) -> Figures:
@@ -502,7 +501,7 @@ def budgets_of_picks(runs: Sequence[Run]) -> list[Budget]:
 
 
 def cpu_model() -> str:
-    """Return the processor's name as well as the system knows it."""
+    """Return the processor's name, as far as the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-//! What a pick costs in plain Rust: `cargo bench --no-default-features`.
+//! The cost of a pick in plain Rust: `cargo bench --no-default-features`.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)] // a failure is meant to stop it
 #![allow(clippy::pedantic)] // written to be read next to the code it checks
@@ -43,7 +43,7 @@ fn picks(c: &mut Criterion) {
 }
 
 #[allow(clippy::disallowed_methods)] // it measures time
-/// Acquires and releases a second with one thread and with two, on one group and on two.
+/// Counts acquires and releases in a second, with one thread and with two, on one group and on two.
 fn threads(_: &mut Criterion) {
     const SECONDS: f64 = 0.5;
     for strategy in [Strategy::SimpleShuffle, Strategy::LeastBusy, Strategy::RoundRobin] {

@@ -1,4 +1,4 @@
-"""What `import turnout` takes, beside `import dataclasses, enum`, in fresh interpreters by turns.
+"""Times `import turnout` beside `import dataclasses, enum`, in fresh interpreters by turns.
 
     python benches/import_time.py
 

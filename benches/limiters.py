@@ -1,19 +1,18 @@
 """Rate limiters as providers run them, in simulated time and whole numbers.
 
-`Window` is a counter that starts anew at multiples of its length, `Bucket` refills all the time up to a
-burst. An `Account` is what a provider promises one customer, and a `Provider` judges by it.
+`Window` is a counter that starts anew at multiples of its length. `Bucket` refills all the time up to a
+burst. An `Account` is the limits that a provider promises one customer. A `Provider` judges by it.
 
-How a request is charged is not the same everywhere:
+Providers charge a request in different ways:
 
-- ``estimate``: prompt and ``max_tokens`` are charged when a request arrives, and that is that. So does Azure
-  OpenAI, and OpenAI as far as its documentation says.
-- ``actual``: a request must fit with its estimate when it arrives, since nobody knows its answer yet, and the
-  difference to what it used is given back when it has ended: to the window that took it, if that still runs,
-  or to the bucket. So does Anthropic for output tokens. A limiter that did not look at an estimate could be
-  overrun by what is in flight, so it would be no limit.
+- ``estimate``: prompt and ``max_tokens`` are charged when a request arrives, and nothing changes later. Azure
+  OpenAI does so, and OpenAI too as far as its documentation says.
+- ``actual``: a request must fit with its estimate when it arrives, since its answer is not known yet. When it
+  has ended, the difference to its actual use is given back: to the window that took it, if that still runs,
+  or to the bucket. Anthropic does so for output tokens. A limiter without an estimate could be overrun by the
+  requests in flight, so it would be no limit.
 
-For a request that is refused no tokens are charged, but some providers (OpenAI) count it as a request all the
-same.
+A refused request is charged no tokens. Some providers (OpenAI) still count it as a request.
 """
 
 from abc import ABC, abstractmethod
@@ -30,7 +29,7 @@ SLICES = 6  # in a minute, 10 s each; a bucket holds as much as one of them
 
 
 class Limiter(ABC):
-    """An amount a period.
+    """An amount for each period.
 
     Attributes:
         lapsed: The part of the limit that can no longer be used, although a request waited.
@@ -41,7 +40,7 @@ class Limiter(ABC):
     @property
     @abstractmethod
     def left(self) -> float:
-        """How much can be taken now."""
+        """The amount that can be taken now."""
 
     @abstractmethod
     def advance(self, now: int, *, waited: bool) -> None:
@@ -49,7 +48,7 @@ class Limiter(ABC):
 
     @abstractmethod
     def take(self, amount: float) -> None:
-        """Take something, even if it is not there."""
+        """Take an amount, even if it is more than there is."""
 
     @abstractmethod
     def give_back(self, amount: int, taken_at: int) -> None:
@@ -141,14 +140,14 @@ class Bucket(Limiter):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a provider promises one customer.
+    """The limits that a provider promises one customer.
 
     Attributes:
-        kind: ``fixed``: two counters of the clock's minutes. ``slices``: tokens likewise, but requests are
+        kind: ``fixed``: two counters of the clock's minutes. ``slices``: the same for tokens; requests are
             judged by a sixth of their limit every 10 seconds. ``bucket``: two buckets, each of which holds a
             sixth of its limit.
-        requests: How many a minute, a multiple of six.
-        tokens: How many a minute.
+        requests: The requests a minute, a multiple of six.
+        tokens: The tokens a minute.
     """
 
     kind: Kind
@@ -156,7 +155,7 @@ class Account:
     tokens: int
 
     def limiters(self, now: int) -> tuple[Limiter, Limiter]:
-        """Make what limits its requests and its tokens, untouched."""
+        """Make the limiters of its requests and its tokens, with nothing used."""
         if self.kind == "bucket":
             per_minute = (self.requests, self.tokens)
             requests, tokens = (Bucket(limit, MINUTE, limit // SLICES, now) for limit in per_minute)
@@ -187,7 +186,7 @@ class Provider:
         """Take a request, or refuse it.
 
         Returns:
-            None if it is taken, else the time after which it would be if nothing else came.
+            None if it is taken. Otherwise the time after which it would be taken if no other request came.
         """
         wait = max(self.requests.wait(1), self.tokens.wait(estimate))
         if not wait:

@@ -1,52 +1,51 @@
-"""Within the provider's limits: how many 429s a router runs into, and how much of what the limits allow it
-gets done.
+"""Within the provider's limits: the 429s that a router gets, and the work that it does of what is allowed.
 
     python benches/limits.py
     python benches/limits.py --quick --seed 7 --json target/limits.json
 
-2,000 requests in simulated time, the same for everybody, go to hosted deployments which refuse what is over
-their limits (see limiters.py): three kinds of limiters, which charge estimates or what was used, and count
-refused requests or not, at 0.85 and 1.1 of the load that the limits on tokens can carry. There are two
-fleets:
+2,000 requests in simulated time, the same for every client, go to hosted deployments. These refuse requests
+that are over their limits (see limiters.py). There are three kinds of limiters. They charge estimates or
+actual use, and count refused requests or not. The load is 0.85 and 1.1 of the load that the limits on tokens
+can carry. There are two fleets:
 
 - ``four``: four deployments with accounts of their own, 0.4, 0.3, 0.2 and 0.1 of 600,000 tokens a minute.
 - ``shared``: two deployments of one account, which has all of it.
 
-The limit on requests is a quarter above what the tokens allow, rounded to whole requests a slice: over a
-minute tokens are short, in a burst requests are. Requests are like those of the Azure conversation trace of
-2023: prompts and answers lognormal with its medians (1,020 and 129 tokens) and spreads fitted to its 90th and
-99th percentiles (2,735 and 4,142; 424 and 601), cut at 6,000 and at ``max_tokens`` of 1,000; Poisson arrivals
-that begin 25 s into a minute; 0.6 s (±30 %) to the first token and 60 tokens a second. Nothing is lost on the
-way to the provider, and its clock is ours.
+The limit on requests is a quarter above the requests that the tokens allow, rounded to whole requests a
+slice. Over a minute tokens are short, in a burst requests are. Requests are like those of the Azure
+conversation trace of 2023. Prompts and answers are lognormal with its medians (1,020 and 129 tokens) and
+spreads fitted to its 90th and 99th percentiles (2,735 and 4,142; 424 and 601), cut at 6,000 and at
+``max_tokens`` of 1,000. Poisson arrivals begin 25 s into a minute. The first token takes 0.6 s (±30 %), and
+60 tokens a second follow. Nothing is lost on the way to the provider, and its clock is ours.
 
-Requests wait in line, for at most 15 s, and the first asks again when another request ends or when the router
-said. (More patience would let the line hold all that is too much at 1.1, so that in the end everybody serves
-everything.) A request that gets a 429 stays at the front; the provider says exactly when to come back. Three
-clients do this:
+Requests wait in line, for at most 15 s. The first asks again when another request ends, or at the time that
+the router told. (With more patience the line could hold all requests that are too many at 1.1. In the end
+every client would serve everything.) A request that gets a 429 stays at the front; the provider says exactly
+when to come back. There are three clients:
 
-- ``matching``: turnout with the limits that the provider has, kind for kind. Where the provider charges
-  actual tokens, they are reported at the end (``lease.success(tokens=…)``) and the rest of the estimate is
-  free again; where it charges the estimate, nothing is reported, and so the estimate stays in the window:
-  ``lease.success()``.
-- ``minute``: the same with only ``rpm_limit`` and ``tpm_limit``; two deployments that share an account get
+- ``matching``: turnout with the limits that the provider has, kind for kind. If the provider charges actual
+  tokens, they are reported at the end (``lease.success(tokens=…)``) and the rest of the estimate is free
+  again. If it charges the estimate, nothing is reported (``lease.success()``), and so the estimate stays in
+  the window.
+- ``minute``: the same with only ``rpm_limit`` and ``tpm_limit``. Two deployments that share an account get
   half of it each.
-- ``counting``: for contrast, no reservation: requests and tokens are counted when they end, as LiteLLM's
-  usage-based routing does. The deployment with the fewest tokens this minute that has room for the estimate
-  is next; after a 429 it rests as long as the provider said. (That is kinder than LiteLLM 1.109, which gives
-  away a request a minute and cools down for whole seconds.)
+- ``counting``: for contrast, a client without reservations. Requests and tokens are counted when they end, as
+  LiteLLM's usage-based routing does. The next request goes to the deployment with the fewest tokens this
+  minute that has room for the estimate. After a 429 a deployment rests as long as the provider said. (That is
+  kinder than LiteLLM 1.109, which gives away a request a minute and cools down for whole seconds.)
 
-What the limits allow is what an omniscient dispatcher would get done with the same arrivals and patience if
-requests could be divided: in steps of 0.1 s it serves the line from its front, and as much of a request as
-the deployments have left together, until either limit is used up. It needs no estimates. It wastes nothing,
-so that no other gets more through one limit; work is the tokens that the provider charged for what was
-served, as a share of that. The other columns:
+The limits allow as much as an omniscient dispatcher would get done, with the same arrivals and patience, if
+requests could be divided. In steps of 0.1 s it serves the line from its front. It serves as much of a request
+as the deployments have left together, until either limit is used up. It needs no estimates and wastes
+nothing, so no client gets more through one limit. Work is the tokens that the provider charged for served
+requests, as a share of the dispatcher's. The other columns are:
 
 - 429: refused requests.
-- over: the tokens of refused requests, what the provider was sent beyond its limits; as a share of what the
+- over: the tokens of refused requests, which the provider was sent beyond its limits, as a share of what the
   limits allow.
-- idle: tokens that lapsed, at the end of a minute or from a full bucket, while a request waited; the same
-  share. (With slices also those for which the last slice had no requests left.)
-- served: requests served, as a share of what the dispatcher serves. It may be over 100 %: where a large
+- idle: tokens that lapsed while a request waited, at the end of a minute or from a full bucket, as the same
+  share. (With slices this includes tokens for which the last slice had no requests left.)
+- served: requests served, as a share of those that the dispatcher serves. It may be over 100 %: when a large
   request gives up, there is room for more than one small one.
 """
 
@@ -83,7 +82,7 @@ FLEETS = {"four": (4, 3, 2, 1), "shared": (10,)}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, of which all is known beforehand but nothing is told.
+    """One request. All of it is known beforehand, but no client is told.
 
     Attributes:
         arrival: When it comes.
@@ -104,7 +103,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One setting of everything that varies."""
+    """One setting of all that varies."""
 
     fleet: str
     kind: Kind
@@ -114,7 +113,7 @@ class Cell:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What varies, in words."""
+        """The setting in words."""
         return (self.fleet, self.kind, self.charge, "counted" if self.refused_count else "free", str(self.load))
 
 
@@ -149,11 +148,11 @@ def accounts_of(cell: Cell, requests: Sequence[Request]) -> list[Account]:
 
 
 class Grant(Protocol):
-    """Leave to send one request: a lease, or what a client without leases has instead."""
+    """Permission to send one request: a lease, or the like of a client without leases."""
 
     @property
     def deployment_id(self) -> str:
-        """Where to send it."""
+        """The id of the deployment to send it to."""
 
     def success(self, tokens: int | None = None) -> object:
         """Report its end."""
@@ -166,7 +165,7 @@ class Client(Protocol):
     """Decides where a request goes, and when."""
 
     def ask(self, request: Request) -> Grant | float:
-        """Return leave to send a request, or the seconds after which to ask again."""
+        """Return permission to send a request, or the seconds after which to ask again."""
 
 
 class WithRouter:
@@ -225,7 +224,7 @@ def minute(accounts: Sequence[Account], simulation: Simulation, seed: int) -> Cl
 
 
 class Tally:
-    """What a client that counts has counted of one deployment this minute."""
+    """The counts of one deployment this minute, as a client keeps them that counts at the end."""
 
     def __init__(self, deployment_id: str, requests: int, tokens: int, simulation: Simulation) -> None:
         self.deployment_id = deployment_id
@@ -254,14 +253,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class CountedAtTheEnd:
-    """Leave to send a request that nobody knows of until it ends."""
+    """Permission to send a request that is not counted until it ends."""
 
     tally: Tally
     estimate: int
 
     @property
     def deployment_id(self) -> str:
-        """Where to send it."""
+        """The id of the deployment to send it to."""
         return self.tally.deployment_id
 
     def success(self, tokens: int | None = None) -> None:
@@ -308,14 +307,14 @@ CLIENTS = {"matching": matching, "minute": minute, "counting": counting}
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of the requests.
+    """The results of the requests.
 
     Attributes:
         refused: 429s.
         refused_tokens: The estimates of the requests that got them, each time.
-        idle_tokens: What lapsed while requests waited.
-        served: Requests.
-        served_tokens: What was charged for them.
+        idle_tokens: The tokens that lapsed while requests waited.
+        served: The requests that were served.
+        served_tokens: The tokens that were charged for them.
         gave_up: Requests whose patience ended.
     """
 
@@ -391,10 +390,10 @@ class Run:
 
 
 def allowed(requests: Sequence[Request], accounts: Sequence[Account], charge: Charge) -> tuple[float, float]:
-    """Compute what an omniscient dispatcher gets done.
+    """Compute the work of an omniscient dispatcher.
 
     Returns:
-        How many requests and tokens.
+        The requests and the tokens.
     """
     whole = Account(accounts[0].kind, sum(each.requests for each in accounts), sum(each.tokens for each in accounts))
     most_requests, most_tokens = whole.limiters(START)

@@ -1,10 +1,10 @@
-"""Draws what a pick costs by the number of deployments, from what compare.py measured.
+"""Draws the cost of a pick by the number of deployments, from the measurements of compare.py.
 
     python benches/plot.py
     python benches/plot.py --json target/compare.json --output docs/cost.svg
 
-Each router is a band from its fastest strategy to its slowest, whose names stand beside it, with a thin line
-for every strategy. The same measurement gives the same bytes, with the same version of Matplotlib.
+Each router is a band from its fastest strategy to its slowest, with a thin line for every strategy. The names
+of these two stand beside it. The same measurement gives the same bytes, with the same version of Matplotlib.
 """
 
 import argparse
@@ -34,8 +34,8 @@ LABEL_GAP = 1.9  # the least distance of two labels, as a ratio of what they sta
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a router is drawn: colours that colour-blind readers tell apart, dark enough for text, and a marker
-    besides.
+    """How a router is drawn. Colour-blind readers can tell the colours apart, which are dark enough for text.
+    A marker helps too.
     """
 
     title: str
@@ -87,8 +87,8 @@ def draw_router(axes: Axes, look: Look, by_strategy: Mapping[str, Sequence[tuple
 
 
 def apart(labels: Sequence[Label]) -> list[float]:
-    """Return where to write labels, given from left to right and from the lowest up, so that none covers
-    another.
+    """Return the places of labels, so that none covers another. The labels are given from left to right and
+    from the lowest up.
     """
     places = [label.seconds for label in labels]
     for _ in labels:
@@ -100,7 +100,7 @@ def apart(labels: Sequence[Label]) -> list[float]:
 
 
 def caption(result: Mapping[str, Any]) -> str:
-    """Say what was measured, where and when."""
+    """Describe the measurement: its subject, place and date."""
     machine, settings = result["machine"], result["settings"]
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items() if number)
     return (

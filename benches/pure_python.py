@@ -1,13 +1,13 @@
-"""A router in plain Python: turnout's gates, strategies and outcomes, written the way a good Python
-programmer would.
+"""A router in plain Python: turnout's gates, strategies and outcomes, as a good Python programmer would write
+them.
 
-Benchmarks and the demo measure it beside the native router. So it imports nothing from
-turnout, keeps to the readable way of doing things, and is exact where the two must agree.
+Benchmarks and the demo measure it beside the native router. So it imports nothing from turnout, is readable,
+and is exact where the two must agree.
 
-It is smaller where agreement needs no more: one strategy a router, the rules of the minute, no aliases, no
-validation, one exception where turnout tells apart why nothing is available, and every exception that leaves
+It is smaller where agreement needs no more. It has one strategy a router, the rules of the minute, no aliases
+and no validation. It has one exception where turnout tells several causes apart. Every exception that leaves
 a ``with`` block is an ``"error"``. A lease that is lost without being ended keeps its place. The clock must
-not run back, as `time.monotonic` does not.
+not run back; `time.monotonic` does not.
 """
 
 import random
@@ -27,7 +27,8 @@ ALLOWED_FAILS, MIN_REQUESTS, MAJORITY_OF = 3, 10, 10
 COOLDOWN_TIME = 5.0
 SUCCESS_THRESHOLD = 3
 
-# Each kind of failure: whether one is enough for a cooldown, or None if it says nothing about the deployment.
+# For each kind of failure: whether one failure is enough for a cooldown; None if it says nothing about the
+# deployment.
 FAILURE_KINDS: dict[str, bool | None] = {
     **dict.fromkeys(("error", "connection"), False),
     **dict.fromkeys(("rate_limit", "auth", "not_found", "timeout", "manual"), True),
@@ -87,8 +88,8 @@ class State:
     max_in_flight: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Copy the facts; limits twice, as a comparison with a number is quicker than one that asks for None
-        first.
+        """Copy the facts. Limits are copied twice: a comparison with a number is quicker than one that first
+        checks for None.
         """
         facts = self.deployment
         self.deployment_id, self.weight, self.priority = facts.deployment_id, facts.weight, facts.priority
@@ -122,7 +123,7 @@ class State:
             self.cool_down(COOLDOWN_TIME if retry_after is None else retry_after, now)
 
     def cool_down(self, seconds: float, now: float) -> None:
-        """Be out for so long, and on probation after it. A longer cooldown is not shortened."""
+        """Take it out for this long, then put it on probation. A longer cooldown is not shortened."""
         self.consecutive_successes, self.degraded = 0, True
         self.cooldown_until = max(self.cooldown_until, round(now + seconds, 9))  # to the nanosecond, as the clock can show it
 
@@ -142,30 +143,32 @@ def weighted_random(candidates: Sequence[State], rng: random.Random, _group: Gro
 
 
 def least_busy(candidates: Sequence[State], rng: random.Random, _group: Group) -> State:
-    """Pick the one with the fewest requests in flight, ties at random."""
+    """Pick the candidate with the fewest requests in flight, ties at random."""
     fewest = min([state.in_flight for state in candidates])
     return rng.choice([state for state in candidates if state.in_flight == fewest])
 
 
 def lowest_usage(candidates: Sequence[State], _rng: random.Random, _group: Group) -> State:
-    """Pick the one that has used the least of its token limit, in whole percent, ties to the first."""
+    """Pick the candidate that has used the least of its token limit, in whole percent, ties to the first."""
     return min(candidates, key=lambda state: state.tokens * 100 // state.tpm_limit if state.tpm_limit else 0)
 
 
 def lowest_latency(candidates: Sequence[State], _rng: random.Random, _group: Group) -> State:
-    """Pick the quickest, ties to the first; the unknown ones count as the mean of the known ones."""
+    """Pick the quickest candidate, ties to the first. An unknown latency counts as the mean of the known
+    ones.
+    """
     known = [state.avg_latency_us for state in candidates if state.avg_latency_us]
     mean = sum(known) // len(known) if known else 0
     return min(candidates, key=lambda state: state.avg_latency_us or mean)
 
 
 def lowest_priority(candidates: Sequence[State], _rng: random.Random, _group: Group) -> State:
-    """Pick the one with the lowest priority number, ties to the first."""
+    """Pick the candidate with the lowest priority number, ties to the first."""
     return min(candidates, key=attrgetter("priority"))
 
 
 def rate_limit_aware(candidates: Sequence[State], _rng: random.Random, _group: Group) -> State:
-    """Pick the one with the most left of the limit it is nearest to, ties to the first."""
+    """Pick the candidate with the largest share left of its nearest limit, ties to the first."""
 
     def headroom(state: State) -> float:
         tokens = (state.tpm_limit - state.tokens) / state.tpm_limit if state.tpm_limit else 1.0
@@ -212,9 +215,7 @@ class Lease:
         return self.state.deployment_id
 
     def success(self, tokens: int | None = None, latency: float | None = None) -> bool:
-        """End with a success: the actual tokens replace the estimate, if the minute that took it is not
-        over.
-        """
+        """End with a success. Actual tokens replace the estimate, if the minute that took it is not over."""
         with self.router.lock:
             now = self._leave()
             if now is None:
@@ -227,7 +228,7 @@ class Lease:
             return True
 
     def failure(self, kind: str = "error", retry_after: float | None = None) -> bool:
-        """End with a failure; what was reserved stays counted."""
+        """End with a failure. The reservation stays counted."""
         at_once = FAILURE_KINDS[kind]
         with self.router.lock:
             now = self._leave()
@@ -365,13 +366,13 @@ class PurePythonRouter:
             state.succeed(latency, now)
 
     def cool_down(self, deployment_id: str, seconds: float) -> None:
-        """Take a deployment out for so long."""
+        """Take a deployment out for this long."""
         with self.lock:
             self.states[deployment_id].cool_down(seconds, self.clock())
 
     def report_health(self, deployment_id: str, healthy: bool) -> None:
-        """Take a deployment out until it is reported healthy, which ends a cooldown too and starts its
-        probation.
+        """Take a deployment out until it is reported healthy. A healthy report ends a cooldown too and starts
+        the probation.
         """
         with self.lock:
             state = self.states[deployment_id]

@@ -1,7 +1,6 @@
-"""Simulated time for benches that judge decisions: events in order, arrivals by chance, and a line of
-requests that wait.
+"""Simulated time for benches that judge decisions: events in order, random arrivals, and a line of requests.
 
-No wall time and no randomness but a seeded one: the same seed gives the same run, byte for byte.
+It uses no wall time, and only seeded randomness: the same seed gives the same run, byte for byte.
 """
 
 import argparse
@@ -21,7 +20,7 @@ from budgets import Budget
 from turnout import ManualClock
 
 SECOND = 1_000_000
-"""Times are whole microseconds: sums of them are exact, and so is what a limiter refills in between."""
+"""Times are whole microseconds: so sums of them are exact, and so are the amounts that a limiter refills."""
 MINUTE = 60 * SECOND
 
 Action: TypeAlias = Callable[[], None]
@@ -29,7 +28,7 @@ T = TypeVar("T")
 
 
 class Simulation:
-    """Does what is planned, in order of time and then of planning, and moves a router's clock along."""
+    """Runs the planned actions, in order of time and then of planning, and moves a router's clock along."""
 
     def __init__(self, start: int = 0) -> None:
         self.now = start
@@ -38,7 +37,7 @@ class Simulation:
         self._planned = 0
 
     def at(self, time: int, action: Action) -> None:
-        """Plan something."""
+        """Plan an action."""
         heappush(self._events, (time, self._planned, action))
         self._planned += 1
 
@@ -53,12 +52,12 @@ class Simulation:
 class Line(Generic[T]):
     """Requests that wait in the order in which they came.
 
-    Only the first asks for a deployment: when it gets to the front, when it is told that something has
-    changed, and after the time that it was told to wait. So nobody is overtaken, and a large request does not
-    starve behind small ones.
+    Only the first request asks for a deployment. It asks when it gets to the front, when it is told that
+    something has changed, and after the time that it was told to wait. So no request is overtaken, and a
+    large request does not starve behind small ones.
 
     Args:
-        simulation: Where it waits.
+        simulation: The simulation in which they wait.
         ask: Sends a request and returns None, or returns the seconds after which to ask again.
     """
 
@@ -80,7 +79,7 @@ class Line(Generic[T]):
     def _wake_after(self, seconds: float) -> None:
         if math.isinf(seconds):
             return  # only the end of another request can help
-        # Routers count in nanoseconds; a moment too late is not too early.
+        # Routers count in nanoseconds. To ask a moment too late is better than too early.
         at = self._simulation.now + max(1, math.ceil(round(seconds * 1e9) / 1000))
         if at < self._wake_at:
             self._wake_at = at
@@ -93,7 +92,7 @@ class Line(Generic[T]):
 
 
 def poisson(random: Random, per_second: float, n: int, start: int) -> Iterator[int]:
-    """Draw when requests arrive that know nothing of each other."""
+    """Draw the arrivals of requests that do not depend on each other."""
     time = float(start)
     for _ in range(n):
         time += random.expovariate(per_second) * SECOND

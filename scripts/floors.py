@@ -1,9 +1,10 @@
 """Checks that the Rust sources stand on floors, and draws them.
 
 A floor is a folder of ``src/`` or a file beside the folders. ``lib.rs``, which exports all of it, stands on
-none. A file imports from its own folder and from floors below only. No two files import each other, by any
-way round: a name that a ``mod.rs`` re-exports belongs to the file that defines it. What must call upward does
-so through a trait that stands below (``Wakes``, ``Watch``, ``Member``) or through a callback.
+no floor. A file imports only from its own folder and from floors below. No two files import each other,
+directly or through others: a name that a ``mod.rs`` re-exports belongs to the file that defines it. Code that
+must call upward does so through a trait that stands below (``Wakes``, ``Watch``, ``Member``) or through a
+callback.
 
     python scripts/floors.py            checks; fails with one line a fault
     python scripts/floors.py --write    also draws the picture in docs/architecture.md anew
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = ROOT / "src"
 PAGE = ROOT / "docs" / "architecture.md"
 
-# From the top to the bottom, each with what it is for.
+# From the top to the bottom, each with its purpose.
 FLOORS = {
     "python": "conversions for Python",
     "router": "the one door",
@@ -104,8 +105,8 @@ class Sources:
                         self.uses[module].append((target, name))
 
     def module(self, at: Module, path: str) -> tuple[Module, str | None] | None:
-        """Finds the file that defines what a path means in a module, and its name there; None for what is not
-        of this crate.
+        """Finds the file that defines what a path means in a module, and the name there; None for a path
+        outside this crate.
         """
         first, *rest = path.split("::")
         if first == "crate":
@@ -155,7 +156,7 @@ class Sources:
         return found - {module, ()}
 
     def graph(self) -> dict[Module, set[Module]]:
-        """Finds what each file imports."""
+        """Finds the imports of each file."""
         return {module: self.imports(module) for module in self.files if module}
 
 
