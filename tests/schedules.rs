@@ -802,6 +802,24 @@ fn rings_that_are_lost_hold_up_nobody() {
 }
 
 #[test]
+fn an_id_that_is_registered_later_makes_a_class_of_its_own() {
+    explore(3_000, || {
+        let (_, router) = router(Strategy::SimpleShuffle);
+        add(&router, single());
+        let lease = router.acquire("model", &request(1)).unwrap();
+        let join = || add(&router, deployment("late", "model").with_max_parallel_requests(Some(1)).unwrap());
+        // Nothing but the newcomer can serve it: the other place is freed only then.
+        let served_late = || {
+            assert_eq!(wait(&router, request(1)).deployment().id(), "late");
+            lease.release(false);
+        };
+        together(&[&join, &served_late, &|| drop(wait(&router, without(["late"])))]);
+        assert_eq!(router.metrics().waiting, 0);
+        assert_settled(&router);
+    });
+}
+
+#[test]
 fn nobody_misses_a_minute_that_begins() {
     explore(2_000, || {
         let (clock, router) = router(Strategy::RoundRobin);
