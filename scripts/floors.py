@@ -2,8 +2,8 @@
 
 A floor is a folder of ``src/`` or a file beside the folders. ``lib.rs``, which exports all of it, stands on
 none. A file imports from its own folder and from floors below only. No two files import each other, by any
-way round: a name that a ``mod.rs`` re-exports belongs to the file that defines it. What must call upward does
-so through a trait that stands below (``Wakes``, ``Watch``, ``Member``) or through a callback.
+way round: a name that a ``mod.rs`` re-exports belongs to the file that defines it. Code that must call upward
+calls a trait that stands below (``Wakes``, ``Watch``, ``Member``, …) or a callback.
 
     python scripts/floors.py            checks; fails with one line a fault
     python scripts/floors.py --write    also draws the picture in docs/architecture.md anew
@@ -41,6 +41,7 @@ FLOORS = {
 }
 
 MOST_LINES = 400
+MOST_COLUMNS = 110  # of a comment; rustfmt looks after the code
 # Files that may be longer, each with the reason.
 LONGER: dict[str, str] = {}
 
@@ -229,10 +230,28 @@ def faults(sources: Sources, graph: dict[Module, set[Module]]) -> Iterator[str]:
             origin = sources.module(module, path)
             if module and origin is not None and order.index(floor(origin[0])) < order.index(floor(module)):
                 yield f"{name(module)} exports {path} from a floor above"
+    for module, file in sources.files.items():
+        for number in wide_comments(file.read_text()):
+            yield f"{name(module)}:{number} has a comment of over {MOST_COLUMNS} columns"
     for module, text in sources.text.items():
         lines = lines_of_code(text)
         if lines > MOST_LINES and name(module) not in LONGER:
             yield f"{name(module)} has {lines} lines of code, at most {MOST_LINES} are allowed: split it, or say why in LONGER"
+
+
+def wide_comments(text: str) -> list[int]:
+    """Returns the numbers of the lines whose comments are too wide; examples in documentation are code.
+
+    >>> wide_comments("/" * 120)
+    [1]
+    """
+    wide, is_example = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        comment = line.strip()
+        is_example ^= comment.startswith(("/// ```", "//! ```"))
+        if comment.startswith("//") and not is_example and len(line) > MOST_COLUMNS and "|" not in comment:
+            wide.append(number)
+    return wide
 
 
 def picture(sources: Sources, graph: dict[Module, set[Module]]) -> str:

@@ -185,8 +185,8 @@ fn no_limit_is_exceeded_and_as_many_are_admitted_as_fit() {
             let requests = seen.requests.load(SeqCst);
             assert_eq!(counted, (0, requests, seen.tokens.load(SeqCst), requests));
         }
-        // Whoever was refused for a place in flight left room in the minute: that room is still there, and no
-        // more.
+        // A request that was refused for a place in flight left its part of the minute free. That part is
+        // still free, and no more.
         let left = (0..5).filter(|_| router.acquire("model", &request(3)).is_ok()).count() as u64;
         assert_eq!(left, RPM + TPM / 3 - seen.iter().map(|seen| seen.requests.load(SeqCst)).sum::<u64>());
         assert_settled(&router);
@@ -410,7 +410,7 @@ fn a_minute_that_begins_is_not_seen_with_the_counts_of_the_last() {
         add(&router, deployment("b", "model").with_tpm_limit(Some(6)).unwrap());
         (0..4).for_each(|_| assert!(router.acquire("model", &request(3)).is_ok()));
         clock.advance(MINUTE);
-        // Each has room for two and takes one at most, so whoever looks finds both.
+        // Each has room for two and takes one at most, so each thread that looks finds both.
         let first = || assert!(router.acquire("model", &without(["b"])).is_ok());
         let second = || assert!(router.acquire("model", &without(["a"])).is_ok());
         let look = || {

@@ -78,6 +78,12 @@ def test_a_long_file_is_found_and_its_tests_do_not_count(tmp_path: Path) -> None
     assert fault.startswith("src/base/time.rs has 401 lines of code")
 
 
+def test_a_wide_comment_is_found(tmp_path: Path) -> None:
+    wide = "// " + "word " * 25
+    example = "/// ```\n/// let x = " + "1 + " * 30 + "1;\n/// ```\nfn f() {}\n"
+    assert found(tmp_path, {"base/time.rs": example + wide}) == ["src/base/time.rs:5 has a comment of over 110 columns"]
+
+
 def test_a_new_folder_needs_a_floor(tmp_path: Path) -> None:
     [fault] = found(tmp_path, {"attic/mod.rs": ""})
     assert "attic" in fault

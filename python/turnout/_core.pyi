@@ -350,8 +350,8 @@ class Lease:
     def observe(self, headers: Any, /) -> None:
         """Record what the answer's headers say about the provider's limits.
 
-        What is left by the provider's count holds until it resets, beside the limits that are configured: the
-        stricter stops a request. A wait that it asks for (``retry-after``) holds to its end, or until an
+        The provider's count holds until it resets. The configured limits hold too: the stricter one stops a
+        request. A wait that it asks for (``retry-after``) holds to its end, or until an
         answer to a later request shows that the provider serves again. What is spent holds no longer than
         that wait. A limit of the same unit and amount as one of a quota's is that quota's; all else is about
         the deployment. Works before and after the end of the lease; an exception that leaves the block is
@@ -377,8 +377,8 @@ class Router:
 
     Safe to use from any number of threads and event loops; routers share nothing with each other.
 
-    It may be subclassed. What is given to a router is taken by ``__new__``, so that a subclass with arguments
-    of its own defines ``__new__``.
+    It may be subclassed. ``__new__`` takes the arguments, so that a subclass with other arguments defines
+    ``__new__``.
 
     Args:
         deployments: The first deployments, in registration order.
@@ -441,7 +441,7 @@ class Router:
     ) -> None:
         """Change options while the router is in use. Counts, leases, cooldowns and waiters stay.
 
-        What is left out, or None, stays as it is. All is checked before anything is changed.
+        An option that is not given, or None, stays as it is. All is checked before anything is changed.
 
         Args:
             strategy: The rule for every model name that ``strategies`` does not name.

@@ -1,7 +1,8 @@
 //! The only source of time, so that a test can replace it.
 //!
 //! A router's time never runs backwards. The wall clock is read once; a monotonic clock then carries that
-//! time on (it may stand still while the machine sleeps). What follows the wall clock adds what [`Wall`] says.
+//! time on (it may stand still while the machine sleeps). What follows the wall clock adds what [`Wall`]
+//! says.
 //! [`ManualClock`] absorbs steps back, and is a wall clock itself.
 
 use std::cell::Cell;

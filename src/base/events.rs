@@ -3,10 +3,10 @@
 //! An event is noted where it happens, under the locks that are held there. It is told when the call that
 //! caused it holds no lock any more: a callback may use the router. Without a subscriber nothing is noted.
 //!
-//! One thread tells at a time, so that subscribers hear of events in the order in which they happened. It tells
-//! the events that were pending when it began, but no more than [`MOST_AT_ONCE`], and those that its callbacks
-//! cause. Other events are left to the next call. So no call tells for longer than its share, however fast the
-//! events of others come.
+//! One thread tells at a time, so that subscribers hear of events in the order in which they happened. It
+//! tells the events that were pending when it began, but no more than [`MOST_AT_ONCE`], and those that its
+//! callbacks cause. Other events are left to the next call. So no call tells for longer than its share,
+//! however fast the events of others come.
 
 use std::collections::VecDeque;
 use std::fmt;

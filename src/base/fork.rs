@@ -29,8 +29,8 @@ pub(crate) fn tell(of_forks: Weak<dyn Forks>) {
     to_tell.push(of_forks);
 }
 
-/// Tells all routers that they run in a new process: nothing is in flight there, no deployment on probation is
-/// being tried, and nobody waits. Call it in a forked child, before its first other thread.
+/// Tells all routers that they run in a new process: nothing is in flight there, no deployment on probation
+/// is being tried, and nobody waits. Call it in a forked child, before its first other thread.
 pub fn after_fork() {
     note_fork();
     // A copy: what is told may end somebody.

@@ -18,8 +18,8 @@ pub(crate) fn not_empty(what: &str, name: &str) -> Result<Arc<str>, Error> {
     Ok(name.into())
 }
 
-/// Returns the known names most like the one asked for, best first. A name is like it if no more than a third of
-/// the characters are slips: a wrong, missing or needless one, or two that have changed places.
+/// Returns the known names most like the one asked for, best first. A name is like it if no more than a third
+/// of the characters are slips: a wrong, missing or needless one, or two that have changed places.
 pub(crate) fn nearest(name: &str, known: impl Iterator<Item = Arc<str>>) -> Vec<String> {
     const MOST: usize = 3;
     if name.len() > LONGEST_COMPARED {

@@ -94,7 +94,7 @@ impl<T> Check<'_, '_, T> {
 
     #[inline(always)]
     fn probation(&self) -> Result<(), Refusal> {
-        // Where the rules know no such place, nobody has it.
+        // Under rules without such a place nobody has it.
         if self.cooldown_until != 0 && self.state.is_probed() && !self.waived.health { Err(Refusal::Probation) } else { Ok(()) }
     }
 

@@ -115,7 +115,7 @@ impl Refusal {
     }
 }
 
-/// Which limit or quota it is that stopped a deployment, [`Entry::describe`] says.
+/// [`Entry::describe`] also names the limit or quota that stopped a deployment.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

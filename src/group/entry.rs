@@ -138,8 +138,8 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Returns the rules by which the group's outcomes are added up, if this one's are among them: outliers are
-    /// looked for, and its window is that of the group.
+    /// Returns the rules by which the group's outcomes are added up, if this one's are among them: outliers
+    /// are looked for, and its window is that of the group.
     pub(crate) fn pool_rules(&self) -> Option<&HealthRules> {
         let shared = self.services.rules.get().health().filter(|rules| rules.outlier_factor.is_some())?;
         self.rules().health().filter(|own| own.window == shared.window).map(|_| shared)
@@ -217,8 +217,8 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Returns its slow start and the whole picks of its group until it is a candidate again; None if it is in
-    /// no slow start.
+    /// Returns its slow start and the whole picks of its group until it is a candidate again; None if it is
+    /// in no slow start.
     pub(crate) fn pace(&self, state: &State, now: Nanos) -> Option<(Slice, u64)> {
         let slice = self.rules().health().and_then(|rules| state.slow_start(rules, now))?;
         let ramp = &self.home.index.words.ramp;

@@ -1,7 +1,7 @@
 //! Slow start: the share of a deployment that has returned or joined grows.
 //!
-//! The while is cut into 100 slices. The share is 10 % at first, and from then on grows by 1 % a slice. It is a
-//! part of the deployment's fair share of the requests of its group: see `index::Ramp`.
+//! The while is cut into 100 slices. The share is 10 % at first, and from then on grows by 1 % a slice. It is
+//! a part of the deployment's fair share of the requests of its group: see `index::Ramp`.
 
 use crate::base::time::Nanos;
 

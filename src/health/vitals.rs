@@ -133,8 +133,8 @@ impl Vitals {
         self.consecutive_successes.store(0, Ordering::Relaxed);
     }
 
-    /// Records a failure that `minute` has counted, by the rules of the minute. A wait that the provider names
-    /// is taken whatever they say.
+    /// Records a failure that `minute` has counted, by the rules of the minute. A wait that the provider
+    /// names is taken whatever they say.
     pub(crate) fn failure(
         &self,
         held: &Held<'_>,

@@ -1,9 +1,9 @@
 //! An index of a group, so that a pick costs the same in a large group as in a small one.
 //!
 //! The index is a cache. A leaf of its trees is made by the gates and the rule that a walk over the members
-//! uses, for a request without wishes ([`Member::leaf`]). Who changes a member's counters renews its leaf
-//! afterwards, under the index's lock, from the counters as they are then. So the last renewal leaves the
-//! latest leaf.
+//! uses, for a request without wishes ([`Member::leaf`]). After a change of a member's counters its leaf is
+//! renewed, under the index's lock, from the counters as they are then. So the last renewal leaves the latest
+//! leaf.
 //!
 //! Time alone changes some leaves. Each leaf notes until when it holds, and the next pick at or after that
 //! time renews it. With nothing noted a pick does not read the clock.

@@ -1,8 +1,8 @@
 //! How often a deployment in slow start is a candidate: a part of its fair share of the group's requests.
 //!
 //! A share of *time* would not do. In its time a newcomer would get all that its strategy gives to the least
-//! busy, or the fastest, at once. So the group counts its picks, as long as some member is in slow start. Such
-//! a member is a candidate again a number of picks after its last one:
+//! busy, or the fastest, at once. So the group counts its picks, as long as some member is in slow start.
+//! Such a member is a candidate again a number of picks after its last one:
 //!
 //! `fair shares of all members / (its own × percent)`
 //!
@@ -81,8 +81,8 @@ impl Ramp {
         self.shares.store(shares, Ordering::Relaxed);
     }
 
-    /// Takes the fair shares of all members as they are. Returns whether the leaves of those in slow start are
-    /// out of date by that.
+    /// Takes the fair shares of all members as they are. Returns whether the leaves of those in slow start
+    /// are out of date by that.
     pub(crate) fn learn_shares(&self) -> bool {
         let shares = self.shares.load(Ordering::Relaxed);
         self.known_shares.swap(shares, Ordering::Relaxed) != shares

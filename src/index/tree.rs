@@ -274,7 +274,7 @@ impl<R: Rule> Tree<R> {
         match self.cut(filter, node) {
             Cut::Nothing => {}
             Cut::Whole => *sum = R::join(sum, &self.summaries.get(node)),
-            // What all of a range does not change, no part of it does: see `Rule`.
+            // If a whole range does not change the sum, no part of it does: see `Rule`.
             Cut::Part if R::ABSORBS && R::join(sum, &self.summaries.get(node)) == *sum => {}
             Cut::Part if node.level == 1 => self.add_up_leaves(filter, node, sum),
             Cut::Part => node.children().for_each(|child| self.add_up(filter, child, sum)),

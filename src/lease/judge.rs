@@ -1,9 +1,9 @@
 //! What the rules of `Health` make of outcomes: what trips a deployment, how long it is out, and how it comes
 //! back.
 //!
-//! What was sent before the end of the last cooldown says nothing of the time after it. Such a late outcome
-//! changes nothing here. So the many requests that were in flight when a deployment broke are one reason for
-//! a cooldown and not many. Only a wait that the provider names is honoured whenever it comes.
+//! A request that was sent before the last cooldown ended says nothing of the time after it. Such a late
+//! outcome changes nothing here. So the many requests that were in flight when a deployment broke are one
+//! reason for a cooldown and not many. Only a wait that the provider names is honoured whenever it comes.
 
 use crate::base::lock::Held;
 use crate::base::rng::Rng;
@@ -15,7 +15,8 @@ use crate::health::{Breaker, Cause, Failure, FailureKind, HealthRules, Peers, Po
 #[derive(Debug)]
 pub(super) struct Judge<'a> {
     pub(super) rules: &'a HealthRules,
-    /// The rules by which the group adds up outcomes, if it adds up this deployment's: see `Entry::pool_rules`.
+    /// The rules by which the group adds up outcomes, if it adds up this deployment's: see
+    /// `Entry::pool_rules`.
     pub(super) pool_rules: Option<&'a HealthRules>,
     pub(super) jitter: &'a Rng,
     pub(super) now: Nanos,
@@ -96,8 +97,8 @@ impl Judge<'_> {
         state.mark(held, mark::SLOW_START, false);
     }
 
-    /// Returns whether the only deployment of a group refused for its rate and named no wait. A cooldown of a guessed
-    /// length would refuse what it might serve the next moment.
+    /// Returns whether the only deployment of a group refused for its rate and named no wait. A cooldown of a
+    /// guessed length would refuse what it might serve the next moment.
     fn is_only_busy(&self, peers: &Peers<'_>, failure: &Failure) -> bool {
         let is_busy = failure.kind == FailureKind::RateLimit && failure.wait.is_none();
         is_busy && !self.rules.cool_last && peers.is_alone()

@@ -34,8 +34,8 @@ impl Heard {
         Self { said: said.collect(), wait }
     }
 
-    /// Returns the failure of a request that was answered so. Without a wait, what is spent keeps a refusal for
-    /// the rate waiting.
+    /// Returns the failure of a request that was answered so. Without a wait, what is spent keeps a refusal
+    /// for the rate waiting.
     pub(super) fn failure<T>(
         &self,
         entry: &Entry<T>,
@@ -98,8 +98,8 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Returns the quota that an answer speaks of: the one that has a limit of this unit and amount. None if it
-    /// speaks of a limit of the deployment's own, or if that cannot be told.
+    /// Returns the quota that an answer speaks of: the one that has a limit of this unit and amount. None if
+    /// it speaks of a limit of the deployment's own, or if that cannot be told.
     fn quota_of(&self, observed: &Observed) -> Option<(usize, &Ledger)> {
         let (metering, amount) = (self.metering.as_ref()?, observed.limit?);
         let minute = match observed.unit {
@@ -114,7 +114,8 @@ impl<T> Entry<T> {
         metering.quota_with(is_it)
     }
 
-    /// Returns the quota that a refusal is about; None if it is about the deployment, or if that cannot be told.
+    /// Returns the quota that a refusal is about; None if it is about the deployment, or if that cannot be
+    /// told.
     fn quota_meant(&self, scope: Option<Scope>, said: &[Observed]) -> Option<usize> {
         match scope {
             Some(Scope::Deployment) => None,
@@ -125,7 +126,7 @@ impl<T> Entry<T> {
             None => {
                 let mut meant = said.iter().filter(|observed| is_spent(observed)).map(|spent| Some(self.quota_of(spent)?.0));
                 let first = meant.next().flatten()?;
-                // What is spent beside it may be the deployment's.
+                // Another spent limit may be the deployment's own.
                 meant.all(|other| other.is_some()).then_some(first)
             }
         }
@@ -141,7 +142,7 @@ impl<T> Entry<T> {
             (None, Rules::Minute(rules)) => rules.cooldown_time,
             (None, Rules::Health(rules)) => {
                 let trips = ledger.trips();
-                // What was sent before the last pause ended knows nothing of the time after it.
+                // A request that was sent before the last pause ended tells nothing of the time after it.
                 if !has_come(trips.last_ends(), failure.sent_at) {
                     return true;
                 }
@@ -171,8 +172,8 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Ends the pauses that the provider asked for before it served a request. `sent_at` is when that was sent,
-    /// if it had a lease.
+    /// Ends the pauses that the provider asked for before it served a request. `sent_at` is when that was
+    /// sent, if it had a lease.
     #[inline]
     pub(super) fn came_through(&self, _: &Held<'_>, sent_at: Option<Nanos>) {
         if self.slot.marks() & mark::OBSERVED != 0 {

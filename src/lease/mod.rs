@@ -155,10 +155,10 @@ impl<T> Lease<T> {
     /// Ends it with a failure. What it reserved stays in the window, since the provider may have counted it.
     ///
     /// - `retry_after`: how long the provider wants not to be asked, if it says so. 0 is no wait.
-    /// - `said`: what the headers of the answer say about the provider's limits. Nobody is woken by it before a
+    /// - `said`: what the answer's headers say about the provider's limits. Nobody is woken by it before a
     ///   cooldown has begun.
     /// - `scope`: what a refusal is about, if that is known. Without it, what is said to be spent tells:
-    ///   a limit of a quota's, or one of the deployment's own. Where that tells nothing, the deployment waits.
+    ///   a limit of a quota's, or one of the deployment's own. Where it tells nothing, the deployment waits.
     ///
     /// Returns whether this call ended it.
     pub fn failure(&self, kind: FailureKind, retry_after: Option<Nanos>, said: &[Observed], scope: Option<Scope>) -> bool {

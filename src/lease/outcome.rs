@@ -203,8 +203,8 @@ impl<T> Entry<T> {
         });
     }
 
-    /// Records what a health check of the application's own found. One that passes ends what the provider said
-    /// before.
+    /// Records what a health check of the application's own found. One that passes ends what the provider
+    /// said before.
     pub(crate) fn report_health(&self, now: Nanos, healthy: bool) {
         self.change_health(now, |state, held, judge| {
             let probation_from = if judge.is_some() { now.max(1) } else { 0 };

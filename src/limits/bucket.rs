@@ -103,8 +103,8 @@ impl Bucket {
         nth
     }
 
-    /// Puts units back that a charge took out. What would have spilled without that charge is made good
-    /// already.
+    /// Puts units back that a charge took out. The part that would have spilled without that charge is
+    /// not put back.
     pub(super) fn refund(words: &[AtomicU64], nth: Nth, units: u64) {
         let lows = Lows::of(words);
         let back = Self::cost(words, units).min(lows.least_after(nth));

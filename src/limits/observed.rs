@@ -153,8 +153,8 @@ impl Observations {
     }
 
     /// Records what an answer said. `sent_at` is when its request was sent, None if just now without a lease;
-    /// `then` is what had been reserved in all by then. An answer that is older than the last one tells nothing
-    /// while the last one holds.
+    /// `then` is what had been reserved in all by then. An answer that is older than the last one tells
+    /// nothing while the last one holds.
     pub(crate) fn observe(&self, observed: &Observed, sent_at: Option<Nanos>, then: Option<&Reserved>, now: Nanos) {
         let nth = observed.unit.index();
         let Some(said) = self.units.get(nth) else { return };
@@ -174,8 +174,8 @@ impl Observations {
         said.until.store(now.saturating_add(observed.reset.unwrap_or(HOLDS)), Ordering::Relaxed);
     }
 
-    /// Records that nothing may be sent for a while. A longer pause is shortened only by an answer to a request
-    /// that was sent after it was asked for.
+    /// Records that nothing may be sent for a while. A longer pause is shortened only by an answer to a
+    /// request that was sent after it was asked for.
     pub(crate) fn pause(&self, now: Nanos, length: Nanos, sent_at: Option<Nanos>) {
         self.came_through(sent_at);
         let until = self.paused_until.load(Ordering::Relaxed).max(now.saturating_add(length));

@@ -1,9 +1,8 @@
 //! A window that slides: any stretch of its length uses no more than the limit, at whatever moment it begins.
 //!
-//! The length is cut into [`SLICES`] slices. What a slice took is let go when all of the slice is as old as
-//! the window is long, so that the window looks back by up to one slice more than it must: it never admits
-//! too much, and is at most a sixtieth stricter than a log of every request, which it would take unbounded
-//! memory to keep.
+//! The length is cut into [`SLICES`] slices. A slice is let go when its youngest moment is as old as the
+//! window is long. So the window looks back by up to one slice more than it must. It never admits too much.
+//! It is at most a sixtieth stricter than a log of every request, which would take unbounded memory.
 
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::time::Nanos;

@@ -1,9 +1,10 @@
 //! The door between the core and Python, which the end of the interpreter closes.
 //!
-//! `CPython` before 3.14 ends a daemon thread that asks for the GIL while the interpreter ends: it unwinds the
-//! thread's stack. The unwinding must not meet a frame of Rust, or the process aborts. A thread without Python
-//! code above the core is safe: `PyO3` lets it sleep for good instead. So a thread goes through this door before
-//! the core runs Python code. An exit hook closes the door, and waits for the threads that are inside.
+//! `CPython` before 3.14 ends a daemon thread that asks for the GIL while the interpreter ends: it unwinds
+//! the thread's stack. The unwinding must not meet a frame of Rust, or the process aborts. A thread without
+//! Python code above the core is safe: `PyO3` lets it sleep for good instead. So a thread goes through this
+//! door before the core runs Python code. An exit hook closes the door, and waits for the threads that are
+//! inside.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -14,7 +15,8 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-/// How often a thread that wants to close the door counts who is inside, and how many times at most: a second.
+/// How often a thread that wants to close the door counts who is inside, and how many times at most: a
+/// second.
 const EACH: Duration = Duration::from_millis(1);
 const LOOKS: u32 = 1_000;
 
@@ -32,8 +34,8 @@ thread_local! {
 /// A thread is inside for as long as this lives.
 pub(crate) struct Inside(());
 
-/// Lets this thread run Python code from the core. None once the interpreter ends, unless the thread is inside
-/// already.
+/// Lets this thread run Python code from the core. None once the interpreter ends, unless the thread is
+/// inside already.
 pub(crate) fn enter() -> Option<Inside> {
     let depth = DEPTH.with(|depth| depth.replace(depth.get() + 1));
     // Sequentially consistent, as is the closing: either this thread sees the closed door, or the thread that
@@ -60,7 +62,8 @@ impl Drop for Inside {
     }
 }
 
-/// Lets only this thread in from now on, and waits for the others that are inside, but no longer than a second.
+/// Lets only this thread in from now on, and waits for the others that are inside, but no longer than a
+/// second.
 pub(crate) fn close(py: Python<'_>) {
     let mine = DEPTH.with(Cell::get);
     ENDING.get_or_init(|| thread::current().id());

@@ -11,8 +11,8 @@ use crate::router::Router;
 
 /// Picks one deployment of a model for every request.
 ///
-/// It may be subclassed. What is given to a router is taken by ``__new__``, so that a subclass with arguments
-/// of its own defines ``__new__``.
+/// It may be subclassed. ``__new__`` takes the arguments, so that a subclass with other arguments defines
+/// ``__new__``.
 #[pyclass(name = "Router", module = "turnout", subclass, frozen)]
 pub(crate) struct PyRouter {
     pub(crate) router: Router<Attached>,

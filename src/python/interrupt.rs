@@ -1,5 +1,5 @@
-//! Exceptions of signals' handlers that come up while the core calls Python on somebody else's behalf: while it
-//! rings for a waiter, tells an event or reads an exception.
+//! Exceptions of signals' handlers that come up while the core calls Python on somebody else's behalf: while
+//! it rings for a waiter, tells an event or reads an exception.
 //!
 //! Nothing there may be left half done. So the exception is kept, and the method of the package that was
 //! interrupted raises it in the end.

@@ -55,7 +55,8 @@ mod _core {
         super::modules::find_first(module.py())
     }
 
-    /// Forget, in a forked child, what is the parent's: its requests in flight, its random draws, its threads.
+    /// Forget, in a forked child, what is the parent's: its requests in flight, its random draws, its
+    /// threads.
     #[pyfunction]
     fn _after_fork() {
         crate::base::fork::after_fork();

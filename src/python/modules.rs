@@ -1,9 +1,9 @@
 //! What the native half uses of the Python half and of the standard library.
 //!
-//! It is found when the package is imported, or when the first router is made: the options and the records are
-//! dataclasses, which take longer to load than all else. Later it may be too late to import. Native code imports
-//! by the `__import__` of the frame that called it, and a frame of a sandbox has none; nor does an interpreter
-//! that ends.
+//! It is found when the package is imported, or when the first router is made: the options and the records
+//! are dataclasses, which take longer to load than all else. Later it may be too late to import. Native code
+//! imports by the `__import__` of the frame that called it, and a frame of a sandbox has none; nor does an
+//! interpreter that ends.
 
 use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;

@@ -69,8 +69,8 @@ impl Wake for Bed {
     }
 }
 
-/// Waits in this thread. It sleeps in Rust, without the GIL: no frame of Python lies above the core, so that the
-/// end of the interpreter unwinds none.
+/// Waits in this thread. It sleeps in Rust, without the GIL: no frame of Python lies above the core, so that
+/// the end of the interpreter unwinds none.
 pub(crate) fn wait(
     py: Python<'_>,
     router: &PyRouter,

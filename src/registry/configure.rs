@@ -34,7 +34,7 @@ pub struct Changed {
 }
 
 impl<T: Attachment> Registry<T> {
-    /// Changes options. What was counted stays counted: limits, leases, cooldowns, and the outcomes of the last
+    /// Changes options. Counts stay: limits, leases, cooldowns, and the outcomes of the last
     /// while.
     ///
     /// # Errors

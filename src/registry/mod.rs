@@ -1,7 +1,7 @@
 //! Which deployments there are: by id, in groups by model name, and the aliases of model names.
 //!
 //! Readers see an entry of a map before or after a change and never amid it, and a pick looks at one group.
-//! Changes that touch more than one entry are made one at a time. What must see all entries at once
+//! Changes that touch more than one entry are made one at a time. A reader of all entries at once
 //! ([`Registry::all`]) waits for its turn among them.
 //!
 //! A change hands back to the caller what it takes out ([`Removed`]). The caller drops it when no lock is

@@ -38,8 +38,8 @@ impl<T: Attachment> Registry<T> {
     /// then.
     pub(crate) fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
         let mut changes = self.change();
-        // Lent: on an error they are dropped when this function has let go of the lock. Their attachments may run
-        // anything then.
+        // Lent: on an error they are dropped when this function has let go of the lock. Their attachments may
+        // run anything then.
         let plan = self.plan(&deployments)?;
         Ok(self.commit(deployments, plan, &mut changes))
     }

@@ -5,8 +5,8 @@
 //! over the candidates, in registration order, and an index that keeps the summaries of ranges of them. Both
 //! give the same pick.
 //!
-//! Who is a candidate is not decided here: the gates decide it (see `gates`), and the index keeps a leaf of
-//! each member that passes them.
+//! The gates decide which members are candidates (see `gates`). The index keeps a leaf of each member that
+//! passes them.
 //!
 //! A rule is its own file and one row of the table in `name.rs`.
 

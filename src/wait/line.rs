@@ -14,8 +14,8 @@ use crate::facts::Request;
 /// Where a waiter stands in its line: by priority, and then by arrival.
 pub(super) type Key = (i32, u64);
 
-/// What requests of one class have in common, in one order. Ids that no deployment has make no difference, and
-/// are left out.
+/// What requests of one class have in common, in one order. Ids that no deployment has make no difference,
+/// and are left out.
 #[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Class {
     tags: Vec<String>,

@@ -27,8 +27,8 @@
 //!
 //! Rings may be lost, and loops may stand still. So every waiter also looks by itself once in a while
 //! (`serve::look_after`). The one that looks passes over a leader that did not answer its ring, takes back
-//! leases that nobody collected, and passes over waiters that are late. An absent waiter keeps its place and is
-//! served again once it looks. Under a manual clock nobody is late.
+//! leases that nobody collected, and passes over waiters that are late. An absent waiter keeps its place and
+//! is served again once it looks. Under a manual clock nobody is late.
 //!
 //! A quota is shared by groups. A release under one rings for its own line, and for the lines of which a head
 //! was stopped by a quota when it last tried.

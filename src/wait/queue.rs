@@ -264,8 +264,8 @@ impl<T: Attachment> Wakes for Queue<T> {
 
     #[cold]
     fn wake_with_quotas(&self, model_name: &str) {
-        // Whether a line waits for a quota is found out under the lock that is held here, by a look that began
-        // before this and saw the quota as it was, or by a later one that sees it as it is.
+        // `waits_for_quota` is written under the lock that is held here. A look that came before saw the
+        // quota as it was. A later look sees it as it is.
         self.ring(|lines, now, bells| {
             for (name, line) in &mut lines.of {
                 if line.waits_for_quota || **name == *model_name {

@@ -26,8 +26,8 @@ const COLLECTED_WITHIN: Nanos = SECOND;
 /// How late a look may be that a waiter was to take by itself.
 const OVERDUE: Nanos = SECOND;
 
-/// Returns how long a waiter sleeps at most. A ring that was lost, or that nobody answered, is made good for by
-/// the next look of anybody. Where many wait, some of them look all the time.
+/// Returns how long a waiter sleeps at most. A ring that was lost, or that nobody answered, is made good for
+/// by the next look of anybody. Where many wait, some of them look all the time.
 fn look_after(waiters: usize) -> Nanos {
     (SECOND / 2).saturating_add((waiters as Nanos).saturating_mul(SECOND / 200)).min(5 * SECOND)
 }

@@ -1,7 +1,9 @@
-//! What Python takes for a native call that does nothing: the floor under every figure of `benches/compare.py`.
+//! What Python takes for a native call that does nothing: the floor under every figure of
+//! `benches/compare.py`.
 //!
-//! The class is made as turnout's own are: frozen, arguments taken as any object and checked, results that it holds already. So a
-//! figure less this floor is what turnout does, and not what Python and `PyO3` take to get there and back.
+//! The class is made as turnout's own are: frozen, arguments taken as any object and checked, results that it
+//! holds already. So a figure less this floor is what turnout does, and not what Python and `PyO3` take to
+//! get there and back.
 
 #![forbid(unsafe_code)]
 
@@ -24,7 +26,8 @@ mod turnout_floor {
             Self { held: PyString::new(py, "held").unbind() }
         }
 
-        /// Take a str, read its text and return a str that is at hand: what the least `select` would have to do.
+        /// Take a str, read its text and return a str that is at hand: what the least `select` would have to
+        /// do.
         #[pyo3(signature = (text, /))]
         fn call(&self, text: &Bound<'_, PyAny>) -> PyResult<Py<PyString>> {
             text.cast::<PyString>()?.to_str()?;

@@ -45,7 +45,7 @@ def classify_exception(exc: BaseException) -> Failure | None:
     """Say what an exception that left a lease's block means for the deployment.
 
     An error's code and the HTTP status decide. Without them the names of the exception's classes do, and then
-    the exception that caused it. What nobody knows is an ``error``.
+    the exception that caused it. An unknown one is an ``error``.
 
     Args:
         exc: The exception. Of an exception group the first member that is a failure counts.
@@ -123,7 +123,7 @@ def _read(exc: BaseException, seen: set[int]) -> Reading | None:
         if "BaseExceptionGroup" in names and (members := _members(exc)):
             readings = (_read(member, seen) for member in members if id(member) not in seen)
             return next((reading for reading in readings if reading is not None and reading.kind is not None), None)
-        # What is no Exception is meant to pass through: nothing that the deployment did.
+        # A BaseException that is no Exception is not the deployment's fault, and is let pass.
         if not isinstance(exc, Exception) or isinstance(exc, RouterError):
             return None
         return _read_one(exc, names, seen)

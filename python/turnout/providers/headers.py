@@ -385,8 +385,8 @@ def _first_wait(waits: dict[str, str], now: Now) -> float | None:
 def _rejected_until(windows: dict[str, str], now: Now) -> float | None:
     """Seconds until the last of Anthropic's rejected windows begins anew; None if no window is rejected.
 
-    Where the status of all together lets pass, no window counts: paid usage goes on. Whether it may, the
-    overage, is no window that ends.
+    If the status of all together lets requests pass, no window counts: paid usage goes on. The status of that
+    usage (the overage) is no window that ends.
     """
     if windows.get("status", "rejected").strip().lower() != "rejected":
         return None

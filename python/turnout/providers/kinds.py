@@ -331,7 +331,7 @@ _BY_CODE_ALONE = {
 }
 
 
-# What a body says twice is what is said first here.
+# If a body says two kinds, the one that comes first here counts.
 _ORDER = {
     kind: i
     for i, kind in enumerate((_K.CONTEXT_WINDOW, _K.CONTENT_POLICY, _K.AUTH, _K.NOT_FOUND, _K.TIMEOUT, _K.ERROR, _K.RATE_LIMIT))
