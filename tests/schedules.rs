@@ -185,8 +185,8 @@ fn no_limit_is_exceeded_and_as_many_are_admitted_as_fit() {
             let requests = seen.requests.load(SeqCst);
             assert_eq!(counted, (0, requests, seen.tokens.load(SeqCst), requests));
         }
-        // Whoever was refused for a place in flight left room in the minute: that room is still there, and no
-        // more.
+        // A request that was refused for a place in flight left its part of the minute free. That part is
+        // still free, and no more.
         let left = (0..5).filter(|_| router.acquire("model", &request(3)).is_ok()).count() as u64;
         assert_eq!(left, RPM + TPM / 3 - seen.iter().map(|seen| seen.requests.load(SeqCst)).sum::<u64>());
         assert_settled(&router);
@@ -410,7 +410,7 @@ fn a_minute_that_begins_is_not_seen_with_the_counts_of_the_last() {
         add(&router, deployment("b", "model").with_tpm_limit(Some(6)).unwrap());
         (0..4).for_each(|_| assert!(router.acquire("model", &request(3)).is_ok()));
         clock.advance(MINUTE);
-        // Each has room for two and takes one at most, so whoever looks finds both.
+        // Each has room for two and takes one at most, so each thread that looks finds both.
         let first = || assert!(router.acquire("model", &without(["b"])).is_ok());
         let second = || assert!(router.acquire("model", &without(["a"])).is_ok());
         let look = || {
@@ -796,6 +796,24 @@ fn rings_that_are_lost_hold_up_nobody() {
         };
         let deaf = |request: Request| drop(wait_without_rings(&router, request));
         together(&[&release, &|| deaf(request(1)), &|| deaf(tagged(1)), &|| drop(wait(&router, request(1)))]);
+        assert_eq!(router.metrics().waiting, 0);
+        assert_settled(&router);
+    });
+}
+
+#[test]
+fn an_id_that_is_registered_later_makes_a_class_of_its_own() {
+    explore(3_000, || {
+        let (_, router) = router(Strategy::SimpleShuffle);
+        add(&router, single());
+        let lease = router.acquire("model", &request(1)).unwrap();
+        let join = || add(&router, deployment("late", "model").with_max_parallel_requests(Some(1)).unwrap());
+        // Nothing but the newcomer can serve it: the other place is freed only then.
+        let served_late = || {
+            assert_eq!(wait(&router, request(1)).deployment().id(), "late");
+            lease.release(false);
+        };
+        together(&[&join, &served_late, &|| drop(wait(&router, without(["late"])))]);
         assert_eq!(router.metrics().waiting, 0);
         assert_settled(&router);
     });

@@ -54,11 +54,34 @@ def test_comments_strings_and_tests_import_nothing(tmp_path: Path) -> None:
     assert found(tmp_path, {"base/time.rs": source, "limits/mod.rs": ""}) == []
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "pub use crate::router::Router;",
+        "#[cfg(test)]\nmod tests {\nfn f() { {} }\n}\nuse crate::router::Router;",
+        "const Q: char = '\"';\nuse crate::router::Router;\nconst R: char = '\"';",
+        'const U: &str = "https://x"; fn f() { crate::router::g() }',
+        'const A: &str = "/*";\nuse crate::router::Router;\nconst B: &str = "*/";',
+        'const A: &str = r#"a " b"#;\nuse crate::router::Router;',
+    ],
+)
+def test_nothing_hides_an_import(tmp_path: Path, source: str) -> None:
+    [fault] = found(tmp_path, {"base/time.rs": source, "router.rs": "pub struct Router;"})
+    assert fault.startswith("src/base/time.rs ")
+    assert fault.endswith("from a floor above")
+
+
 def test_a_long_file_is_found_and_its_tests_do_not_count(tmp_path: Path) -> None:
     line, tests = "fn f() {}\n", "#[cfg(test)]\nmod tests {\n" + "fn g() {}\n" * 500 + "}"
     assert found(tmp_path, {"base/time.rs": line * 400 + "// so be it\n" * 100 + tests}) == []
     [fault] = found(tmp_path, {"base/time.rs": line * 401})
     assert fault.startswith("src/base/time.rs has 401 lines of code")
+
+
+def test_a_wide_comment_is_found(tmp_path: Path) -> None:
+    wide = "// " + "word " * 25
+    example = "/// ```\n/// let x = " + "1 + " * 30 + "1;\n/// ```\nfn f() {}\n"
+    assert found(tmp_path, {"base/time.rs": example + wide}) == ["src/base/time.rs:5 has a comment of over 110 columns"]
 
 
 def test_a_new_folder_needs_a_floor(tmp_path: Path) -> None:

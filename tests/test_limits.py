@@ -806,7 +806,7 @@ def test_all_that_share_a_quota_give_it_the_same_limits() -> None:
     # Nothing is changed by what was refused.
     assert [deployment.deployment_id for deployment in router.deployments()] == ["a", "b", "c"]
     assert used(router, 0, "a") == 1
-    # Whoever is alone under it may change it.
+    # The only deployment under a quota may change it.
     router.remove_deployment("b")
     router.remove_deployment("c")
     router.add_deployment(Deployment("a", "m", quotas=[other]))

@@ -92,8 +92,9 @@ def test_old_names_of_modules_work_and_warn(old: str, new: ModuleType, name: str
         sys.modules.pop(f"turnout.{old}", None)
         vars(turnout).pop(old, None)
         scope: dict[str, Any] = {}
-        with pytest.warns(DeprecationWarning, match=new.__name__):
-            exec(statement, scope)
+        with pytest.warns(DeprecationWarning, match=new.__name__) as warned:
+            exec(compile(statement, "a program", "exec"), scope)
+        assert {warning.filename for warning in warned} == {"a program"}
         assert scope[name] is getattr(new, name)
 
 

@@ -524,7 +524,7 @@ def test_a_client_error_cools_nobody_down() -> None:
 
 
 def test_failures_do_not_make_a_deployment_attractive() -> None:
-    """Who fails fast is never busy, and gets everything (the black hole): the failures themselves stop it."""
+    """A deployment that fails fast is never busy, so it would get everything. Its failures stop that."""
     router = alike(2, Strategy.LEAST_BUSY)
     failed = 0
     with ExitStack() as leases:

@@ -2,6 +2,7 @@
 and aliases.
 """
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,9 +17,11 @@ from turnout import (
     ConfigurationError,
     Deployment,
     DeploymentNotFound,
+    Limit,
     ManualClock,
     ModelNotFound,
     NoAvailableDeployment,
+    Quota,
     Router,
     Status,
     Strategy,
@@ -155,6 +158,34 @@ def test_a_wrong_model_name_is_told_what_it_may_have_meant(name: str) -> None:
 
 
 # --- add, replace, move, remove ---
+
+
+@pytest.mark.parametrize("fault", ["twice", "alias", "quotas"])
+def test_what_a_refused_list_drops_may_use_the_router(fault: str) -> None:
+    """Nothing is dropped under a lock: a finalizer may run anything, and other threads may wait for it."""
+    router = Router([Deployment("x", "m")])
+    router.add_alias("an alias", "m")
+    dropped: list[int] = []
+
+    class Uses:
+        def __init__(self, i: int) -> None:
+            self.i = i
+
+        def __del__(self) -> None:
+            router.add_alias(f"alias {self.i}", "m")
+            dropped.append(self.i)
+
+    def made() -> Iterator[Deployment]:
+        for i, name in enumerate("abc"):
+            names = {"twice": ("a", "m"), "alias": (name, "an alias" if i == 2 else "m"), "quotas": (name, "m")}
+            quotas = [Quota("q", Limit(requests=1 + i))] if fault == "quotas" else []
+            yield Deployment(*names[fault], metadata={"uses": Uses(i)}, quotas=quotas)
+
+    with pytest.raises(ConfigurationError):
+        router.set_deployments(made())
+    gc.collect()
+    assert sorted(dropped) == [0, 1, 2]
+    assert ids(router, None) == ["x"]
 
 
 def test_an_id_given_twice_is_refused() -> None:

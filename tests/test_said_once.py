@@ -11,7 +11,19 @@ from typing import Any
 
 import pytest
 import turnout
-from turnout import DeploymentStats, EventKind, FailureKind, Health, Learning, Router, RouterMetrics, Status, Strategy, Waiting
+from turnout import (
+    DeploymentStats,
+    EventKind,
+    FailureKind,
+    Health,
+    Learning,
+    MinuteRules,
+    Router,
+    RouterMetrics,
+    Status,
+    Strategy,
+    Waiting,
+)
 
 ROOT = Path(__file__).parent.parent
 STUB = ROOT / "python" / "turnout" / "_core.pyi"
@@ -139,11 +151,13 @@ def test_the_guide_names_every_gate() -> None:
 # --- fields ---
 
 
-@pytest.mark.parametrize(("options", "reader"), [(Health, "health"), (Learning, "learning"), (Waiting, "waiting")])
+@pytest.mark.parametrize(
+    ("options", "reader"), [(Health, "health"), (Learning, "learning"), (MinuteRules, "minute_rules"), (Waiting, "waiting")]
+)
 def test_options_are_read_whole(options: Any, reader: str) -> None:
     text = source("python/options.rs")
     body = text[text.index(f"fn {reader}(") :].partition("\n}\n")[0]
-    read = set(re.findall(r'(?:get(?:attr)?|seconds|count)\("(\w+)"\)', body))
+    read = set(re.findall(r'(?:get(?:attr)?|seconds|count)\("(\w+)"[,)]', body))
     assert read == {field.name for field in fields(options)}
 
 

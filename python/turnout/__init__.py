@@ -12,6 +12,7 @@
 
 import atexit as _atexit
 import os as _os
+import warnings as _warnings
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
@@ -121,11 +122,19 @@ _LAZY = {
     ),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
-_SUBMODULES = frozenset(("headers", "limits", "options", "outcomes", "probe", "records", "strategies"))
+_SUBMODULES = frozenset(("limits", "options", "probe", "records", "strategies"))
+_OLD_NAMES = {"headers": "headers", "outcomes": "exceptions"}
 
 if not TYPE_CHECKING:  # so that a type checker finds names that do not exist
 
     def __getattr__(name):
+        if name in _OLD_NAMES:
+            # Here, where the caller's line is known: the module's own warning would name importlib's.
+            with _warnings.catch_warnings():
+                _warnings.simplefilter("ignore", DeprecationWarning)
+                module = _import_module(f"turnout.{name}")
+            _warnings.warn(f"turnout.{name} is now turnout.providers.{_OLD_NAMES[name]}", DeprecationWarning, stacklevel=2)
+            return module
         if name in _SUBMODULES:
             return _import_module(f"turnout.{name}")
         if name not in _HOME:
@@ -134,7 +143,7 @@ if not TYPE_CHECKING:  # so that a type checker finds names that do not exist
         return value
 
     def __dir__():
-        return sorted({*globals(), *_HOME, *_SUBMODULES})
+        return sorted({*globals(), *_HOME, *_SUBMODULES, *_OLD_NAMES})
 
 
 # Threads that go on while the interpreter ends must not run Python code from the core.

@@ -8,8 +8,8 @@
 //! | `group/stats.rs` | `stats` |
 //! | `gates/leaf.rs` | what the index needs of it (`Member`) |
 //! | `gates/refusal.rs` | `describe` |
-//! | `lease/outcome.rs` | `succeed`, `fail`, `cool_down`, `report_health` |
-//! | `lease/learn.rs` | `observe`, `refused` |
+//! | `lease/outcome.rs` | `succeed`, `fail`, `record_success`, `record_failure`, `cool_down`, `report_health` |
+//! | `lease/learn.rs` | `hear`, `observe`, `learn`, `pause_quota`, `learn_concurrency`, `came_through` |
 
 use std::fmt;
 use std::sync::{Arc, Weak};

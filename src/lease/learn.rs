@@ -99,7 +99,7 @@ impl<T> Entry<T> {
     }
 
     /// Returns the quota that an answer speaks of: the first one with a limit of this unit and amount. None
-    /// if it speaks of a limit of the deployment's own, or if nobody can tell.
+    /// if it speaks of a limit of the deployment's own, or if that is not known.
     fn quota_of(&self, observed: &Observed) -> Option<(usize, &Ledger)> {
         let (metering, amount) = (self.metering.as_ref()?, observed.limit?);
         let minute = match observed.unit {
@@ -114,7 +114,8 @@ impl<T> Entry<T> {
         metering.quota_with(is_it)
     }
 
-    /// Returns the quota that a refusal is about; None if it is about the deployment, or if nobody can tell.
+    /// Returns the quota that a refusal is about; None if it is about the deployment, or if that is not
+    /// known.
     fn quota_meant(&self, scope: Option<Scope>, said: &[Observed]) -> Option<usize> {
         match scope {
             Some(Scope::Deployment) => None,

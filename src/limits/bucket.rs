@@ -106,8 +106,8 @@ impl Bucket {
         nth
     }
 
-    /// Puts units back that a charge took out. Units that would have been lost without that charge are not
-    /// put back: they have refilled already.
+    /// Puts units back that a charge took out. The part that would have spilled without that charge is not
+    /// put back.
     pub(super) fn refund(words: &[AtomicU64], nth: Nth, units: u64) {
         let lows = Lows::of(words);
         let back = Self::cost(words, units).min(lows.least_after(nth));

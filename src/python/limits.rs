@@ -6,12 +6,12 @@ use pyo3::types::PyTuple;
 
 use super::args::{items, length, optional, text, whole};
 use super::errors::wrong_type;
-use super::modules::{self, Member};
+use super::modules::{self, Imported};
 use crate::base::time::{Nanos, seconds};
 use crate::limits::{Limit, LimitKind, Observed, Quota, Start, Unit, Zone};
 
 /// Makes a tuple of a class's instances, from any iterable of them; None if there is none.
-fn tuple_of<'py>(name: &str, class: &Member, value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+fn tuple_of<'py>(name: &str, class: &Imported, value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let py = value.py();
     let (expected, class) = (class.get(py)?, class.name());
     let instances = items(name, &format!("an iterable of {class}"), value)?.map(|item| {

@@ -13,25 +13,25 @@ use pyo3::types::{PyDict, PyMapping};
 use super::door;
 
 /// A class or a function of Python.
-pub(crate) struct Member {
+pub(crate) struct Imported {
     module: &'static str,
     name: &'static str,
     object: PyOnceLock<Py<PyAny>>,
 }
 
 /// Imports by the builtins of the standard library, not by those of the calling frame.
-static IMPORT_MODULE: Member = Member::new("importlib", "import_module");
+static IMPORT_MODULE: Imported = Imported::new("importlib", "import_module");
 
-macro_rules! members {
+macro_rules! imported {
     ($(#[$doc:meta])* $table:ident: $($constant:ident = $module:literal $name:literal,)+) => {
-        $(pub(crate) static $constant: Member = Member::new($module, $name);)+
+        $(pub(crate) static $constant: Imported = Imported::new($module, $name);)+
 
         $(#[$doc])*
-        static $table: &[&Member] = &[$(&$constant),+];
+        static $table: &[&Imported] = &[$(&$constant),+];
     };
 }
 
-members! {
+imported! {
     /// The objects that are found when the package is imported.
     FIRST:
     EVENT_KIND = "turnout.enums" "EventKind",
@@ -42,7 +42,7 @@ members! {
     READ_RATE_LIMITS = "turnout.providers.headers" "read_rate_limits",
 }
 
-members! {
+imported! {
     /// The objects that are found when the first router is made.
     WITH_ROUTER:
     LIMIT = "turnout.limits" "Limit",
@@ -63,7 +63,7 @@ members! {
     WAIT_ASYNC = "turnout.waiting" "wait_async",
 }
 
-impl Member {
+impl Imported {
     const fn new(module: &'static str, name: &'static str) -> Self {
         Self { module, name, object: PyOnceLock::new() }
     }
@@ -86,7 +86,7 @@ impl Member {
     }
 }
 
-impl Member {
+impl Imported {
     /// Calls the object. See `door`.
     pub(crate) fn call1<'py>(&self, py: Python<'py>, args: impl PyCallArgs<'py>) -> PyResult<Bound<'py, PyAny>> {
         door::inside(|| self.get(py)?.call1(args))
@@ -111,6 +111,6 @@ pub(crate) fn find_with_router(py: Python<'_>) -> PyResult<()> {
     find(py, WITH_ROUTER)
 }
 
-fn find(py: Python<'_>, members: &[&'static Member]) -> PyResult<()> {
-    members.iter().try_for_each(|member| member.get(py).map(drop))
+fn find(py: Python<'_>, imported: &[&'static Imported]) -> PyResult<()> {
+    imported.iter().try_for_each(|one| one.get(py).map(drop))
 }

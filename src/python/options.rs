@@ -4,17 +4,17 @@ use pyo3::prelude::*;
 
 use super::args::{flag, length, optional, whole};
 use super::errors::wrong_type;
-use super::modules::{self, Member};
+use super::modules::{self, Imported};
 use crate::facts::{Learning, Waiting};
 use crate::health::{HealthRules, MinuteRules, Rules};
 
 /// Whether a value is of a class of `turnout.options`, by its type. The value's own `__class__` may lie.
-fn is_of(class: &Member, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+fn is_of(class: &Imported, value: &Bound<'_, PyAny>) -> PyResult<bool> {
     value.get_type().is_subclass(class.get(value.py())?)
 }
 
 /// Refuses a value that is not of a class of `turnout.options`.
-fn must_be(name: &str, class: &Member, allowed: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+fn must_be(name: &str, class: &Imported, allowed: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
     if is_of(class, value)? { Ok(()) } else { Err(wrong_type(name, allowed, value)) }
 }
 

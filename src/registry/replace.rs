@@ -15,16 +15,15 @@ use crate::limits::Quota;
 
 /// The plan of a replacement. Nothing is changed yet.
 struct Plan<T> {
-    newcomers: Vec<Newcomer<T>>,
+    /// One for each deployment, in their order.
+    parts: Vec<Part<T>>,
     /// The ids of all deployments that will be registered.
     ids: FxHashSet<Arc<str>>,
 }
 
-/// A deployment that will be registered.
-struct Newcomer<T> {
-    deployment: Deployment,
-    attachment: T,
-    /// The entry with the same id, which this deployment replaces.
+/// What one deployment takes over.
+struct Part<T> {
+    /// The entry with the same id, which the deployment replaces.
     old: Option<Arc<Entry<T>>>,
     inheritance: Inheritance<T>,
     /// Whether it joins a group in which others stay, and so may start slowly.
@@ -39,26 +38,28 @@ impl<T: Attachment> Registry<T> {
     /// then.
     pub(crate) fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
         let mut changes = self.change();
-        let plan = self.plan(deployments)?;
-        Ok(self.commit(plan, &mut changes))
+        // Lent: on an error they are dropped when this function has let go of the lock. Their attachments may
+        // run anything then.
+        let plan = self.plan(&deployments)?;
+        Ok(self.commit(deployments, plan, &mut changes))
     }
 
     /// Checks the deployments and finds out what each of them replaces.
-    fn plan(&self, deployments: Vec<(Deployment, T)>) -> Result<Plan<T>, Error> {
-        let ids = self.check(&deployments)?;
+    fn plan(&self, deployments: &[(Deployment, T)]) -> Result<Plan<T>, Error> {
+        let ids = self.check(deployments)?;
         let old = |deployment: &Deployment| self.deployments.get(deployment.id()).map(|old| Arc::clone(&old));
         let stays = |deployment: &Deployment, old: &Option<Arc<Entry<T>>>| {
             old.as_ref().is_some_and(|old| old.deployment.model_name() == deployment.model_name())
         };
         let staying = deployments.iter().map(|(deployment, _)| deployment).filter(|deployment| stays(deployment, &old(deployment)));
         let staying: FxHashSet<_> = staying.map(|deployment| Arc::clone(deployment.shared_model_name())).collect();
-        let newcomers = deployments.into_iter().map(|(deployment, attachment)| {
-            let old = old(&deployment);
+        let parts = deployments.iter().map(|(deployment, _)| {
+            let old = old(deployment);
             let inheritance = self.inherit(old.as_deref())?;
-            let joins = !stays(&deployment, &old) && staying.contains(deployment.shared_model_name());
-            Ok(Newcomer { deployment, attachment, old, inheritance, joins })
+            let joins = !stays(deployment, &old) && staying.contains(deployment.shared_model_name());
+            Ok(Part { old, inheritance, joins })
         });
-        Ok(Plan { newcomers: newcomers.collect::<Result<_, Error>>()?, ids })
+        Ok(Plan { parts: parts.collect::<Result<_, Error>>()?, ids })
     }
 
     /// Checks the deployments by themselves. Returns their ids.
@@ -79,9 +80,9 @@ impl<T: Attachment> Registry<T> {
     }
 
     /// Does what a plan says.
-    fn commit(&self, plan: Plan<T>, changes: &mut Changes) -> Removed<T> {
+    fn commit(&self, deployments: Vec<(Deployment, T)>, plan: Plan<T>, changes: &mut Changes) -> Removed<T> {
         let mut removed = Removed::default();
-        let groups = self.register(plan.newcomers, changes, &mut removed);
+        let groups = self.register(deployments.into_iter().zip(plan.parts), changes, &mut removed);
         let gone = self.deployments.iter().map(|entry| Arc::clone(entry.key())).filter(|id| !plan.ids.contains(id));
         for id in gone.collect::<Vec<_>>() {
             if let Some((_, entry)) = self.deployments.remove(&id) {
@@ -112,12 +113,12 @@ impl<T: Attachment> Registry<T> {
     /// Registers deployments by their ids. Returns the places that they will have in their groups.
     fn register(
         &self,
-        newcomers: Vec<Newcomer<T>>,
+        newcomers: impl Iterator<Item = ((Deployment, T), Part<T>)>,
         changes: &mut Changes,
         removed: &mut Removed<T>,
     ) -> FxHashMap<Arc<str>, (Arc<Index>, Places<T>)> {
         let mut groups: FxHashMap<Arc<str>, (Arc<Index>, Places<T>)> = FxHashMap::default();
-        for Newcomer { deployment, attachment, old, inheritance, joins } in newcomers {
+        for ((deployment, attachment), Part { old, inheritance, joins }) in newcomers {
             let (index, places) = groups.entry(Arc::clone(deployment.shared_model_name())).or_insert_with_key(|model_name| {
                 let index = self.groups.get(model_name).map(|group| Arc::clone(&group.index));
                 (index.unwrap_or_else(|| self.index(model_name)), Places::new())

@@ -207,7 +207,6 @@ impl<T> Queue<T> {
         is_known: impl Fn(&str) -> bool,
     ) -> bool {
         let line = lines.of.entry(Arc::clone(&waiter.model_name)).or_insert_with(Line::new);
-        line.sort(&is_known);
         if let Some(class) = line.class_of.get(&key.1) {
             // It looks now, so it is not absent any more.
             if let Some(Standing { places, absent, .. }) = line.classes.get_mut(class)
@@ -217,9 +216,11 @@ impl<T> Queue<T> {
             }
             return false;
         }
+        // Counted before it asks which ids are known: who registers another one afterwards sees that somebody
+        // waits, and makes the classes stale.
+        self.services.bell.enter();
         let (request, waker) = (Arc::clone(&waiter.request), waiter.waker.clone());
         line.insert(Arc::new(Class::of(&request, is_known)), key, Place { request, waker, deadline, due: Nanos::MAX });
-        self.services.bell.enter();
         true
     }
 

@@ -170,6 +170,7 @@ impl<T: Attachment> Queue<T> {
         bells: &mut Vec<Waker>,
     ) {
         let Some(line) = lines.of.get_mut(&waiter.model_name) else { return };
+        line.sort(|id| picker.registry.contains(id));
         let is_timed = matches!(self.services.clock, Clock::System(_));
         let is_absent = |due: Nanos| is_timed && due.saturating_add(OVERDUE) < now;
         let mut heads: BinaryHeap<_>;
