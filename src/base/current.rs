@@ -8,8 +8,11 @@ use super::sync::{Mutex, hold};
 /// Versions come in chunks, each twice the size of the one before, so that a version never moves.
 const CHUNKS: usize = usize::BITS as usize;
 
+/// A value is not kept twice if it is among this many versions that were made last.
+const LAST: usize = 256;
+
 /// A value and its earlier versions, which readers may still look at. All versions are kept for good. A value
-/// that is set again is not kept twice. It is meant for options, which take few values.
+/// that is set again soon is not kept twice. It is meant for options, which take few values.
 #[derive(Debug)]
 pub(crate) struct Current<V> {
     chunks: [OnceLock<Box<[OnceLock<V>]>>; CHUNKS],
@@ -36,7 +39,7 @@ impl<V: Clone + PartialEq> Current<V> {
     /// Replaces the value.
     pub(crate) fn set(&self, value: V) {
         let mut known = hold(&self.known);
-        let same = (0..*known).find(|&nth| self.version(nth).get() == Some(&value));
+        let same = (known.saturating_sub(LAST)..*known).find(|&nth| self.version(nth).get() == Some(&value));
         let nth = same.unwrap_or(*known);
         if same.is_none() {
             self.version(nth).get_or_init(|| value);

@@ -21,7 +21,7 @@ impl Trips {
     }
 
     /// Returns when the last one ends or ended.
-    pub(crate) fn last_ends(&self) -> Nanos {
+    fn last_ends(&self) -> Nanos {
         self.last.load(Ordering::Relaxed)
     }
 

@@ -6,7 +6,7 @@ use crate::base::clock::Now;
 use crate::base::lock::{Held, Lock};
 use crate::base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::base::time::Nanos;
-use crate::health::{Breaker, BreakerStats, Cause, Fitness, HealthRules, Slice, Vitals, has_come};
+use crate::health::{Breaker, BreakerStats, Cause, Fitness, HealthRules, NamedWait, Slice, Vitals, has_come};
 use crate::limits::{Cap, Counts, Minute, MinuteWindow, Observations};
 
 /// The counters of one deployment.
@@ -49,6 +49,7 @@ pub(crate) mod mark {
 pub(crate) struct Annex {
     pub(crate) observed: Observations,
     pub(crate) cap: Cap,
+    pub(crate) named_wait: NamedWait,
     pub(crate) breaker: Breaker,
 }
 
@@ -175,9 +176,9 @@ impl State {
     }
 
     /// Returns the failures that weigh on the deployment like requests in flight, and when they become fewer.
-    pub(crate) fn penalty(&self, rules: &HealthRules, now: Nanos) -> (u32, Option<Nanos>) {
+    pub(crate) fn penalty(&self, now: Nanos) -> (u32, Option<Nanos>) {
         let breaker = self.made_breaker().filter(|_| self.marks() & mark::PENALIZED != 0);
-        breaker.map_or((0, None), |breaker| breaker.penalty(rules, now))
+        breaker.map_or((0, None), |breaker| breaker.penalty(now))
     }
 
     /// Begins a slow start. `picks` is the number of picks that the group has counted so far.
@@ -195,12 +196,7 @@ impl State {
     /// Returns what the breaker has to tell.
     pub(crate) fn breaker_stats(&self, rules: &HealthRules, now: Nanos) -> BreakerStats {
         let Some(breaker) = self.made_breaker() else { return BreakerStats::default() };
-        BreakerStats {
-            penalty: self.penalty(rules, now).0,
-            #[allow(clippy::cast_precision_loss)] // at most 100
-            slow_start_share: self.slow_start(rules, now).map_or(1.0, |slice| slice.percent as f64 / 100.0),
-            ..breaker.stats(rules, now)
-        }
+        BreakerStats { penalty: self.penalty(now).0, ..breaker.stats(rules, now) }
     }
 
     /// Forgets everything.
@@ -210,6 +206,7 @@ impl State {
         if let Some(annex) = self.made_annex() {
             annex.observed.clear();
             annex.cap.clear();
+            annex.named_wait.clear();
             annex.breaker.clear();
         }
         self.window.clear();

@@ -18,7 +18,7 @@ impl<T> Live<'_, '_, T> {
     /// Returns the requests in flight plus the recent failures, which weigh like requests in flight.
     #[cold]
     fn penalized(&self) -> u32 {
-        let penalty = self.entry.rules().health().map(|rules| self.state.penalty(rules, self.now.get()));
+        let penalty = self.entry.rules().health().map(|_| self.state.penalty(self.now.get()));
         let (failures, fades_at) = penalty.unwrap_or_default();
         if let Some(at) = fades_at {
             self.now.note_change(at);

@@ -150,10 +150,17 @@ impl<T> Entry<T> {
         self.pool_rules().map(|_| &self.home.index.words.pool)
     }
 
-    /// Goes on by other rules than `old`. Afterwards its group adds up its outcomes anew.
-    pub(crate) fn change_rules(&self, old: &Rules, now: Nanos) {
-        if let (Some(old), Some(new), Some(breaker)) = (old.health(), self.rules().health(), self.slot.made_breaker()) {
-            breaker.change_rules(&self.slot.hold(), old, new, now);
+    /// Goes on by the rules of now after other rules. Afterwards its group adds up its outcomes anew.
+    pub(crate) fn follow_rules(&self, held: &Held<'_>, now: Nanos) {
+        let rules = self.rules().health();
+        if rules.is_some() {
+            self.slot.vitals.forget_failures(held);
+        }
+        match (self.slot.made_breaker(), rules) {
+            (Some(breaker), Some(rules)) => breaker.follow(held, rules, now),
+            // The other rules know no place of a probation.
+            (Some(breaker), None) => breaker.free_probe(held),
+            (None, _) => (),
         }
     }
 
@@ -171,32 +178,35 @@ impl<T> Entry<T> {
         if self.is_registered() {
             return Fate::Registered;
         }
-        let heir = hold(&self.heir).upgrade();
-        heir.map_or(Fate::Removed, Fate::Replaced)
+        self.heir().map_or(Fate::Removed, Fate::Replaced)
+    }
+
+    /// Returns the entry that has its counters now; None if it is registered itself, or if it was removed.
+    #[inline]
+    pub(crate) fn heir(&self) -> Option<Arc<Self>> {
+        if self.is_registered() { None } else { hold(&self.heir).upgrade() }
     }
 
     /// Leaves the registry, and leaves its counters to an heir. This comes before the index is changed, so
     /// that no thread renews its leaf after that change.
-    pub(crate) fn leave(&self, heir: Option<&Arc<Self>>) {
+    pub(crate) fn leave(&self, held: &Held<'_>, heir: Option<&Arc<Self>>) {
         *hold(&self.heir) = heir.map(Arc::downgrade).unwrap_or_default();
         self.left.store(true, Ordering::Relaxed);
         let moves = heir.is_none_or(|heir| !Arc::ptr_eq(&heir.home.index, &self.home.index));
         if !moves && heir.is_some_and(|heir| heir.rules() == self.rules()) {
             return;
         }
-        let held = self.slot.hold();
         if moves {
-            self.slot.mark(&held, mark::SLOW_START, false);
+            self.slot.mark(held, mark::SLOW_START, false);
         }
-        let Some(breaker) = self.slot.made_breaker() else { return };
-        if let Some(pool) = self.pool() {
+        let breaker = self.slot.made_breaker();
+        if let (Some(pool), Some(breaker)) = (self.pool(), breaker) {
             pool.forget(breaker.outcomes());
         }
         let Some(heir) = heir else { return };
-        if let (Some(old), Some(new)) = (self.rules().health(), heir.rules().health()) {
-            breaker.change_rules(&held, old, new, self.services.clock.now());
-        }
-        if let Some(pool) = heir.pool() {
+        heir.follow_rules(held, self.services.clock.now());
+        heir.keep_slow_start();
+        if let (Some(pool), Some(breaker)) = (heir.pool(), breaker) {
             pool.take_in(breaker.outcomes());
         }
     }
@@ -214,6 +224,14 @@ impl<T> Entry<T> {
             let ramp = &self.home.index.words.ramp;
             self.slot.start_slowly(held, now, ramp.picks());
             ramp.begin(now.saturating_add(length));
+        }
+    }
+
+    /// Lets its group count picks until its slow start ends by the rules of now, if it is in one.
+    pub(crate) fn keep_slow_start(&self) {
+        let breaker = self.slot.made_breaker().filter(|_| self.slot.marks() & mark::SLOW_START != 0);
+        if let (Some(breaker), Some(rules)) = (breaker, self.rules().health()) {
+            self.home.index.words.ramp.begin(breaker.slow_since().saturating_add(rules.slow_start));
         }
     }
 

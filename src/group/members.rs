@@ -194,10 +194,9 @@ impl<T: Attachment> Group<T> {
     pub(crate) fn configure(&mut self, strategy: Strategy, rules: Option<&HealthRules>, clock: &Clock) {
         let words = &self.index.words;
         let mut forest = self.index.lock();
-        if std::mem::replace(&mut self.strategy, strategy) == strategy {
-            forest.follow(rules);
-        } else {
-            *forest = AnyForest::new(strategy, rules);
+        forest.follow(rules);
+        if std::mem::replace(&mut self.strategy, strategy) != strategy {
+            *forest = AnyForest::new(strategy, forest.census().without_members());
             words.ramp.follow(strategy);
             words.ramp.set_members(self.len, self.weights);
         }
@@ -206,6 +205,7 @@ impl<T: Attachment> Group<T> {
             if let (Some(pool), Some(breaker)) = (entry.pool(), entry.slot.made_breaker()) {
                 pool.take_in(breaker.outcomes());
             }
+            entry.keep_slow_start();
         }
         forest.rebuild(&self.places.members, &Now::new(clock));
     }

@@ -112,7 +112,8 @@ impl<T> Entry<T> {
             window_failures: breaker.window_failures,
             trips: breaker.trips,
             penalty: breaker.penalty,
-            slow_start_share: breaker.slow_start_share,
+            #[allow(clippy::cast_precision_loss)] // at most 100
+            slow_start_share: self.pace(state, now).map_or(1.0, |(slice, _)| slice.percent as f64 / 100.0),
         }
     }
 }

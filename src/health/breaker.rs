@@ -7,6 +7,7 @@ use super::ring::{Ring, Tally};
 use super::slow_start::{self, Slice};
 use super::vitals::has_come;
 use crate::base::lock::Held;
+use crate::base::rng::Rng;
 use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::base::time::Nanos;
 use crate::base::trips::Trips;
@@ -20,6 +21,8 @@ pub(crate) struct Breaker {
     consecutive_failures: AtomicU32,
     /// Cooldowns that are not forgotten. The next cooldown grows with their number.
     trips: Trips,
+    /// Waits that the provider named and that were too short: after each the deployment failed on probation.
+    short_waits: Trips,
     /// The end of the last cooldown, of any kind, whose probation was passed.
     passed: AtomicU64,
     /// A [`Cause`] by its code.
@@ -56,8 +59,8 @@ impl Breaker {
     }
 
     /// Returns the outcomes of the window.
-    pub(crate) fn tally(&self, rules: &HealthRules, now: Nanos) -> Tally {
-        self.window.tally(rules.interval(), now)
+    pub(crate) fn tally(&self, now: Nanos) -> Tally {
+        self.window.tally(now)
     }
 
     /// Returns the outcomes, as a group adds them up.
@@ -65,11 +68,11 @@ impl Breaker {
         &self.window
     }
 
-    /// Goes on by other rules, whose windows may have other lengths. Outcomes that the old rules have counted
-    /// are counted as of now.
-    pub(crate) fn change_rules(&self, _: &Held<'_>, old: &HealthRules, new: &HealthRules, now: Nanos) {
-        self.window.change_length(old.interval(), new.interval(), now);
-        self.penalties.change_length(old.penalty_interval(), new.penalty_interval(), now);
+    /// Goes on by these rules. If their windows have other lengths, the outcomes that count now are counted
+    /// as of now.
+    pub(crate) fn follow(&self, _: &Held<'_>, rules: &HealthRules, now: Nanos) {
+        self.window.follow(rules.interval(), now);
+        self.penalties.follow(rules.penalty_interval(), now);
     }
 
     // --- cooldowns ---
@@ -82,6 +85,15 @@ impl Breaker {
     /// Counts a cooldown after `trips` others, which ends at `until`.
     pub(crate) fn trip(&self, _: &Held<'_>, trips: u32, until: Nanos) {
         self.trips.add(trips, until);
+    }
+
+    /// Counts a failure on probation for which the provider named another wait, from `now` on. Returns how
+    /// long a cooldown lasts at least: 0 for the first such failure. Then it grows as if no wait were named.
+    pub(crate) fn least_wait(&self, _: &Held<'_>, rules: &HealthRules, jitter: &Rng, now: Nanos, wait: Nanos) -> Nanos {
+        let short = self.short_waits.remembered(rules.forget_after, now);
+        let least = short.checked_sub(1).map_or(0, |longer| rules.cooldown(longer, jitter));
+        self.short_waits.add(short, now.saturating_add(least.max(wait)));
+        least
     }
 
     /// Forgets the outcomes before a cooldown: they say nothing about the deployment that comes back.
@@ -108,6 +120,7 @@ impl Breaker {
     /// Notes that the probation after the cooldown that ended at `until` was passed.
     pub(crate) fn pass(&self, _: &Held<'_>, until: Nanos) {
         self.passed.store(until, Ordering::Relaxed);
+        self.short_waits.clear();
     }
 
     /// Returns whether a lease has the place of the probation.
@@ -120,7 +133,7 @@ impl Breaker {
         !self.is_probed.swap(true, Ordering::Relaxed)
     }
 
-    /// Gives the place of the probation back. Only the lease that has it may do that.
+    /// Gives the place of the probation back.
     pub(crate) fn free_probe(&self, _: &Held<'_>) {
         self.is_probed.store(false, Ordering::Relaxed);
     }
@@ -133,16 +146,20 @@ impl Breaker {
     }
 
     /// Returns the failures that weigh on the deployment like requests in flight, and when they become fewer.
-    pub(crate) fn penalty(&self, rules: &HealthRules, now: Nanos) -> (u32, Option<Nanos>) {
-        let interval = rules.penalty_interval();
-        let failures = self.penalties.tally(interval, now).failures;
-        (u32::try_from(failures).unwrap_or(u32::MAX), self.penalties.fades_at(interval, now))
+    pub(crate) fn penalty(&self, now: Nanos) -> (u32, Option<Nanos>) {
+        let failures = self.penalties.tally(now).failures;
+        (u32::try_from(failures).unwrap_or(u32::MAX), self.penalties.fades_at(now))
     }
 
     /// Begins a slow start. `picks` is the number of picks that the group has counted so far.
     pub(crate) fn start_slowly(&self, held: &Held<'_>, now: Nanos, picks: u64) {
         self.slow_since.store(now, Ordering::Relaxed);
         self.set_slow_last(held, picks);
+    }
+
+    /// Returns when its slow start began.
+    pub(crate) fn slow_since(&self) -> Nanos {
+        self.slow_since.load(Ordering::Relaxed)
     }
 
     /// Returns when it was last picked in its slow start, in the picks of its group.
@@ -157,14 +174,14 @@ impl Breaker {
 
     /// Returns the slice of the slow start that it is in; None if the slow start is over.
     pub(crate) fn slow_start(&self, rules: &HealthRules, now: Nanos) -> Option<Slice> {
-        slow_start::slice(self.slow_since.load(Ordering::Relaxed), rules.slow_start, now)
+        slow_start::slice(self.slow_since(), rules.slow_start, now)
     }
 
     // --- the whole ---
 
-    /// Returns its report, without penalty and slow start. These count only where a mark says so.
+    /// Returns its report, without the penalty. That counts only where a mark says so.
     pub(crate) fn stats(&self, rules: &HealthRules, now: Nanos) -> BreakerStats {
-        let tally = self.tally(rules, now);
+        let tally = self.tally(now);
         BreakerStats {
             consecutive_failures: self.consecutive_failures.load(Ordering::Relaxed),
             window_successes: tally.successes,
@@ -179,6 +196,7 @@ impl Breaker {
         self.window.clear();
         self.penalties.clear();
         self.trips.clear();
+        self.short_waits.clear();
         self.consecutive_failures.store(0, Ordering::Relaxed);
         for time in [&self.passed, &self.slow_since, &self.slow_last] {
             time.store(0, Ordering::Relaxed);
@@ -189,18 +207,11 @@ impl Breaker {
 }
 
 /// The report of a breaker.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct BreakerStats {
     pub(crate) consecutive_failures: u32,
     pub(crate) window_successes: u64,
     pub(crate) window_failures: u64,
     pub(crate) trips: u32,
     pub(crate) penalty: u32,
-    pub(crate) slow_start_share: f64,
-}
-
-impl Default for BreakerStats {
-    fn default() -> Self {
-        Self { consecutive_failures: 0, window_successes: 0, window_failures: 0, trips: 0, penalty: 0, slow_start_share: 1.0 }
-    }
 }

@@ -72,6 +72,12 @@ impl Census {
         census
     }
 
+    /// Returns a census that goes on from this one: it has no members yet, and knows the last result.
+    pub(crate) fn without_members(&self) -> Self {
+        let Self { may_fail_open, threshold, panics, fails_open, .. } = *self;
+        Self { may_fail_open, threshold, panics, fails_open, ..Self::default() }
+    }
+
     /// Follows the rules of `Health` from now on, or none if the router follows others.
     pub(crate) fn follow(&mut self, rules: Option<&HealthRules>) {
         self.threshold = rules.map_or(0.0, |rules| rules.panic_threshold);

@@ -71,7 +71,7 @@ impl<M> Domain<M> {
         counted.in_a_row = counted.in_a_row.saturating_add(1);
         let in_window = counted.other_at.is_some_and(|at| now.saturating_sub(at) < rules.window);
         let trips = (counted.are_several && rules.is_too_many_in_a_row(counted.in_a_row))
-            || (in_window && rules.is_too_large_a_share(counted.window.tally(rules.interval(), now)));
+            || (in_window && rules.is_too_large_a_share(counted.window.tally(now)));
         if trips {
             *counted = Counted::default();
         }
@@ -92,13 +92,6 @@ impl<M> Default for Domains<M> {
 }
 
 impl<M> Domains<M> {
-    /// Forgets what all domains have counted.
-    pub(crate) fn forget_outcomes(&self) {
-        for domain in hold(&self.0).values().filter_map(Weak::upgrade) {
-            *hold(&domain.counted) = Counted::default();
-        }
-    }
-
     /// Returns the domain with a name. Makes it if there is none.
     pub(crate) fn get(&self, name: &Arc<str>) -> Arc<Domain<M>> {
         let mut domains = hold(&self.0);

@@ -20,8 +20,8 @@ impl Pool {
     }
 
     /// Returns the outcomes of the other members of the group. `own` are those of the member itself.
-    pub(crate) fn without(&self, own: Tally, rules: &HealthRules, now: Nanos) -> Tally {
-        self.ring().tally(rules.interval(), now).without(own)
+    pub(crate) fn without(&self, own: Tally, now: Nanos) -> Tally {
+        self.ring().tally(now).without(own)
     }
 
     /// Adds what a new member has counted elsewhere.

@@ -56,9 +56,11 @@ impl Interval {
     }
 }
 
-/// A ring of intervals. Its user says in every call how long an interval is.
+/// A ring of intervals.
 #[derive(Debug)]
 pub(crate) struct Ring {
+    /// How long an interval is; 0 before the first outcome.
+    length: AtomicU64,
     /// The number of the newest interval, counted from the epoch. The interval with the number n lies at n
     /// modulo ten.
     newest: AtomicU64,
@@ -67,44 +69,52 @@ pub(crate) struct Ring {
 
 impl Default for Ring {
     fn default() -> Self {
-        Self { newest: AtomicU64::new(0), intervals: array::from_fn(|_| Interval::default()) }
+        Self { length: AtomicU64::new(0), newest: AtomicU64::new(0), intervals: array::from_fn(|_| Interval::default()) }
     }
 }
 
 impl Ring {
-    /// Counts an outcome.
+    /// Counts an outcome, in intervals of this length.
     pub(crate) fn add(&self, length: Nanos, now: Nanos, failed: bool) {
-        if let Some(interval) = self.interval(self.roll(now / length.max(1))) {
+        self.follow(length, now);
+        if let Some(interval) = self.interval(self.roll(self.number_at(now))) {
             let count = if failed { &interval.failures } else { &interval.successes };
             count.store(count.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
         }
     }
 
     /// Returns the outcomes of the window that ends now.
-    pub(crate) fn tally(&self, length: Nanos, now: Nanos) -> Tally {
-        self.current(length, now).fold(Tally::default(), |sum, (_, interval)| {
+    pub(crate) fn tally(&self, now: Nanos) -> Tally {
+        self.current(now).fold(Tally::default(), |sum, (_, interval)| {
             let part = interval.tally();
             Tally { successes: sum.successes + part.successes, failures: sum.failures + part.failures }
         })
     }
 
     /// Returns when the first of the failures that count now will count no longer; None if there is none.
-    pub(crate) fn fades_at(&self, length: Nanos, now: Nanos) -> Option<Nanos> {
-        let oldest = self.current(length, now).find(|(_, interval)| interval.tally().failures > 0);
-        oldest.map(|(number, _)| (number + INTERVALS).saturating_mul(length.max(1)))
+    pub(crate) fn fades_at(&self, now: Nanos) -> Option<Nanos> {
+        let oldest = self.current(now).find(|(_, interval)| interval.tally().failures > 0);
+        oldest.map(|(number, _)| number.saturating_add(INTERVALS).saturating_mul(self.length()))
     }
 
-    /// Adds the counts of another ring with intervals of the same length.
+    /// Adds the counts of another ring. An empty ring takes the length of the other's intervals; otherwise a
+    /// ring of another length is left out.
     pub(crate) fn take_in(&self, other: &Self) {
+        if self.length.load(Ordering::Relaxed) == 0 {
+            self.length.store(other.length.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         self.combine(other, u32::saturating_add);
     }
 
-    /// Subtracts the counts of another ring with intervals of the same length.
+    /// Subtracts the counts of another ring. A ring of another length is left out.
     pub(crate) fn take_out(&self, other: &Self) {
         self.combine(other, u32::saturating_sub);
     }
 
     fn combine(&self, other: &Self, with: impl Fn(u32, u32) -> u32) {
+        if self.length() != other.length() {
+            return;
+        }
         let others_newest = other.newest.load(Ordering::Relaxed);
         let newest = self.roll(others_newest);
         for number in newest.saturating_sub(INTERVALS - 1)..=others_newest {
@@ -115,15 +125,17 @@ impl Ring {
         }
     }
 
-    /// Goes on with intervals of another length. Outcomes that count now are counted as of now.
-    pub(crate) fn change_length(&self, old: Nanos, new: Nanos, now: Nanos) {
-        if old == new {
+    /// Goes on with intervals of this length. If they had another length before, the outcomes that count now
+    /// are counted as of now.
+    pub(crate) fn follow(&self, length: Nanos, now: Nanos) {
+        if self.length.load(Ordering::Relaxed) == length {
             return;
         }
-        let tally = self.tally(old, now);
+        let tally = self.tally(now);
         self.clear();
+        self.length.store(length, Ordering::Relaxed);
         let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
-        if let Some(interval) = self.interval(self.roll(now / new.max(1))) {
+        if let Some(interval) = self.interval(self.roll(self.number_at(now))) {
             interval.set(count(tally.successes), count(tally.failures));
         }
     }
@@ -142,15 +154,25 @@ impl Ring {
 
     /// Forgets everything.
     pub(crate) fn clear(&self) {
+        self.length.store(0, Ordering::Relaxed);
         self.newest.store(0, Ordering::Relaxed);
         self.intervals.iter().for_each(|interval| interval.set(0, 0));
     }
 
     /// Returns the intervals that count now, oldest first, with their numbers.
-    fn current(&self, length: Nanos, now: Nanos) -> impl Iterator<Item = (u64, &Interval)> {
+    fn current(&self, now: Nanos) -> impl Iterator<Item = (u64, &Interval)> {
         let newest = self.newest.load(Ordering::Relaxed);
-        let number = (now / length.max(1)).max(newest);
+        let number = self.number_at(now).max(newest);
         (number.saturating_sub(INTERVALS - 1)..=newest).filter_map(|number| Some((number, self.interval(number)?)))
+    }
+
+    fn length(&self) -> Nanos {
+        self.length.load(Ordering::Relaxed).max(1)
+    }
+
+    /// Returns the number of the interval that holds a time.
+    fn number_at(&self, time: Nanos) -> u64 {
+        time / self.length()
     }
 
     fn interval(&self, number: u64) -> Option<&Interval> {
@@ -169,11 +191,27 @@ mod tests {
         let ring = Ring::default();
         ring.add(10, 9, true);
         ring.add(10, 10, false);
-        assert_eq!(ring.tally(10, 99), Tally { successes: 1, failures: 1 });
-        assert_eq!(ring.fades_at(10, 99), Some(100));
-        assert_eq!(ring.tally(10, 100), Tally { successes: 1, failures: 0 });
-        assert_eq!(ring.fades_at(10, 100), None);
-        assert_eq!(ring.tally(10, 110), Tally::default());
+        assert_eq!(ring.tally(99), Tally { successes: 1, failures: 1 });
+        assert_eq!(ring.fades_at(99), Some(100));
+        assert_eq!(ring.tally(100), Tally { successes: 1, failures: 0 });
+        assert_eq!(ring.fades_at(100), None);
+        assert_eq!(ring.tally(110), Tally::default());
+    }
+
+    #[test]
+    fn other_lengths_count_on_as_of_now() {
+        let ring = Ring::default();
+        ring.add(10, 1_000, true);
+        for (length, now) in [(100, 1_010), (1, 1_020), (100, 1_021)] {
+            ring.add(length, now, false);
+        }
+        assert_eq!(ring.tally(1_021), Tally { successes: 3, failures: 1 });
+        assert_eq!(ring.tally(1_999), Tally { successes: 3, failures: 1 });
+        assert_eq!(ring.tally(2_000), Tally::default());
+        let other = Ring::default();
+        other.add(10, 1_021, true);
+        ring.take_in(&other);
+        assert_eq!(ring.tally(1_021).failures, 1, "intervals of another length");
     }
 
     proptest! {
@@ -191,18 +229,18 @@ mod tests {
                 let count = |failed| {
                     seen.iter().filter(|&&(number, which)| which == failed && number + INTERVALS > now / 10).count() as u64
                 };
-                prop_assert_eq!(ring.tally(10, now), Tally { successes: count(false), failures: count(true) });
+                prop_assert_eq!(ring.tally(now), Tally { successes: count(false), failures: count(true) });
             }
-            let whole = pool.tally(10, now);
+            let whole = pool.tally(now);
             pool.take_out(&ring);
-            prop_assert_eq!(pool.tally(10, now), whole.without(ring.tally(10, now)));
+            prop_assert_eq!(pool.tally(now), whole.without(ring.tally(now)));
             pool.take_in(&ring);
-            prop_assert_eq!(pool.tally(10, now), whole);
+            prop_assert_eq!(pool.tally(now), whole);
             let other = Ring::default();
             other.add(10, 0, true);
             other.take_in(&ring);
             let first = Tally { successes: 0, failures: u64::from(now < 100) };
-            prop_assert_eq!(other.tally(10, now).without(first), ring.tally(10, now));
+            prop_assert_eq!(other.tally(now).without(first), ring.tally(now));
         }
     }
 }

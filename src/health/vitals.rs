@@ -160,15 +160,28 @@ impl Vitals {
         self.cooldown_until.store(self.cooldown_until().max(now.saturating_add(length)), Ordering::Relaxed);
     }
 
+    /// Ends a cooldown before its time. The probation begins at `probation_from`; 0 if the rules keep no such
+    /// time.
+    pub(crate) fn end_cooldown(&self, held: &Held<'_>, probation_from: Nanos) {
+        self.break_streak(held);
+        self.degraded.store(true, Ordering::Relaxed);
+        self.cooldown_until.store(probation_from, Ordering::Relaxed);
+    }
+
+    /// Takes back what a failure without a cooldown left. The rules of `Health` know no such state.
+    pub(crate) fn forget_failures(&self, _: &Held<'_>) {
+        if self.cooldown_until() == 0 && !self.is_unhealthy() {
+            self.degraded.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Records what a health check found. If the deployment comes back, its probation begins at
     /// `probation_from`; 0 if the rules keep no such time.
     pub(crate) fn report_health(&self, held: &Held<'_>, now: Nanos, healthy: bool, probation_from: Nanos) {
         // A deployment that is in service already goes on with its probation. Checks come often, and would
         // prolong it for ever.
         if healthy && (self.is_unhealthy() || !has_come(self.cooldown_until(), now)) {
-            self.break_streak(held);
-            self.degraded.store(true, Ordering::Relaxed);
-            self.cooldown_until.store(probation_from, Ordering::Relaxed);
+            self.end_cooldown(held, probation_from);
         }
         self.unhealthy.store(!healthy, Ordering::Relaxed);
     }

@@ -57,7 +57,8 @@ pub(crate) struct Words {
 impl Index {
     /// Makes the index of a group with a strategy and the rules of `Health`, if they are followed.
     pub(crate) fn new(strategy: Strategy, rules: Option<&HealthRules>) -> Self {
-        Self { forest: Mutex::new(AnyForest::new(strategy, rules)), words: Words { ramp: Ramp::new(strategy), ..Words::default() } }
+        let forest = AnyForest::new(strategy, Census::new(rules));
+        Self { forest: Mutex::new(forest), words: Words { ramp: Ramp::new(strategy), ..Words::default() } }
     }
 
     #[inline]
@@ -75,8 +76,7 @@ macro_rules! any_forest {
         }
 
         impl AnyForest {
-            pub(crate) fn new(strategy: Strategy, rules: Option<&HealthRules>) -> Self {
-                let census = Census::new(rules);
+            pub(crate) fn new(strategy: Strategy, census: Census) -> Self {
                 match strategy {
                     $( Strategy::$variant => Self::$variant(Forest::new(census)), )*
                 }

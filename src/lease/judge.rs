@@ -56,21 +56,32 @@ impl Judge<'_> {
         }
         if !is_news {
             if let Some(wait) = failure.wait {
-                self.cool_down(state, held, peers.pool, wait, cause);
+                self.wait(state, held, peers, wait, cause);
             }
             return false;
         }
-        let in_a_row = breaker.failure(held, self.rules, self.now);
-        self.count_in(peers.pool, true);
         state.vitals.break_streak(held);
         if self.is_only_busy(peers, failure) {
             // No other deployment could serve, and nobody knows when this one will.
+            return true;
+        }
+        let in_a_row = breaker.failure(held, self.rules, self.now);
+        self.count_in(peers.pool, true);
+        if let Some(wait) = failure.wait {
+            // A deployment that is back too early again and again may be broken, whatever it says.
+            let is_too_short = until != 0 && self.may_trip(peers, true);
+            let least = if is_too_short { breaker.least_wait(held, self.rules, self.jitter, self.now, wait) } else { 0 };
+            if least > wait {
+                self.cool_down(state, held, peers.pool, least, cause);
+            } else {
+                self.wait(state, held, peers, wait, cause);
+            }
         } else if failure.is_refusal() {
-            self.trip(state, held, peers, cause, failure.wait);
+            self.trip(state, held, peers, cause);
         } else if let Some(cause) = self.verdict(breaker, peers, in_a_row, until != 0)
             && self.may_trip(peers, until != 0)
         {
-            self.trip(state, held, peers, cause, failure.wait);
+            self.trip(state, held, peers, cause);
         }
         true
     }
@@ -80,7 +91,7 @@ impl Judge<'_> {
     pub(super) fn domain_failed(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>) {
         let until = state.vitals.cooldown_until();
         if has_come(until, self.now) && self.may_trip(peers, until != 0) {
-            self.trip(state, held, peers, Cause::Domain, None);
+            self.trip(state, held, peers, Cause::Domain);
         }
     }
 
@@ -92,6 +103,7 @@ impl Judge<'_> {
         if state.vitals.cooldown_until() > until {
             breaker.set_cause(held, cause);
         }
+        state.annex().named_wait.give_way(held, self.now.saturating_add(length));
         breaker.forget_outcomes(held, self.pool_rules.map(|_| pool));
         state.mark(held, mark::SLOW_START, false);
     }
@@ -104,7 +116,7 @@ impl Judge<'_> {
     }
 
     fn verdict(&self, breaker: &Breaker, peers: &Peers<'_>, in_a_row: u32, on_probation: bool) -> Option<Cause> {
-        let own = breaker.tally(self.rules, self.now);
+        let own = breaker.tally(self.now);
         if on_probation {
             Some(Cause::Probation)
         } else if self.rules.is_too_many_in_a_row(in_a_row) {
@@ -112,7 +124,7 @@ impl Judge<'_> {
         } else if self.rules.is_too_large_a_share(own) {
             Some(Cause::Rate)
         } else {
-            let shared = self.pool_rules.filter(|rules| rules.is_outlier(own, peers.pool.without(own, rules, self.now)));
+            let shared = self.pool_rules.filter(|rules| rules.is_outlier(own, peers.pool.without(own, self.now)));
             shared.map(|_| Cause::Outlier)
         }
     }
@@ -123,15 +135,18 @@ impl Judge<'_> {
         self.rules.cool_last || peers.has_as_fit(on_probation, self.now)
     }
 
-    fn trip(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>, cause: Cause, wait: Option<Nanos>) {
-        let length = wait.unwrap_or_else(|| {
-            let breaker = &state.annex().breaker;
-            let trips = breaker.trips(self.rules, self.now);
-            let length = self.rules.cooldown(trips, self.jitter);
-            breaker.trip(held, trips, self.now.saturating_add(length));
-            length
-        });
+    fn trip(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>, cause: Cause) {
+        let breaker = &state.annex().breaker;
+        let trips = breaker.trips(self.rules, self.now);
+        let length = self.rules.cooldown(trips, self.jitter);
+        breaker.trip(held, trips, self.now.saturating_add(length));
         self.cool_down(state, held, peers.pool, length, cause);
+    }
+
+    /// Takes a deployment out for the time that the provider named.
+    fn wait(&self, state: &State, held: &Held<'_>, peers: &Peers<'_>, wait: Nanos, cause: Cause) {
+        self.cool_down(state, held, peers.pool, wait, cause);
+        state.annex().named_wait.note(held, self.now, wait);
     }
 
     /// Counts an outcome with those of the group.
@@ -144,7 +159,7 @@ impl Judge<'_> {
     /// Takes away the marks of penalties and of a slow start that are over.
     fn tidy(&self, state: &State, held: &Held<'_>) {
         let has = |mark| state.marks() & mark != 0;
-        if has(mark::PENALIZED) && state.penalty(self.rules, self.now).0 == 0 {
+        if has(mark::PENALIZED) && state.penalty(self.now).0 == 0 {
             state.mark(held, mark::PENALIZED, false);
         }
         if has(mark::SLOW_START) && state.slow_start(self.rules, self.now).is_none() {

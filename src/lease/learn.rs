@@ -19,19 +19,28 @@ use crate::limits::{HOLDS, Ledger, Limit, Observed, Unit};
 ///   reset of a limit may be the time when all of it is back.
 #[derive(Debug)]
 pub(super) struct Heard {
+    /// Each limit, with the time that this holds.
     pub(super) said: Vec<Observed>,
     wait: Option<Nanos>,
+    /// The longest reset of a spent limit. A limit without a reset has none.
+    refills_in: Option<Nanos>,
 }
 
 impl Heard {
     fn new(said: &[Observed], wait: Option<Nanos>, longest: Nanos) -> Self {
-        let wait = wait.filter(|&wait| wait > 0).map(|wait| wait.min(longest));
+        let wait = wait.map(|wait| wait.min(longest)).filter(|&wait| wait > 0);
+        let spent = said.iter().filter(|observed| is_spent(observed));
+        let refills_in = spent.filter_map(|observed| observed.reset).max().map(|reset| reset.min(longest));
         let said = said.iter().map(|&observed| {
             let most = if is_spent(&observed) { wait.unwrap_or(longest) } else { longest };
-            let holds = observed.reset.unwrap_or(HOLDS).min(most);
-            Observed { reset: observed.reset.map(|_| holds).or(Some(holds).filter(|_| is_spent(&observed))), ..observed }
+            Observed { reset: Some(observed.reset.unwrap_or(HOLDS).min(most)), ..observed }
         });
-        Self { said: said.collect(), wait }
+        Self { said: said.collect(), wait, refills_in: refills_in.filter(|&reset| reset > 0) }
+    }
+
+    /// Returns whether it is news that every limit it speaks of has something left.
+    fn is_good(&self) -> bool {
+        self.wait.is_none() && !self.said.is_empty() && !self.said.iter().any(is_spent)
     }
 
     /// Returns the failure of a request that got this answer. If the request was refused for its rate and the
@@ -45,8 +54,7 @@ impl Heard {
         has_lease: bool,
     ) -> Failure {
         let is_refused = kind == FailureKind::RateLimit;
-        let spent = self.said.iter().filter(|observed| is_spent(observed));
-        let wait = self.wait.or_else(|| spent.filter_map(|observed| observed.reset).max().filter(|&reset| is_refused && reset > 0));
+        let wait = self.wait.or(self.refills_in.filter(|_| is_refused));
         Failure { kind, wait, quota: if is_refused { entry.quota_meant(scope, &self.said) } else { None }, sent_at, has_lease }
     }
 }
@@ -73,11 +81,15 @@ impl<T> Entry<T> {
     ) {
         let heard = self.hear(said, retry_after);
         self.learn(&heard.said, sent_at, receipt, now);
+        let held = self.slot.hold();
         if let Some(length) = heard.wait {
-            let held = self.slot.hold();
-            self.slot.annex().observed.pause(now, length, sent_at);
+            let observed = &self.slot.annex().observed;
+            observed.pause(now, length, observed.is_later(sent_at));
             self.slot.mark(&held, mark::OBSERVED, true);
+        } else if heard.is_good() {
+            self.end_named_wait(&held, now, sent_at.unwrap_or(Nanos::MAX));
         }
+        drop(held);
         self.renew(&Now::at(&self.services.clock, now));
         // A newer answer may leave more than an older one.
         self.finish();
@@ -137,14 +149,17 @@ impl<T> Entry<T> {
     /// a quota.
     pub(super) fn pause_quota(&self, nth: usize, failure: &Failure, now: Nanos) -> bool {
         let Some(ledger) = self.metering.as_ref().and_then(|metering| metering.quotas().get(nth)) else { return false };
-        let held = ledger.hold();
-        let length = match (failure.wait, self.rules()) {
+        let (heir, held) = (self.heir(), ledger.hold());
+        let observed = ledger.observed();
+        let sent_at = failure.has_lease.then_some(failure.sent_at);
+        let length = match (failure.wait, heir.as_deref().unwrap_or(self).rules()) {
             (Some(wait), _) => wait,
             (None, Rules::Minute(rules)) => rules.cooldown_time,
             (None, Rules::Health(rules)) => {
                 let trips = ledger.trips();
-                // A request that was sent before the last pause ended says nothing of the time after it.
-                if !has_come(trips.last_ends(), failure.sent_at) {
+                // A request that was sent before the last pause ended says nothing of the time after it. News
+                // may have ended that pause before its time.
+                if !observed.is_later(sent_at) || !has_come(observed.paused_until(), failure.sent_at) {
                     return true;
                 }
                 let remembered = trips.remembered(rules.forget_after, now);
@@ -153,7 +168,8 @@ impl<T> Entry<T> {
                 length
             }
         };
-        ledger.observed().pause(now, length, failure.has_lease.then_some(failure.sent_at));
+        let is_newer = failure.wait.is_some() && failure.has_lease && observed.is_later(sent_at);
+        observed.pause(now, length, is_newer);
         drop(held);
         let id = ledger.quota().id();
         self.announce_limit(now, || format!("refused under the quota {id:?}, paused for {:.3} s", seconds(length)));

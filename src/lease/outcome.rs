@@ -62,12 +62,17 @@ impl<T> Entry<T> {
         let state = &*self.slot;
         let before = state.vitals.cooldown_until();
         state.success(&held, self.services.clock.wall_at(now), counted_in, success.tokens, success.latency_us);
-        match self.rules() {
+        let heir = self.heir();
+        let judged = heir.as_deref().unwrap_or(self);
+        if before != 0 && success.has_lease {
+            judged.end_named_wait(&held, now, success.sent_at);
+        }
+        match judged.rules() {
             Rules::Minute(rules) => state.vitals.success(&held, rules, now),
             Rules::Health(rules) => {
-                let judge = self.judge_by(rules, now);
-                if judge.success(state, &held, &self.home.index.words.pool, success.sent_at) {
-                    self.start_slowly(&held, now);
+                let judge = judged.judge_by(rules, now);
+                if judge.success(state, &held, &judged.home.index.words.pool, success.sent_at) {
+                    judged.start_slowly(&held, now);
                 }
             }
         }
@@ -76,11 +81,24 @@ impl<T> Entry<T> {
         let passage = if before == 0 { Passage::None } else { Passage::between(before, state, now, None) };
         drop(held);
         self.renew(&Now::at(&self.services.clock, now));
-        if let Some(domain) = &self.domain {
+        if let Some(domain) = &judged.domain {
             self.domain_succeeded(domain, now);
         }
-        self.announce(passage, now);
+        judged.announce(passage, now);
         self.finish();
+    }
+
+    /// Ends a cooldown whose length the provider named, if it has answered a request that was sent later.
+    pub(super) fn end_named_wait(&self, held: &Held<'_>, now: Nanos, sent_at: Nanos) {
+        let (state, until) = (&*self.slot, self.slot.vitals.cooldown_until());
+        if !has_come(until, now) && state.made_annex().is_some_and(|annex| annex.named_wait.is_older(until, sent_at)) {
+            state.vitals.end_cooldown(held, self.probation_from(now));
+        }
+    }
+
+    /// Returns when a probation begins that begins now; 0 if the rules keep no such time.
+    fn probation_from(&self, now: Nanos) -> Nanos {
+        if self.rules().health().is_some() { now.max(1) } else { 0 }
     }
 
     /// Records a success of a request that was sent without a lease.
@@ -105,22 +123,25 @@ impl<T> Entry<T> {
     pub(super) fn fail<'a>(&'a self, now: Nanos, failure: &Failure, count: impl FnOnce() -> Option<(Held<'a>, Minute)>) -> bool {
         let state = &*self.slot;
         let moment = Now::at(&self.services.clock, now);
-        match self.rules() {
+        let heir = self.heir();
+        let judged = heir.as_deref().unwrap_or(self);
+        match judged.rules() {
             Rules::Minute(rules) => {
                 let Some((held, counted_in)) = count() else { return false };
                 let before = state.vitals.cooldown_until();
                 if !failure.kind.is_neutral() && !self.was_refused(&held, failure, now) {
                     let minute = state.failure(&held, moment.wall(), counted_in);
                     state.vitals.failure(&held, rules, now, failure.kind, minute, failure.wait);
+                    failure.wait.iter().for_each(|&wait| state.annex().named_wait.note(&held, now, wait));
                 }
                 let passage = Passage::between(before, state, now, Some(Cause::Failure(failure.kind)));
                 drop(held);
                 self.renew(&moment);
-                self.announce(passage, now);
+                judged.announce(passage, now);
             }
             Rules::Health(rules) => {
-                let judge = self.judge_by(rules, now);
-                let judged = self.change(&moment, |peers| {
+                let judge = judged.judge_by(rules, now);
+                let outcome = self.change(&moment, |peers| {
                     let (held, counted_in) = count()?;
                     if failure.kind.is_neutral() || self.was_refused(&held, failure, now) {
                         return Some((false, Passage::None));
@@ -130,10 +151,10 @@ impl<T> Entry<T> {
                     let is_news = judge.failure(state, &held, peers, failure);
                     Some((is_news, Passage::between(before, state, now, None)))
                 });
-                let Some((is_news, passage)) = judged else { return false };
-                self.announce(passage, now);
-                if is_news && failure.kind == FailureKind::Connection {
-                    self.tell_domain(&judge);
+                let Some((is_news, passage)) = outcome else { return false };
+                judged.announce(passage, now);
+                if is_news && failure.kind == FailureKind::Connection && judged.is_registered() {
+                    judged.tell_domain(now);
                 }
             }
         }
@@ -153,12 +174,12 @@ impl<T> Entry<T> {
     }
 
     /// Tells its failure domain that it could not be reached.
-    fn tell_domain(&self, judge: &Judge<'_>) {
+    fn tell_domain(&self, now: Nanos) {
         if let (Some(domain), Some(rules)) = (&self.domain, self.services.rules.get().health())
-            && domain.failure(rules, judge.now, self.deployment().shared_id())
+            && domain.failure(rules, now, self.deployment().shared_id())
         {
             for member in domain.members() {
-                member.domain_failed(judge);
+                member.domain_failed(now);
             }
         }
     }
@@ -177,18 +198,19 @@ impl<T> Entry<T> {
         is_quotas
     }
 
-    /// Cools down with its failure domain.
-    fn domain_failed(&self, judge: &Judge<'_>) {
+    /// Cools down with its failure domain, if its rules know domains.
+    fn domain_failed(&self, now: Nanos) {
+        let Some(judge) = self.judge(now) else { return };
         let state = &*self.slot;
-        let passage = self.change(&Now::at(&self.services.clock, judge.now), |peers| {
+        let passage = self.change(&Now::at(&self.services.clock, now), |peers| {
             let held = state.hold();
             let before = state.vitals.cooldown_until();
             if self.is_registered() {
                 judge.domain_failed(state, &held, peers);
             }
-            Passage::between(before, state, judge.now, None)
+            Passage::between(before, state, now, None)
         });
-        self.announce(passage, judge.now);
+        self.announce(passage, now);
         // This wakes waiters too: a group that panics lets more requests through than one that does not.
         self.finish();
     }
@@ -198,7 +220,10 @@ impl<T> Entry<T> {
     /// Takes it out for a while.
     pub(crate) fn cool_down(&self, now: Nanos, length: Nanos) {
         self.change_health(now, |state, held, judge| match judge {
-            None => state.vitals.cool_down(held, now, length),
+            None => {
+                state.vitals.cool_down(held, now, length);
+                state.annex().named_wait.give_way(held, now.saturating_add(length));
+            }
             Some(judge) => judge.cool_down(state, held, &self.home.index.words.pool, length, Cause::Asked),
         });
     }
@@ -206,9 +231,8 @@ impl<T> Entry<T> {
     /// Records what a health check of the application's own found. A check that passes ends all that the
     /// provider has said before.
     pub(crate) fn report_health(&self, now: Nanos, healthy: bool) {
-        self.change_health(now, |state, held, judge| {
-            let probation_from = if judge.is_some() { now.max(1) } else { 0 };
-            state.vitals.report_health(held, now, healthy, probation_from);
+        self.change_health(now, |state, held, _| {
+            state.vitals.report_health(held, now, healthy, self.probation_from(now));
             if healthy {
                 self.forget_what_was_said();
             }
@@ -232,7 +256,7 @@ impl<T> Entry<T> {
     /// Notes an event about a change, if there was one.
     #[inline]
     fn announce(&self, passage: Passage, now: Nanos) {
-        if !matches!(passage, Passage::None) {
+        if !matches!(passage, Passage::None) && self.is_registered() {
             self.announce_passage(passage, now);
         }
     }

@@ -40,6 +40,7 @@ impl Receipt {
             check(entry, state, request, waived, now)?;
             Charges::default()
         };
+        charge_heir(entry, held, demand, now.get());
         let mut reserved = None;
         if state.marks() & mark::OBSERVED != 0 {
             let observed = &state.annex().observed;
@@ -75,12 +76,22 @@ impl Receipt {
     }
 }
 
+/// Counts a request with the limits of the facts that are about to take the place of the entry's. Until its
+/// group knows them, requests still come by the old facts.
+#[inline]
+fn charge_heir<T>(entry: &Entry<T>, _: &Held<'_>, demand: Demand, now: Nanos) {
+    if let Some(metering) = entry.heir().as_ref().and_then(|heir| heir.metering.as_ref()) {
+        metering.charge_ahead(entry.metering.as_deref(), demand, now);
+    }
+}
+
 /// Counts a request that was sent without a lease. Returns the minute that counted it.
 pub(super) fn charge_unleased<T>(entry: &Entry<T>, held: &Held<'_>, tokens: u64, now: Nanos) -> Minute {
     let demand = Demand { tokens, split: None };
     if let Some(metering) = &entry.metering {
         metering.with_locks(|locked| locked.charge(demand, now));
     }
+    charge_heir(entry, held, demand, now);
     if entry.slot.marks() & mark::OBSERVED != 0 {
         entry.slot.annex().observed.reserve(demand);
     }

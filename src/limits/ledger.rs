@@ -1,6 +1,6 @@
 //! The counters of a quota.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::demand::Demand;
 use super::meter::{Meter, Past};
@@ -19,6 +19,9 @@ pub(crate) struct Ledger {
     meters: Box<[Meter]>,
     /// This is shared with the ledger that takes its place when the quota's limits are replaced.
     continuity: Arc<Continuity>,
+    /// The ledger that takes its place. It is set under the lock. Until all groups know that ledger, requests
+    /// come to both: those that come here are checked and counted there too.
+    successor: OnceLock<Weak<Self>>,
 }
 
 #[derive(Debug)]
@@ -36,16 +39,33 @@ pub(crate) struct LedgerHeld<'a>(#[allow(dead_code, reason = "held, not read")] 
 
 impl Ledger {
     /// Makes the ledger of a quota. It keeps the counts of `before`, which had the same id.
-    pub(crate) fn new(quota: &Quota, serial: u64, before: Option<&Self>, clock: &Clock) -> Self {
+    pub(crate) fn new(quota: &Quota, serial: u64, before: Option<&Self>, clock: &Clock) -> Arc<Self> {
+        let of = |meters, continuity| Arc::new(Self { quota: quota.clone(), meters, continuity, successor: OnceLock::new() });
         let Some(before) = before else {
             let continuity =
                 Continuity { serial, lock: Lock::default(), observed: Observations::default(), trips: Trips::default() };
-            let meters = Meter::all(quota.limits(), Past::default(), clock);
-            return Self { quota: quota.clone(), meters, continuity: Arc::new(continuity) };
+            return of(Meter::all(quota.limits(), &[], clock), Arc::new(continuity));
         };
         let _held = before.hold();
-        let meters = Meter::all(quota.limits(), Past { meters: &before.meters, minute: &[] }, clock);
-        Self { quota: quota.clone(), meters, continuity: Arc::clone(&before.continuity) }
+        let meters = Meter::all(quota.limits(), &before.meters, clock);
+        Meter::take_over(&meters, Past { meters: &before.meters, minute: &[] }, clock.now());
+        let ledger = of(meters, Arc::clone(&before.continuity));
+        before.successor.get_or_init(|| Arc::downgrade(&ledger));
+        ledger
+    }
+
+    fn successor(&self) -> Option<Arc<Self>> {
+        self.successor.get()?.upgrade()
+    }
+
+    /// Counts a request that its own meters have counted in those of its successor too. The caller holds the
+    /// lock.
+    #[inline]
+    pub(super) fn charge_successor(&self, demand: Demand, now: Nanos) {
+        if let Some(successor) = self.successor() {
+            Meter::charge_others(&successor.meters, &self.meters, demand, now);
+            successor.charge_successor(demand, now);
+        }
     }
 
     pub(crate) fn quota(&self) -> &Quota {
@@ -67,7 +87,8 @@ impl Ledger {
     /// Returns why the quota does not let a request through; None if it does.
     pub(crate) fn shortfall(&self, demand: Demand, now: Nanos) -> Option<Shortfall> {
         let of_limit = Meter::shortfall_of(&self.meters, demand, now).map(Shortfall::Limit);
-        of_limit.or_else(|| self.observed().shortfall(demand, now).map(Shortfall::Observed))
+        let own = of_limit.or_else(|| self.observed().shortfall(demand, now).map(Shortfall::Observed));
+        own.or_else(|| self.successor()?.shortfall(demand, now))
     }
 
     pub(super) fn meters(&self) -> &[Meter] {
@@ -81,7 +102,8 @@ impl Ledger {
 
     /// Returns when the quota may let a request through, now at the earliest; None if it never will.
     pub(super) fn frees_at(&self, demand: Demand, now: Nanos) -> Option<Nanos> {
-        Some(Meter::all_free_at(&self.meters, demand, now)?.max(self.observed().frees_at(demand, now)))
+        let own = Meter::all_free_at(&self.meters, demand, now)?.max(self.observed().frees_at(demand, now));
+        self.successor().map_or(Some(own), |successor| Some(own.max(successor.frees_at(demand, now)?)))
     }
 
     /// Returns the smallest share of a limit that is left.

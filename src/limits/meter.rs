@@ -38,34 +38,40 @@ pub(crate) struct Past<'a> {
 pub(super) type Charge = u64;
 
 impl Meter {
-    /// Makes meters of these limits. Units that were used of a limit before stay used. Each old limit serves
-    /// at most one new limit:
-    ///
-    /// 1. The same limit, or else one that counts alike, goes on with the old counters.
-    /// 2. Any other new limit is charged what is used now of the old limit of the same unit with the nearest
-    ///    time.
-    ///
-    /// The caller holds the lock of the earlier meters.
-    pub(crate) fn all(limits: &[Limit], past: Past<'_>, clock: &Clock) -> Box<[Self]> {
+    /// Makes meters of these limits. The same limit as an old one, or else one that counts alike, goes on
+    /// with the old counters. Each old limit serves at most one new limit. The caller holds the lock of the
+    /// earlier meters.
+    pub(crate) fn all(limits: &[Limit], earlier: &[Self], clock: &Clock) -> Box<[Self]> {
         let (now, wall) = (clock.now(), clock.wall());
-        let mut before: Vec<_> = past.meters.iter().map(Some).collect();
+        let mut before: Vec<_> = earlier.iter().map(Some).collect();
         let mut take = |is_it: &dyn Fn(&Self) -> bool| before.iter_mut().find(|old| old.is_some_and(is_it)).and_then(Option::take);
         // Limits that stay as they are come first.
         let same: Vec<_> = limits.iter().map(|limit| take(&|old| old.limit == *limit)).collect();
         let alike = limits.iter().zip(same).map(|(limit, same)| same.or_else(|| take(&|old| old.counts_alike(limit))));
         let alike: Vec<_> = alike.collect();
-        let others = before.into_iter().flatten().map(|old| (old.unit(), old.limit.per(), old.used(now)));
-        let mut others: Vec<_> = others.chain(past.minute.iter().map(|&(unit, used)| (unit, MINUTE, used))).collect();
-        let meters = limits.iter().zip(alike).map(|(&limit, alike)| {
-            let meter = Self::new(limit, alike, wall, now);
-            let fits = others.iter().enumerate().filter(|(_, (unit, ..))| alike.is_none() && *unit == limit.unit());
-            if let Some((nth, _)) = fits.min_by_key(|(_, (_, per, _))| per.abs_diff(limit.per())) {
-                let (.., used) = others.swap_remove(nth);
-                meter.charge(now, used);
+        limits.iter().zip(alike).map(|(&limit, alike)| Self::new(limit, alike, wall, now)).collect()
+    }
+
+    /// Charges the meters that have counters of their own what is used now of the earlier limits that go on
+    /// in none: each what is used of the limit of the same unit with the nearest time. The caller holds the
+    /// lock of all these meters.
+    pub(crate) fn take_over(meters: &[Self], past: Past<'_>, now: Nanos) {
+        let gone = past.meters.iter().filter(|old| !old.goes_on_in(meters));
+        let gone = gone.map(|old| (old.unit(), old.limit.per(), old.used(now)));
+        let gone: Vec<_> = gone.chain(past.minute.iter().map(|&(unit, used)| (unit, MINUTE, used))).collect();
+        for meter in meters.iter().filter(|meter| !meter.goes_on_in(past.meters)) {
+            let fits = gone.iter().filter(|(unit, ..)| *unit == meter.unit());
+            if let Some(&(.., used)) = fits.min_by_key(|(_, per, _)| per.abs_diff(meter.limit.per())) {
+                // The use of a long window is no debt of a bucket, which would have to be paid bit by bit.
+                let most = if matches!(meter.counter, Counter::Bucket(_)) { meter.limit.capacity() } else { u64::MAX };
+                meter.charge(now, used.min(most));
             }
-            meter
-        });
-        meters.collect()
+        }
+    }
+
+    /// Returns whether one of these meters has the same counters.
+    pub(super) fn goes_on_in(&self, meters: &[Self]) -> bool {
+        meters.iter().any(|other| Arc::ptr_eq(&self.words, &other.words))
     }
 
     fn new(limit: Limit, before: Option<&Self>, wall: Option<&Arc<Wall>>, now: Nanos) -> Self {
@@ -169,6 +175,13 @@ impl Meter {
         }
     }
 
+    /// Counts a request in these meters, but for those that have the counters of one of `counted`.
+    pub(super) fn charge_others(meters: &[Self], counted: &[Self], demand: Demand, now: Nanos) {
+        for meter in meters.iter().filter(|meter| !meter.goes_on_in(counted)) {
+            meter.charge(now, demand.of(meter.unit()));
+        }
+    }
+
     pub(super) fn charge(&self, now: Nanos, units: u64) -> Charge {
         match &self.counter {
             Counter::Fixed(fixed) => fixed.charge(&self.words, now, units),
@@ -230,8 +243,10 @@ mod tests {
         Meter::new(limit, None, None, 0)
     }
 
-    fn past(meters: &[Meter]) -> Past<'_> {
-        Past { meters, minute: &[] }
+    fn replaced(limits: &[Limit], before: &[Meter], now: Nanos) -> Box<[Meter]> {
+        let meters = Meter::all(limits, before, &at(now));
+        Meter::take_over(&meters, Past { meters: before, minute: &[] }, now);
+        meters
     }
 
     fn at(now: Nanos) -> Clock {
@@ -293,7 +308,7 @@ mod tests {
             let before = [meter(limit(100, kind))];
             let charge = before[0].charge(now, 60);
             let wider = if matches!(kind, LimitKind::Bucket { .. }) { LimitKind::Bucket { burst: 150 } } else { kind };
-            let after = Meter::all(&[limit(200, wider)], past(&before), &at(now));
+            let after = replaced(&[limit(200, wider)], &before, now);
             assert_eq!(after[0].used(now), 60, "{kind:?}");
             // A lease under the old facts settles what it was charged.
             before[0].settle(now, charge, 60, Some(20));
@@ -302,10 +317,10 @@ mod tests {
             assert_eq!(after[0].used(now), 25, "{kind:?}");
             // A limit with another time or of another kind is charged what is used.
             let others = [Limit::new(Unit::Requests, 200, MINUTE, wider), Limit::new(Unit::Tokens, 200, SECOND, wider)];
-            let others = Meter::all(&others.map(Result::unwrap), past(&before), &at(now));
+            let others = replaced(&others.map(Result::unwrap), &before, now);
             assert_eq!(others.iter().map(|other| other.used(now)).collect::<Vec<_>>(), [0, 25], "{kind:?}");
             for other in KINDS {
-                assert_eq!(Meter::all(&[limit(90, other)], past(&before), &at(now))[0].used(now), 25, "{kind:?} {other:?}");
+                assert_eq!(replaced(&[limit(90, other)], &before, now)[0].used(now), 25, "{kind:?} {other:?}");
             }
         }
     }
@@ -315,14 +330,32 @@ mod tests {
         let now = 5 * MINUTE;
         for kind in KINDS {
             let limits = [limit(100, kind), limit(100, kind)];
-            let before = Meter::all(&limits, Past::default(), &at(now));
+            let before = Meter::all(&limits, &[], &at(now));
             before.iter().for_each(|meter| _ = meter.charge(now, 10));
             for limits in [limits, [limit(50, kind), limit(200, kind)], [limit(50, kind), limit(100, kind)]] {
-                let after = Meter::all(&limits, past(&before), &at(now));
+                let after = replaced(&limits, &before, now);
                 let used = after[0].used(now);
                 after.iter().for_each(|meter| _ = meter.charge(now, 1));
                 assert!(after.iter().all(|meter| meter.used(now) == used + 1), "{kind:?}");
             }
+        }
+    }
+
+    #[test]
+    fn each_limit_takes_over_what_is_nearest() {
+        let now = 1_000 * MINUTE;
+        let of = |amount, per, kind| Limit::new(Unit::Tokens, amount, per, kind).unwrap();
+        let (fixed, bucket) = (LimitKind::Fixed(Start::Clock), LimitKind::Bucket { burst: 100 });
+        let before = Meter::all(&[of(100, 100 * SECOND, fixed), of(1_000, 1_000 * SECOND, fixed)], &[], &at(now));
+        before.iter().zip([90, 180]).for_each(|(meter, used)| _ = meter.charge(now, used));
+        for (limits, used) in [
+            (vec![of(500, 600 * SECOND, fixed), of(1_000, 1_000 * SECOND, LimitKind::Sliding)], [180, 180]),
+            (vec![of(1_000, SECOND, fixed), of(100, 101 * SECOND, fixed)], [90, 90]),
+            (vec![of(1_000, SECOND, fixed), of(100, 1_000 * SECOND, fixed)], [90, 180]),
+            (vec![of(100, 900 * SECOND, bucket), of(100, 100 * SECOND, fixed)], [100, 90]),
+        ] {
+            let after = replaced(&limits, &before, now);
+            assert_eq!(after.iter().map(|meter| meter.used(now)).collect::<Vec<_>>(), used, "{limits:?}");
         }
     }
 

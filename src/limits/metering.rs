@@ -94,6 +94,13 @@ impl Metering {
         })
     }
 
+    /// Counts a request of a deployment with other facts, which are about to give way to those of this
+    /// metering: in its own meters, but for those that count on from the `earlier` ones. The caller holds the
+    /// lock of the counters.
+    pub(crate) fn charge_ahead(&self, earlier: Option<&Self>, demand: Demand, now: Nanos) {
+        Meter::charge_others(&self.own, earlier.map_or(&[], |earlier| &earlier.own), demand, now);
+    }
+
     /// Calls `with` under the locks of all quotas.
     pub(crate) fn with_locks<R>(&self, with: impl FnOnce(&Locked<'_>) -> R) -> R {
         let _held = self.hold();
@@ -122,6 +129,7 @@ impl Locked<'_> {
     pub(crate) fn charge(&self, demand: Demand, now: Nanos) -> Charges {
         let marks = self.meters().map(|meter| meter.charge(now, demand.of(meter.unit()))).collect();
         let reserved = self.0.quotas.iter().map(|ledger| ledger.observed().reserve(demand)).collect();
+        self.0.quotas.iter().for_each(|ledger| ledger.charge_successor(demand, now));
         Charges { marks, reserved }
     }
 

@@ -179,19 +179,22 @@ impl Observations {
         said.until.store(now.saturating_add(observed.reset.unwrap_or(HOLDS)), Ordering::Relaxed);
     }
 
-    /// Records that nothing may be sent for a while. A longer pause is shortened only by the answer to a
-    /// request that was sent after the longer pause was asked for.
-    pub(crate) fn pause(&self, now: Nanos, length: Nanos, sent_at: Option<Nanos>) {
-        self.came_through(sent_at);
-        let until = self.paused_until.load(Ordering::Relaxed).max(now.saturating_add(length));
-        self.paused_until.store(until, Ordering::Relaxed);
+    /// Records that nothing may be sent for a while. `replaces`: whether a longer pause is shortened to that.
+    pub(crate) fn pause(&self, now: Nanos, length: Nanos, replaces: bool) {
+        let before = if replaces { 0 } else { self.paused_until() };
+        self.paused_until.store(before.max(now.saturating_add(length)), Ordering::Relaxed);
         self.paused_at.store(now, Ordering::Relaxed);
     }
 
+    /// Returns whether a request was sent after the provider last asked for a pause. `sent_at` is when it was
+    /// sent; None if it was sent just now without a lease.
+    pub(crate) fn is_later(&self, sent_at: Option<Nanos>) -> bool {
+        sent_at.is_none_or(|sent_at| sent_at > self.paused_at.load(Ordering::Relaxed))
+    }
+
     /// Ends a pause if the provider has answered a request that was sent after it asked for the pause.
-    /// `sent_at` is when the request was sent; None if it was sent just now without a lease.
     pub(crate) fn came_through(&self, sent_at: Option<Nanos>) {
-        if sent_at.is_none_or(|sent_at| sent_at > self.paused_at.load(Ordering::Relaxed)) {
+        if self.is_later(sent_at) {
             self.paused_until.store(0, Ordering::Relaxed);
         }
     }

@@ -33,7 +33,10 @@ impl Zone {
     pub fn new(name: &str) -> Result<Self, Error> {
         /// The zones are kept for good, so that limits can be copied. There are not many.
         static ZONES: Mutex<Vec<&'static TimeZone>> = Mutex::new(Vec::new());
-        let zone = TimeZone::get(name).ok().filter(|zone| zone.iana_name().is_some()).ok_or_else(|| {
+        // Folders of zones have names that stand for a zone of the machine. Those mean something else
+        // elsewhere.
+        let is_machines = ["localtime", "posixrules"].iter().any(|own| name.eq_ignore_ascii_case(own));
+        let zone = TimeZone::get(name).ok().filter(|zone| zone.iana_name().is_some() && !is_machines).ok_or_else(|| {
             Error::Configuration(format!(
                 "timezone must be the name of a time zone of the IANA database, such as 'America/Los_Angeles', not {name:?}"
             ))

@@ -62,14 +62,10 @@ impl<T: Attachment> Registry<T> {
     }
 
     fn change_rules(&self, rules: Rules) {
-        let old = *self.services.rules.get();
         self.services.rules.set(rules);
         let now = self.services.clock.now();
         for entry in self.deployments.iter().filter(|entry| entry.own_rules.is_none()) {
-            entry.change_rules(&old, now);
-        }
-        if old.health().map(|rules| rules.window) != rules.health().map(|rules| rules.window) {
-            self.domains.forget_outcomes();
+            entry.follow_rules(&entry.slot.hold(), now);
         }
     }
 }

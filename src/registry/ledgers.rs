@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::lock::Held;
+use crate::base::time::MINUTE;
 use crate::facts::Deployment;
 use crate::group::Entry;
 use crate::limits::{Ledger, Meter, Metering, Past, Quota, Unit};
@@ -25,15 +26,12 @@ impl Ledgers {
         self.by_id.get(id).and_then(Weak::upgrade).map(|ledger| ledger.quota().clone())
     }
 
-    /// Makes the metering of a deployment. The deployment takes the place of `old`, or of none. What `old`
-    /// used of its limits stays used. This holds even if a limit a minute is now written as another limit, or
-    /// was written so before.
+    /// Makes the metering of a deployment. The deployment takes the place of `old`, or of none. Limits that
+    /// count like those of `old` count on. The others begin with nothing: see [`take_over`].
     pub(super) fn metering<T>(&mut self, deployment: &Deployment, old: Option<&Entry<T>>, clock: &Clock) -> Option<Box<Metering>> {
         let quotas: Vec<_> = deployment.quotas().iter().map(|quota| self.ledger(quota, clock)).collect();
-        let held = old.map(|old| (old, old.slot.hold()));
-        let meters = old.and_then(|old| old.metering.as_ref()).map_or(&[][..], |metering| metering.own());
-        let minute = held.as_ref().map_or_else(Vec::new, |(old, held)| respelt(old, held, meters, deployment, clock));
-        let own = Meter::all(deployment.limits(), Past { meters, minute: &minute }, clock);
+        let _held = old.map(|old| old.slot.hold());
+        let own = Meter::all(deployment.limits(), old.map_or(&[], own_meters), clock);
         (!own.is_empty() || !quotas.is_empty()).then(|| Box::new(Metering::new(own, quotas)))
     }
 
@@ -45,7 +43,7 @@ impl Ledgers {
             return Arc::clone(same);
         }
         self.last_serial += 1;
-        let ledger = Arc::new(Ledger::new(quota, self.last_serial, before.as_deref(), clock));
+        let ledger = Ledger::new(quota, self.last_serial, before.as_deref(), clock);
         // When the map is full, ledgers without a deployment are dropped: so they never outnumber the others.
         if self.by_id.len() == self.by_id.capacity() {
             self.by_id.retain(|_, ledger| ledger.strong_count() > 0);
@@ -53,6 +51,21 @@ impl Ledgers {
         self.by_id.insert(Arc::clone(quota.shared_id()), Arc::downgrade(&ledger));
         ledger
     }
+}
+
+fn own_meters<T>(entry: &Entry<T>) -> &[Meter] {
+    entry.metering.as_ref().map_or(&[], |metering| metering.own())
+}
+
+/// Lets an entry take the place of `old`. What `old` used of its limits stays used. This holds even if a
+/// limit a minute is now written as another limit, or was written so before.
+pub(super) fn take_over<T>(old: &Entry<T>, entry: &Arc<Entry<T>>, clock: &Clock) {
+    // One lock: a request that `old` counts later is counted by its heir too.
+    let held = old.slot.hold();
+    old.leave(&held, Some(entry));
+    let meters = own_meters(old);
+    let minute = respelt(old, &held, meters, entry.deployment(), clock);
+    Meter::take_over(own_meters(entry), Past { meters, minute: &minute }, clock.now());
 }
 
 /// Checks that two deployments mean the same by a quota. `user` gave it as `known`, `id` gave it as `quota`.
@@ -69,7 +82,8 @@ pub(super) fn must_agree(known: &Quota, user: &str, quota: &Quota, id: &str) -> 
 
 /// Handles limits a minute that become other limits, or that were other limits before.
 ///
-/// - If a limit a minute takes the place of another limit, raises the minute's count to that limit's count.
+/// - If a limit a minute takes the place of other limits, raises the minute's count to that of the limit with
+///   the nearest time.
 /// - Returns the minute's counts of the limits a minute that are gone.
 fn respelt<T>(old: &Entry<T>, held: &Held<'_>, meters: &[Meter], deployment: &Deployment, clock: &Clock) -> Vec<(Unit, u64)> {
     let wall = clock.wall_at(clock.now());
@@ -85,8 +99,9 @@ fn respelt<T>(old: &Entry<T>, held: &Held<'_>, meters: &[Meter], deployment: &De
             minute.push((unit, used));
         } else if is && !was {
             let gone = meters.iter().filter(|meter| meter.unit() == unit && !deployment.limits().contains(meter.limit()));
-            let used = gone.map(|meter| meter.used(clock.now())).max();
-            old.slot.window.raise(held, wall, unit, used.unwrap_or(0));
+            if let Some(nearest) = gone.min_by_key(|meter| meter.limit().per().abs_diff(MINUTE)) {
+                old.slot.window.raise(held, wall, unit, nearest.used(clock.now()));
+            }
         }
     }
     minute

@@ -35,7 +35,7 @@ use crate::strategy::Strategy;
 use aliases::Aliases;
 use by_id::ById;
 pub use configure::Changed;
-use ledgers::{Ledgers, must_agree};
+use ledgers::{Ledgers, must_agree, take_over};
 
 type Map<V> = sync::Map<Arc<str>, V>;
 
@@ -182,7 +182,7 @@ impl<T: Attachment> Registry<T> {
 
         let mut removed = Removed::default();
         if let Some(old) = &old {
-            old.leave(Some(&entry));
+            take_over(old, &entry, &self.services.clock);
             if stays.is_none() {
                 self.leave_group(old, &mut removed);
             }
@@ -212,7 +212,7 @@ impl<T: Attachment> Registry<T> {
     pub(crate) fn remove(&self, id: &str) -> Result<Removed<T>, Error> {
         let _changes = self.change();
         let Some((_, entry)) = self.deployments.remove(id) else { return Err(self.deployment_not_found(id)) };
-        entry.leave(None);
+        entry.leave(&entry.slot.hold(), None);
         let mut removed = Removed::default();
         self.leave_group(&entry, &mut removed);
         removed.entries.push(entry);

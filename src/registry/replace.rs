@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::ledgers::must_agree;
+use super::ledgers::{must_agree, take_over};
 use super::{Belongings, Changes, Inheritance, Registry};
 use crate::base::error::Error;
 use crate::base::position::NOWHERE;
@@ -86,7 +86,7 @@ impl<T: Attachment> Registry<T> {
         let gone = self.deployments.iter().map(|entry| Arc::clone(entry.key())).filter(|id| !plan.ids.contains(id));
         for id in gone.collect::<Vec<_>>() {
             if let Some((_, entry)) = self.deployments.remove(&id) {
-                entry.leave(None);
+                entry.leave(&entry.slot.hold(), None);
                 removed.entries.push(entry);
             }
         }
@@ -128,7 +128,7 @@ impl<T: Attachment> Registry<T> {
             let entry = self.entry(deployment, attachment, index, belongings);
             places.push(&entry);
             if let Some(old) = old {
-                old.leave(Some(&entry));
+                take_over(&old, &entry, &self.services.clock);
                 removed.entries.push(old);
             }
             if joins {
