@@ -20,7 +20,7 @@ the outage: it has a larger bound.
 The hole's answers also name waits that must not help it. Zero and a date that is past are no waits. In one
 case the host's clock is 60 s behind and the host asks for a minute: the moment that it names has come by our
 clock. With the answer's own ``Date`` (RFC 9110, section 6.6.1) that is a minute, and without it no wait. A
-wait that is named is taken exactly: a hole that asks for 5 s each time is asked every 5 s, and gets 2.4 %.
+wait that is named is taken exactly, but a deployment that is back too early twice waits longer and longer.
 """
 
 import sys
@@ -78,6 +78,8 @@ CASES: Mapping[str, Case] = {
     "429, 0": Case(status=429, headers=lambda: {"Retry-After": "0"}),
     "a past date": Case(status=503, headers=lambda: {"Retry-After": from_now(-3600), "Date": from_now(0)}),
     "clock behind": Case(status=503, headers=lambda: {"Retry-After": from_now(60 - 60), "Date": from_now(-60)}),
+    "1 ms": Case(status=429, headers=lambda: {"retry-after-ms": "1"}),
+    "1 s": Case(status=503, headers=lambda: {"Retry-After": "1"}),
     "without Date": Case(status=503, headers=lambda: {"Retry-After": from_now(60 - 60)}),
 }
 

@@ -451,7 +451,7 @@ class Router:
         Args:
             strategy: The rule for every model name that ``strategies`` does not name.
             strategies: The strategies of single model names. They replace all that there were.
-            health: The rules of cooldown and probation. A cooldown that has begun keeps its length.
+            health: The rules of cooldown and probation. A cooldown that has begun keeps its end.
             learning: What is learnt from providers.
 
         Raises:
