@@ -13,9 +13,9 @@ use turnout::strategy::{
     RoundRobinCounters, least_busy, lowest_latency, lowest_priority, lowest_usage, rate_limit_aware, round_robin, weighted_random,
 };
 use turnout::{
-    Clock, Deployment, Error, FailureKind, HealthRules, Lease, Limit, LimitKind, ManualClock, MinuteRules, Observed, Patience,
-    Progress, Quota, Refusal, Request, Rng, Router, RoutingContext, Rules, Settings, Start, Status, Strategy as Rule, Unit,
-    Verdict, Wishes,
+    Clock, Deployment, Error, FailureKind, Gate, HealthRules, Lease, Limit, LimitKind, ManualClock, MinuteRules, Observed,
+    Patience, Progress, Quota, Refusal, Request, Rng, Router, RoutingContext, Rules, Settings, Start, Status, Strategy as Rule,
+    Unit, Verdict, Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -275,9 +275,16 @@ fn foretold(router: &Router<()>, model: &str, request: &Request) -> Option<Strin
     router.explain(model, request).unwrap().winner.map(|winner| winner.deployment().id().to_owned())
 }
 
-/// Whether explain's verdicts bear out that nobody is available.
-fn nobody(router: &Router<()>, model: &str, request: &Request) -> bool {
-    router.explain(model, request).unwrap().verdicts.iter().all(|(_, verdict)| matches!(verdict, Verdict::Stopped(_)))
+/// What explain, which walks over all members, says of a refusal: how many members each gate stops, and when
+/// one may be available. None if one is available now.
+fn refused(router: &Router<()>, model: &str, request: &Request) -> Option<(HashMap<Gate, usize>, Option<f64>)> {
+    let explanation = router.explain(model, request).unwrap();
+    let mut reasons = HashMap::new();
+    for (_, verdict) in &explanation.verdicts {
+        let Verdict::Stopped(refusal) = verdict else { return None };
+        *reasons.entry(refusal.gate()).or_default() += 1;
+    }
+    Some((reasons, explanation.retry_after))
 }
 
 /// Health options that come to bear within the steps of a history.
@@ -354,8 +361,9 @@ fn run(rule: Rule, crowd: usize, breaker: Option<HealthRules>, steps: Vec<Step>)
                         }
                         Err(error) => {
                             assert_eq!(expected, None, "{error}");
-                            assert!(nobody(&router, model, &request));
+                            let by_walk = refused(&router, model, &request).unwrap();
                             let Error::NoAvailableDeployment(refused) = error else { continue };
+                            assert_eq!((refused.reasons.iter().collect(), refused.retry_after), by_walk);
                             if let Some(seconds) = refused.retry_after {
                                 // Not a nanosecond before, and then unless a place in flight is wanting too.
                                 // Whom a panic lets pass, its end may stop.

@@ -145,9 +145,15 @@ pub struct Unavailable {
 pub struct Reasons([usize; Gate::ALL.len()]);
 
 impl Reasons {
-    pub(crate) fn count(&mut self, gate: Gate) {
+    pub(crate) fn add(&mut self, gate: Gate, deployments: usize) {
         if let Some(count) = self.0.get_mut(gate as usize) {
-            *count += 1;
+            *count += deployments;
+        }
+    }
+
+    pub(crate) fn subtract(&mut self, gate: Gate, deployments: usize) {
+        if let Some(count) = self.0.get_mut(gate as usize) {
+            *count = count.saturating_sub(deployments);
         }
     }
 

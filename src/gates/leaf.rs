@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::check::{Waived, check_alone};
 use super::live::Live;
 use super::refusal::Refusal;
-use super::room::{limits_parts, tokens_left};
+use super::room::{frees_at, limits_parts, tokens_left};
 use crate::base::clock::Now;
 use crate::base::events::{Event, EventKind};
 use crate::base::time::Nanos;
@@ -13,7 +13,7 @@ use crate::counters::mark;
 use crate::facts::Request;
 use crate::group::Entry;
 use crate::health::Fitness;
-use crate::index::{Leaf, Member, Place};
+use crate::index::{Leaf, Member, Obstacle, Place, QuotaBits};
 use crate::strategy::Rule;
 
 /// The request that a leaf is made for: of unknown size, without wishes.
@@ -63,6 +63,18 @@ impl<T> Member for Entry<T> {
             refills_at: room.refills_at,
             due_pick: self.due_pick(None),
         }
+    }
+
+    fn quotas(&self) -> QuotaBits {
+        self.metering.as_ref().map_or(0, |metering| metering.bits())
+    }
+
+    fn obstacle(&self, now: &Now<'_>) -> Obstacle {
+        let refusal = check_alone(self, &self.slot, &ANY, Waived::default(), now).err();
+        let frees_at = frees_at(self, &ANY, Waived::default(), now);
+        // A time that has come stops nothing: it is 0, whatever the time is.
+        let frees_at = frees_at.map(|at| if at > now.get() { at } else { 0 });
+        Obstacle { gate: refusal.map(|refusal| refusal.gate()), frees_at, quotas: self.quotas() }
     }
 
     fn announce_panic(&self, panics: bool, now: Nanos) {

@@ -74,6 +74,17 @@ pub(crate) fn exceeded<T>(entry: &Entry<T>, request: &Request) -> Option<u64> {
 
 /// Returns when a deployment that a gate stops may be available; None if no such time is known.
 pub(crate) fn available_at<T>(entry: &Entry<T>, request: &Request, waived: Waived, now: &Now<'_>) -> Option<Nanos> {
+    let own = frees_at(entry, request, waived, now)?;
+    let quotas = match &entry.metering {
+        Some(metering) => metering.quotas_free_at(request.into(), now.get())?,
+        None => now.get(),
+    };
+    Some(own.max(quotas)).filter(|&at| at > now.get())
+}
+
+/// Returns when a deployment may be available, now at the earliest, if its quotas let requests through. None
+/// if no such time is known.
+pub(super) fn frees_at<T>(entry: &Entry<T>, request: &Request, waived: Waived, now: &Now<'_>) -> Option<Nanos> {
     let state = &*entry.slot;
     let deployment = entry.deployment();
     let asked = request.least_tokens();
@@ -90,12 +101,11 @@ pub(crate) fn available_at<T>(entry: &Entry<T>, request: &Request, waived: Waive
         || deployment.tpm_limit().is_some_and(|limit| limit.saturating_sub(counts.tokens) < asked);
     let window_frees = if spent { now.saturating_add(to_next_minute(wall)) } else { now };
     let metered_frees = match &entry.metering {
-        Some(metering) => metering.frees_at(request.into(), now)?,
+        Some(metering) => metering.own_frees_at(request.into(), now)?,
         None => now,
     };
     let observed_frees =
         if state.marks() & mark::OBSERVED != 0 { state.annex().observed.frees_at(request.into(), now) } else { now };
     let cooldown_ends = if has_come(cooldown_until, now) { now } else { cooldown_until };
-    let at = window_frees.max(cooldown_ends).max(metered_frees).max(observed_frees);
-    Some(at).filter(|&at| at > now)
+    Some(window_frees.max(cooldown_ends).max(metered_frees).max(observed_frees))
 }

@@ -11,7 +11,7 @@ use crate::base::rng::Rng;
 use crate::counters::{State, StateTable};
 use crate::facts::Request;
 use crate::health::HealthRules;
-use crate::index::{self, AnyForest, Index, Members};
+use crate::index::{self, AnyForest, Index, Members, QuotaBits};
 use crate::limits::Quotas;
 use crate::strategy::{Chance, Strategy};
 
@@ -92,7 +92,7 @@ pub(crate) struct Group<T: Attachment> {
     len: usize,
     /// The sum of the members' weights.
     weights: u64,
-    /// The quotas that members share with each other or with other groups. An index does not know of them.
+    /// The quotas that members share with each other or with other groups. An index knows only their bits.
     pub(crate) quotas: Quotas,
 }
 
@@ -143,10 +143,10 @@ impl<T: Attachment> Group<T> {
         Chance { rng, next_turn: &self.index.words.next_turn, peek: false }
     }
 
-    /// Returns whether no quota of the group stops a request.
+    /// Returns the bits of the quotas that stop a request.
     #[inline]
-    pub(crate) fn quotas_are_open(&self, request: &Request, now: &Now<'_>) -> bool {
-        self.quotas.are_open(|| (request.into(), now.get()))
+    pub(crate) fn spent_quotas(&self, request: &Request, now: &Now<'_>) -> QuotaBits {
+        self.quotas.spent(|| (request.into(), now.get()))
     }
 
     /// Returns the members and their places, in registration order.

@@ -7,10 +7,12 @@ use rustc_hash::FxHashSet;
 
 use super::leaf::Leaf;
 use super::member::{Member, Members, members};
+use super::obstacles::{Obstacles, Spent};
 use super::paced::Paced;
 use super::tree::{Filter, Tree};
 use super::views::Views;
 use crate::base::clock::Now;
+use crate::base::error::Reasons;
 use crate::base::position::Position;
 use crate::base::time::Nanos;
 use crate::health::{Census, Fitness, HealthRules};
@@ -34,6 +36,8 @@ pub(crate) struct Forest<R: Rule> {
     /// The places whose members are in slow start.
     paced: Paced,
     census: Census,
+    /// What stops the members, once requests are refused.
+    obstacles: Option<Obstacles>,
     /// How far the wall clock was ahead, as far as was known, when all leaves were made.
     ahead: Nanos,
 }
@@ -51,6 +55,7 @@ impl<R: Rule> Forest<R> {
             understated: FxHashSet::default(),
             paced: Paced::default(),
             census,
+            obstacles: None,
             ahead: 0,
         }
     }
@@ -86,7 +91,7 @@ impl<R: Rule> Forest<R> {
         if self.census.panics || self.census.fails_open {
             return None;
         }
-        if filter.tags.is_none() && !filter.lacks_part && self.all.passes_whole(filter) {
+        if filter.tags.is_none() && filter.spent == 0 && !filter.lacks_part && self.all.passes_whole(filter) {
             return self.all.pick(chance, prefetch);
         }
         self.pick_filtered(members, filter, now, chance)
@@ -101,6 +106,13 @@ impl<R: Rule> Forest<R> {
         now: &Now<'_>,
         chance: &Chance<'_>,
     ) -> Option<Position> {
+        let is_view = filter.tags.is_some() || filter.spent != 0;
+        if is_view && !filter.lacks_part {
+            let tree = self.views.get(filter.tags, filter.spent, members, &self.all)?;
+            if tree.passes_whole(filter) {
+                return tree.pick(chance, |_| ());
+            }
+        }
         // A new minute may have brought the missing tokens, and a bucket may be full again.
         if self.refills_at != Nanos::MAX && now.has_come(self.refills_at) {
             self.rebuild(members, now);
@@ -108,11 +120,40 @@ impl<R: Rule> Forest<R> {
         if !self.understated.is_empty() {
             return None;
         }
-        let tree = match filter.tags {
-            Some(wishes) => self.views.get(wishes, members, &self.all)?,
-            None => &self.all,
-        };
+        let tree = if is_view { self.views.get(filter.tags, filter.spent, members, &self.all)? } else { &self.all };
         if tree.passes_whole(filter) { tree.pick(chance, |_| ()) } else { tree.pick_filtered(filter, chance) }
+    }
+
+    /// Returns how many members each gate stops for a request of unknown size, and the earliest time at which
+    /// a member may be available. The first None: only a walk can tell. The second None: a member passes.
+    #[allow(clippy::option_option)] // see above
+    pub(super) fn refusal<M: Member>(
+        &mut self,
+        members: &Members<M>,
+        spent: Spent<'_>,
+        skips: &[Position],
+        now: &Now<'_>,
+    ) -> Option<Option<(Reasons, Option<Nanos>)>> {
+        self.wake(members, now);
+        if self.ahead != now.known_ahead() {
+            self.rebuild(members, now);
+        }
+        if self.census.panics || self.census.fails_open || !self.paced.is_empty() {
+            return None;
+        }
+        let obstacles = self.obstacles.get_or_insert_with(|| Obstacles::new(members, now));
+        obstacles.refresh(members, now);
+        Some(obstacles.refusal(spent, skips, now.get()))
+    }
+
+    /// Notes that what stops a member may have changed.
+    #[inline]
+    fn touch(&mut self, position: Position) {
+        if let Some(obstacles) = &mut self.obstacles
+            && !obstacles.touch(position)
+        {
+            self.obstacles = None;
+        }
     }
 
     #[inline]
@@ -128,6 +169,7 @@ impl<R: Rule> Forest<R> {
         if position as usize >= self.all.leaves() {
             self.grow(position as usize + 1);
         }
+        self.touch(position);
         let leaf = member.leaf::<R>(now);
         self.note(position, member, &leaf);
         // The tokens seldom change. If they do not, the tree of tokens is not touched: it lies apart from
@@ -170,7 +212,7 @@ impl<R: Rule> Forest<R> {
 
     pub(super) fn enter<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) {
         self.clear(position);
-        member.place().enter(position, self.views.of_tags(member.tags()));
+        member.place().enter(position, self.views.of(member.tags(), member.quotas()));
         self.renew(position, member, now);
     }
 
@@ -181,6 +223,7 @@ impl<R: Rule> Forest<R> {
     }
 
     fn clear(&mut self, position: Position) {
+        self.touch(position);
         self.understated.remove(&position);
         self.paced.set(position, None);
         if let Some(noted) = self.changes.get_mut(position as usize) {
@@ -287,9 +330,10 @@ impl<R: Rule> Forest<R> {
         self.understated.clear();
         self.paced.clear();
         self.census.clear();
+        self.obstacles = None;
         self.views.trees().for_each(|(_, tree)| *tree = Tree::new(members.len()));
         for (position, member) in self::members(members) {
-            member.place().enter(position, self.views.of_tags(member.tags()));
+            member.place().enter(position, self.views.of(member.tags(), member.quotas()));
             let member = &**member;
             let leaf = member.leaf::<R>(now);
             self.note(position, member, &leaf);
@@ -315,6 +359,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::member::Place;
+    use super::super::obstacle::{Obstacle, QuotaBits};
     use super::*;
     use crate::base::clock::Clock;
     use crate::base::manual_clock::ManualClock;
@@ -369,6 +414,14 @@ mod tests {
             }
         }
 
+        fn quotas(&self) -> QuotaBits {
+            0
+        }
+
+        fn obstacle(&self, _: &Now<'_>) -> Obstacle {
+            Obstacle { gate: None, frees_at: Some(0), quotas: 0 }
+        }
+
         fn announce_panic(&self, _: bool, _: Nanos) {
             unreachable!("nobody is ever out")
         }
@@ -396,7 +449,7 @@ mod tests {
         fn pick(&mut self, tokens: u64, tags: &[String]) -> Option<Position> {
             let wishes = Wishes { tags: tags.to_vec(), ..Wishes::default() };
             let tags = Some(&wishes).filter(|wishes| !wishes.tags.is_empty());
-            let filter = Filter { tokens, skips: Vec::new(), lacks_part: false, tags };
+            let filter = Filter { tokens, skips: Vec::new(), lacks_part: false, tags, spent: 0 };
             let chance = Chance { rng: &Rng::new(Some(0)), next_turn: &self.next_turn, peek: false };
             let clock = Clock::Manual(Arc::clone(&self.clock));
             self.forest.pick(&self.members, &filter, &Now::new(&clock), &chance, |_| ())

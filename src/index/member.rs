@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::leaf::Leaf;
+use super::obstacle::{Obstacle, QuotaBits};
 use crate::base::clock::Now;
 use crate::base::position::Position;
 use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -26,6 +27,12 @@ pub(crate) trait Member {
 
     /// Makes the leaf that a pick without wishes sees now.
     fn leaf<R: Rule>(&self, now: &Now<'_>) -> Leaf<R::Leaf>;
+
+    /// Returns the quotas that it is under, one bit each.
+    fn quotas(&self) -> QuotaBits;
+
+    /// Finds out what stops a request of unknown size without wishes now.
+    fn obstacle(&self, now: &Now<'_>) -> Obstacle;
 
     /// Notes that its group has begun to panic or has ended it.
     fn announce_panic(&self, panics: bool, now: Nanos);

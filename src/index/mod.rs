@@ -10,27 +10,34 @@
 //!
 //! A request's own wishes narrow what a pick takes from a tree. A [`Filter`] holds the request's size and the
 //! excluded members. For the request's tags there is a tree over the members that have them ([`views`]), if
-//! such tags were asked for before.
+//! such tags were asked for before. The same holds for the quotas that are spent. If nobody can serve, the
+//! index says why ([`obstacles`]).
 
 mod forest;
 mod leaf;
 mod member;
 mod nodes;
+mod obstacle;
+mod obstacles;
 mod paced;
 mod ramp;
 mod tree;
 mod views;
 
 use crate::base::clock::Now;
+use crate::base::error::Reasons;
 use crate::base::position::Position;
 use crate::base::sync::atomic::AtomicU64;
 use crate::base::sync::{Mutex, MutexGuard, hold};
+use crate::base::time::Nanos;
 use crate::health::{Census, HealthRules, Pool};
 use crate::strategy::{Chance, Strategy, each_rule};
 
 use forest::Forest;
 pub(crate) use leaf::Leaf;
 pub(crate) use member::{Member, Members, Place, members};
+pub(crate) use obstacle::{Obstacle, QuotaBits};
+pub(crate) use obstacles::Spent;
 pub(crate) use ramp::Ramp;
 pub(crate) use tree::Filter;
 
@@ -115,6 +122,18 @@ impl AnyForest {
         prefetch: impl Fn(Position),
     ) -> Option<Position> {
         with_forest!(self, forest => forest.pick(members, filter, now, chance, prefetch))
+    }
+
+    /// Returns why a request of unknown size is refused: see `Forest::refusal`.
+    #[allow(clippy::option_option)] // see there
+    pub(crate) fn refusal<M: Member>(
+        &mut self,
+        members: &Members<M>,
+        spent: Spent<'_>,
+        skips: &[Position],
+        now: &Now<'_>,
+    ) -> Option<Option<(Reasons, Option<Nanos>)>> {
+        with_forest!(self, forest => forest.refusal(members, spent, skips, now))
     }
 
     /// Makes the leaf of a member anew.

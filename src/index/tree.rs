@@ -12,6 +12,7 @@ use std::marker::PhantomData;
 
 use super::leaf::Leaf;
 use super::nodes::{FANOUT, Keep, Node, Nodes};
+use super::obstacle::QuotaBits;
 use crate::base::position::Position;
 use crate::facts::Wishes;
 use crate::strategy::{Chance, Rule, View};
@@ -30,6 +31,8 @@ pub(crate) struct Filter<'a> {
     pub(crate) lacks_part: bool,
     /// The wishes with the tags that are asked for, if any are.
     pub(crate) tags: Option<&'a Wishes>,
+    /// The quotas that stop the request.
+    pub(crate) spent: QuotaBits,
 }
 
 impl Filter<'_> {
@@ -427,7 +430,7 @@ mod tests {
                 (0..50).map(|_| pick(&chance).unwrap()).collect::<Vec<_>>()
             };
             let by_tree = picks(&|chance| tree.pick(chance, |_| ()));
-            let filter = Filter { tokens: 1, skips: vec![0], lacks_part: false, tags: None };
+            let filter = Filter { tokens: 1, skips: vec![0], lacks_part: false, tags: None, spent: 0 };
             assert_eq!(by_tree, picks(&|chance| TwoChoices::choose(&Candidates::new(present(), present), chance)));
             let others = || present().filter(|&(place, _)| place != 0);
             if members > 1 {

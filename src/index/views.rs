@@ -1,10 +1,11 @@
-//! Trees over the members that have the tags of some requests.
+//! Trees over the members that have the tags of some requests, and are under no quota that stops them.
 //!
-//! A tag set that is asked for a second time gets a tree of its own. Its leaves are those of the group's
-//! tree, for the members that have the tags. There are at most [`MOST`] such trees. A further set takes the
-//! tree of a set that no request has asked for in a long while. If there is no such set, a walk serves the
-//! further set: so trees are not made all the time when there are more sets than trees. The renewals of a
-//! tree are counted since the last request for it. A tree goes when they have cost more than making it anew.
+//! Such a set of members that is asked for a second time gets a tree of its own. Below, the tags and the
+//! spent quotas of a request are its *set*. The leaves of a tree are those of the group's tree, for the
+//! members of the set. There are at most [`MOST`] such trees. A further set takes the tree of a set that no
+//! request has asked for in a long while. If there is no such set, a walk serves the further set: so trees
+//! are not made all the time when there are more sets than trees. The renewals of a tree are counted since
+//! the last request for it. A tree goes when they have cost more than making it anew.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use rustc_hash::FxBuildHasher;
 
 use super::member::{Member, Members, members};
+use super::obstacle::QuotaBits;
 use super::tree::Tree;
 use crate::facts::Wishes;
 use crate::strategy::Rule;
@@ -30,11 +32,13 @@ const WORTH: u32 = 8;
 /// walk. Tag sets come from requests, and are compared and kept under a lock.
 const LONGEST: usize = 256;
 
-/// A tag set with a tree.
+/// A set with a tree.
 #[derive(Debug)]
 struct View<R: Rule> {
     /// The wishes with the tags.
     wishes: Wishes,
+    /// The quotas that no member is under.
+    spent: QuotaBits,
     tree: Tree<R>,
     /// When it was last asked for: the number of requests with tags up to then.
     used_at: u64,
@@ -42,7 +46,7 @@ struct View<R: Rule> {
     renewals: usize,
 }
 
-/// A tag set without a tree. It is known by its hash alone: if two sets have the same hash, one gets its tree
+/// A set without a tree. It is known by its hash alone: if two sets have the same hash, one gets its tree
 /// sooner.
 #[derive(Debug)]
 struct Seen {
@@ -68,39 +72,54 @@ impl<R: Rule> Default for Views<R> {
     }
 }
 
+impl<R: Rule> View<R> {
+    fn accepts(&self, tags: &[Arc<str>], quotas: QuotaBits) -> bool {
+        quotas & self.spent == 0 && self.wishes.accepts_tags(tags)
+    }
+}
+
 impl<R: Rule> Views<R> {
-    /// Returns the tree for the tags of a request; None if there is none yet, so that a walk must serve the
-    /// request.
-    pub(super) fn get<M: Member>(&mut self, wishes: &Wishes, members: &Members<M>, all: &Tree<R>) -> Option<&Tree<R>> {
+    /// Returns the tree for the tags of a request, and the quotas that stop it. None if there is none yet, so
+    /// that a walk must serve the request.
+    pub(super) fn get<M: Member>(
+        &mut self,
+        wishes: Option<&Wishes>,
+        spent: QuotaBits,
+        members: &Members<M>,
+        all: &Tree<R>,
+    ) -> Option<&Tree<R>> {
+        let any = Wishes::default();
+        let wishes = wishes.unwrap_or(&any);
         if wishes.tags.iter().map(|tag| tag.len() + 8).sum::<usize>() > LONGEST {
             return None;
         }
         self.asked += 1;
-        let is_it = |view: &View<R>| view.wishes.any_tag == wishes.any_tag && view.wishes.tags == wishes.tags;
+        let is_it =
+            |view: &View<R>| view.spent == spent && view.wishes.any_tag == wishes.any_tag && view.wishes.tags == wishes.tags;
         let nth = match self.kept.iter().position(|view| view.as_ref().is_some_and(is_it)) {
             Some(nth) => nth,
-            None => self.make(wishes, members, all)?,
+            None => self.make(wishes, spent, members, all)?,
         };
         let view = self.kept.get_mut(nth)?.as_mut()?;
         (view.used_at, view.renewals) = (self.asked, 0);
         Some(&view.tree)
     }
 
-    /// Makes a tree for tags that have none, if it pays.
+    /// Makes a tree for a set that has none, if it pays.
     #[cold]
-    fn make<M: Member>(&mut self, wishes: &Wishes, members: &Members<M>, all: &Tree<R>) -> Option<usize> {
-        let place = self.place_for(FxBuildHasher.hash_one((&wishes.tags, wishes.any_tag)))?;
+    fn make<M: Member>(&mut self, wishes: &Wishes, spent: QuotaBits, members: &Members<M>, all: &Tree<R>) -> Option<usize> {
+        let place = self.place_for(FxBuildHasher.hash_one((&wishes.tags, wishes.any_tag, spent)))?;
         let wishes = Wishes { tags: wishes.tags.clone(), any_tag: wishes.any_tag, ..Wishes::default() };
-        let mut tree = Tree::new(all.leaves());
+        let mut view = View { wishes, spent, tree: Tree::new(all.leaves()), used_at: self.asked, renewals: 0 };
         for (position, member) in self::members(members) {
-            let matches = wishes.accepts_tags(member.tags());
+            let matches = view.accepts(member.tags(), member.quotas());
             member.place().set_view(place, matches);
             if matches {
-                tree.copy(position, all);
+                view.tree.copy(position, all);
             }
         }
-        tree.join_all();
-        *self.kept.get_mut(place)? = Some(View { wishes, tree, used_at: self.asked, renewals: 0 });
+        view.tree.join_all();
+        *self.kept.get_mut(place)? = Some(view);
         Some(place)
     }
 
@@ -133,9 +152,9 @@ impl<R: Rule> Views<R> {
         Some(place)
     }
 
-    /// Returns which trees a member with these tags is in, one bit each.
-    pub(super) fn of_tags(&self, tags: &[Arc<str>]) -> u8 {
-        let accepts = |view: &Option<View<R>>| view.as_ref().is_some_and(|view| view.wishes.accepts_tags(tags));
+    /// Returns which trees a member with these tags and quotas is in, one bit each.
+    pub(super) fn of(&self, tags: &[Arc<str>], quotas: QuotaBits) -> u8 {
+        let accepts = |view: &Option<View<R>>| view.as_ref().is_some_and(|view| view.accepts(tags, quotas));
         self.kept.iter().enumerate().fold(0, |views, (nth, view)| views | u8::from(accepts(view)) << nth)
     }
 

@@ -11,6 +11,7 @@ use super::shortfall::{LimitShortfall, Shortfall};
 use super::unit::Unit;
 use super::usage::Usage;
 use crate::base::clock::Now;
+use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::time::Nanos;
 
 /// The counters of a deployment beside its minute window.
@@ -20,12 +21,14 @@ pub(crate) struct Metering {
     own: Box<[Meter]>,
     /// The ledgers of its quotas, in the order of their locks.
     quotas: Box<[Arc<Ledger>]>,
+    /// The bits of its quotas in its group: see [`Quotas`](super::quotas::Quotas).
+    bits: AtomicU64,
 }
 
 impl Metering {
     pub(crate) fn new(own: Box<[Meter]>, mut quotas: Vec<Arc<Ledger>>) -> Self {
         quotas.sort_unstable_by_key(|ledger| ledger.serial());
-        Self { own, quotas: quotas.into() }
+        Self { own, quotas: quotas.into(), bits: AtomicU64::new(0) }
     }
 
     pub(crate) fn own(&self) -> &[Meter] {
@@ -34,6 +37,15 @@ impl Metering {
 
     pub(crate) fn quotas(&self) -> &[Arc<Ledger>] {
         &self.quotas
+    }
+
+    pub(super) fn set_bits(&self, bits: u64) {
+        self.bits.store(bits, Ordering::Relaxed);
+    }
+
+    /// Returns the bits of its quotas in its group.
+    pub(crate) fn bits(&self) -> u64 {
+        self.bits.load(Ordering::Relaxed)
     }
 
     /// Locks the quotas. The lock of the counters comes before these locks.
@@ -51,10 +63,14 @@ impl Metering {
         (0..).zip(&self.quotas).find_map(|(nth, ledger)| Some((nth, ledger.shortfall(demand, now)?)))
     }
 
-    /// Returns when a request may be let through, now at the earliest; None if it never fits.
-    pub(crate) fn frees_at(&self, demand: Demand, now: Nanos) -> Option<Nanos> {
-        let own = Meter::all_free_at(&self.own, demand, now)?;
-        self.quotas.iter().try_fold(own, |at, ledger| Some(at.max(ledger.frees_at(demand, now)?)))
+    /// Returns when its own limits may let a request through, now at the earliest; None if it never fits.
+    pub(crate) fn own_frees_at(&self, demand: Demand, now: Nanos) -> Option<Nanos> {
+        Meter::all_free_at(&self.own, demand, now)
+    }
+
+    /// Returns when its quotas may let a request through, now at the earliest; None if it never fits.
+    pub(crate) fn quotas_free_at(&self, demand: Demand, now: Nanos) -> Option<Nanos> {
+        self.quotas.iter().try_fold(now, |at, ledger| Some(at.max(ledger.frees_at(demand, now)?)))
     }
 
     /// Returns the smallest limit that a request is too large for; None if it may fit.

@@ -34,7 +34,7 @@ pub(crate) use minute::{Counts, Minute, MinuteWindow, to_next_minute};
 pub use observed::Observed;
 pub(crate) use observed::{HOLDS, Observations, Reserved};
 pub use quota::Quota;
-pub(crate) use quotas::Quotas;
+pub(crate) use quotas::{OTHERS, Quotas};
 pub use shortfall::{LimitShortfall, ObservedShortfall, Shortfall};
 pub use stats::{LimitStats, ObservedStats};
 pub use unit::Unit;

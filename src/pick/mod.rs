@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use crate::base::clock::{Clock, Now};
 use crate::base::error::Error;
+use crate::base::position::Position;
 use crate::base::rng::Rng;
 use crate::facts::Request;
 use crate::gates::{Waived, is_wished};
 use crate::group::{Attachment, Group};
-use crate::index::Filter;
+use crate::index::{Filter, QuotaBits};
 use crate::lease::Lease;
+use crate::limits::OTHERS;
 use crate::registry::Registry;
 
 use explain::Notes;
@@ -54,9 +56,10 @@ impl<T: Attachment> Picker<T> {
             if group.index.words.ramp.is_on() {
                 group.prepare_ramp(&now);
             }
-            let asks_index = group.quotas_are_open(request, &now);
+            let spent = group.spent_quotas(request, &now);
+            let asks_index = spent & OTHERS == 0;
             if asks_index {
-                let filter = self.filter(group, request);
+                let filter = self.filter(group, request, spent);
                 // This read fetches data into the cache: see `index::AnyForest::pick`.
                 let prefetch = |position| _ = black_box(group.id(position).is_some());
                 let mut forest = group.index.lock();
@@ -83,7 +86,7 @@ impl<T: Attachment> Picker<T> {
 
     /// Walks where the index cannot answer:
     ///
-    /// - a quota is spent: an index does not know of quotas;
+    /// - a quota is spent and has no bit of its own, or the index has no tree for such a request yet;
     /// - another thread is in the middle of a change;
     /// - the coarse clock lags, so that the index missed that a time has come.
     ///
@@ -100,7 +103,7 @@ impl<T: Attachment> Picker<T> {
     ) -> Result<R, Error> {
         let mut walk = Walk::new(group, request, self.registry.services(), &self.rng, now);
         loop {
-            if found_nobody && let Some(error) = walk.refuse(model_name) {
+            if found_nobody && let Some(error) = self.refuse(&mut walk, model_name) {
                 return Err(error);
             }
             if let Some((position, id)) = walk.choose(Unobserved).and_then(|position| Some((position, group.id(position)?))) {
@@ -126,9 +129,10 @@ impl<T: Attachment> Picker<T> {
             if group.index.words.ramp.is_on() {
                 group.prepare_ramp(&now);
             }
-            let asks_index = group.quotas_are_open(request, &now);
+            let spent = group.spent_quotas(request, &now);
+            let asks_index = spent & OTHERS == 0;
             if asks_index {
-                let filter = self.filter(group, request);
+                let filter = self.filter(group, request, spent);
                 let mut forest = group.index.lock();
                 let prefetch = |position| _ = black_box(group.member(position).is_some());
                 let picked = forest.pick(group.places(), &filter, &now, &chance, prefetch);
@@ -164,7 +168,7 @@ impl<T: Attachment> Picker<T> {
     ) -> Result<Lease<T>, Error> {
         let mut walk = Walk::new(group, request, self.registry.services(), &self.rng, now);
         loop {
-            if found_nobody && let Some(error) = walk.refuse(model_name) {
+            if found_nobody && let Some(error) = self.refuse(&mut walk, model_name) {
                 return Err(error);
             }
             while let Some((position, entry)) =
@@ -189,9 +193,31 @@ impl<T: Attachment> Picker<T> {
     /// Returns why a request is refused now; None if it is not.
     pub(crate) fn refusal(&self, model_name: &str, request: &Request) -> Option<Error> {
         let refuse = |model_name: &_, group: &_| {
-            Ok(Walk::new(group, request, self.registry.services(), &self.rng, Now::new(self.clock())).refuse(model_name))
+            let mut walk = Walk::new(group, request, self.registry.services(), &self.rng, Now::new(self.clock()));
+            Ok(self.refuse(&mut walk, model_name))
         };
         self.registry.with_group(model_name, refuse).unwrap_or_else(Some)
+    }
+
+    /// Returns why no member passes; None if one does now. For most requests the index has added that up.
+    #[cold]
+    fn refuse(&self, walk: &mut Walk<'_, T>, model_name: &Arc<str>) -> Option<Error> {
+        match self.excluded_places(walk).and_then(|skips| walk.refuse_by_index(model_name, &skips)) {
+            Some(refused) => refused,
+            None => walk.refuse(model_name),
+        }
+    }
+
+    /// Returns the places that a request excludes, in order. None if another thread is in the middle of a
+    /// change.
+    fn excluded_places(&self, walk: &Walk<'_, T>) -> Option<Vec<Position>> {
+        let Some(wishes) = &walk.request.wishes else { return Some(Vec::new()) };
+        let places = wishes.exclude.iter().filter_map(|id| Some((id, self.registry.position_in(walk.group, id)?)));
+        let places =
+            places.map(|(id, place)| walk.group.member(place).filter(|entry| entry.deployment().id() == *id).map(|_| place));
+        let mut places: Vec<_> = places.collect::<Option<_>>()?;
+        places.sort_unstable();
+        Some(places)
     }
 
     /// Returns whether so few members of a group are in service that their health is ignored.
@@ -202,8 +228,9 @@ impl<T: Attachment> Picker<T> {
 
     /// Returns the filter for the index.
     #[inline]
-    fn filter<'a>(&self, group: &Group<T>, request: &'a Request) -> Filter<'a> {
-        let mut filter = Filter { tokens: request.least_tokens(), skips: Vec::new(), lacks_part: request.lacks_part(), tags: None };
+    fn filter<'a>(&self, group: &Group<T>, request: &'a Request, spent: QuotaBits) -> Filter<'a> {
+        let (tokens, lacks_part) = (request.least_tokens(), request.lacks_part());
+        let mut filter = Filter { tokens, skips: Vec::new(), lacks_part, tags: None, spent };
         if let Some(wishes) = &request.wishes {
             filter.skips.extend(wishes.exclude.iter().filter_map(|id| self.registry.position_in(group, id)));
             filter.skips.sort_unstable();

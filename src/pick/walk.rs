@@ -13,6 +13,7 @@ use crate::base::time::{Nanos, seconds};
 use crate::facts::Request;
 use crate::gates::{Live, Refusal, Waived, available_at, check, exceeded};
 use crate::group::{Attachment, Entry, Group, Services};
+use crate::limits::OTHERS;
 use crate::strategy::{Candidates, Chance, Rule, Strategy, View, each_rule};
 
 /// Watches a walk.
@@ -154,6 +155,31 @@ impl<'a, T: Attachment> Walk<'a, T> {
         check(entry, &entry.slot, self.request, self.waived, &self.now)
     }
 
+    /// Does what `refuse` does, by what the index has added up. `skips` are the places that the request
+    /// excludes. None if only a walk can tell.
+    #[allow(clippy::option_option)] // see above
+    pub(super) fn refuse_by_index(&mut self, model_name: &Arc<str>, skips: &[Position]) -> Option<Option<Error>> {
+        let has_tags = self.request.wishes.as_ref().is_some_and(|wishes| !wishes.tags.is_empty());
+        if has_tags || self.request.tokens > 1 || self.request.split.is_some() || !self.lost.is_empty() {
+            return None;
+        }
+        let spent = self.group.quotas.spent_until(self.request.into(), self.now.get());
+        if spent.iter().any(|(quotas, _)| quotas & OTHERS != 0) {
+            return None;
+        }
+        let refusal = self.group.index.lock().refusal(self.group.places(), &spent, skips, &self.now)?;
+        Some(refusal.map(|(reasons, earliest)| self.unavailable(model_name, reasons, earliest)))
+    }
+
+    fn unavailable(&self, model_name: &Arc<str>, reasons: Reasons, earliest: Option<Nanos>) -> Error {
+        Error::NoAvailableDeployment(Box::new(Unavailable {
+            model_name: Arc::clone(model_name),
+            retry_after: earliest.map(|at| self.seconds_to(at)),
+            retry_at: earliest,
+            reasons,
+        }))
+    }
+
     /// Returns why no member passes; None if one does now.
     #[cold]
     pub(super) fn refuse(&mut self, model_name: &Arc<str>) -> Option<Error> {
@@ -163,7 +189,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
         let (mut earliest, mut largest_limit, mut may_fit) = (None, None, false);
         for (position, entry) in self.group.members() {
             let refusal = self.check(position, entry).err()?;
-            reasons.count(refusal.gate());
+            reasons.add(refusal.gate(), 1);
             if !refusal.gate().is_wish() {
                 let exceeded = exceeded(entry, self.request);
                 may_fit |= exceeded.is_none();
@@ -180,12 +206,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
                 largest_limit,
             })));
         }
-        Some(Error::NoAvailableDeployment(Box::new(Unavailable {
-            model_name: Arc::clone(model_name),
-            retry_after: earliest.map(|at| self.seconds_to(at)),
-            retry_at: earliest,
-            reasons,
-        })))
+        Some(self.unavailable(model_name, reasons, earliest))
     }
 
     /// Returns seconds until the earliest time at which some member may be available.
