@@ -9,8 +9,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::task::{Wake, Waker};
 
 use turnout::{
-    Clock, Deployment, FailureKind, Lease, ManualClock, MinuteRules, Observed, Patience, Progress, Request, Router, Rules,
-    Settings, Unit, Waiter, Wishes,
+    Clock, Deployment, FailureKind, Lease, Limit, LimitKind, ManualClock, MinuteRules, Observed, Patience, Progress, Quota,
+    Request, Router, Rules, Settings, Unit, Waiter, Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -86,6 +86,36 @@ fn a_release_rings_once_for_the_first_and_what_it_gets_rings_for_nobody() {
     drop(waiters);
     assert_eq!(router.metrics().waiting, 0);
     drop(lease);
+}
+
+#[test]
+fn a_quota_rings_for_those_it_stopped_and_only_if_it_lets_requests_through() {
+    let _lock = not_forking();
+    let (_, router) = router(None);
+    let quota = |id| Quota::new(id, &[Limit::new(Unit::Requests, 2, 3600 * SECOND, LimitKind::Sliding).unwrap()]).unwrap();
+    for (id, quotas) in [("x", vec![quota("x")]), ("y", vec![quota("y")]), ("both", vec![quota("x"), quota("y")])] {
+        drop(router.add(Deployment::new(id, id).unwrap().with_quotas(&quotas).unwrap(), ()).unwrap());
+    }
+    let leases: Vec<_> = ["x", "x", "y", "y"].iter().map(|id| router.acquire(id, &Request::default()).unwrap()).collect();
+    let waiters: Vec<_> = ["x", "y", "both"]
+        .iter()
+        .map(|id| {
+            let count = Arc::<Count>::default();
+            (Arc::clone(&count), router.wait(id, Request::default(), UNBOUNDED, Waker::from(count)).unwrap())
+        })
+        .collect();
+    let rings = || waiters.iter().map(|(count, _)| count.take()).collect::<Vec<_>>();
+    assert!(waiters.iter().all(|(_, waiter)| waits(&router, waiter)));
+    // The request was sent: the quota is spent as before. Only its own line may find a place.
+    leases[0].release(false);
+    assert_eq!(rings(), [1, 0, 0]);
+    leases[1].release(true);
+    assert_eq!(rings(), [1, 0, 1]);
+    assert!(waits(&router, &waiters[2].1), "the other quota is spent");
+    drop(served(&router, &waiters[0].1));
+    assert_eq!(rings()[1..], [0, 0]);
+    leases[2].release(true);
+    assert_eq!(rings()[1..], [1, 1]);
 }
 
 #[test]

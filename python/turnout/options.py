@@ -183,18 +183,23 @@ class Learning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """How many calls may wait for capacity.
+    """How many calls may wait for capacity, and how long they let others go first.
 
     Args:
         max_waiters: The most calls that wait for one model name at once, 0 to 4,294,967,295. A later call
             gets ``TooManyWaiters`` at once.
+        patience: Seconds for which the first of the calls with the same tags and exclusions lets others take
+            the tokens or requests that it lacks. Afterwards it reserves those of one deployment: calls behind
+            it in line, whatever their wishes are, cannot take them.
 
     Raises:
-        ConfigurationError: ``max_waiters`` is out of range.
-        TypeError: It is no int.
+        ConfigurationError: A number is out of range.
+        TypeError: ``max_waiters`` is no int, or ``patience`` is no number.
     """
 
     max_waiters: int = 10_000
+    patience: float = 1.0
 
     def __post_init__(self) -> None:
         whole(self, "max_waiters", 0, _MOST)
+        seconds(self, "patience")

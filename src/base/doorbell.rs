@@ -1,17 +1,16 @@
 //! A bell that the end of a lease rings, to wake the requests that wait for its place. They stand on a floor
 //! far above, which a lease must not import.
 
-use std::sync::{OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::sync::atomic::{AtomicUsize, Ordering};
 
 /// Wakes requests that wait for capacity. The caller holds no lock of a group, of counters or of a clock.
 pub(crate) trait Wakes: Send + Sync {
-    /// Wakes requests for a model name: some capacity of its group may be free.
-    fn wake(&self, model_name: &str);
-
-    /// Wakes requests for a model name, and all requests that a quota has stopped.
-    fn wake_with_quotas(&self, model_name: &str);
+    /// Wakes requests for a model name: the deployment with the id `freed` may have capacity. `quotas` are
+    /// the serial numbers of its quotas that let requests through. Requests that one of these has stopped are
+    /// woken too.
+    fn wake(&self, model_name: &str, freed: &Arc<str>, quotas: &[u64]);
 
     /// Wakes requests for every model name: deployments or options have changed.
     fn wake_all(&self);

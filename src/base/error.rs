@@ -151,6 +151,12 @@ impl Reasons {
         }
     }
 
+    /// Counts deployments under another gate than that which the check named.
+    pub(crate) fn recount(&mut self, from: Gate, to: Gate) {
+        self.subtract(from, 1);
+        self.add(to, 1);
+    }
+
     pub(crate) fn subtract(&mut self, gate: Gate, deployments: usize) {
         if let Some(count) = self.0.get_mut(gate as usize) {
             *count = count.saturating_sub(deployments);

@@ -28,7 +28,7 @@ impl Default for Learning {
     }
 }
 
-/// How many requests may wait.
+/// How many requests may wait, and how long they let others go first.
 ///
 /// ```
 /// assert_eq!(turnout::Waiting::default().max_waiters, 10_000);
@@ -37,10 +37,13 @@ impl Default for Learning {
 pub struct Waiting {
     /// The most requests that wait for one model name.
     pub max_waiters: usize,
+    /// How long the first waiter of those with the same wishes lets others take the tokens and requests that
+    /// it lacks, in nanoseconds. Then it reserves them.
+    pub patience: Nanos,
 }
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self { max_waiters: 10_000 }
+        Self { max_waiters: 10_000, patience: SECOND }
     }
 }

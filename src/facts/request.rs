@@ -69,6 +69,11 @@ impl Request {
         self.tokens.max(1)
     }
 
+    /// Returns whether it needs at least what another request needs.
+    pub(crate) fn is_as_large_as(&self, other: &Self) -> bool {
+        self.split == other.split && self.tokens >= other.tokens
+    }
+
     /// Returns whether it has no prompt or no answer. It may then pass where a request of unknown parts would
     /// not.
     #[inline]

@@ -314,17 +314,14 @@ impl<T> Entry<T> {
         self.services.events.deliver();
     }
 
-    /// Wakes the waiters of the group that its counters belong to now. If it is under a quota, it also wakes
-    /// the waiters that a quota stops.
+    /// Wakes the waiters that may find capacity at this deployment, and those that may find some because its
+    /// quotas let requests through.
     #[cold]
     fn wake_waiters(&self) {
-        let has_quotas = self.metering.as_ref().is_some_and(|metering| !metering.quotas().is_empty());
-        match self.fate() {
-            Fate::Replaced(by) if !has_quotas => by.wake_waiters(),
-            Fate::Replaced(by) => self.services.bell.ring(|room| room.wake_with_quotas(by.deployment.model_name())),
-            _ if has_quotas => self.services.bell.ring(|room| room.wake_with_quotas(self.deployment.model_name())),
-            Fate::Registered => self.services.bell.ring(|room| room.wake(self.deployment.model_name())),
-            Fate::Removed => {}
-        }
+        let now = self.services.clock.now();
+        let quotas = self.metering.as_ref().map_or_else(Vec::new, |metering| metering.open_quotas(now));
+        let heir = self.heir();
+        let deployment = heir.as_ref().map_or(&self.deployment, |heir| &heir.deployment);
+        self.services.bell.ring(|room| room.wake(deployment.model_name(), deployment.shared_id(), &quotas));
     }
 }

@@ -84,6 +84,11 @@ impl Census {
         self.may_fail_open = rules.is_some_and(|rules| rules.fail_open);
     }
 
+    /// Returns whether a member that health stops is left out, as usual.
+    pub(crate) fn heeds_health(&self) -> bool {
+        !self.panics && !self.fails_open
+    }
+
     /// Notes what a member is.
     #[cold]
     pub(crate) fn set(&mut self, position: Position, fitness: Fitness) {

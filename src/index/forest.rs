@@ -88,7 +88,7 @@ impl<R: Rule> Forest<R> {
             }
         }
         // In a panic some gates are open; only a walk knows which.
-        if self.census.panics || self.census.fails_open {
+        if !self.census.heeds_health() {
             return None;
         }
         if filter.tags.is_none() && filter.spent == 0 && !filter.lacks_part && self.all.passes_whole(filter) {
@@ -125,25 +125,24 @@ impl<R: Rule> Forest<R> {
     }
 
     /// Returns how many members each gate stops for a request of unknown size, and the earliest time at which
-    /// a member may be available. The first None: only a walk can tell. The second None: a member passes.
-    #[allow(clippy::option_option)] // see above
+    /// a member may be available. None if a member passes, or if only a walk can tell.
     pub(super) fn refusal<M: Member>(
         &mut self,
         members: &Members<M>,
         spent: Spent<'_>,
         skips: &[Position],
         now: &Now<'_>,
-    ) -> Option<Option<(Reasons, Option<Nanos>)>> {
+    ) -> Option<(Reasons, Option<Nanos>)> {
         self.wake(members, now);
         if self.ahead != now.known_ahead() {
             self.rebuild(members, now);
         }
-        if self.census.panics || self.census.fails_open || !self.paced.is_empty() {
+        if !self.census.heeds_health() || !self.paced.is_empty() {
             return None;
         }
         let obstacles = self.obstacles.get_or_insert_with(|| Obstacles::new(members, now));
         obstacles.refresh(members, now);
-        Some(obstacles.refusal(spent, skips, now.get()))
+        obstacles.refusal(spent, skips, now.get())
     }
 
     /// Notes that what stops a member may have changed.

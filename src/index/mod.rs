@@ -125,14 +125,13 @@ impl AnyForest {
     }
 
     /// Returns why a request of unknown size is refused: see `Forest::refusal`.
-    #[allow(clippy::option_option)] // see there
     pub(crate) fn refusal<M: Member>(
         &mut self,
         members: &Members<M>,
         spent: Spent<'_>,
         skips: &[Position],
         now: &Now<'_>,
-    ) -> Option<Option<(Reasons, Option<Nanos>)>> {
+    ) -> Option<(Reasons, Option<Nanos>)> {
         with_forest!(self, forest => forest.refusal(members, spent, skips, now))
     }
 

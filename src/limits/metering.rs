@@ -129,6 +129,12 @@ impl Metering {
         shares.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(nth, _)| nth)
     }
 
+    /// Returns the serial numbers of its quotas that let some request through.
+    pub(crate) fn open_quotas(&self, now: Nanos) -> Vec<u64> {
+        let open = self.quotas.iter().filter(|ledger| ledger.shortfall(Demand { tokens: 0, split: None }, now).is_none());
+        open.map(|ledger| ledger.serial()).collect()
+    }
+
     /// Returns the first quota with such a limit, and its number in the order of the locks.
     pub(crate) fn quota_with(&self, is_it: impl Fn(&Limit) -> bool) -> Option<(usize, &Ledger)> {
         let mut quotas = self.quotas.iter().enumerate();

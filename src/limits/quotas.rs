@@ -70,6 +70,11 @@ impl Quotas {
         spent.map(|(bit, ledger)| (bit, ledger.frees_at(demand, now))).collect()
     }
 
+    /// Returns the serial numbers of the quotas that do not let a request through now.
+    pub(crate) fn spent_serials(&self, demand: Demand, now: Nanos) -> impl Iterator<Item = u64> {
+        self.ledgers().filter(move |(_, ledger)| ledger.shortfall(demand, now).is_some()).map(|(_, ledger)| ledger.serial())
+    }
+
     fn ledgers(&self) -> impl Iterator<Item = (u64, &Ledger)> {
         self.0.iter().enumerate().filter_map(|(place, quota)| Some((bit(place), &*quota.as_ref()?.0)))
     }

@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use crate::base::clock::{Clock, Now};
 use crate::base::error::Error;
+use crate::base::gate::Gate;
 use crate::base::position::Position;
 use crate::base::rng::Rng;
+use crate::base::time::Nanos;
 use crate::facts::Request;
-use crate::gates::{Waived, is_wished};
-use crate::group::{Attachment, Group};
+use crate::gates::{Waived, available_at, check, is_wished};
+use crate::group::{Attachment, Entry, Group};
 use crate::index::{Filter, QuotaBits};
 use crate::lease::Lease;
 use crate::limits::OTHERS;
@@ -202,10 +204,9 @@ impl<T: Attachment> Picker<T> {
     /// Returns why no member passes; None if one does now. For most requests the index has added that up.
     #[cold]
     fn refuse(&self, walk: &mut Walk<'_, T>, model_name: &Arc<str>) -> Option<Error> {
-        match self.excluded_places(walk).and_then(|skips| walk.refuse_by_index(model_name, &skips)) {
-            Some(refused) => refused,
-            None => walk.refuse(model_name),
-        }
+        let by_index = self.excluded_places(walk).and_then(|skips| walk.refuse_by_index(model_name, &skips));
+        // If a member passes by the index, another thread may have taken it meanwhile. A walk tells.
+        by_index.or_else(|| walk.refuse(model_name))
     }
 
     /// Returns the places that a request excludes, in order. None if another thread is in the middle of a
@@ -218,6 +219,67 @@ impl<T: Attachment> Picker<T> {
         let mut places: Vec<_> = places.collect::<Option<_>>()?;
         places.sort_unstable();
         Some(places)
+    }
+
+    /// Returns the deployments of a group with these ids. None if some gates are open, or are about to be, so
+    /// that one deployment may let requests pass to another.
+    pub(crate) fn alone(&self, model_name: &str, ids: &[Arc<str>]) -> Option<Vec<Arc<Entry<T>>>> {
+        let found = self.registry.with_group(model_name, |_, group| {
+            let is_shut = !group.index.words.ramp.is_on() && group.index.lock().census().heeds_health();
+            let found = ids.iter().filter_map(|id| self.registry.get(id).ok());
+            Ok(is_shut.then(|| found.filter(|entry| Arc::ptr_eq(&entry.home.index, &group.index)).collect()))
+        });
+        found.ok().flatten()
+    }
+
+    /// Returns whether a deployment lets a request pass.
+    pub(crate) fn passes(&self, entry: &Entry<T>, request: &Request, now: Nanos) -> bool {
+        check(entry, &entry.slot, request, Waived::default(), &Now::at(self.clock(), now)).is_ok()
+    }
+
+    /// Returns whether a deployment lets a request pass, or stops it because of its limits.
+    pub(crate) fn is_lacking(&self, id: &str, request: &Request, now: Nanos) -> bool {
+        let now = Now::at(self.clock(), now);
+        self.registry.get(id).is_ok_and(|entry| {
+            check(&entry, &entry.slot, request, Waived::default(), &now).err().is_none_or(|refusal| refusal.gate().is_rate_limit())
+        })
+    }
+
+    /// Returns when a deployment may be available to any request; None if no such time is known.
+    pub(crate) fn available_at(&self, entry: &Entry<T>, now: Nanos) -> Option<Nanos> {
+        available_at(entry, &Request::default(), Waived::default(), &Now::at(self.clock(), now))
+    }
+
+    /// Returns the deployment whose tokens and requests suffice for a request first, and the gate that stops
+    /// the request there. None if none is stopped by its limits. `taken` are the ids of deployments that are
+    /// left out.
+    pub(crate) fn first_to_suffice(
+        &self,
+        model_name: &str,
+        request: &Request,
+        taken: &[Arc<str>],
+        now: Nanos,
+    ) -> Option<(Arc<str>, Gate)> {
+        let first = self.registry.with_group(model_name, |_, group| {
+            let now = Now::at(self.clock(), now);
+            let lacking = group.members().filter_map(|(position, entry)| {
+                let gate = check(entry, &entry.slot, request, Waived::default(), &now).err()?.gate();
+                let at = available_at(entry, request, Waived::default(), &now).filter(|_| gate.is_rate_limit())?;
+                (!taken.contains(entry.deployment().shared_id())).then_some((at, position, gate, entry))
+            });
+            Ok(lacking
+                .min_by_key(|&(at, position, ..)| (at, position))
+                .map(|(_, _, gate, entry)| (Arc::clone(entry.deployment().shared_id()), gate)))
+        });
+        first.ok().flatten()
+    }
+
+    /// Returns the quotas that stop a request, by their serial numbers.
+    pub(crate) fn spent_quotas(&self, model_name: &str, request: &Request) -> Vec<u64> {
+        let now = self.clock().now();
+        self.registry
+            .with_group(model_name, |_, group| Ok(group.quotas.spent_serials(request.into(), now).collect()))
+            .unwrap_or_default()
     }
 
     /// Returns whether so few members of a group are in service that their health is ignored.

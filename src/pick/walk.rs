@@ -156,9 +156,8 @@ impl<'a, T: Attachment> Walk<'a, T> {
     }
 
     /// Does what `refuse` does, by what the index has added up. `skips` are the places that the request
-    /// excludes. None if only a walk can tell.
-    #[allow(clippy::option_option)] // see above
-    pub(super) fn refuse_by_index(&mut self, model_name: &Arc<str>, skips: &[Position]) -> Option<Option<Error>> {
+    /// excludes. None if only a walk can tell, or if a member passes.
+    pub(super) fn refuse_by_index(&self, model_name: &Arc<str>, skips: &[Position]) -> Option<Error> {
         let has_tags = self.request.wishes.as_ref().is_some_and(|wishes| !wishes.tags.is_empty());
         if has_tags || self.request.tokens > 1 || self.request.split.is_some() || !self.lost.is_empty() {
             return None;
@@ -167,8 +166,8 @@ impl<'a, T: Attachment> Walk<'a, T> {
         if spent.iter().any(|(quotas, _)| quotas & OTHERS != 0) {
             return None;
         }
-        let refusal = self.group.index.lock().refusal(self.group.places(), &spent, skips, &self.now)?;
-        Some(refusal.map(|(reasons, earliest)| self.unavailable(model_name, reasons, earliest)))
+        let (reasons, earliest) = self.group.index.lock().refusal(self.group.places(), &spent, skips, &self.now)?;
+        Some(self.unavailable(model_name, reasons, earliest))
     }
 
     fn unavailable(&self, model_name: &Arc<str>, reasons: Reasons, earliest: Option<Nanos>) -> Error {

@@ -31,7 +31,10 @@ pub(crate) fn learning(value: &Bound<'_, PyAny>) -> PyResult<Learning> {
 /// Reads a `turnout.Waiting`.
 pub(crate) fn waiting(value: &Bound<'_, PyAny>) -> PyResult<Waiting> {
     must_be("waiting", &modules::WAITING, "a Waiting or None", value)?;
-    Ok(Waiting { max_waiters: value.getattr("max_waiters")?.extract()? })
+    Ok(Waiting {
+        max_waiters: value.getattr("max_waiters")?.extract()?,
+        patience: length("patience", &value.getattr("patience")?)?,
+    })
 }
 
 /// Reads a `turnout.Health` or a `turnout.MinuteRules`. These have checked their numbers.

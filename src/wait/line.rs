@@ -1,13 +1,14 @@
 //! The waiters of a model name, and their places in line.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::task::Waker;
 
 use rustc_hash::FxHashMap;
 
 use crate::base::error::Unavailable;
+use crate::base::gate::Gate;
 use crate::base::time::Nanos;
 use crate::facts::Request;
 
@@ -35,16 +36,50 @@ impl Class {
     }
 }
 
+/// The deployments that may have capacity which they had not at the last look.
+#[derive(Debug)]
+pub(super) enum Freed {
+    /// Some of them, by their ids.
+    Some(Vec<Arc<str>>),
+    /// Any of them.
+    Any,
+}
+
+impl Freed {
+    /// The most deployments that are looked at one by one.
+    const MOST: usize = 16;
+
+    pub(super) fn nothing() -> Self {
+        Self::Some(Vec::new())
+    }
+
+    fn add(&mut self, id: &Arc<str>) {
+        match self {
+            Self::Some(ids) if ids.contains(id) => {}
+            Self::Some(ids) if ids.len() < Self::MOST => ids.push(Arc::clone(id)),
+            _ => *self = Self::Any,
+        }
+    }
+}
+
 /// All waiters for one model name.
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) classes: FxHashMap<Arc<Class>, Standing>,
     /// The class of each waiter, by its arrival.
     pub(super) class_of: FxHashMap<u64, Arc<Class>>,
+    /// The first waiter of each class, in order.
+    heads: BTreeMap<Key, Head>,
+    /// The heads that have not tried since they are heads.
+    untried: BTreeSet<Key>,
+    /// The heads that lacked tokens or requests at their last try.
+    lacking: BTreeSet<Key>,
+    /// What was freed since the last look of a waiter that tried for all.
+    pub(super) freed: Freed,
     /// Whether deployments have changed since the classes were made.
     pub(super) is_stale: bool,
-    /// Whether a quota stopped one of the heads.
-    pub(super) waits_for_quota: bool,
+    /// The quotas that stopped one of the heads, by their serial numbers.
+    pub(super) quotas: BTreeSet<u64>,
     pub(super) len: usize,
     /// The time at which trying again may help; [`Nanos::MAX`] if time alone does not help.
     pub(super) alarm: Nanos,
@@ -65,6 +100,20 @@ pub(super) struct Standing {
     pub(super) refused: Option<Box<Unavailable>>,
 }
 
+/// The first waiter of a class.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) class: Arc<Class>,
+    pub(super) request: Arc<Request>,
+    /// When it is no longer patient.
+    pub(super) patient_until: Nanos,
+    /// The deployment whose tokens and requests it has reserved, and the gate that stopped it there.
+    pub(super) reserved: Option<Reserved>,
+}
+
+/// A deployment that a waiter has reserved, and the gate that stopped the waiter there.
+pub(super) type Reserved = (Arc<str>, Gate);
+
 /// The data that others need of a waiter. A place may be dropped under the lock: the waiter owns a second
 /// reference to all of its data.
 #[derive(Debug)]
@@ -72,6 +121,7 @@ pub(super) struct Place {
     pub(super) request: Arc<Request>,
     pub(super) waker: Waker,
     pub(super) deadline: Nanos,
+    pub(super) patient_until: Nanos,
     /// When the waiter looks by itself at the latest.
     pub(super) due: Nanos,
 }
@@ -81,8 +131,12 @@ impl Line {
         Self {
             classes: FxHashMap::default(),
             class_of: FxHashMap::default(),
+            heads: BTreeMap::new(),
+            untried: BTreeSet::new(),
+            lacking: BTreeSet::new(),
+            freed: Freed::nothing(),
             is_stale: false,
-            waits_for_quota: false,
+            quotas: BTreeSet::new(),
             len: 0,
             alarm: Nanos::MAX,
             armed: ((0, 0), Nanos::MAX),
@@ -90,23 +144,125 @@ impl Line {
         }
     }
 
-    pub(super) fn heads(&self) -> impl Iterator<Item = (Key, &Arc<Class>, &Place)> {
-        self.classes.iter().filter_map(|(class, standing)| {
-            let (&key, place) = standing.places.first_key_value()?;
-            Some((key, class, place))
-        })
+    // --- heads ---
+
+    /// Returns the first head behind a place in line, or the first of all.
+    pub(super) fn next_head(&self, behind: Option<Key>) -> Option<(Key, &Head)> {
+        let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
+        self.heads.range((from, Bound::Unbounded)).next().map(|(&key, head)| (key, head))
     }
 
-    pub(super) fn all_heads(&self) -> BinaryHeap<Reverse<(Key, Arc<Class>)>> {
-        self.heads().map(|(key, class, _)| Reverse((key, Arc::clone(class)))).collect()
+    /// Returns when a head looks by itself at the latest.
+    pub(super) fn due(&self, key: Key) -> Option<Nanos> {
+        Some(self.classes.get(&self.heads.get(&key)?.class)?.places.get(&key)?.due)
     }
 
+    pub(super) fn head(&self, key: Key) -> Option<&Head> {
+        self.heads.get(&key)
+    }
+
+    /// Returns the first of all waiters.
     pub(super) fn leader(&self) -> Option<(Key, &Waker)> {
-        self.heads().map(|(key, _, place)| (key, &place.waker)).min_by_key(|&(key, _)| key)
+        let (key, head) = self.next_head(None)?;
+        Some((key, &self.classes.get(&head.class)?.places.get(&key)?.waker))
     }
 
-    /// Rings for the leader, which then serves.
-    pub(super) fn ring(&mut self, now: Nanos, bells: &mut Vec<Waker>) {
+    /// Returns the first head that has not tried since it is a head.
+    pub(super) fn first_untried(&self) -> Option<Key> {
+        self.untried.first().copied()
+    }
+
+    pub(super) fn is_untried(&self, key: Key) -> bool {
+        self.untried.contains(&key)
+    }
+
+    /// Notes why a head failed.
+    pub(super) fn refuse(&mut self, key: Key, refused: Box<Unavailable>) {
+        self.untried.remove(&key);
+        let Some(head) = self.heads.get_mut(&key) else { return };
+        head.reserved = None;
+        if refused.reasons.iter().any(|(gate, _)| gate.is_rate_limit()) {
+            self.lacking.insert(key);
+        } else {
+            self.lacking.remove(&key);
+        }
+        if let Some(standing) = self.classes.get_mut(&head.class) {
+            standing.refused = Some(refused);
+        }
+    }
+
+    /// Returns the heads between two places in line that lacked tokens or requests and are no longer patient.
+    /// The first place is among them, the last is not.
+    pub(super) fn impatient(&self, from: Option<Key>, to: Key, now: Nanos) -> impl Iterator<Item = Key> {
+        let lacking = self.lacking.range((from.map_or(Bound::Unbounded, Bound::Included), Bound::Excluded(to)));
+        lacking.copied().filter(move |key| self.heads.get(key).is_some_and(|head| head.patient_until <= now))
+    }
+
+    pub(super) fn reserve(&mut self, key: Key, reserved: Reserved) {
+        if let Some(head) = self.heads.get_mut(&key) {
+            head.reserved = Some(reserved);
+        }
+    }
+
+    /// Changes the waiters of a class, and learns its head anew.
+    fn change<R>(&mut self, class: &Arc<Class>, change: impl FnOnce(&mut Standing) -> R) -> R {
+        let standing = self.classes.entry(Arc::clone(class)).or_default();
+        let before = standing.places.first_key_value().map(|(&key, place)| (key, Arc::clone(&place.request)));
+        let result = change(standing);
+        let after = standing.places.first_key_value();
+        let new = after.map(|(&key, place)| {
+            let (request, patient_until) = (Arc::clone(&place.request), place.patient_until);
+            (key, Head { class: Arc::clone(class), request, patient_until, reserved: None })
+        });
+        let is_same = new.as_ref().map(|&(key, _)| key) == before.as_ref().map(|&(key, _)| key);
+        // What stopped one request stops another one that is as large, if nothing was freed since.
+        let is_as_large = before
+            .as_ref()
+            .zip(new.as_ref())
+            .is_some_and(|((before, smaller), (_, head))| !self.untried.contains(before) && head.request.is_as_large_as(smaller));
+        if !is_same && !is_as_large {
+            standing.refused = None;
+        }
+        if standing.places.is_empty() && standing.absent.is_empty() {
+            self.classes.remove(class);
+        }
+        if is_same {
+            return result;
+        }
+        let mut lacks = false;
+        if let Some((before, _)) = before {
+            self.untried.remove(&before);
+            lacks = self.lacking.remove(&before);
+            if self.heads.remove(&before).is_some_and(|head| head.reserved.is_some()) {
+                // What it had reserved may serve others.
+                self.freed = Freed::Any;
+                self.rung.get_or_insert(Nanos::MAX);
+            }
+        }
+        if let Some((key, head)) = new {
+            if !is_as_large {
+                self.untried.insert(key);
+            } else if lacks {
+                self.lacking.insert(key);
+            }
+            self.heads.insert(key, head);
+        }
+        result
+    }
+
+    // --- rings ---
+
+    /// Rings for the leader, which then serves. `freed` is the deployment that may have capacity now; None if
+    /// that may be any.
+    pub(super) fn ring(&mut self, freed: Option<&Arc<str>>, now: Nanos, bells: &mut Vec<Waker>) {
+        match freed {
+            Some(id) => self.freed.add(id),
+            None => self.freed = Freed::Any,
+        }
+        self.call_leader(now, bells);
+    }
+
+    fn call_leader(&mut self, now: Nanos, bells: &mut Vec<Waker>) {
         if let Some((_, waker)) = self.leader() {
             bells.push(waker.clone());
             self.rung.get_or_insert(now);
@@ -117,15 +273,12 @@ impl Line {
     pub(super) fn hand_on(&mut self, now: Nanos, bells: &mut Vec<Waker>) {
         let (sleeper, until) = self.armed;
         let is_armed = self.alarm == Nanos::MAX || (until <= self.alarm && self.leader().is_some_and(|(key, _)| key == sleeper));
-        if self.rung.take().is_some() || !is_armed {
-            self.ring(now, bells);
+        if self.rung.take().is_some() || !is_armed || self.first_untried().is_some() {
+            self.call_leader(now, bells);
         }
     }
 
-    /// Returns the first waiter of a class.
-    pub(super) fn head_of(&self, class: &Class) -> Option<Key> {
-        self.classes.get(class)?.places.first_key_value().map(|(&key, _)| key)
-    }
+    // --- waiters ---
 
     /// Passes over the leader, unless the leader is the waiter that looks.
     pub(super) fn pass_over_leader(&mut self, looks: Key) {
@@ -137,17 +290,26 @@ impl Line {
 
     /// Passes over a waiter that did not look when it had to.
     pub(super) fn pass_over(&mut self, key: Key) {
-        if let Some(standing) = self.class_of.get(&key.1).and_then(|class| self.classes.get_mut(class))
-            && let Some(place) = standing.places.remove(&key)
-        {
-            standing.absent.insert(key, place);
+        let Some(class) = self.class_of.get(&key.1).cloned() else { return };
+        self.change(&class, |standing| {
+            if let Some(place) = standing.places.remove(&key) {
+                standing.absent.insert(key, place);
+            }
+        });
+    }
+
+    /// Gives a waiter that looks again its place back.
+    pub(super) fn is_back(&mut self, key: Key) {
+        let Some(class) = self.class_of.get(&key.1).cloned() else { return };
+        if self.classes.get(&class).is_some_and(|standing| standing.absent.contains_key(&key)) {
+            self.change(&class, |standing| standing.places.extend(standing.absent.remove_entry(&key)));
         }
     }
 
     /// Gives a waiter a place in line.
     pub(super) fn insert(&mut self, class: Arc<Class>, key: Key, place: Place) {
-        self.class_of.insert(key.1, Arc::clone(&class));
-        self.classes.entry(class).or_default().places.insert(key, place);
+        self.change(&class, |standing| standing.places.insert(key, place));
+        self.class_of.insert(key.1, class);
         self.len += 1;
     }
 
@@ -156,16 +318,18 @@ impl Line {
         if !std::mem::take(&mut self.is_stale) {
             return;
         }
+        self.heads.clear();
+        self.untried.clear();
+        self.lacking.clear();
         for (_, standing) in std::mem::take(&mut self.classes) {
-            for (key, place) in standing.places {
+            let present = standing.places.into_iter().map(|waiter| (waiter, true));
+            for ((key, place), is_present) in present.chain(standing.absent.into_iter().map(|waiter| (waiter, false))) {
                 let class = Arc::new(Class::of(&place.request, &is_known));
                 self.class_of.insert(key.1, Arc::clone(&class));
-                self.classes.entry(class).or_default().places.insert(key, place);
-            }
-            for (key, place) in standing.absent {
-                let class = Arc::new(Class::of(&place.request, &is_known));
-                self.class_of.insert(key.1, Arc::clone(&class));
-                self.classes.entry(class).or_default().absent.insert(key, place);
+                self.change(&class, |standing| {
+                    let places = if is_present { &mut standing.places } else { &mut standing.absent };
+                    places.insert(key, place);
+                });
             }
         }
     }
@@ -173,12 +337,8 @@ impl Line {
     /// Takes a waiter out.
     pub(super) fn remove(&mut self, key: Key) -> Option<Place> {
         let class = self.class_of.remove(&key.1)?;
-        let standing = self.classes.get_mut(&class)?;
-        let place = standing.places.remove(&key).or_else(|| standing.absent.remove(&key))?;
+        let place = self.change(&class, |standing| standing.places.remove(&key).or_else(|| standing.absent.remove(&key)))?;
         self.len -= 1;
-        if standing.places.is_empty() && standing.absent.is_empty() {
-            self.classes.remove(&class);
-        }
         Some(place)
     }
 }

@@ -8,6 +8,8 @@
 //! | *head* | the first waiter of a class |
 //! | *leader* | the first waiter of a line |
 //! | *ring* | a call of a waker: its waiter looks again |
+//! | *freed* | a deployment that may have capacity which it had not when the heads last tried |
+//! | *patience* | the time for which a head lets others take the tokens or requests that it lacks |
 //! | *alarm* | the time at which trying again may help, for which the leader sleeps |
 //! | *absent* | a waiter that did not look when it had to: its loop is blocked or has stopped |
 //!
@@ -16,9 +18,19 @@
 //!
 //! No waiter polls. The thread that frees capacity serves no waiter: it reads one counter ([`Doorbell`]) and,
 //! if a request waits, rings for the leader of the line. The leader looks when it is rung for; a newcomer
-//! looks when it arrives. The waiter that looks *serves*: it tries the heads of all classes by the ordinary
-//! acquire, first come first served, until each has failed. It rings for the waiters that got a lease. The
-//! reason for a failure tells when trying again may help: that is the alarm.
+//! looks when it arrives. The waiter that looks *serves*: it tries heads by the ordinary acquire, first come
+//! first served, until each has failed. It rings for the waiters that got a lease. The reason for a failure
+//! tells when trying again may help: that is the alarm.
+//!
+//! A head that has failed fails again until something is freed. So a ring says what was freed: one
+//! deployment, or any. A look tries only the heads that one of the freed deployments lets pass, and ends when
+//! these are taken again. It also tries the heads that have not tried yet. When the alarm comes, and when
+//! deployments or options have changed, it tries all. It also tries all while gates are open to a whole
+//! group, in a panic or a slow start: then one deployment may let requests pass to another.
+//!
+//! A large request could starve, because smaller ones of other classes take the tokens that come back. So a
+//! head that lacks tokens or requests, and has no more patience, reserves one deployment. Requests behind it
+//! in line are tried as if they excluded that deployment.
 //!
 //! No capacity stays free while a waiter that could use it sleeps. A waiter counts itself before it first
 //! tries. Capacity is freed before the counter is read. The try and the change both lock the group's index.
@@ -32,8 +44,8 @@
 //! late. An absent waiter keeps its place and is served again once it looks. Under a manual clock no waiter
 //! is late.
 //!
-//! Groups share quotas. A release under a quota rings for its own line, and for each line of which a head was
-//! stopped by a quota at its last try.
+//! Groups share quotas. A release under a quota rings for its own line. If the quota lets requests through,
+//! the release also rings for each line of which a head was stopped by that quota at its last try.
 //!
 //! All lines of a router share one lock. It is taken before the locks of groups and counters. Neither wakers
 //! nor callbacks run under it.

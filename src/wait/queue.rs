@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use rustc_hash::FxHashMap;
 
-use super::line::{Class, Key, Line, Place, Standing};
+use super::line::{Class, Key, Line, Place};
 use crate::base::clock::Clock;
 use crate::base::doorbell::{Doorbell, Wakes};
 use crate::base::error::Error;
@@ -81,7 +81,7 @@ impl<T> Drop for Waiter<T> {
 pub(crate) struct Queue<T> {
     pub(super) services: Arc<Services>,
     lines: Mutex<Lines<T>>,
-    pub(super) max_waiters: usize,
+    pub(super) options: Waiting,
 }
 
 #[derive(Debug)]
@@ -158,7 +158,7 @@ impl<T> Queue<T> {
     where
         T: Attachment,
     {
-        let queue = Arc::new(Self { services, lines: Mutex::new(Lines::new()), max_waiters: waiting.max_waiters });
+        let queue = Arc::new(Self { services, lines: Mutex::new(Lines::new()), options: waiting });
         let room: Weak<Self> = Arc::downgrade(&queue);
         queue.services.bell.connect(room);
         if let Clock::Manual(clock) = &queue.services.clock {
@@ -204,23 +204,21 @@ impl<T> Queue<T> {
         lines: &mut Lines<T>,
         waiter: &Waiter<T>,
         (key, deadline): (Key, Nanos),
+        now: Nanos,
         is_known: impl Fn(&str) -> bool,
     ) -> bool {
         let line = lines.of.entry(Arc::clone(&waiter.model_name)).or_insert_with(Line::new);
-        if let Some(class) = line.class_of.get(&key.1) {
-            // It looks now, so it is not absent any more.
-            if let Some(Standing { places, absent, .. }) = line.classes.get_mut(class)
-                && let Some(place) = absent.remove(&key)
-            {
-                places.insert(key, place);
-            }
+        if line.class_of.contains_key(&key.1) {
+            line.is_back(key);
             return false;
         }
         // Counted before it asks which ids are known: who registers another one afterwards sees that somebody
         // waits, and makes the classes stale.
         self.services.bell.enter();
         let (request, waker) = (Arc::clone(&waiter.request), waiter.waker.clone());
-        line.insert(Arc::new(Class::of(&request, is_known)), key, Place { request, waker, deadline, due: Nanos::MAX });
+        let class = Arc::new(Class::of(&request, is_known));
+        let patient_until = now.saturating_add(self.options.patience);
+        line.insert(class, key, Place { request, waker, deadline, patient_until, due: Nanos::MAX });
         true
     }
 
@@ -237,7 +235,7 @@ impl<T> Queue<T> {
         self.ring(|lines, now, bells| {
             for line in lines.of.values_mut() {
                 if line.alarm <= now {
-                    line.ring(now, bells);
+                    line.ring(None, now, bells);
                 }
                 let places = line.classes.values().flat_map(|standing| standing.places.values());
                 bells.extend(places.filter(|place| place.deadline <= now).map(|place| place.waker.clone()));
@@ -258,23 +256,16 @@ impl<T> Queue<T> {
 
 impl<T: Attachment> Wakes for Queue<T> {
     #[cold]
-    fn wake(&self, model_name: &str) {
+    fn wake(&self, model_name: &str, freed: &Arc<str>, quotas: &[u64]) {
+        // The lock is held here, and a look notes the quotas under the same lock. A look that began before
+        // this one has seen a quota as it was, and has noted it. A later look sees the quota as it is.
         self.ring(|lines, now, bells| {
-            if let Some(line) = lines.of.get_mut(model_name) {
-                line.ring(now, bells);
+            let waits_for = |line: &Line| quotas.iter().any(|quota| line.quotas.contains(quota));
+            if let Some(line) = lines.of.get_mut(model_name).filter(|line| !waits_for(line)) {
+                line.ring(Some(freed), now, bells);
             }
-        });
-    }
-
-    #[cold]
-    fn wake_with_quotas(&self, model_name: &str) {
-        // The lock is held here, and a look sets `waits_for_quota` under the same lock. A look that began
-        // before this one has seen the quota as it was, and has set it. A later look sees the quota as it is.
-        self.ring(|lines, now, bells| {
-            for (name, line) in &mut lines.of {
-                if line.waits_for_quota || **name == *model_name {
-                    line.ring(now, bells);
-                }
+            if !quotas.is_empty() {
+                lines.of.values_mut().filter(|line| waits_for(line)).for_each(|line| line.ring(None, now, bells));
             }
         });
     }
@@ -284,7 +275,7 @@ impl<T: Attachment> Wakes for Queue<T> {
         self.ring(|lines, now, bells| {
             for line in lines.of.values_mut() {
                 line.is_stale = true;
-                line.ring(now, bells);
+                line.ring(None, now, bells);
             }
         });
     }

@@ -1,18 +1,17 @@
 //! A look of a waiter: it serves all waiters whose turn it is, and learns its own result.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::line::Key;
+use super::line::{Freed, Key, Line, Reserved};
 use super::queue::{Lines, Patience, Queue, Served, Waiter, ring};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::gate::Gate;
 use crate::base::time::{Nanos, SECOND};
 use crate::facts::Request;
-use crate::group::Attachment;
+use crate::group::{Attachment, Entry};
 use crate::lease::Lease;
 use crate::pick::Picker;
 
@@ -114,7 +113,7 @@ impl<T: Attachment> Queue<T> {
             let deadline = patience.timeout.map_or(Nanos::MAX, |timeout| now.saturating_add(timeout));
             ((patience.priority, lines.next_arrival), deadline)
         });
-        let is_new = !lines.served.contains_key(&key.1) && self.enter(lines, waiter, (key, deadline), is_known);
+        let is_new = !lines.served.contains_key(&key.1) && self.enter(lines, waiter, (key, deadline), now, is_known);
         self.serve(picker, lines, waiter, (key, now), bells);
         if let Some(served) = lines.served.remove(&key.1) {
             return served.outcome.map(Progress::Served);
@@ -130,7 +129,7 @@ impl<T: Attachment> Queue<T> {
                     if patience.timeout == Some(0) {
                         return Err(Error::NoAvailableDeployment(unavailable));
                     }
-                    if is_new && line.len > self.max_waiters {
+                    if is_new && line.len > self.options.max_waiters {
                         return Err(Error::TooManyWaiters(unavailable, line.len - 1));
                     }
                     if deadline <= now {
@@ -159,62 +158,167 @@ impl<T: Attachment> Queue<T> {
         Ok(Progress::Waits(Some(until.saturating_sub(now))))
     }
 
-    /// Tries for the heads of all classes until each has failed. If nothing has changed since they failed, it
-    /// tries only for the waiter itself, if that is the head of its class.
+    /// Tries for the heads that may find capacity: for those that have not tried yet, and for those that
+    /// could use what was freed since the last look. If nothing has changed, it tries only for the waiter
+    /// itself, if that is the head of its class.
     fn serve(
         &self,
         picker: &Picker<T>,
         lines: &mut Lines<T>,
         waiter: &Waiter<T>,
-        (key, now): (Key, Nanos),
+        (looks, now): (Key, Nanos),
         bells: &mut Vec<Waker>,
     ) {
-        let Some(line) = lines.of.get_mut(&waiter.model_name) else { return };
+        let Lines { of, served, served_at, .. } = lines;
+        let (model_name, Some(line)) = (&waiter.model_name, of.get_mut(&waiter.model_name)) else { return };
         line.sort(|id| picker.registry.contains(id));
         let is_timed = matches!(self.services.clock, Clock::System(_));
-        let is_absent = |due: Nanos| is_timed && due.saturating_add(OVERDUE) < now;
-        let mut heads: BinaryHeap<_>;
-        if line.rung.is_some() || line.alarm <= now {
-            if is_timed && line.rung.is_some_and(|at| at.saturating_add(ANSWERED_WITHIN) < now) {
-                line.pass_over_leader(key);
-            }
-            (line.rung, line.alarm, line.waits_for_quota) = (None, Nanos::MAX, false);
-            heads = line.all_heads();
-        } else {
-            let class = line.class_of.get(&key.1).filter(|class| line.head_of(class) == Some(key));
-            heads = class.map(|class| Reverse((key, Arc::clone(class)))).into_iter().collect();
-        }
-        let looks = key;
-        while let Some(Reverse((key, class))) = heads.pop() {
-            let Some(standing) = line.classes.get_mut(&class) else { continue };
-            let Some(place) = standing.places.get(&key) else { continue };
-            if key != looks && is_absent(place.due) {
+        let scope = self.scope(picker, line, (looks, now), model_name);
+        let (mut behind, mut reserved, mut reserved_to) = (None, Vec::new(), None);
+        while let Some((key, request)) = scope.next(line, behind, looks) {
+            behind = Some(key);
+            if key != looks && is_timed && line.due(key).is_some_and(|due| due.saturating_add(OVERDUE) < now) {
                 line.pass_over(key);
-                heads.extend(line.head_of(&class).map(|next| Reverse((next, class))));
                 continue;
             }
-            match picker.acquire(&waiter.model_name, &place.request) {
+            if let Scope::Freed(freed) = &scope
+                && !line.is_untried(key)
+                && !freed.iter().any(|entry| picker.passes(entry, &request, now))
+            {
+                // If what was freed is taken again, nobody else finds it.
+                if line.first_untried().is_none() && !freed.iter().any(|entry| picker.passes(entry, &Request::default(), now)) {
+                    break;
+                }
+                continue;
+            }
+            for key in line.impatient(reserved_to, key, now).collect::<Vec<_>>() {
+                reserved.extend(reservation(picker, line, (key, now), model_name, &reserved));
+            }
+            reserved_to = Some(key);
+            match acquire(picker, model_name, &request, &reserved) {
                 Err(Error::NoAvailableDeployment(unavailable)) if unavailable.reasons.may_change() => {
                     line.alarm = line.alarm.min(unavailable.retry_at.unwrap_or(Nanos::MAX));
-                    line.waits_for_quota |= unavailable.reasons.iter().any(|(gate, _)| gate == Gate::Quota);
-                    standing.refused = Some(unavailable);
+                    if unavailable.reasons.iter().any(|(gate, _)| gate == Gate::Quota) {
+                        line.quotas.extend(picker.spent_quotas(model_name, &request));
+                    }
+                    line.refuse(key, unavailable);
                 }
                 outcome => {
                     let Some(place) = line.remove(key) else { continue };
                     self.services.bell.leave();
                     bells.push(place.waker.clone());
-                    lines.served.insert(key.1, Served { outcome, model_name: Arc::clone(&waiter.model_name), key, place });
+                    served.insert(key.1, Served { outcome, model_name: Arc::clone(model_name), key, place });
                     if is_timed && key != looks {
-                        lines.served_at.push_back((now, key.1));
+                        served_at.push_back((now, key.1));
                     }
-                    if picker.panics(&waiter.model_name) {
+                    if picker.panics(model_name) {
                         // The panic may have begun with this lease. Heads that failed before may now succeed.
-                        heads = line.all_heads();
-                    } else {
-                        heads.extend(line.head_of(&class).map(|next| Reverse((next, class))));
+                        line.ring(None, now, bells);
                     }
                 }
             }
+            if matches!(scope, Scope::Itself) {
+                break;
+            }
+        }
+        if let Scope::Freed(freed) = scope {
+            // Its own time may come before that of all that stopped the heads so far.
+            line.alarm = freed.iter().filter_map(|entry| picker.available_at(entry, now)).fold(line.alarm, Nanos::min);
         }
     }
+
+    /// Finds out which heads a look tries for. If it begins to try for all, what was freed is seen.
+    fn scope(&self, picker: &Picker<T>, line: &mut Line, (looks, now): (Key, Nanos), model_name: &str) -> Scope<T> {
+        let is_called = line.rung.is_some() || line.alarm <= now;
+        if is_called {
+            let is_timed = matches!(self.services.clock, Clock::System(_));
+            if is_timed && line.rung.is_some_and(|at| at.saturating_add(ANSWERED_WITHIN) < now) {
+                line.pass_over_leader(looks);
+            }
+            line.rung = None;
+            let freed = match std::mem::replace(&mut line.freed, Freed::nothing()) {
+                Freed::Some(ids) if line.alarm > now => picker.alone(model_name, &ids),
+                _ => None,
+            };
+            match freed {
+                Some(freed) if !freed.is_empty() => return Scope::Freed(freed),
+                Some(_) => {}
+                None => {
+                    (line.alarm, line.quotas) = (Nanos::MAX, BTreeSet::new());
+                    return Scope::All;
+                }
+            }
+        }
+        if line.first_untried().is_some() { Scope::Untried } else { Scope::Itself }
+    }
+}
+
+/// The heads that a look tries for.
+enum Scope<T> {
+    All,
+    /// Those that could use one of these deployments, and those that have not tried yet.
+    Freed(Vec<Arc<Entry<T>>>),
+    Untried,
+    /// Only the waiter that looks, if it is a head.
+    Itself,
+}
+
+impl<T> Scope<T> {
+    /// Returns the next head to try for, behind a place in line, and its request.
+    fn next(&self, line: &Line, behind: Option<Key>, looks: Key) -> Option<(Key, Arc<Request>)> {
+        let (key, head) = match self {
+            Self::All | Self::Freed(_) => line.next_head(behind)?,
+            Self::Untried => line.first_untried().and_then(|key| Some((key, line.head(key)?)))?,
+            Self::Itself => (looks, line.head(looks)?),
+        };
+        Some((key, Arc::clone(&head.request)))
+    }
+}
+
+/// Returns what a head reserves beside what is `reserved` by others.
+fn reservation<T: Attachment>(
+    picker: &Picker<T>,
+    line: &mut Line,
+    (key, now): (Key, Nanos),
+    model_name: &str,
+    reserved: &[Reserved],
+) -> Option<Reserved> {
+    let head = line.head(key)?;
+    if let Some(reserved) = head.reserved.as_ref().filter(|(id, _)| picker.is_lacking(id, &head.request, now)) {
+        return Some(reserved.clone());
+    }
+    let taken: Vec<_> = reserved.iter().map(|(id, _)| Arc::clone(id)).collect();
+    let first = picker.first_to_suffice(model_name, &head.request, &taken, now)?;
+    line.reserve(key, first.clone());
+    Some(first)
+}
+
+/// Acquires from the deployments that others have not reserved. In a refusal, a reserved deployment counts
+/// for the gate that stopped the waiter that has reserved it.
+fn acquire<T: Attachment>(
+    picker: &Picker<T>,
+    model_name: &str,
+    request: &Request,
+    reserved: &[Reserved],
+) -> Result<Lease<T>, Error> {
+    if reserved.is_empty() {
+        return picker.acquire(model_name, request);
+    }
+    let mut narrowed = request.clone();
+    let wishes = narrowed.wishes.get_or_insert_default();
+    let added: Vec<_> = reserved.iter().filter(|(id, _)| wishes.exclude.insert((**id).to_owned())).collect();
+    picker.acquire(model_name, &narrowed).map_err(|mut error| {
+        if let Error::NoAvailableDeployment(unavailable) = &mut error {
+            for (id, gate) in added {
+                let is_wished = picker
+                    .registry
+                    .get(id)
+                    .is_ok_and(|entry| request.wishes.as_ref().is_none_or(|wishes| wishes.accepts_tags(entry.deployment().tags())));
+                if is_wished {
+                    unavailable.reasons.recount(Gate::Excluded, *gate);
+                }
+            }
+        }
+        error
+    })
 }
