@@ -215,10 +215,10 @@ impl<'a> Now<'a> {
         self.holds_until.set(self.holds_until.get().min(at));
     }
 
-    /// Returns the earliest change that was noted since this was last called, if any.
+    /// Returns the earliest change that was noted since this was last called; [`Nanos::MAX`] if none was.
     #[inline]
-    pub(crate) fn take_change(&self) -> Option<Nanos> {
-        Some(self.holds_until.replace(Nanos::MAX)).filter(|&at| at != Nanos::MAX)
+    pub(crate) fn take_change(&self) -> Nanos {
+        self.holds_until.replace(Nanos::MAX)
     }
 }
 

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use super::check::{Waived, check_alone};
 use super::live::Live;
-use super::refusal::Refusal;
 use super::room::{frees_at, limits_parts, tokens_left};
 use crate::base::clock::Now;
 use crate::base::events::{Event, EventKind};
 use crate::base::time::Nanos;
-use crate::counters::mark;
+use crate::counters::{State, mark};
 use crate::facts::Request;
 use crate::group::Entry;
 use crate::health::Fitness;
@@ -31,11 +30,6 @@ impl<T> Member for Entry<T> {
     }
 
     #[inline]
-    fn is_well(&self) -> bool {
-        self.slot.vitals.is_well()
-    }
-
-    #[inline]
     fn fitness(&self, now: &Now<'_>) -> Fitness {
         self.slot.fitness(now)
     }
@@ -44,11 +38,13 @@ impl<T> Member for Entry<T> {
     fn leaf<R: Rule>(&self, now: &Now<'_>) -> Leaf<R::Leaf> {
         let state = &*self.slot;
         now.take_change();
-        if let Err(refusal) = check_alone(self, state, &ANY, Waived::default(), now) {
+        // Which gate it is does not matter here, so that the compiler drops all refusals.
+        if check_alone(self, state, &ANY, Waived::default(), now).is_err() {
             let until = now.take_change();
             return Leaf {
                 understates: limits_parts(self, state, now),
-                due_pick: self.due_pick(Some(refusal)),
+                is_well: state.vitals.is_well(),
+                due_pick: self.due_pick(state, now),
                 ..Leaf::stopped(until)
             };
         }
@@ -61,7 +57,8 @@ impl<T> Member for Entry<T> {
             understates: room.understates,
             changes_at,
             refills_at: room.refills_at,
-            due_pick: self.due_pick(None),
+            is_well: state.vitals.is_well(),
+            due_pick: self.due_pick(state, now),
         }
     }
 
@@ -95,12 +92,17 @@ impl<T> Member for Entry<T> {
 
 impl<T> Entry<T> {
     /// Returns the count of its group's picks at which it is a candidate again, if it is in slow start. If
-    /// slow start does not stop it, this is the largest number.
+    /// slow start does not stop it, this is the largest number. If it is in none, this is 0.
     #[inline]
-    fn due_pick(&self, refusal: Option<Refusal>) -> Option<u64> {
-        match refusal {
-            Some(Refusal::SlowStart { picks_left, .. }) => Some(self.home.index.words.ramp.due_pick(picks_left)),
-            _ => (self.slot.marks() & mark::SLOW_START != 0).then_some(u64::MAX),
+    fn due_pick(&self, state: &State, now: &Now<'_>) -> u64 {
+        if state.marks() & mark::SLOW_START == 0 { 0 } else { self.due_pick_paced(state, now) }
+    }
+
+    #[cold]
+    fn due_pick_paced(&self, state: &State, now: &Now<'_>) -> u64 {
+        match self.pace(state, now.get()) {
+            Some((_, picks_left)) if picks_left > 0 => self.home.index.words.ramp.due_pick(picks_left),
+            _ => u64::MAX,
         }
     }
 }

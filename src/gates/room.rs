@@ -13,8 +13,8 @@ use crate::limits::{Unit, to_next_minute};
 pub(super) struct Room {
     /// The tokens that are left for any request.
     pub(super) tokens: u64,
-    /// When time may add to the tokens; None if it does not.
-    pub(super) refills_at: Option<Nanos>,
+    /// When time may add to the tokens; [`Nanos::MAX`] if it does not.
+    pub(super) refills_at: Nanos,
     /// Whether some requests may find more tokens now: see `index::Leaf`.
     pub(super) understates: bool,
 }

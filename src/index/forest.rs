@@ -179,14 +179,14 @@ impl<R: Rule> Forest<R> {
         };
         put(&mut self.all);
         self.views.renew(views, put);
-        self.count(position, member, now)
+        self.count(position, member, leaf.is_well, now)
     }
 
     /// Counts a member by its health. Returns whether its health may have changed.
     #[inline(always)]
     #[allow(clippy::inline_always)] // mostly it only reads three words
-    fn count<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) -> bool {
-        let is_as_before = member.place().is_known_well() && member.is_well();
+    fn count<M: Member>(&mut self, position: Position, member: &M, is_well: bool, now: &Now<'_>) -> bool {
+        let is_as_before = member.place().is_known_well() && is_well;
         if !is_as_before {
             self.recount(position, member, now);
         }
@@ -227,7 +227,7 @@ impl<R: Rule> Forest<R> {
         self.paced.set(position, None);
         if let Some(noted) = self.changes.get_mut(position as usize) {
             *noted = Nanos::MAX;
-            self.trees().for_each(|tree| tree.put(position, &Leaf::stopped(None)));
+            self.trees().for_each(|tree| tree.put(position, &Leaf::stopped(Nanos::MAX)));
             self.census.set(position, Fitness::Nobody);
         }
     }
@@ -235,18 +235,16 @@ impl<R: Rule> Forest<R> {
     /// Notes when a leaf changes.
     #[inline]
     fn note<M: Member>(&mut self, position: Position, member: &M, leaf: &Leaf<R::Leaf>) {
-        if let Some(at) = leaf.refills_at {
-            self.refills_at = self.refills_at.min(at);
-        }
+        self.refills_at = self.refills_at.min(leaf.refills_at);
         if leaf.understates {
             self.understated.insert(position);
         } else if !self.understated.is_empty() {
             self.understated.remove(&position);
         }
-        if leaf.due_pick.is_some() || !self.paced.is_empty() {
-            self.paced.set(position, leaf.due_pick);
+        if leaf.due_pick != 0 || !self.paced.is_empty() {
+            self.paced.set(position, Some(leaf.due_pick).filter(|&pick| pick != 0));
         }
-        let changes_at = leaf.changes_at.unwrap_or(Nanos::MAX);
+        let changes_at = leaf.changes_at;
         if member.place().note_change(changes_at) {
             return;
         }
@@ -336,7 +334,7 @@ impl<R: Rule> Forest<R> {
             let member = &**member;
             let leaf = member.leaf::<R>(now);
             self.note(position, member, &leaf);
-            self.count(position, member, now);
+            self.count(position, member, leaf.is_well, now);
             member.place().note_tokens(leaf.tokens);
             let views = member.place().views();
             self.all.set(position, &leaf);
@@ -393,10 +391,6 @@ mod tests {
             &self.tags
         }
 
-        fn is_well(&self) -> bool {
-            true
-        }
-
         fn fitness(&self, _: &Now<'_>) -> Fitness {
             Fitness::Well
         }
@@ -407,9 +401,10 @@ mod tests {
                 candidate: Some(R::leaf(&RoutingContext::new("fake"))),
                 tokens: self.tokens,
                 understates,
-                changes_at: Some(self.changes_at.load(Ordering::Relaxed)),
-                due_pick: None,
-                refills_at: understates.then_some(self.understates_until),
+                is_well: true,
+                changes_at: self.changes_at.load(Ordering::Relaxed),
+                due_pick: 0,
+                refills_at: if understates { self.understates_until } else { Nanos::MAX },
             }
         }
 

@@ -14,18 +14,29 @@ pub(crate) struct Leaf<L> {
     /// It is also so under limits that count prompts and answers apart, since the leaf is made for a request
     /// of unknown parts.
     pub(crate) understates: bool,
-    /// When time alone changes the candidate; None if it does not.
-    pub(crate) changes_at: Option<Nanos>,
-    /// When time alone changes the tokens that are left; None if it does not.
-    pub(crate) refills_at: Option<Nanos>,
+    /// Whether the member is in service, not on probation, and not reported unhealthy.
+    pub(crate) is_well: bool,
+    // Numbers without `Option`: every renewal writes and reads them.
+    /// When time alone changes the candidate; [`Nanos::MAX`] if it does not.
+    pub(crate) changes_at: Nanos,
+    /// When time alone changes the tokens that are left; [`Nanos::MAX`] if it does not.
+    pub(crate) refills_at: Nanos,
     /// The count of the group's picks at which the member is a candidate again. It is the largest number if
-    /// the member is a candidate now, and None if it is in no slow start.
-    pub(crate) due_pick: Option<u64>,
+    /// the member is a candidate now, and 0 if it is in no slow start.
+    pub(crate) due_pick: u64,
 }
 
 impl<L> Leaf<L> {
-    /// Makes the leaf of a member that a gate stops, until some time.
-    pub(crate) fn stopped(until: Option<Nanos>) -> Self {
-        Self { candidate: None, tokens: 0, understates: false, changes_at: until, refills_at: None, due_pick: None }
+    /// Makes the leaf of a member that a gate stops, until some time; [`Nanos::MAX`] if none is known.
+    pub(crate) fn stopped(until: Nanos) -> Self {
+        Self {
+            candidate: None,
+            tokens: 0,
+            understates: false,
+            is_well: false,
+            changes_at: until,
+            refills_at: Nanos::MAX,
+            due_pick: 0,
+        }
     }
 }

@@ -19,9 +19,6 @@ pub(crate) trait Member {
     /// Returns its labels.
     fn tags(&self) -> &[Arc<str>];
 
-    /// Returns whether it is in service, not on probation, and not reported unhealthy.
-    fn is_well(&self) -> bool;
-
     /// Returns its fitness by its health.
     fn fitness(&self, now: &Now<'_>) -> Fitness;
 

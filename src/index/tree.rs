@@ -367,6 +367,7 @@ mod tests {
     use super::*;
     use crate::base::rng::Rng;
     use crate::base::sync::atomic::AtomicU64;
+    use crate::base::time::Nanos;
     use crate::strategy::{Candidate, Candidates, Choice, RoutingContext, Step};
 
     /// The less busy of two candidates that are drawn. The pick of this rule does not follow from a summary.
@@ -421,7 +422,7 @@ mod tests {
             let present = || (0..members).filter(|place| place % 3 != 1).map(|place| (place, busy(place)));
             let mut tree = Tree::<TwoChoices>::new(members as usize);
             for (place, context) in present() {
-                let leaf = Leaf { candidate: Some(TwoChoices::leaf(&context)), tokens: 1, ..Leaf::stopped(None) };
+                let leaf = Leaf { candidate: Some(TwoChoices::leaf(&context)), tokens: 1, ..Leaf::stopped(Nanos::MAX) };
                 tree.put(place, &leaf);
             }
             let picks = |pick: &dyn Fn(&Chance<'_>) -> Option<Position>| {

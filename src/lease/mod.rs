@@ -228,9 +228,6 @@ impl<T> Lease<T> {
     /// Gives back its place in flight, unless it has ended before. The first call that gets the lock ends it.
     #[inline]
     fn end(&self) -> Option<Held<'_>> {
-        if self.has_ended() {
-            return None;
-        }
         let state = &*self.entry.slot;
         let held = state.hold();
         if self.has_ended() {
