@@ -7,6 +7,8 @@
 - Memory: 10,000 and 100,000 deployments with ids of their own, their router and its first pick. The growth of
   the resident set of a new process, with a garbage collection on either side, for each deployment. On Linux
   only.
+- Tasks: ``await acquire_async(…)`` with a release beside ``acquire`` with a release, by turns in one loop,
+  where there is room.
 - Threads: acquires and releases with two threads on the core, without Python and its lock: ``cargo bench --
   threads``.
 
@@ -14,6 +16,7 @@ Every figure is the median of several processes.
 """
 
 import argparse
+import asyncio
 import gc
 import json
 import os
@@ -141,6 +144,26 @@ def memory(strategy: str, n: int) -> float:
     return (resident() - before) / len(router)
 
 
+def tasks(strategy: str, n: int) -> float:
+    """Measure what a task pays for its lease, as a multiple of what a call without a loop pays."""
+    router = ready_router(deployments(f"deployment-{i}" for i in range(n)), strategy)
+    calls = range(1_000)
+
+    async def ratio() -> float:
+        start = time.perf_counter()
+        for _ in calls:
+            (await router.acquire_async("m")).release()
+        between = time.perf_counter()
+        for _ in calls:
+            router.acquire("m").release()
+        return (between - start) / (time.perf_counter() - between)
+
+    async def ratios() -> list[float]:
+        return [await ratio() for _ in range(8 * REPEATS)]
+
+    return median(asyncio.run(ratios()))
+
+
 def threads() -> dict[str, dict[str, float]]:
     """Measure the gain of a second thread on the core.
 
@@ -175,12 +198,13 @@ def measure(strategies: Sequence[str], processes: int) -> list[Budget]:
         processes: How many times each is measured, each time in a new process.
 
     Returns:
-        The budgets of construction, memory and threads.
+        The budgets of construction, memory, tasks and threads.
     """
     every = range(processes)
     made = [{strategy: run_child("construction", strategy) for strategy in strategies} for _ in every]
     sizes = (MANY, MOST) if sys.platform == "linux" else ()
     taken = {n: [{strategy: run_child("memory", strategy, n) for strategy in strategies} for _ in every] for n in sizes}
+    awaited = [{strategy: run_child("tasks", strategy, FEW) for strategy in strategies} for _ in every]
     shared = [threads() for _ in every]
 
     def milliseconds(what: str) -> Figures:
@@ -196,6 +220,7 @@ def measure(strategies: Sequence[str], processes: int) -> list[Budget]:
         Budget(f"construction, {MANY:,} deployments: router", 30, "ms", figures=milliseconds("router")),
         Budget(f"construction, {MANY:,}: deployments and router", 30, "ms", figures=milliseconds("deployments and router")),
         *(Budget(f"memory, {n:,} deployments", 1024, "bytes each", figures=bytes_each(n)) for n in (MANY, MOST)),
+        Budget("await acquire_async and release", 3, "× acquire and release", figures=medians(awaited)),
         Budget("two threads on the core, different groups", 1.6, "× one thread", at_least=True, figures=scaling("different")),
         Budget("two threads on the core, one group (no collapse)", 0.5, "× one thread", at_least=True, figures=scaling("same")),
     ]
@@ -207,13 +232,15 @@ def main() -> None:
     names = [str(strategy) for strategy in import_module("turnout").Strategy]
     parser.add_argument("--strategies", nargs="+", choices=names, default=names, help="of routers")
     parser.add_argument("--processes", type=int, default=3, help="the number of counts of which the median is taken")
-    parser.add_argument("--measure", choices=("construction", "memory"), help=argparse.SUPPRESS)  # what a child is for
+    parser.add_argument("--measure", choices=("construction", "memory", "tasks"), help=argparse.SUPPRESS)  # what a child is for
     parser.add_argument("--size", type=int, default=MANY, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure == "construction":
         print(json.dumps(construction(options.strategies[0])))
     elif options.measure == "memory":
         print(json.dumps(memory(options.strategies[0], options.size)))
+    elif options.measure == "tasks":
+        print(json.dumps(tasks(options.strategies[0], options.size)))
     else:
         print("\n".join(table(measure(options.strategies, options.processes))))
 

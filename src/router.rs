@@ -268,7 +268,12 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If no deployment serves the model.
     pub fn wait(&self, model_name: &str, request: Request, patience: Patience, waker: Waker) -> Result<Waiter<T>, Error> {
-        Ok(self.queue.wait(self.resolve(model_name)?, request, patience, waker))
+        Ok(self.wait_for(self.resolve(model_name)?, request, patience, waker))
+    }
+
+    /// Makes a waiter for a model name that aliases were followed to.
+    pub(crate) fn wait_for(&self, model_name: Arc<str>, request: Request, patience: Patience, waker: Waker) -> Waiter<T> {
+        self.queue.wait(model_name, request, patience, waker)
     }
 
     /// Looks whether a waiter of this router has its lease. It tries for all waiters for its model name, if

@@ -1,6 +1,7 @@
 """Who is served before whom among calls with different wishes and sizes, and what a call may reserve."""
 
 import asyncio
+import inspect
 from collections.abc import Coroutine
 from typing import Any
 
@@ -215,6 +216,39 @@ def test_time_serves_those_behind_a_release_that_did_not_suffice() -> None:
         clock.advance(60.0)
         assert await crowd.served() == ["one"]
         second.release()
+
+    asyncio.run(main())
+
+
+# --- calls that need not wait ---
+
+
+def test_where_there_is_room_a_coroutine_ends_at_its_first_step() -> None:
+    router = Router([Deployment("a", "m", max_parallel_requests=1)])
+    call = router.acquire_async("m")
+    assert inspect.iscoroutine(call)
+    assert router.metrics().in_flight == 0, "it has not begun"
+    with pytest.raises(StopIteration) as end:
+        call.send(None)
+    lease = end.value.value
+    assert (lease.deployment_id, router.metrics().in_flight) == ("a", 1)
+    lease.release()
+    router.acquire_async("m").close()
+    assert router.metrics().in_flight == 0
+
+
+@pytest.mark.parametrize("priority", [0, 1])
+def test_a_coroutine_that_finds_room_overtakes_nobody(priority: int) -> None:
+    async def main() -> None:
+        router = bucket(ManualClock(1.7e9))
+        router.acquire("m", tokens=500).success()
+        crowd = Crowd(router)
+        await crowd.join("large", tokens=900)
+        await crowd.join("small", tokens=100, priority=priority)
+        assert await crowd.served() == []
+        await crowd.join("urgent", tokens=100, priority=-1)
+        assert await crowd.served() == ["urgent"]
+        await crowd.leave()
 
     asyncio.run(main())
 

@@ -1,9 +1,10 @@
 """The wait of asyncio and trio tasks for a lease. The core keeps the order in which they are served. Threads
 wait in the core.
 
-A waiter is polled. It returns its lease, or the seconds after which it wants to be polled again. Before that
-time, it may call the function that it was given. The task sleeps until one of the two happens. If the task
-leaves its wait in any way, it gives up its place, and a lease that was not returned.
+First a waiter takes a lease, if it can do so without a wait. Otherwise it stands in line and is polled. It
+returns its lease, or the seconds after which it wants to be polled again. Before that time, it may call the
+function that it was given. The task sleeps until one of the two happens. If the task leaves its wait in any
+way, it gives up its place, and a lease that was not returned.
 """
 
 import sys
@@ -25,7 +26,10 @@ async def wait_async(waiter: _Waiter) -> Lease:
     Returns:
         The lease.
     """
-    return await (_wait_in_trio if _runs_in_trio() else _wait_in_asyncio)(waiter)
+    lease = waiter.take()
+    if lease is None:
+        lease = await (_wait_in_trio if _runs_in_trio() else _wait_in_asyncio)(waiter)
+    return lease
 
 
 # Tasks and Python's own warnings call it by this name.

@@ -1,7 +1,7 @@
 //! The wait of a thread for a lease, and the class `_Waiter`, which the loops of `turnout.waiting` poll.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::task::{Wake, Waker};
 use std::thread;
 use std::time::Duration;
@@ -153,13 +153,31 @@ impl Wake for Bell {
     }
 }
 
-/// One task that waits for a lease.
+/// One task that wants a lease.
 #[pyclass(name = "_Waiter", module = "turnout._core", frozen)]
 pub(crate) struct PyWaiter {
     router: Py<PyRouter>,
+    model_name: Arc<str>,
+    request: Request,
+    patience: Patience,
+    /// Its place in line. Most tasks need none.
+    place: OnceLock<InLine>,
+}
+
+/// The place in line of a task.
+struct InLine {
     bell: Arc<Bell>,
     /// None once it was cancelled.
     waiter: Mutex<Option<Arc<Waiter<Attached>>>>,
+}
+
+impl InLine {
+    /// Gives up the place.
+    fn leave(&self) {
+        let waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(waiter);
+        drop(self.bell.set(None));
+    }
 }
 
 impl PyWaiter {
@@ -170,20 +188,41 @@ impl PyWaiter {
         request: Request,
         patience: Patience,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let bell = Arc::<Bell>::default();
-        let waiter = router.get().router.wait(model_name, request, patience, Waker::from(Arc::clone(&bell)))?;
-        let waiter = Self { router: router.clone().unbind(), bell, waiter: Mutex::new(Some(Arc::new(waiter))) };
+        let model_name = router.get().router.resolve(model_name)?;
+        let waiter = Self { router: router.clone().unbind(), model_name, request, patience, place: OnceLock::new() };
         modules::WAIT_ASYNC.call1(router.py(), (waiter,))
+    }
+
+    fn place(&self) -> &InLine {
+        self.place.get_or_init(|| {
+            let (bell, router) = (Arc::<Bell>::default(), &self.router.get().router);
+            let waker = Waker::from(Arc::clone(&bell));
+            let waiter = router.wait_for(Arc::clone(&self.model_name), self.request.clone(), self.patience, waker);
+            InLine { bell, waiter: Mutex::new(Some(Arc::new(waiter))) }
+        })
     }
 }
 
 #[pymethods]
 impl PyWaiter {
+    /// Return a lease if there is one without a wait. Nobody who waits is overtaken.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyLease>>> {
+        let router = &self.router.get().router;
+        let Ok(lease) = router.acquire_at(&self.model_name, &self.request, self.patience.priority) else {
+            // The wait that follows finds out why.
+            return Ok(None);
+        };
+        let lease = Bound::new(py, PyLease::new(py, lease))?;
+        interrupt::done(()).inspect_err(|_| lease.get().give_back())?;
+        Ok(Some(lease))
+    }
+
     /// Return the lease, or the seconds after which to look again unless ``wake`` is called before.
     #[pyo3(signature = (wake, /))]
     fn poll<'py>(&self, py: Python<'py>, wake: Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        drop(self.bell.set(Some(wake)));
-        let waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let place = self.place();
+        drop(place.bell.set(Some(wake)));
+        let waiter = place.waiter.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let progress = waiter.map_or(Ok(Progress::Waits(None)), |waiter| self.router.get().router.poll(&waiter));
         match interrupt::after(progress)? {
             Progress::Served(lease) => PyLease::new(py, lease).into_bound_py_any(py),
@@ -193,14 +232,13 @@ impl PyWaiter {
 
     /// Give up the place, and the lease if there is one that was not returned.
     fn cancel(&self) {
-        let waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(waiter);
-        drop(self.bell.set(None));
+        self.place.get().into_iter().for_each(InLine::leave);
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.router)?;
-        let Ok(callback) = self.bell.callback.try_lock() else { return Ok(()) };
+        let Some(place) = self.place.get() else { return Ok(()) };
+        let Ok(callback) = place.bell.callback.try_lock() else { return Ok(()) };
         callback.as_ref().map_or(Ok(()), |callback| visit.call(callback))
     }
 
