@@ -261,6 +261,8 @@ impl Drop for Telling<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::PoisonError;
+
     use super::*;
 
     fn event(detail: &str) -> Event {
@@ -300,6 +302,7 @@ mod tests {
 
     #[test]
     fn a_thread_tells_what_was_pending_and_leaves_the_events_of_others() {
+        let _no_fork = fork::tests::FORKING.read().unwrap_or_else(PoisonError::into_inner);
         let (events, told) = (Arc::new(Events::default()), Arc::new(Mutex::new(Vec::new())));
         let (weak, log) = (Arc::downgrade(&events), Arc::clone(&told));
         events.subscribe(Arc::new(move |event| {
@@ -321,6 +324,7 @@ mod tests {
 
     #[test]
     fn the_oldest_are_dropped_where_too_many_wait() {
+        let _no_fork = fork::tests::FORKING.read().unwrap_or_else(PoisonError::into_inner);
         let (events, told) = (Events::default(), Arc::new(Mutex::new(Vec::new())));
         let log = Arc::clone(&told);
         events.subscribe(Arc::new(move |event| log.lock().unwrap().push(event.detail.clone())));
@@ -337,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_forked_child_tells_its_own_events() {
-        let _forking = fork::tests::FORKING.write().unwrap();
+        let _forking = fork::tests::FORKING.write().unwrap_or_else(PoisonError::into_inner);
         let (events, told) = (Arc::new(Events::default()), Arc::new(Mutex::new(Vec::new())));
         let (weak, log) = (Arc::downgrade(&events), Arc::clone(&told));
         events.subscribe(Arc::new(move |event| {
