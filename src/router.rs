@@ -19,7 +19,7 @@ use crate::health::{FailureKind, Scope};
 use crate::lease::Lease;
 use crate::limits::Observed;
 use crate::pick::{Explanation, Picker};
-use crate::registry::{Changed, Registry, Strategies};
+use crate::registry::{Changed, Newcomer, Registry, Strategies};
 use crate::settings::Settings;
 use crate::strategy::{RoutingContext, Strategy};
 use crate::wait::{Patience, Progress, Queue, Waiter};
@@ -76,7 +76,7 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If its model name is an alias, or if a quota has other limits than in another deployment.
     pub fn add(&self, deployment: Deployment, attachment: T) -> Result<Removed<T>, Error> {
-        let removed = self.registry().add(deployment, attachment);
+        let removed = self.registry().add(Newcomer::new(deployment, attachment));
         self.finish_change();
         removed
     }
@@ -97,7 +97,8 @@ impl<T: Attachment> Router<T> {
     /// If an id is given twice, a model name is an alias, or a quota has several meanings. Nothing is changed
     /// then.
     pub fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
-        let removed = self.registry().replace_all(deployments);
+        let mut newcomers = deployments.into_iter().map(|(deployment, attachment)| Newcomer::new(deployment, attachment)).collect();
+        let removed = self.registry().replace_all(&mut newcomers);
         self.finish_change();
         removed
     }

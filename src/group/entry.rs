@@ -54,8 +54,8 @@ pub trait Attachment: Send + Sync + 'static {
     /// without looking at the deployment.
     type Id: fmt::Debug + Send + Sync + 'static;
 
-    /// Returns the id of a deployment. It is called under locks: it must be short and must not use the
-    /// router.
+    /// Returns the id of a deployment. It is called when the deployment is handed to the router, under no
+    /// lock.
     fn id(&self, deployment: &Deployment) -> Self::Id;
 }
 

@@ -34,25 +34,25 @@ impl<T: Attachment> Places<T> {
         self.members.len()
     }
 
-    pub(crate) fn push(&mut self, entry: &Arc<Entry<T>>) {
+    pub(crate) fn push(&mut self, entry: &Arc<Entry<T>>, id: T::Id) {
         self.members.push(Some(Arc::clone(entry)));
-        self.ids.push(Some(entry.attachment().id(entry.deployment())));
+        self.ids.push(Some(id));
         self.slots.push(entry.slot.index());
     }
 
     /// Puts an entry into the place that it was made for. Returns whether the place was empty.
-    fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) -> bool {
+    fn put(&mut self, entry: &Arc<Entry<T>>, id: T::Id, removed: &mut Removed<T>) -> bool {
         let place = entry.home.place.position() as usize;
         if place == self.len() {
-            self.push(entry);
+            self.push(entry, id);
             return true;
         }
         let was_empty = self.take(entry.home.place.position(), removed);
-        if let (Some(member), Some(id), Some(slot)) =
+        if let (Some(member), Some(its_id), Some(slot)) =
             (self.members.get_mut(place), self.ids.get_mut(place), self.slots.get_mut(place))
         {
             *member = Some(Arc::clone(entry));
-            *id = Some(entry.attachment().id(entry.deployment()));
+            *its_id = Some(id);
             *slot = entry.slot.index();
         }
         was_empty
@@ -216,14 +216,14 @@ impl<T: Attachment> Group<T> {
     }
 
     /// Gives an entry the place it was made for.
-    pub(crate) fn put(&mut self, entry: &Arc<Entry<T>>, removed: &mut Removed<T>) {
+    pub(crate) fn put(&mut self, entry: &Arc<Entry<T>>, id: T::Id, removed: &mut Removed<T>) {
         if let Some(old) = self.places.members.get(entry.home.place.position() as usize).and_then(Option::as_ref) {
             self.quotas.leave(old.metering.as_deref());
             self.weights -= u64::from(old.deployment.weight());
         }
         self.quotas.enter(entry.metering.as_deref());
         self.weights += u64::from(entry.deployment.weight());
-        self.len += usize::from(self.places.put(entry, removed));
+        self.len += usize::from(self.places.put(entry, id, removed));
         self.note_members();
         self.index.lock().enter(entry.home.place.position(), &**entry, &Now::new(&entry.services.clock));
     }

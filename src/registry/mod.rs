@@ -11,6 +11,7 @@ mod aliases;
 mod by_id;
 mod configure;
 mod ledgers;
+mod newcomer;
 mod replace;
 
 use std::sync::{Arc, Weak};
@@ -36,6 +37,7 @@ use aliases::Aliases;
 use by_id::ById;
 pub use configure::Changed;
 use ledgers::{Ledgers, must_agree, take_over};
+pub(crate) use newcomer::Newcomer;
 
 type Map<V> = sync::Map<Arc<str>, V>;
 
@@ -161,7 +163,8 @@ impl<T: Attachment> Registry<T> {
     }
 
     /// Adds a deployment, or replaces the facts of the one with its id.
-    pub(crate) fn add(&self, deployment: Deployment, attachment: T) -> Result<Removed<T>, Error> {
+    pub(crate) fn add(&self, newcomer: Newcomer<T>) -> Result<Removed<T>, Error> {
+        let Newcomer { deployment, attachment, id } = newcomer;
         let mut changes = self.change();
         self.must_not_be_alias(&deployment)?;
         self.quotas_must_agree(&changes, &deployment)?;
@@ -191,7 +194,7 @@ impl<T: Attachment> Registry<T> {
             entry.join();
         }
         let strategy = self.strategy_of(&model_name);
-        self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index)).put(&entry, &mut removed);
+        self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index)).put(&entry, id, &mut removed);
         removed.entries.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
         removed.entries.extend(old.into_iter().chain(stays));
         Ok(removed)

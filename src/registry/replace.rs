@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::ledgers::{must_agree, take_over};
-use super::{Belongings, Changes, Inheritance, Registry};
+use super::{Belongings, Changes, Inheritance, Newcomer, Registry};
 use crate::base::error::Error;
 use crate::base::position::NOWHERE;
 use crate::facts::Deployment;
@@ -31,29 +31,28 @@ struct Part<T> {
 }
 
 impl<T: Attachment> Registry<T> {
-    /// Replaces all deployments. Ids that stay keep their state.
+    /// Replaces all deployments. Ids that stay keep their state. On success none of the newcomers is left.
     ///
     /// # Errors
     /// If an id is given twice, a model name is an alias, or a quota has several meanings. Nothing is changed
-    /// then.
-    pub(crate) fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
+    /// then. The newcomers stay with the caller: an attachment may run anything when it is dropped.
+    pub(crate) fn replace_all(&self, newcomers: &mut Vec<Newcomer<T>>) -> Result<Removed<T>, Error> {
         let mut changes = self.change();
-        // Lent: on an error they are dropped when this function has let go of the lock. Their attachments may
-        // run anything then.
-        let plan = self.plan(&deployments)?;
-        Ok(self.commit(deployments, plan, &mut changes))
+        let plan = self.plan(newcomers)?;
+        Ok(self.commit(newcomers.drain(..), plan, &mut changes))
     }
 
     /// Checks the deployments and finds out what each of them replaces.
-    fn plan(&self, deployments: &[(Deployment, T)]) -> Result<Plan<T>, Error> {
-        let ids = self.check(deployments)?;
+    fn plan(&self, newcomers: &[Newcomer<T>]) -> Result<Plan<T>, Error> {
+        let deployments = || newcomers.iter().map(|newcomer| &newcomer.deployment);
+        let ids = self.check(deployments())?;
         let old = |deployment: &Deployment| self.deployments.get(deployment.id()).map(|old| Arc::clone(&old));
         let stays = |deployment: &Deployment, old: &Option<Arc<Entry<T>>>| {
             old.as_ref().is_some_and(|old| old.deployment.model_name() == deployment.model_name())
         };
-        let staying = deployments.iter().map(|(deployment, _)| deployment).filter(|deployment| stays(deployment, &old(deployment)));
+        let staying = deployments().filter(|deployment| stays(deployment, &old(deployment)));
         let staying: FxHashSet<_> = staying.map(|deployment| Arc::clone(deployment.shared_model_name())).collect();
-        let parts = deployments.iter().map(|(deployment, _)| {
+        let parts = deployments().map(|deployment| {
             let old = old(deployment);
             let inheritance = self.inherit(old.as_deref())?;
             let joins = !stays(deployment, &old) && staying.contains(deployment.shared_model_name());
@@ -63,10 +62,10 @@ impl<T: Attachment> Registry<T> {
     }
 
     /// Checks the deployments by themselves. Returns their ids.
-    fn check(&self, deployments: &[(Deployment, T)]) -> Result<FxHashSet<Arc<str>>, Error> {
+    fn check<'a>(&self, deployments: impl Iterator<Item = &'a Deployment>) -> Result<FxHashSet<Arc<str>>, Error> {
         let mut ids = FxHashSet::default();
         let mut quotas: FxHashMap<&str, (&Quota, &str)> = FxHashMap::default();
-        for (deployment, _) in deployments {
+        for deployment in deployments {
             self.must_not_be_alias(deployment)?;
             if !ids.insert(Arc::clone(deployment.shared_id())) {
                 return Err(Error::Configuration(format!("the id {:?} is given twice: ids must be unique", deployment.id())));
@@ -80,9 +79,9 @@ impl<T: Attachment> Registry<T> {
     }
 
     /// Does what a plan says.
-    fn commit(&self, deployments: Vec<(Deployment, T)>, plan: Plan<T>, changes: &mut Changes) -> Removed<T> {
+    fn commit(&self, newcomers: impl Iterator<Item = Newcomer<T>>, plan: Plan<T>, changes: &mut Changes) -> Removed<T> {
         let mut removed = Removed::default();
-        let groups = self.register(deployments.into_iter().zip(plan.parts), changes, &mut removed);
+        let groups = self.register(newcomers.zip(plan.parts), changes, &mut removed);
         let gone = self.deployments.iter().map(|entry| Arc::clone(entry.key())).filter(|id| !plan.ids.contains(id));
         for id in gone.collect::<Vec<_>>() {
             if let Some((_, entry)) = self.deployments.remove(&id) {
@@ -113,12 +112,12 @@ impl<T: Attachment> Registry<T> {
     /// Registers deployments by their ids. Returns the places that they will have in their groups.
     fn register(
         &self,
-        newcomers: impl Iterator<Item = ((Deployment, T), Part<T>)>,
+        newcomers: impl Iterator<Item = (Newcomer<T>, Part<T>)>,
         changes: &mut Changes,
         removed: &mut Removed<T>,
     ) -> FxHashMap<Arc<str>, (Arc<Index>, Places<T>)> {
         let mut groups: FxHashMap<Arc<str>, (Arc<Index>, Places<T>)> = FxHashMap::default();
-        for ((deployment, attachment), Part { old, inheritance, joins }) in newcomers {
+        for (Newcomer { deployment, attachment, id }, Part { old, inheritance, joins }) in newcomers {
             let (index, places) = groups.entry(Arc::clone(deployment.shared_model_name())).or_insert_with_key(|model_name| {
                 let index = self.groups.get(model_name).map(|group| Arc::clone(&group.index));
                 (index.unwrap_or_else(|| self.index(model_name)), Places::new())
@@ -126,7 +125,7 @@ impl<T: Attachment> Registry<T> {
             let metering = changes.ledgers.metering(&deployment, old.as_deref(), &self.services.clock);
             let belongings = Belongings { inheritance, metering, place: Place::new(NOWHERE), order: changes.next_order() };
             let entry = self.entry(deployment, attachment, index, belongings);
-            places.push(&entry);
+            places.push(&entry, id);
             if let Some(old) = old {
                 take_over(&old, &entry, &self.services.clock);
                 removed.entries.push(old);
