@@ -98,13 +98,25 @@ impl<T: Attachment> Router<T> {
     /// then.
     pub fn replace_all(&self, deployments: Vec<(Deployment, T)>) -> Result<Removed<T>, Error> {
         let mut newcomers = deployments.into_iter().map(|(deployment, attachment)| Newcomer::new(deployment, attachment)).collect();
-        let removed = self.registry().replace_all(&mut newcomers);
+        let removed = self.exchange_all(&mut newcomers);
         self.finish_change();
         removed
     }
 
+    /// Replaces all deployments, and leaves the rest to [`Router::finish_change`]. It runs no code of the
+    /// application. On an error the newcomers stay with the caller.
+    pub(crate) fn exchange_all(&self, newcomers: &mut Vec<Newcomer<T>>) -> Result<Removed<T>, Error> {
+        self.registry().replace_all(newcomers)
+    }
+
+    /// Waits until no change is being made.
+    #[cfg(feature = "python")]
+    pub(crate) fn wait_for_change(&self) {
+        self.registry().wait_for_change();
+    }
+
     /// Ends a change of the deployments: wakes all waiters, and delivers the events that were noted.
-    fn finish_change(&self) {
+    pub(crate) fn finish_change(&self) {
         if self.services().bell.is_waited_at() {
             self.services().bell.ring(|room| room.wake_all());
         }
@@ -131,6 +143,14 @@ impl<T: Attachment> Router<T> {
     /// If no deployment serves the model.
     pub fn group(&self, name: &str) -> Result<Vec<Arc<Entry<T>>>, Error> {
         self.registry().with_group(name, |_, group| Ok(group.members().map(|(_, entry)| Arc::clone(entry)).collect()))
+    }
+
+    /// Returns whether there are so many deployments; with a name, whether it leads to so many.
+    #[cfg(feature = "python")]
+    pub(crate) fn has(&self, many: u32, name: Option<&str>) -> bool {
+        let group_len = |name| self.registry().with_group(name, |_, group| Ok(group.len())).unwrap_or(0);
+        // Most routers never had so many. To know that takes less time than a count.
+        self.registry().table.may_have(many) && name.map_or_else(|| self.len(), group_len) >= many as usize
     }
 
     /// Returns how many deployments there are.
@@ -194,9 +214,15 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If a number of the rules makes no sense. Nothing is changed then.
     pub fn configure(&self, changed: Changed) -> Result<(), Error> {
-        let configured = self.registry().configure(changed);
+        let configured = self.change_options(changed);
         self.finish_change();
         configured
+    }
+
+    /// Changes options as [`Router::configure`] does, and leaves the rest to [`Router::finish_change`]. It
+    /// runs no code of the application.
+    pub(crate) fn change_options(&self, changed: Changed) -> Result<(), Error> {
+        self.registry().configure(changed)
     }
 
     /// Returns the strategy of every model name that has none of its own.

@@ -22,7 +22,7 @@ from turnout._core import Lease as Lease
 from turnout._core import ManualClock as ManualClock
 from turnout._core import RoutingContext as RoutingContext
 from turnout._core import __version__ as __version__
-from turnout._core import _after_fork, _at_exit
+from turnout._core import _after_fork, _after_fork_in_parent, _at_exit, _before_fork
 from turnout.enums import EventKind as EventKind
 from turnout.enums import FailureKind as FailureKind
 from turnout.enums import Status as Status
@@ -149,6 +149,7 @@ if not TYPE_CHECKING:  # so that a type checker finds names that do not exist
 # Threads that go on while the interpreter ends must not run Python code from the core.
 _atexit.register(_at_exit)
 
-# Workers that are forked from one process must not draw the same numbers.
+# Workers that are forked from one process must not draw the same numbers. Nor may they inherit a lock that is
+# held.
 if hasattr(_os, "register_at_fork"):
-    _os.register_at_fork(after_in_child=_after_fork)
+    _os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)

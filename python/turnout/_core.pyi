@@ -21,7 +21,9 @@ __all__ = [
     "_Waiter",
     "__version__",
     "_after_fork",
+    "_after_fork_in_parent",
     "_at_exit",
+    "_before_fork",
     "_time_zone",
     "build_routing_contexts",
     "least_busy",
@@ -1009,6 +1011,12 @@ class _Waiter:
 
 def _at_exit() -> None:
     """Run Python code in no other thread than this one from now on: the interpreter ends."""
+
+def _before_fork() -> None:
+    """Wait until no call holds a lock without the GIL, and let none begin, before this thread forks."""
+
+def _after_fork_in_parent() -> None:
+    """Let calls give up the GIL again, in the process that has forked."""
 
 def _after_fork() -> None:
     """Forget, in a forked child, what belongs to the parent: its requests in flight, its random draws, its

@@ -1,4 +1,4 @@
-"""Tells which exceptions come from a signal's handler.
+"""Lets the handlers of signals run, and tells which exceptions come from one.
 
 A handler runs between two steps of the main thread. An exception that it raises, such as
 ``KeyboardInterrupt`` or the soft time limit of a task queue, is meant for the program. So code that catches
@@ -10,6 +10,10 @@ from types import CodeType, TracebackType
 from typing import Any
 
 __all__: list[str] = []
+
+
+def pause() -> None:
+    """Do nothing. Where it begins, the interpreter lets other threads and the handlers of signals run."""
 
 
 def is_interruption(error: BaseException, trace: TracebackType | None) -> bool:

@@ -49,6 +49,12 @@ impl StateTable {
         Some(slot)
     }
 
+    /// Returns false if it never had nearly this many blocks in use.
+    #[cfg(feature = "python")]
+    pub(crate) fn may_have(&self, blocks: u32) -> bool {
+        self.chunks.get(locate(blocks).0).is_some_and(|chunk| chunk.get().is_some())
+    }
+
     /// Returns the block of a slot with this index.
     #[inline]
     #[allow(clippy::indexing_slicing)] // `claim` hands out no index beyond the chunks

@@ -1,5 +1,5 @@
-//! The native class `Router` as other files know it. Its methods stand in `router`, above them. Methods that
-//! are written in Python live in `turnout/router.py`.
+//! The native class `Router` as other files know it. Its methods for Python stand in `router`, above them.
+//! Methods that are written in Python live in `turnout/router.py`.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 
 use super::attached::Attached;
 use super::events::Subscriptions;
+use super::section;
 use crate::router::Router;
 
 /// Picks one deployment of a model for every request.
@@ -17,4 +18,21 @@ use crate::router::Router;
 pub(crate) struct PyRouter {
     pub(crate) router: Router<Attached>,
     pub(super) subscriptions: Arc<Subscriptions>,
+}
+
+impl PyRouter {
+    /// Does work that takes long if there are many deployments; with a name, if it leads to many. Then it
+    /// gives up the GIL.
+    pub(super) fn work<R: Send>(&self, py: Python<'_>, name: Option<&str>, work: impl FnOnce(&Router<Attached>) -> R + Send) -> R {
+        section::work(py, self.router.has(section::MANY, name), || work(&self.router))
+    }
+
+    /// Returns the router for a short call that takes the lock of changes. If a section runs, this first
+    /// waits for that lock without the GIL.
+    pub(super) fn in_turn(&self, py: Python<'_>) -> &Router<Attached> {
+        if section::runs() {
+            section::work(py, false, || self.router.wait_for_change());
+        }
+        &self.router
+    }
 }

@@ -15,9 +15,11 @@ mod lease;
 mod limits;
 mod modules;
 mod options;
+mod pause;
 mod picks;
 mod records;
 mod router;
+mod section;
 mod strategies;
 mod waiting;
 
@@ -59,8 +61,21 @@ mod _core {
     /// threads.
     #[pyfunction]
     fn _after_fork() {
+        super::section::after_fork_in_child();
         crate::base::fork::after_fork();
         super::door::after_fork();
+    }
+
+    /// Wait until no call holds a lock without the GIL, and let none begin, before this thread forks.
+    #[pyfunction]
+    fn _before_fork(py: Python<'_>) {
+        super::section::before_fork(py);
+    }
+
+    /// Let calls give up the GIL again, in the process that has forked.
+    #[pyfunction]
+    fn _after_fork_in_parent() {
+        super::section::after_fork_in_parent();
     }
 
     /// Run Python code in no other thread than this one from now on: the interpreter ends.

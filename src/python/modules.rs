@@ -38,6 +38,7 @@ imported! {
     STATUS = "turnout.enums" "Status",
     STRATEGY = "turnout.enums" "Strategy",
     IS_INTERRUPTION = "turnout._signals" "is_interruption",
+    PAUSE = "turnout._signals" "pause",
     READ_EXCEPTION = "turnout.providers.exceptions" "read_exception",
     READ_RATE_LIMITS = "turnout.providers.headers" "read_rate_limits",
 }

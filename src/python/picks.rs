@@ -116,7 +116,8 @@ with_keywords!(pick_method {
 with_keywords!(pick_method {
     "Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect."
     fn explain(slf, model_name; request) -> Bound<'py, PyAny> {
-        records::explanation(slf.py(), &slf.get().router.explain(text("model_name", model_name)?, &request)?)
+        let (py, model_name) = (slf.py(), text("model_name", model_name)?);
+        records::explanation(py, slf.get().work(py, Some(model_name), |router| router.explain(model_name, &request))?)
     }
 });
 

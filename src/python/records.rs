@@ -5,7 +5,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::attached::Attached;
 use super::limits::limit_to;
-use super::modules;
+use super::{modules, pause};
 use crate::base::events::Event;
 use crate::base::time::seconds;
 use crate::group::{Metrics, Stats};
@@ -96,7 +96,7 @@ pub(crate) fn deployment_stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<
 }
 
 /// Makes one list for each field.
-pub(crate) fn columns<'py>(py: Python<'py>, snapshot: &[Stats]) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn columns(py: Python<'_>, snapshot: Vec<Stats>) -> PyResult<Bound<'_, PyDict>> {
     let columns = PyDict::new(py);
     let names = modules::DEPLOYMENT_STATS.get(py)?.getattr("__dataclass_fields__")?;
     let lists = names.try_iter()?.map(|name| {
@@ -106,8 +106,9 @@ pub(crate) fn columns<'py>(py: Python<'py>, snapshot: &[Stats]) -> PyResult<Boun
     });
     let lists: Vec<_> = lists.collect::<PyResult<_>>()?;
     let statuses = Statuses::new(py)?;
-    for stats in snapshot {
-        for (list, (_, value)) in lists.iter().zip(fields(py, &statuses, stats)?) {
+    for (done, stats) in snapshot.into_iter().enumerate() {
+        pause::after(py, done)?;
+        for (list, (_, value)) in lists.iter().zip(fields(py, &statuses, &stats)?) {
             list.append(value)?;
         }
     }
@@ -143,12 +144,12 @@ pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, 
 }
 
 /// A `turnout.Explanation`.
-pub(crate) fn explanation<'py>(py: Python<'py>, explanation: &Explanation<Attached>) -> PyResult<Bound<'py, PyAny>> {
-    let verdicts = explanation.verdicts.iter().map(|(entry, verdict)| {
+pub(crate) fn explanation(py: Python<'_>, explanation: Explanation<Attached>) -> PyResult<Bound<'_, PyAny>> {
+    let verdicts = explanation.verdicts.into_iter().map(|(entry, verdict)| {
         let id = &entry.attachment().deployment.get().id;
         match verdict {
             Verdict::Stopped(refusal) => {
-                modules::VERDICT.call1(py, (id, refusal.gate().name(), entry.describe(refusal), py.None(), 0.0))
+                modules::VERDICT.call1(py, (id, refusal.gate().name(), entry.describe(&refusal), py.None(), 0.0))
             }
             Verdict::Candidate { score, probability } => modules::VERDICT.call1(py, (id, py.None(), py.None(), score, probability)),
         }

@@ -15,12 +15,13 @@ use super::deployment::PyDeployment;
 use super::errors::wrong_type;
 use super::handle::PyRouter;
 use super::limits::read_headers;
-use super::{interrupt, modules, options, records};
+use super::{interrupt, modules, options, pause, records, section};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::facts::Deployment;
+use crate::group::Removed;
 use crate::health::{FailureKind, MinuteRules, Rules};
-use crate::registry::Changed;
+use crate::registry::{Changed, Newcomer};
 use crate::router::Router;
 use crate::settings::Settings;
 use crate::strategy::Strategy;
@@ -94,7 +95,7 @@ impl PyRouter {
             clock: clock.unwrap_or_default(),
         })?;
         if let Some(deployments) = deployments {
-            drop(router.replace_all(self::deployments(deployments)?)?);
+            replace_all(py, &router, deployments)?;
         }
         Ok(Self { router, subscriptions: Arc::default() })
     }
@@ -105,6 +106,7 @@ impl PyRouter {
     #[pyo3(signature = (*, strategy=None, strategies=None, health=None, learning=None))]
     fn configure(
         &self,
+        py: Python<'_>,
         strategy: Option<&Bound<'_, PyAny>>,
         strategies: Option<&Bound<'_, PyAny>>,
         health: Option<&Bound<'_, PyAny>>,
@@ -116,7 +118,9 @@ impl PyRouter {
             health: optional(health, options::rules)?,
             learning: optional(learning, options::learning)?,
         };
-        interrupt::after(self.router.configure(changed))
+        let configured = self.work(py, None, |router| router.change_options(changed));
+        self.router.finish_change();
+        interrupt::after(configured)
     }
 
     // --- registry ---
@@ -125,13 +129,13 @@ impl PyRouter {
     #[pyo3(signature = (deployment, /))]
     fn add_deployment(&self, deployment: &Bound<'_, PyAny>) -> PyResult<()> {
         let (facts, attachment) = self::deployment("deployment", deployment)?;
-        interrupt::after(self.router.add(facts, attachment).map(drop))
+        interrupt::after(self.in_turn(deployment.py()).add(facts, attachment).map(drop))
     }
 
     /// Take a deployment out. Its live leases stay valid and harmless.
     #[pyo3(signature = (deployment_id, /))]
     fn remove_deployment(&self, py: Python<'_>, deployment_id: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyDeployment>>> {
-        let removed = interrupt::after(self.router.remove(text("deployment_id", deployment_id)?))?;
+        let removed = interrupt::after(self.in_turn(py).remove(text("deployment_id", deployment_id)?))?;
         Ok(removed.iter().next().map(|entry| entry.attachment().deployment.clone_ref(py)))
     }
 
@@ -139,7 +143,7 @@ impl PyRouter {
     /// harmless.
     #[pyo3(signature = (deployments, /))]
     fn set_deployments(&self, deployments: &Bound<'_, PyAny>) -> PyResult<()> {
-        interrupt::after(self.router.replace_all(self::deployments(deployments)?).map(drop))
+        replace_all(deployments.py(), &self.router, deployments)
     }
 
     /// Return the deployment with an id.
@@ -151,16 +155,19 @@ impl PyRouter {
     /// List deployments in registration order.
     #[pyo3(signature = (model_name=None, /))]
     fn deployments<'py>(&self, py: Python<'py>, model_name: Option<&Bound<'_, PyAny>>) -> PyResult<Bound<'py, PyList>> {
-        let entries = match optional(model_name, |model_name| Ok(self.router.group(text("model_name", model_name)?)?))? {
-            Some(entries) => entries,
-            None => self.router.deployments(),
+        let entries = match model_name.filter(|model_name| !model_name.is_none()) {
+            Some(name) => {
+                let name = text("model_name", name)?;
+                self.work(py, Some(name), |router| router.group(name))?
+            }
+            None => self.work(py, None, Router::deployments),
         };
         PyList::new(py, entries.iter().map(|entry| &entry.attachment().deployment))
     }
 
     /// List the model names that have a deployment, sorted. Aliases are not among them.
     fn models<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, self.router.models().iter().map(|name| &**name))
+        PyList::new(py, self.in_turn(py).models().iter().map(|name| &**name))
     }
 
     /// Return every alias with the name it stands for.
@@ -176,13 +183,13 @@ impl PyRouter {
     /// old alias of the same name is replaced.
     #[pyo3(signature = (alias, target, /))]
     fn add_alias(&self, alias: &Bound<'_, PyAny>, target: &Bound<'_, PyAny>) -> PyResult<()> {
-        Ok(self.router.add_alias(text("alias", alias)?, text("target", target)?)?)
+        Ok(self.in_turn(alias.py()).add_alias(text("alias", alias)?, text("target", target)?)?)
     }
 
     /// Take an alias away.
     #[pyo3(signature = (alias, /))]
     fn remove_alias(&self, alias: &Bound<'_, PyAny>) -> PyResult<String> {
-        Ok(self.router.remove_alias(text("alias", alias)?)?.to_string())
+        Ok(self.in_turn(alias.py()).remove_alias(text("alias", alias)?)?.to_string())
     }
 
     /// Follow aliases to the model name.
@@ -279,12 +286,12 @@ impl PyRouter {
     /// Return every deployment's state as columns: the fields of :class:`turnout.DeploymentStats`, one value
     /// for each deployment.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        records::columns(py, &self.router.snapshot())
+        records::columns(py, self.work(py, None, Router::snapshot))
     }
 
     /// Return totals over the deployments that are registered now.
     fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        records::router_metrics(py, &self.router.metrics())
+        records::router_metrics(py, &self.work(py, None, Router::metrics))
     }
 
     /// The strategy of every model name that has none of its own.
@@ -304,7 +311,7 @@ impl PyRouter {
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        let (class, router) = (slf.get_type().name()?, &slf.get().router);
+        let (class, router) = (slf.get_type().name()?, slf.get().in_turn(slf.py()));
         Ok(format!("<{class} of {} deployments, {} models, {}>", router.len(), router.models().len(), router.strategy()))
     }
 
@@ -315,6 +322,9 @@ impl PyRouter {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.subscriptions.traverse(&visit)?;
+        if section::runs() {
+            return Ok(());
+        }
         self.router.try_visit(|attached| visit.call(&attached.deployment))
     }
 
@@ -329,14 +339,29 @@ fn warn_of_rules(py: Python<'_>, name: &str) -> PyResult<()> {
     PyErr::warn(py, &py.get_type::<PyDeprecationWarning>(), &std::ffi::CString::new(message)?, 1)
 }
 
+fn replace_all(py: Python<'_>, router: &Router<Attached>, deployments: &Bound<'_, PyAny>) -> PyResult<()> {
+    let mut newcomers = self::deployments(deployments)?;
+    let is_long = newcomers.len() >= section::MANY as usize || router.has(section::MANY, None);
+    let removed = section::work(py, is_long, || router.exchange_all(&mut newcomers));
+    router.finish_change();
+    let Removed { entries, ids } = interrupt::after(removed)?;
+    pause::drop_all(py, entries)?;
+    pause::drop_all(py, ids)
+}
+
 fn deployment(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Deployment, Attached)> {
     let deployment = value.cast::<PyDeployment>().map_err(|_| wrong_type(name, "a Deployment", value))?;
     let facts = deployment.get().facts.clone();
     Ok((facts, Attached { deployment: deployment.clone().unbind(), has_metadata: deployment.get().has_metadata() }))
 }
 
-fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<(Deployment, Attached)>> {
-    items("deployments", "an iterable of Deployment", value)?.map(|item| deployment("an item of deployments", &item?)).collect()
+fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<Newcomer<Attached>>> {
+    let items = items("deployments", "an iterable of Deployment", value)?.enumerate().map(|(read, item)| {
+        pause::after(value.py(), read)?;
+        let (facts, attachment) = deployment("an item of deployments", &item?)?;
+        Ok(Newcomer::new(facts, attachment))
+    });
+    items.collect()
 }
 
 fn per_model(value: &Bound<'_, PyAny>) -> PyResult<FxHashMap<Arc<str>, Strategy>> {

@@ -125,6 +125,12 @@ impl<T: Attachment> Registry<T> {
         hold(&self.changing)
     }
 
+    /// Waits until no change is being made.
+    #[cfg(feature = "python")]
+    pub(crate) fn wait_for_change(&self) {
+        drop(self.change());
+    }
+
     // --- deployments ---
 
     pub(crate) fn len(&self) -> usize {
