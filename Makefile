@@ -8,6 +8,8 @@ help: ## List the targets (this list)
 PYTHON ?= python3
 VENV := .venv
 CLIENTS := .venv-clients
+# One for each interpreter that soaks: make soak PYTHON=python3.13
+SOAK := .venv-soak-$(notdir $(PYTHON))
 BIN := $(VENV)/bin
 export PATH := $(PATH):$(HOME)/.cargo/bin
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
@@ -19,11 +21,15 @@ FLOOR_SOURCES := $(FLOOR) benches/floor/Cargo.lock $(wildcard benches/floor/src/
 # Other flags and so a directory of their own: otherwise each build would throw the other's away.
 SCHEDULES := RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/schedules
 
+# How long `make soak` and `make fuzz` run, and the seed of all that they do at random; without one they choose and print it.
+MINUTES ?= 10
+SEED ?=
+
 # What `make deny` checks. Advisories need the network, the others do not: make deny CHECKS="licenses bans sources"
 CHECKS ?= advisories licenses bans sources
 
 .PHONY: help demo test test-clients test-schedules test-miri lint format format-check docs deny install-check hooks
-.PHONY: bench bench-beside bench-simulated bench-plot bench-rust bench-peers clean
+.PHONY: soak fuzz test-free-threaded bench bench-beside bench-simulated bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: four servers, 2,000 requests, a table
 	$(BIN)/python examples/demo.py
@@ -45,6 +51,19 @@ test-schedules: ## Run the tests of schedules alone (part of test)
 # The memory orders, which schedules leave out: see docs/decisions/0004-schedules-and-miri.md. Needs a nightly toolchain with miri.
 test-miri: ## Check the memory orders; needs a nightly Rust with miri
 	MIRIFLAGS=-Zmiri-many-seeds=0..4 cargo +nightly miri test --no-default-features --lib limits::minute
+
+# On a build with the checks of a debug build, in an environment of its own: see docs/proof.md.
+soak: $(SOAK)/.built ## Run everything at once beside a ledger: MINUTES=10 SEED=…
+	PYTHONPATH=tests $(SOAK)/bin/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(SOAK)/.built ## Call everything with anything: MINUTES=10 SEED=…
+	PYTHONPATH=tests $(SOAK)/bin/python -m fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+# The suite and a soak on an interpreter without the GIL: make test-free-threaded PYTHON=python3.14t
+test-free-threaded: $(SOAK)/.built ## Run the tests and a soak on another interpreter: PYTHON=python3.14t
+	$(SOAK)/bin/python -c "import sysconfig; assert sysconfig.get_config_var('Py_GIL_DISABLED'), 'PYTHON has the GIL'"
+	$(SOAK)/bin/python -m pytest
+	PYTHONPATH=tests $(SOAK)/bin/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lint: format-check $(VENV)/.test $(VENV)/.demo $(VENV)/.built ## Check formats, lints, types, stubs, docs and workflows
 	cargo clippy --all-targets -- -D warnings
@@ -137,6 +156,16 @@ $(CLIENTS)/.clients: pyproject.toml
 	echo "$(CURDIR)/python" > "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/turnout.pth"
 	touch $@
 
+# Not editable: there the native half would take the place of the release build.
+$(SOAK)/.built: pyproject.toml $(RUST_SOURCES) $(shell find python -name '*.py')
+	$(PYTHON) -m venv $(SOAK)
+	$(SOAK)/bin/python -m pip install --quiet --upgrade "pip>=25.1" "maturin>=1.9.4,<2"
+	$(SOAK)/bin/python -m pip install --quiet --group test
+	rm -rf target/$(SOAK)/wheels
+	$(SOAK)/bin/maturin build --quiet --profile soak --target-dir target/$(SOAK) --out target/$(SOAK)/wheels --interpreter $(SOAK)/bin/python
+	$(SOAK)/bin/python -m pip install --quiet --force-reinstall --no-deps target/$(SOAK)/wheels/*.whl
+	touch $@
+
 $(VENV)/.floor: $(VENV)/.venv $(FLOOR_SOURCES)
 	$(BIN)/maturin develop --release --quiet --manifest-path $(FLOOR) --target-dir target
 	touch $@
@@ -146,4 +175,4 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.hooks: $(VENV)/
 	touch $@
 
 clean: ## Remove the virtual environments and target
-	rm -rf $(VENV) $(CLIENTS) target
+	rm -rf $(VENV) $(CLIENTS) .venv-soak-* target

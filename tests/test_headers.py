@@ -497,6 +497,8 @@ def test_now_is_the_present_and_utc_unless_said() -> None:
         assert seconds is not None
         assert 30 < seconds <= 60
     assert reset("2026-09-27T12:00:01Z", now=NOW.replace(tzinfo=None)) == 1.0
+    with pytest.raises(TypeError, match=r"now must be a datetime or None, not 5 \(int\)"):
+        read_rate_limits({}, now=5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use pyo3::exceptions::PyRecursionError;
 use pyo3::prelude::*;
 
 use super::modules;
@@ -22,10 +23,22 @@ static KEEPING: AtomicUsize = AtomicUsize::new(0);
 /// exception is kept already.
 pub(crate) fn keep(py: Python<'_>, error: PyErr) -> Result<(), PyErr> {
     let facts = (error.value(py), error.traceback(py));
-    let interrupts = modules::IS_INTERRUPTION.call1(py, facts).and_then(|answer| answer.is_truthy());
-    if !interrupts.unwrap_or(false) {
-        return Err(error);
+    match modules::IS_INTERRUPTION.call1(py, facts).and_then(|answer| answer.is_truthy()) {
+        Ok(true) => store(error),
+        Ok(false) => Err(error),
+        Err(another) => {
+            // Nothing but a signal's handler raises in this question, unless the stack has no room for it.
+            if !another.is_instance_of::<PyRecursionError>(py)
+                && let Err(another) = store(another)
+            {
+                another.write_unraisable(py, None);
+            }
+            Err(error)
+        }
     }
+}
+
+fn store(error: PyErr) -> Result<(), PyErr> {
     KEPT.with_borrow_mut(|kept| {
         if kept.is_some() {
             return Err(error);

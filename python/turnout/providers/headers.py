@@ -173,7 +173,7 @@ _COUNTED = {"requests": "requests", "tokens": "tokens"}
 def read_rate_limits(headers: Any, *, now: datetime | None = None) -> RateLimits:
     """Read what a provider says about its limits.
 
-    It raises for no input. A value that makes no sense (negative, not finite, absurdly large, not a number)
+    It raises for no headers. A value that makes no sense (negative, not finite, absurdly large, not a number)
     is ignored.
 
     Args:
@@ -188,6 +188,9 @@ def read_rate_limits(headers: Any, *, now: datetime | None = None) -> RateLimits
         What was said. If an exception has several places for headers, the first place that says anything
         counts.
 
+    Raises:
+        TypeError: ``now`` is no datetime.
+
     Example:
         >>> from turnout import read_rate_limits
         >>> headers = {"X-RateLimit-Remaining-Tokens": "149984", "X-RateLimit-Reset-Tokens": "6m0s"}
@@ -195,6 +198,8 @@ def read_rate_limits(headers: Any, *, now: datetime | None = None) -> RateLimits
         >>> limits.observed
         (Observed(unit='tokens', limit=None, remaining=149984, reset=360.0),)
     """
+    if now is not None and not isinstance(now, datetime):
+        raise TypeError(f"now must be a datetime or None, not {now!r} ({type(now).__name__})")
     for place in chain((headers,), _headers_of(headers)):
         found = _read(place, now)
         if found.retry_after is not None or found.observed:
