@@ -827,6 +827,7 @@ def test_a_router_dropped_while_tasks_wait_serves_them_and_goes() -> None:
 def test_ctrl_c_ends_waiting_and_leaves_nothing() -> None:
     script = """
 import os, signal, threading, time, turnout
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 router = turnout.Router([turnout.Deployment("a", "m", max_parallel_requests=1)])
 lease = router.acquire("m")
 def interrupt():

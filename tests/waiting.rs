@@ -119,6 +119,29 @@ fn a_quota_rings_for_those_it_stopped_and_only_if_it_lets_requests_through() {
 }
 
 #[test]
+fn nobody_is_rung_for_whose_wishes_rule_the_deployment_out() {
+    let _lock = not_forking();
+    let (_, router) = router(Some(1));
+    drop(router.add(Deployment::new("b", "model").unwrap().with_max_parallel_requests(Some(1)).unwrap(), ()).unwrap());
+    let leases: Vec<_> = (0..2).map(|_| router.acquire("model", &Request::default()).unwrap()).collect();
+    let lease_of = |id: &str| leases.iter().find(|lease| lease.deployment().id() == id).unwrap();
+    let without = Wishes { exclude: ["a".to_owned()].into_iter().collect(), ..Wishes::default() };
+    let without = Request { wishes: Some(Box::new(without)), ..Request::default() };
+    let (count, waiter) = wait(&router, without, UNBOUNDED);
+    let (tagged_count, tagged_waiter) = wait(&router, tagged(), UNBOUNDED);
+    assert!(waits(&router, &waiter) && waits(&router, &tagged_waiter));
+    drop(tagged_waiter);
+    lease_of("a").release(false);
+    assert_eq!((count.take(), tagged_count.take()), (0, 0), "it excludes that deployment");
+    let (tagged_count, tagged_waiter) = wait(&router, tagged(), UNBOUNDED);
+    drop(served(&router, &tagged_waiter));
+    assert_eq!((count.take(), tagged_count.take()), (0, 0));
+    lease_of("b").release(false);
+    assert_eq!(count.take(), 1);
+    drop(served(&router, &waiter));
+}
+
+#[test]
 fn a_look_serves_all_that_can_be_served_and_rings_for_them() {
     let _lock = not_forking();
     let (clock, router) = router(None);

@@ -321,7 +321,11 @@ impl<T> Entry<T> {
         let now = self.services.clock.now();
         let quotas = self.metering.as_ref().map_or_else(Vec::new, |metering| metering.open_quotas(now));
         let heir = self.heir();
-        let deployment = heir.as_ref().map_or(&self.deployment, |heir| &heir.deployment);
-        self.services.bell.ring(|room| room.wake(deployment.model_name(), deployment.shared_id(), &quotas));
+        let entry = heir.as_deref().unwrap_or(self);
+        // While gates are open to all, a change of one deployment may let requests pass to another.
+        let is_alone = !entry.home.index.words.ramp.is_on() && entry.home.index.lock().census().heeds_health();
+        let deployment = &entry.deployment;
+        let freed = is_alone.then(|| (deployment.shared_id(), deployment.tags()));
+        self.services.bell.ring(|room| room.wake(deployment.model_name(), freed, &quotas));
     }
 }

@@ -10,7 +10,7 @@ use super::args::{Tokens, request, text, whole};
 use super::handle::PyRouter;
 use super::lease::PyLease;
 use super::waiting::{self, PyWaiter, Timeout};
-use super::{interrupt, records};
+use super::{interrupt, pause, records};
 use crate::base::error::Error;
 use crate::facts::Request;
 use crate::wait::Patience;
@@ -77,8 +77,11 @@ with_keywords!(pick_method {
     fn select_many(slf, model_name, n; request) -> Bound<'py, PyList> {
         let n = whole("n", 0, MOST_PICKS, n)?;
         let (py, router, model_name) = (slf.py(), &slf.get().router, text("model_name", model_name)?);
-        let picks = (0..n).map(|_| router.select(model_name, &request, |id| id.clone_ref(py)));
-        PyList::new(py, picks.collect::<Result<Vec<_>, _>>()?)
+        let picks = (0..n).map(|nth| {
+            pause::after(py, nth)?;
+            Ok(router.select(model_name, &request, |id| id.clone_ref(py))?)
+        });
+        PyList::new(py, picks.collect::<PyResult<Vec<_>>>()?)
     }
 });
 

@@ -161,6 +161,13 @@ impl Line {
         self.heads.get(&key)
     }
 
+    /// Returns whether the wishes of a head allow a deployment with this id and these tags.
+    pub(super) fn may_use(&self, id: &str, tags: &[Arc<str>]) -> bool {
+        let allow =
+            |head: &Head| head.request.wishes.as_ref().is_none_or(|wishes| wishes.accepts_tags(tags) && !wishes.excludes(id));
+        self.heads.values().any(allow)
+    }
+
     /// Returns the first of all waiters.
     pub(super) fn leader(&self) -> Option<(Key, &Waker)> {
         let (key, head) = self.next_head(None)?;

@@ -22,7 +22,8 @@
 //! first served, until each has failed. It rings for the waiters that got a lease. The reason for a failure
 //! tells when trying again may help: that is the alarm.
 //!
-//! A head that has failed fails again until something is freed. So a ring says what was freed: one
+//! A head that has failed fails again until something is freed. So there is no ring for a deployment that the
+//! wishes of all heads rule out, and a ring says what was freed: one
 //! deployment, or any. A look tries only the heads that one of the freed deployments lets pass, and ends when
 //! these are taken again. It also tries the heads that have not tried yet. When the alarm comes, and when
 //! deployments or options have changed, it tries all. It also tries all while gates are open to a whole

@@ -256,13 +256,14 @@ impl<T> Queue<T> {
 
 impl<T: Attachment> Wakes for Queue<T> {
     #[cold]
-    fn wake(&self, model_name: &str, freed: &Arc<str>, quotas: &[u64]) {
+    fn wake(&self, model_name: &str, freed: Option<(&Arc<str>, &[Arc<str>])>, quotas: &[u64]) {
         // The lock is held here, and a look notes the quotas under the same lock. A look that began before
         // this one has seen a quota as it was, and has noted it. A later look sees the quota as it is.
         self.ring(|lines, now, bells| {
             let waits_for = |line: &Line| quotas.iter().any(|quota| line.quotas.contains(quota));
-            if let Some(line) = lines.of.get_mut(model_name).filter(|line| !waits_for(line)) {
-                line.ring(Some(freed), now, bells);
+            let may_use = |line: &Line| freed.is_none_or(|(id, tags)| line.may_use(id, tags));
+            if let Some(line) = lines.of.get_mut(model_name).filter(|line| !waits_for(line) && may_use(line)) {
+                line.ring(freed.map(|(id, _)| id), now, bells);
             }
             if !quotas.is_empty() {
                 lines.of.values_mut().filter(|line| waits_for(line)).for_each(|line| line.ring(None, now, bells));
