@@ -292,6 +292,34 @@ def test_a_handler_that_raises_amid_a_callback_interrupts_the_call(monkeypatch: 
 
 
 @needs_signals
+def test_a_handler_that_raises_while_an_exception_is_looked_at_interrupts_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether an exception is a handler's is asked in Python, where the next signal may come."""
+    router = one_place()
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    router.subscribe(lambda event: 1 / 0)
+    all_signals = signal.valid_signals()
+
+    def raise_first() -> set[signal.Signals]:
+        monkeypatch.setattr(signal, "valid_signals", lambda: all_signals)
+        signal.raise_signal(signal.SIGALRM)
+        return all_signals
+
+    def handler(number: int, frame: object) -> None:
+        raise SoftTimeLimit
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        monkeypatch.setattr(signal, "valid_signals", raise_first)
+        with pytest.raises(SoftTimeLimit):
+            router.cool_down("a", 1.0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert told == [ZeroDivisionError]
+    assert router.stats("a").cooldown_remaining > 0
+
+
+@needs_signals
 def test_a_main_thread_that_waits_lets_handlers_run(monkeypatch: pytest.MonkeyPatch) -> None:
     router = one_place()
     lease = router.acquire("m")
