@@ -180,7 +180,81 @@ def test_nothing_that_is_said_holds_longer_than_the_longest_wait(longest: float,
     assert left(router) == min(longest, 30.0)
 
 
+@pytest.mark.parametrize("health", [EXACT, MinuteRules()])
+@pytest.mark.parametrize(("asked", "named", "stays"), [(3600.0, 7200.0, 3599.0), (4.0, 5.0, 3.0)])
+def test_news_leaves_the_cooldowns_of_others(health: Health | MinuteRules, asked: float, named: float, stays: float) -> None:
+    router = two(clock := ManualClock(1.7e9))
+    router.configure(health=health)
+    leases = [router.acquire("m") for _ in range(2)]
+    router.cool_down("a", asked)
+    leases[0].failure("rate_limit", retry_after=named)
+    clock.advance(1.0)
+    router.observe("a", {"x-ratelimit-remaining-requests": "10"})
+    assert left(router) == stays
+    leases[1].release()
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0, 1.7e9])
+def test_the_first_refusal_pauses_a_quota_at_any_time(start: float) -> None:
+    router = shared(ManualClock(start))
+    refuse(router, scope="account")
+    assert paused(router) == 5.0
+    router.report_health("a", True)
+    refuse(router, scope="account")
+    assert paused(router) == 10.0
+
+
+def test_waits_grow_only_after_two_that_were_too_short() -> None:
+    router = two(clock := ManualClock(1.7e9))
+    lengths = []
+    for _ in range(3):
+        router.record_failure("a", "error")
+    lengths.append(left(router))
+    for _ in range(3):
+        clock.advance(left(router))
+        refuse(router, retry_after=0.5)
+        lengths.append(left(router))
+    assert lengths == [5.0, 0.5, 0.5, 5.0]
+
+
+def test_short_waits_of_the_only_deployment_do_not_grow_whatever_the_rules_cool() -> None:
+    health = replace(EXACT, cool_last=True)
+    router = Router([Deployment("a", "m")], health=health, clock=(clock := ManualClock(1.7e9)))
+    for _ in range(5):
+        refuse(router, retry_after=0.5)
+        assert left(router) == 0.5
+        clock.advance(0.5)
+
+
+def test_a_deployment_that_news_brought_back_is_announced() -> None:
+    events: list[str] = []
+    router = two(clock := ManualClock(1.7e9))
+    router.configure(health=MinuteRules())
+    router.subscribe(lambda event: events.append(event.kind.value))
+    refuse(router, retry_after=60.0)
+    clock.advance(1.0)
+    router.observe("a", {"x-ratelimit-remaining-requests": "10"})
+    assert events[-1] == "recovery"
+
+
 # --- rules that change ---
+
+
+def test_a_slow_start_that_is_over_stays_over() -> None:
+    router = Router([Deployment("a", "m")], health=replace(EXACT, slow_start=10.0), clock=(clock := ManualClock(1.7e9)))
+    router.add_deployment(Deployment("b", "m"))
+    clock.advance(50.0)
+    router.configure(health=replace(EXACT, slow_start=100.0))
+    assert router.stats("b").slow_start_share == 1.0
+
+
+def test_a_window_of_first_use_begins_with_a_request() -> None:
+    router = Router([Deployment("a", "m", limits=[Limit(requests=10)])], clock=(clock := ManualClock(1.7e9)), health=EXACT)
+    router.add_deployment(Deployment("a", "m", limits=[Limit(requests=10, per=100, start="first_use")]))
+    clock.advance(99.0)
+    for _ in range(10):
+        router.acquire("m").release()
+    assert paused(router) == 100.0
 
 
 def test_outcomes_of_old_facts_are_judged_by_the_new_ones() -> None:

@@ -218,6 +218,35 @@ fn a_quota_whose_limits_change_loses_nothing() {
 }
 
 #[test]
+fn a_limit_that_is_written_another_way_meanwhile_admits_no_more() {
+    const MOST: u64 = 1_000;
+    let a_minute = || limit(Unit::Requests, MOST, LimitKind::Fixed(Start::Clock));
+    let spellings: [&(dyn Fn() -> Deployment + Sync); 4] = [
+        &|| deployment(0).with_rpm_limit(Some(MOST)).unwrap(),
+        &|| deployment(0).with_limits(&[a_minute()]),
+        &|| deployment(0).with_limits(&[limit(Unit::Requests, MOST, LimitKind::Sliding)]),
+        &|| deployment(0).with_limits(&[limit(Unit::Requests, MOST, LimitKind::Fixed(Start::FirstUse))]),
+    ];
+    for round in 0..30 {
+        let clock = Clock::Manual(Arc::new(ManualClock::new(90_000_000_000)));
+        let router = Router::new(Settings { clock, ..Settings::default() }).unwrap();
+        drop(router.add(spellings[round % 4](), ()).unwrap());
+        let admitted = AtomicU64::new(0);
+        together(|thread| {
+            for i in 0..300 {
+                if thread == 0 {
+                    drop(router.replace_all(vec![(spellings[(round + i) % 4](), ())]).unwrap());
+                } else if let Ok(lease) = router.acquire("model", &Request::default()) {
+                    admitted.fetch_add(1, Ordering::Relaxed);
+                    lease.release(false);
+                }
+            }
+        });
+        assert!(admitted.into_inner() <= MOST);
+    }
+}
+
+#[test]
 fn picks_go_on_while_deployments_change() {
     for strategy in Strategy::ALL {
         let router = Router::new(Settings { strategy, ..Settings::default() }).unwrap();

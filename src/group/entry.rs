@@ -196,6 +196,7 @@ impl<T> Entry<T> {
         if !moves && heir.is_some_and(|heir| heir.rules() == self.rules()) {
             return;
         }
+        self.tidy_slow_start(held, self.services.clock.now());
         if moves {
             self.slot.mark(held, mark::SLOW_START, false);
         }
@@ -208,6 +209,14 @@ impl<T> Entry<T> {
         heir.keep_slow_start();
         if let (Some(pool), Some(breaker)) = (heir.pool(), breaker) {
             pool.take_in(breaker.outcomes());
+        }
+    }
+
+    /// Takes the mark of limits away, if these facts have none. Until its group knows these facts, requests
+    /// come by the old ones, and those may have limits.
+    pub(crate) fn stop_metering(&self) {
+        if self.metering.is_none() && self.slot.marks() & mark::METERED != 0 {
+            self.slot.mark(&self.slot.hold(), mark::METERED, false);
         }
     }
 
@@ -224,6 +233,15 @@ impl<T> Entry<T> {
             let ramp = &self.home.index.words.ramp;
             self.slot.start_slowly(held, now, ramp.picks());
             ramp.begin(now.saturating_add(length));
+        }
+    }
+
+    /// Takes the mark of a slow start away that is over by the rules of now. Other rules would begin it
+    /// again.
+    pub(crate) fn tidy_slow_start(&self, held: &Held<'_>, now: Nanos) {
+        let is_on = self.rules().health().is_some_and(|rules| self.slot.slow_start(rules, now).is_some());
+        if !is_on && self.slot.marks() & mark::SLOW_START != 0 {
+            self.slot.mark(held, mark::SLOW_START, false);
         }
     }
 

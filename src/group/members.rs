@@ -224,6 +224,7 @@ impl<T: Attachment> Group<T> {
         self.quotas.enter(entry.metering.as_deref());
         self.weights += u64::from(entry.deployment.weight());
         self.len += usize::from(self.places.put(entry, id, removed));
+        entry.stop_metering();
         self.note_members();
         self.index.lock().enter(entry.home.place.position(), &**entry, &Now::new(&entry.services.clock));
     }
@@ -252,6 +253,7 @@ impl<T: Attachment> Group<T> {
         places.members.iter().flatten().for_each(|entry| self.quotas.enter(entry.metering.as_deref()));
         self.weights = places.members.iter().flatten().map(|entry| u64::from(entry.deployment.weight())).sum();
         std::mem::replace(&mut self.places, places).take_all(removed);
+        self.places.members.iter().flatten().for_each(|entry| entry.stop_metering());
         self.note_members();
         self.index.lock().rebuild(&self.places.members, &Now::new(clock));
     }

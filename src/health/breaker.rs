@@ -96,6 +96,11 @@ impl Breaker {
         least
     }
 
+    /// Returns whether named waits were too short lately.
+    pub(crate) fn has_short_waits(&self, rules: &HealthRules, now: Nanos) -> bool {
+        self.short_waits.remembered(rules.forget_after, now) > 0
+    }
+
     /// Forgets the outcomes before a cooldown: they say nothing about the deployment that comes back.
     pub(crate) fn forget_outcomes(&self, _: &Held<'_>, pool: Option<&Pool>) {
         if let Some(pool) = pool {

@@ -12,6 +12,8 @@ pub(crate) struct NamedWait {
     until: AtomicU64,
     /// When the provider named it.
     named_at: AtomicU64,
+    /// The latest end of a cooldown that began for another reason.
+    other_until: AtomicU64,
 }
 
 impl NamedWait {
@@ -27,21 +29,28 @@ impl NamedWait {
     /// Returns whether it is the cooldown that ends at `cooldown_until`, and a request that was sent at
     /// `sent_at` was sent after the provider named it. An answer to such a request is newer.
     pub(crate) fn is_older(&self, cooldown_until: Nanos, sent_at: Nanos) -> bool {
-        cooldown_until != 0
-            && self.until.load(Ordering::Relaxed) == cooldown_until
-            && self.named_at.load(Ordering::Relaxed) < sent_at
+        self.is(cooldown_until) && self.named_at.load(Ordering::Relaxed) < sent_at
     }
 
-    /// Forgets it, because the cooldown lasts until `cooldown_until` for another reason.
-    pub(crate) fn give_way(&self, _: &Held<'_>, cooldown_until: Nanos) {
-        if self.until.load(Ordering::Relaxed) <= cooldown_until {
-            self.clear();
-        }
+    /// Returns whether it is the cooldown that ends or ended at `cooldown_until`.
+    pub(crate) fn is(&self, cooldown_until: Nanos) -> bool {
+        cooldown_until != 0 && self.until.load(Ordering::Relaxed) == cooldown_until
     }
 
-    /// Forgets it.
+    /// Notes a cooldown until `until` that began for another reason.
+    pub(crate) fn note_other(&self, _: &Held<'_>, until: Nanos) {
+        self.other_until.store(self.other_until().max(until), Ordering::Relaxed);
+    }
+
+    /// Returns the latest end of a cooldown that began for another reason.
+    pub(crate) fn other_until(&self) -> Nanos {
+        self.other_until.load(Ordering::Relaxed)
+    }
+
+    /// Forgets everything.
     pub(crate) fn clear(&self) {
-        self.until.store(0, Ordering::Relaxed);
-        self.named_at.store(0, Ordering::Relaxed);
+        for word in [&self.until, &self.named_at, &self.other_until] {
+            word.store(0, Ordering::Relaxed);
+        }
     }
 }

@@ -136,7 +136,7 @@ impl Vitals {
     }
 
     /// Records a failure that `minute` has counted, by the rules of the minute. If the provider names a wait,
-    /// a cooldown of that length always starts.
+    /// a cooldown of that length always starts. Returns whether one of another length started.
     pub(crate) fn failure(
         &self,
         held: &Held<'_>,
@@ -145,12 +145,14 @@ impl Vitals {
         kind: FailureKind,
         minute: Counts,
         wait: Option<Nanos>,
-    ) {
+    ) -> bool {
         self.break_streak(held);
         self.degraded.store(true, Ordering::Relaxed);
-        if wait.is_some() || rules.trips(kind, minute) {
+        let trips = wait.is_none() && rules.trips(kind, minute);
+        if wait.is_some() || trips {
             self.cool_down(held, now, wait.unwrap_or(rules.cooldown_time));
         }
+        trips
     }
 
     /// Starts a cooldown. A cooldown that already lasts longer is not shortened.

@@ -69,10 +69,12 @@ impl Judge<'_> {
         self.count_in(peers.pool, true);
         if let Some(wait) = failure.wait {
             // A deployment that is back too early again and again may be broken, whatever it says.
-            let is_too_short = until != 0 && self.may_trip(peers, true);
+            let was_named = state.annex().named_wait.is(until) || breaker.has_short_waits(self.rules, self.now);
+            let is_too_short = until != 0 && was_named && peers.has_as_fit(true, self.now);
             let least = if is_too_short { breaker.least_wait(held, self.rules, self.jitter, self.now, wait) } else { 0 };
             if least > wait {
                 self.cool_down(state, held, peers.pool, least, cause);
+                state.annex().named_wait.note_other(held, self.now.saturating_add(least));
             } else {
                 self.wait(state, held, peers, wait, cause);
             }
@@ -103,7 +105,6 @@ impl Judge<'_> {
         if state.vitals.cooldown_until() > until {
             breaker.set_cause(held, cause);
         }
-        state.annex().named_wait.give_way(held, self.now.saturating_add(length));
         breaker.forget_outcomes(held, self.pool_rules.map(|_| pool));
         state.mark(held, mark::SLOW_START, false);
     }
@@ -141,6 +142,7 @@ impl Judge<'_> {
         let length = self.rules.cooldown(trips, self.jitter);
         breaker.trip(held, trips, self.now.saturating_add(length));
         self.cool_down(state, held, peers.pool, length, cause);
+        state.annex().named_wait.note_other(held, self.now.saturating_add(length));
     }
 
     /// Takes a deployment out for the time that the provider named.

@@ -81,15 +81,14 @@ impl<T> Entry<T> {
     ) {
         let heard = self.hear(said, retry_after);
         self.learn(&heard.said, sent_at, receipt, now);
-        let held = self.slot.hold();
         if let Some(length) = heard.wait {
+            let held = self.slot.hold();
             let observed = &self.slot.annex().observed;
             observed.pause(now, length, observed.is_later(sent_at));
             self.slot.mark(&held, mark::OBSERVED, true);
         } else if heard.is_good() {
-            self.end_named_wait(&held, now, sent_at.unwrap_or(Nanos::MAX));
+            self.hear_good_news(now, sent_at.unwrap_or(Nanos::MAX));
         }
-        drop(held);
         self.renew(&Now::at(&self.services.clock, now));
         // A newer answer may leave more than an older one.
         self.finish();
@@ -159,7 +158,7 @@ impl<T> Entry<T> {
                 let trips = ledger.trips();
                 // A request that was sent before the last pause ended says nothing of the time after it. News
                 // may have ended that pause before its time.
-                if !observed.is_later(sent_at) || !has_come(observed.paused_until(), failure.sent_at) {
+                if failure.sent_at < observed.paused_at() || !has_come(observed.paused_until(), failure.sent_at) {
                     return true;
                 }
                 let remembered = trips.remembered(rules.forget_after, now);
@@ -210,6 +209,7 @@ impl<T> Entry<T> {
     pub(super) fn forget_what_was_said(&self) {
         if let Some(annex) = self.slot.made_annex() {
             annex.observed.forget();
+            annex.named_wait.clear();
         }
         for ledger in self.metering.iter().flat_map(|metering| metering.quotas()) {
             let _held = ledger.hold();

@@ -88,12 +88,29 @@ impl<T> Entry<T> {
         self.finish();
     }
 
-    /// Ends a cooldown whose length the provider named, if it has answered a request that was sent later.
-    pub(super) fn end_named_wait(&self, held: &Held<'_>, now: Nanos, sent_at: Nanos) {
-        let (state, until) = (&*self.slot, self.slot.vitals.cooldown_until());
-        if !has_come(until, now) && state.made_annex().is_some_and(|annex| annex.named_wait.is_older(until, sent_at)) {
-            state.vitals.end_cooldown(held, self.probation_from(now));
-        }
+    /// Records that the provider has said nothing but good of its limits, to a request that was sent at
+    /// `sent_at`.
+    pub(super) fn hear_good_news(&self, now: Nanos, sent_at: Nanos) {
+        let (heir, state) = (self.heir(), &*self.slot);
+        let entry = heir.as_deref().unwrap_or(self);
+        let held = state.hold();
+        let before = state.vitals.cooldown_until();
+        entry.end_named_wait(&held, now, sent_at);
+        let passage = if before == 0 { Passage::None } else { Passage::between(before, state, now, None) };
+        drop(held);
+        entry.announce(passage, now);
+    }
+
+    /// Ends a cooldown whose length the provider named, if it has answered a request that was sent later. A
+    /// cooldown that began for another reason stays.
+    fn end_named_wait(&self, held: &Held<'_>, now: Nanos, sent_at: Nanos) {
+        let (vitals, until) = (&self.slot.vitals, self.slot.vitals.cooldown_until());
+        let Some(annex) = self.slot.made_annex().filter(|annex| !has_come(until, now) && annex.named_wait.is_older(until, sent_at))
+        else {
+            return;
+        };
+        let other = annex.named_wait.other_until();
+        vitals.end_cooldown(held, if has_come(other, now) { self.probation_from(now) } else { other });
     }
 
     /// Returns when a probation begins that begins now; 0 if the rules keep no such time.
@@ -131,8 +148,12 @@ impl<T> Entry<T> {
                 let before = state.vitals.cooldown_until();
                 if !failure.kind.is_neutral() && !self.was_refused(&held, failure, now) {
                     let minute = state.failure(&held, moment.wall(), counted_in);
-                    state.vitals.failure(&held, rules, now, failure.kind, minute, failure.wait);
-                    failure.wait.iter().for_each(|&wait| state.annex().named_wait.note(&held, now, wait));
+                    let trips = state.vitals.failure(&held, rules, now, failure.kind, minute, failure.wait);
+                    if let Some(wait) = failure.wait {
+                        state.annex().named_wait.note(&held, now, wait);
+                    } else if trips {
+                        state.annex().named_wait.note_other(&held, now.saturating_add(rules.cooldown_time));
+                    }
                 }
                 let passage = Passage::between(before, state, now, Some(Cause::Failure(failure.kind)));
                 drop(held);
@@ -219,12 +240,12 @@ impl<T> Entry<T> {
 
     /// Takes it out for a while.
     pub(crate) fn cool_down(&self, now: Nanos, length: Nanos) {
-        self.change_health(now, |state, held, judge| match judge {
-            None => {
-                state.vitals.cool_down(held, now, length);
-                state.annex().named_wait.give_way(held, now.saturating_add(length));
+        self.change_health(now, |state, held, judge| {
+            match judge {
+                None => state.vitals.cool_down(held, now, length),
+                Some(judge) => judge.cool_down(state, held, &self.home.index.words.pool, length, Cause::Asked),
             }
-            Some(judge) => judge.cool_down(state, held, &self.home.index.words.pool, length, Cause::Asked),
+            state.annex().named_wait.note_other(held, now.saturating_add(length));
         });
     }
 

@@ -61,7 +61,9 @@ impl Meter {
         let gone: Vec<_> = gone.chain(past.minute.iter().map(|&(unit, used)| (unit, MINUTE, used))).collect();
         for meter in meters.iter().filter(|meter| !meter.goes_on_in(past.meters)) {
             let fits = gone.iter().filter(|(unit, ..)| *unit == meter.unit());
-            if let Some(&(.., used)) = fits.min_by_key(|(_, per, _)| per.abs_diff(meter.limit.per())) {
+            let nearest = fits.min_by_key(|(_, per, _)| per.abs_diff(meter.limit.per()));
+            // A window of first use does not begin with nothing.
+            if let Some(&(.., used)) = nearest.filter(|(.., used)| *used > 0) {
                 // The use of a long window is no debt of a bucket, which would have to be paid bit by bit.
                 let most = if matches!(meter.counter, Counter::Bucket(_)) { meter.limit.capacity() } else { u64::MAX };
                 meter.charge(now, used.min(most));

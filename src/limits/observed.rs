@@ -186,6 +186,11 @@ impl Observations {
         self.paused_at.store(now, Ordering::Relaxed);
     }
 
+    /// Returns when the provider last asked for a pause; 0 if it never did.
+    pub(crate) fn paused_at(&self) -> Nanos {
+        self.paused_at.load(Ordering::Relaxed)
+    }
+
     /// Returns whether a request was sent after the provider last asked for a pause. `sent_at` is when it was
     /// sent; None if it was sent just now without a lease.
     pub(crate) fn is_later(&self, sent_at: Option<Nanos>) -> bool {

@@ -62,8 +62,11 @@ impl<T: Attachment> Registry<T> {
     }
 
     fn change_rules(&self, rules: Rules) {
-        self.services.rules.set(rules);
         let now = self.services.clock.now();
+        for entry in self.deployments.iter().filter(|entry| entry.own_rules.is_none()) {
+            entry.tidy_slow_start(&entry.slot.hold(), now);
+        }
+        self.services.rules.set(rules);
         for entry in self.deployments.iter().filter(|entry| entry.own_rules.is_none()) {
             entry.follow_rules(&entry.slot.hold(), now);
         }

@@ -238,7 +238,9 @@ impl<T: Attachment> Registry<T> {
 
     fn entry(&self, deployment: Deployment, attachment: T, index: &Arc<Index>, belongings: Belongings<T>) -> Arc<Entry<T>> {
         let Belongings { inheritance: Inheritance { slot, heir }, metering, place, order } = belongings;
-        slot.mark(&slot.hold(), mark::METERED, metering.is_some());
+        if metering.is_some() {
+            slot.mark(&slot.hold(), mark::METERED, true);
+        }
         let domain = deployment.shared_domain().map(|name| self.domains.get(name));
         let entry = Arc::new(Entry {
             slot,
