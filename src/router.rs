@@ -280,6 +280,19 @@ impl<T: Attachment> Router<T> {
         lease
     }
 
+    /// Like [`Router::acquire`], for a request that may wait. None if a request waits for the model name
+    /// already, of whatever priority, or if no deployment is found at once. Then a waiter has to look.
+    #[inline]
+    pub fn acquire_at_once(&self, model_name: &str, request: &Request) -> Option<Lease<T>> {
+        // Requests that wait for other models are not overtaken.
+        if self.services().bell.is_waited_at() && self.waiting(model_name).ok()? > 0 {
+            return None;
+        }
+        let lease = self.picker.acquire_at_once(model_name, request);
+        self.picker.deliver();
+        lease
+    }
+
     /// Says what a pick would do now, and why. It has no side effect.
     ///
     /// # Errors
@@ -295,12 +308,7 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If no deployment serves the model.
     pub fn wait(&self, model_name: &str, request: Request, patience: Patience, waker: Waker) -> Result<Waiter<T>, Error> {
-        Ok(self.wait_for(self.resolve(model_name)?, request, patience, waker))
-    }
-
-    /// Makes a waiter for a model name that aliases were followed to.
-    pub(crate) fn wait_for(&self, model_name: Arc<str>, request: Request, patience: Patience, waker: Waker) -> Waiter<T> {
-        self.queue.wait(model_name, request, patience, waker)
+        Ok(self.queue.wait(self.resolve(model_name)?, request, patience, waker))
     }
 
     /// Looks whether a waiter of this router has its lease. It tries for all waiters for its model name, if

@@ -277,6 +277,27 @@ def test_no_exception_of_a_handler_loses_a_ring(kind: type[BaseException], monke
 
 
 @needs_signals
+@loses_leases
+@pytest.mark.filterwarnings("ignore:.*was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("kind", [SoftTimeLimit, HardTimeLimit])
+def test_no_exception_of_a_handler_loses_the_place_of_a_task(kind: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    router = one_place()
+
+    def work() -> None:
+        for _ in range(20):
+            try:
+                router.acquire_async("m").send(None)
+            except StopIteration as stop:
+                stop.value.release()
+
+    alarms = Alarms(kind, monkeypatch)
+    alarms.storm(1.0, work)
+    assert alarms.raised > 50
+    assert (alarms.caught, alarms.lost) == (alarms.raised, [])
+    assert (router.metrics().in_flight, router.waiting("m")) == (0, 0)
+
+
+@needs_signals
 def test_a_handler_that_raises_amid_a_callback_interrupts_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     router = one_place()
     router.subscribe(lambda event: sum(range(300)))

@@ -151,6 +151,19 @@ def test_better_news_ends_a_named_wait(health: Health | MinuteRules) -> None:
     assert router.select("m") == "a"
 
 
+def test_news_ends_each_named_wait_also_a_shorter_one() -> None:
+    router = two(clock := ManualClock(1.7e9))
+    for wait in (60.0, 5.0, 3.0):
+        lease = router.acquire("m")
+        clock.advance(1.0)
+        assert lease.deployment_id == "a"
+        lease.failure("rate_limit", retry_after=wait)
+        assert left(router) == wait
+        clock.advance(1.0)
+        router.observe("a", {"x-ratelimit-remaining-requests": "10"})
+        assert left(router) == 0.0
+
+
 def test_news_ends_no_cooldown_that_nobody_named() -> None:
     router = two(ManualClock(1.7e9))
     refuse(router, retry_after=60.0)

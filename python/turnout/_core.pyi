@@ -998,10 +998,10 @@ class RoundRobinCounters:
 
 @final
 class _Waiter:
-    """One task that wants a lease."""
+    """One task that waits for a lease."""
 
-    def take(self) -> Lease | None:
-        """Return a lease if there is one without a wait. Nobody who waits is overtaken."""
+    def acquire_at_once(self) -> Lease | None:
+        """Return a lease if nobody waits and there is room. Otherwise the task has to wait: poll."""
 
     def poll(self, wake: Callable[[], object], /) -> Lease | float:
         """Return the lease, or the seconds after which to look again unless ``wake`` is called before."""

@@ -1,10 +1,9 @@
 """The wait of asyncio and trio tasks for a lease. The core keeps the order in which they are served. Threads
 wait in the core.
 
-First a waiter takes a lease, if it can do so without a wait. Otherwise it stands in line and is polled. It
-returns its lease, or the seconds after which it wants to be polled again. Before that time, it may call the
-function that it was given. The task sleeps until one of the two happens. If the task leaves its wait in any
-way, it gives up its place, and a lease that was not returned.
+A waiter is polled. It returns its lease, or the seconds after which it wants to be polled again. Before that
+time, it may call the function that it was given. The task sleeps until one of the two happens. If the task
+leaves its wait in any way, it gives up its place, and a lease that was not returned.
 """
 
 import sys
@@ -18,7 +17,7 @@ __all__ = ["wait_async"]
 
 
 async def wait_async(waiter: _Waiter) -> Lease:
-    """Wait in this task.
+    """Wait in this task, if there is need to.
 
     Args:
         waiter: The waiter.
@@ -26,10 +25,9 @@ async def wait_async(waiter: _Waiter) -> Lease:
     Returns:
         The lease.
     """
-    lease = waiter.take()
-    if lease is None:
-        lease = await (_wait_in_trio if _runs_in_trio() else _wait_in_asyncio)(waiter)
-    return lease
+    # No variable holds the lease. So if a signal's handler raises here, the lease ends at once, and not with
+    # the traceback.
+    return waiter.acquire_at_once() or await (_wait_in_trio if _runs_in_trio() else _wait_in_asyncio)(waiter)
 
 
 # Tasks and Python's own warnings call it by this name.
@@ -49,8 +47,9 @@ def _runs_in_trio() -> bool:
 
 async def _wait_in_asyncio(waiter: _Waiter) -> Lease:
     # They are imported here, where they are loaded already: a program without a loop need not load them.
+    # Each import is of a module: that of a name from a module costs ten times as much.
     import asyncio
-    from weakref import ref
+    import weakref
 
     loop = asyncio.get_running_loop()
     try:
@@ -60,7 +59,7 @@ async def _wait_in_asyncio(waiter: _Waiter) -> Lease:
             if isinstance(progress, Lease):
                 return progress
             # A loop keeps its timers. A timer must not keep a task alive that nothing else knows.
-            timer = loop.call_later(progress, _set_if_alive, ref(woken))
+            timer = loop.call_later(progress, _set_if_alive, weakref.ref(woken))
             try:
                 await woken
             finally:

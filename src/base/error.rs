@@ -151,7 +151,7 @@ impl Reasons {
         }
     }
 
-    /// Counts deployments under another gate than that which the check named.
+    /// Counts one deployment under another gate.
     pub(crate) fn recount(&mut self, from: Gate, to: Gate) {
         self.subtract(from, 1);
         self.add(to, 1);

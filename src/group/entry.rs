@@ -4,11 +4,11 @@
 //!
 //! | file | methods |
 //! |---|---|
-//! | here | facts, rules, what becomes of it, slow start, `change` and `renew` its leaf, `finish` |
+//! | here | facts, rules, what becomes of it (`leave`, `heir`), slow start, `change` and `renew` its leaf, `finish` |
 //! | `group/stats.rs` | `stats` |
 //! | `gates/leaf.rs` | what the index needs of it (`Member`) |
 //! | `gates/refusal.rs` | `describe` |
-//! | `lease/outcome.rs` | `succeed`, `fail`, `record_success`, `record_failure`, `cool_down`, `report_health` |
+//! | `lease/outcome.rs` | `succeed`, `fail`, `record_success`, `record_failure`, `hear_good_news`, `cool_down`, `report_health` |
 //! | `lease/learn.rs` | `hear`, `observe`, `learn`, `pause_quota`, `learn_concurrency`, `came_through` |
 
 use std::fmt;

@@ -106,22 +106,18 @@ impl<R: Rule> Forest<R> {
         now: &Now<'_>,
         chance: &Chance<'_>,
     ) -> Option<Position> {
-        let is_view = filter.tags.is_some() || filter.spent != 0;
-        if is_view && !filter.lacks_part {
-            let tree = self.views.get(filter.tags, filter.spent, members, &self.all)?;
-            if tree.passes_whole(filter) {
-                return tree.pick(chance, |_| ());
-            }
-        }
         // A new minute may have brought the missing tokens, and a bucket may be full again.
         if self.refills_at != Nanos::MAX && now.has_come(self.refills_at) {
             self.rebuild(members, now);
         }
-        if !self.understated.is_empty() {
+        let is_view = filter.tags.is_some() || filter.spent != 0;
+        let tree = if is_view { self.views.get(filter.tags, filter.spent, members, &self.all)? } else { &self.all };
+        let is_whole = tree.passes_whole(filter);
+        // Where all members have enough, it does not matter that some have more than their leaves say.
+        if !self.understated.is_empty() && (filter.lacks_part || !is_whole) {
             return None;
         }
-        let tree = if is_view { self.views.get(filter.tags, filter.spent, members, &self.all)? } else { &self.all };
-        if tree.passes_whole(filter) { tree.pick(chance, |_| ()) } else { tree.pick_filtered(filter, chance) }
+        if is_whole { tree.pick(chance, |_| ()) } else { tree.pick_filtered(filter, chance) }
     }
 
     /// Returns how many members each gate stops for a request of unknown size, and the earliest time at which

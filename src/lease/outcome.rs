@@ -96,7 +96,7 @@ impl<T> Entry<T> {
         let held = state.hold();
         let before = state.vitals.cooldown_until();
         entry.end_named_wait(&held, now, sent_at);
-        let passage = if before == 0 { Passage::None } else { Passage::between(before, state, now, None) };
+        let passage = Passage::between(before, state, now, None);
         drop(held);
         entry.announce(passage, now);
     }
@@ -110,6 +110,7 @@ impl<T> Entry<T> {
             return;
         };
         let other = annex.named_wait.other_until();
+        annex.named_wait.clear();
         vitals.end_cooldown(held, if has_come(other, now) { self.probation_from(now) } else { other });
     }
 

@@ -127,35 +127,56 @@ impl<T: Attachment> Picker<T> {
     #[allow(clippy::inline_always)] // its other callers are rare
     pub(crate) fn acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
         let picked = self.registry.with_group(model_name, |model_name, group| {
-            let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng));
-            if group.index.words.ramp.is_on() {
-                group.prepare_ramp(&now);
-            }
-            let spent = group.spent_quotas(request, &now);
-            let asks_index = spent & OTHERS == 0;
-            if asks_index {
-                let filter = self.filter(group, request, spent);
-                let mut forest = group.index.lock();
-                let prefetch = |position| _ = black_box(group.member(position).is_some());
-                let picked = forest.pick(group.places(), &filter, &now, &chance, prefetch);
-                let found = picked.and_then(|position| Some((position, group.member_and_state(position, &self.registry.table)?)));
-                if let Some((position, (entry, state))) = found {
-                    let lease = Lease::reserve(entry, state, request, Waived::default(), &now);
-                    forest.renew(position, &**entry, &now);
-                    if let Ok(lease) = lease {
-                        if group.index.words.ramp.is_on() {
-                            group.count_pick(position, &mut forest, &now);
-                        }
-                        return Ok(lease);
-                    }
-                }
-            }
-            self.acquire_by_walk(model_name, group, request, now, asks_index)
+            self.acquire_or(group, request, |now, found_nobody| self.acquire_by_walk(model_name, group, request, now, found_nobody))
         });
         if let Ok(lease) = &picked {
             lease.renew_moved();
         }
         picked
+    }
+
+    /// Does what [`Picker::acquire`] does, where the index can answer. None costs no walk and makes no error.
+    pub(crate) fn acquire_at_once(&self, model_name: &str, request: &Request) -> Option<Lease<T>> {
+        let pick = |_: &_, group: &_| Ok(self.acquire_or(group, request, |_, _| Err(())).ok());
+        let lease = self.registry.with_group(model_name, pick).ok()??;
+        lease.renew_moved();
+        Some(lease)
+    }
+
+    /// Acquires from the member that the index picks. If there is none, calls `otherwise`, and tells whether
+    /// the index was asked: where it cannot answer it is not.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // it is the whole of an acquire
+    fn acquire_or<'a, E>(
+        &'a self,
+        group: &Group<T>,
+        request: &Request,
+        otherwise: impl FnOnce(Now<'a>, bool) -> Result<Lease<T>, E>,
+    ) -> Result<Lease<T>, E> {
+        let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng));
+        if group.index.words.ramp.is_on() {
+            group.prepare_ramp(&now);
+        }
+        let spent = group.spent_quotas(request, &now);
+        let asks_index = spent & OTHERS == 0;
+        if asks_index {
+            let filter = self.filter(group, request, spent);
+            let mut forest = group.index.lock();
+            let prefetch = |position| _ = black_box(group.member(position).is_some());
+            let picked = forest.pick(group.places(), &filter, &now, &chance, prefetch);
+            let found = picked.and_then(|position| Some((position, group.member_and_state(position, &self.registry.table)?)));
+            if let Some((position, (entry, state))) = found {
+                let lease = Lease::reserve(entry, state, request, Waived::default(), &now);
+                forest.renew(position, &**entry, &now);
+                if let Ok(lease) = lease {
+                    if group.index.words.ramp.is_on() {
+                        group.count_pick(position, &mut forest, &now);
+                    }
+                    return Ok(lease);
+                }
+            }
+        }
+        otherwise(now, asks_index)
     }
 
     /// Does for an acquire what [`Picker::select_by_walk`] does for a select.
@@ -223,7 +244,7 @@ impl<T: Attachment> Picker<T> {
 
     /// Returns the deployments of a group with these ids. None if some gates are open, or are about to be, so
     /// that one deployment may let requests pass to another.
-    pub(crate) fn alone(&self, model_name: &str, ids: &[Arc<str>]) -> Option<Vec<Arc<Entry<T>>>> {
+    pub(crate) fn freed(&self, model_name: &str, ids: &[Arc<str>]) -> Option<Vec<Arc<Entry<T>>>> {
         let found = self.registry.with_group(model_name, |_, group| {
             let is_shut = !group.index.words.ramp.is_on() && group.index.lock().census().heeds_health();
             let found = ids.iter().filter_map(|id| self.registry.get(id).ok());

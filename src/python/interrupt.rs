@@ -7,7 +7,6 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pyo3::exceptions::PyRecursionError;
 use pyo3::prelude::*;
 
 use super::modules;
@@ -19,21 +18,29 @@ thread_local! {
 /// How many threads keep an exception. A method that was not interrupted reads this and nothing more.
 static KEEPING: AtomicUsize = AtomicUsize::new(0);
 
+/// How often it is asked what an exception is, where handlers raise meanwhile.
+const TRIES: u8 = 3;
+
 /// Keeps an exception if a signal's handler has raised it. Otherwise returns it. Also returns it if another
 /// exception is kept already.
 pub(crate) fn keep(py: Python<'_>, error: PyErr) -> Result<(), PyErr> {
+    if interrupts(py, &error, TRIES) { store(error) } else { Err(error) }
+}
+
+/// Asks whether a signal's handler has raised an exception. Python runs for that, so that a handler may raise
+/// another one. That one is kept as well.
+fn interrupts(py: Python<'_>, error: &PyErr, tries: u8) -> bool {
     let facts = (error.value(py), error.traceback(py));
     match modules::IS_INTERRUPTION.call1(py, facts).and_then(|answer| answer.is_truthy()) {
-        Ok(true) => store(error),
-        Ok(false) => Err(error),
-        Err(another) => {
-            // Nothing but a signal's handler raises in this question, unless the stack has no room for it.
-            if !another.is_instance_of::<PyRecursionError>(py)
-                && let Err(another) = store(another)
+        Ok(answer) => answer,
+        Err(_) if tries == 0 => false,
+        Err(meanwhile) => {
+            if interrupts(py, &meanwhile, tries - 1)
+                && let Err(meanwhile) = store(meanwhile)
             {
-                another.write_unraisable(py, None);
+                meanwhile.write_unraisable(py, None);
             }
-            Err(error)
+            interrupts(py, error, tries - 1)
         }
     }
 }

@@ -32,9 +32,16 @@ impl PyLease {
         Self { own: attached.has_metadata.then(|| attached.deployment.clone_ref(py)), lease }
     }
 
-    /// Ends a lease that no code will see.
+    /// Hands a lease out. If the call was interrupted, raises that instead and gives the lease back: no code
+    /// would see it.
+    #[inline]
+    pub(crate) fn hand_out(lease: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        interrupt::done(()).inspect_err(|_| lease.get().give_back())?;
+        Ok(lease)
+    }
+
     #[cold]
-    pub(crate) fn give_back(&self) {
+    fn give_back(&self) {
         self.lease.release(true);
     }
 }

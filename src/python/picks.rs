@@ -98,8 +98,7 @@ with_keywords!(pick_method {
         match slf.get().router.acquire_at(model_name, &request, priority) {
             Ok(lease) => {
                 let lease = Bound::new(slf.py(), PyLease::new(slf.py(), lease))?;
-                interrupt::done(()).inspect_err(|_| lease.get().give_back())?;
-                Ok(lease.into_any())
+                PyLease::hand_out(lease).map(Bound::into_any)
             }
             Err(error) => wait_after(error, slf, model_name, request, Patience { timeout: timeout.0, priority }),
         }

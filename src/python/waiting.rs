@@ -1,7 +1,7 @@
 //! The wait of a thread for a lease, and the class `_Waiter`, which the loops of `turnout.waiting` poll.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 use std::thread;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use super::errors::undisturbed;
 use super::handle::PyRouter;
 use super::lease::PyLease;
 use super::{interrupt, modules};
+use crate::base::error::Error;
 use crate::base::time::{Nanos, SECOND, seconds};
 use crate::facts::Request;
 use crate::lease::Lease;
@@ -153,31 +154,24 @@ impl Wake for Bell {
     }
 }
 
-/// One task that wants a lease.
+/// One task that waits for a lease.
 #[pyclass(name = "_Waiter", module = "turnout._core", frozen)]
 pub(crate) struct PyWaiter {
     router: Py<PyRouter>,
-    model_name: Arc<str>,
-    request: Request,
-    patience: Patience,
-    /// Its place in line. Most tasks need none.
-    place: OnceLock<InLine>,
+    stage: Mutex<Stage>,
 }
 
-/// The place in line of a task.
-struct InLine {
-    bell: Arc<Bell>,
-    /// None once it was cancelled.
-    waiter: Mutex<Option<Arc<Waiter<Attached>>>>,
-}
+/// A place in line, or one to be, and the bell that rings there.
+type Waits = (Arc<Waiter<Attached>>, Arc<Bell>);
 
-impl InLine {
-    /// Gives up the place.
-    fn leave(&self) {
-        let waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(waiter);
-        drop(self.bell.set(None));
-    }
+/// How far a task has come.
+enum Stage {
+    /// It has no place in line, and may need none.
+    Asks { model_name: Arc<str>, request: Request, patience: Patience },
+    /// It waits, or begins to.
+    Waits(Waits),
+    /// It has its lease, or was cancelled.
+    IsOver,
 }
 
 impl PyWaiter {
@@ -189,41 +183,56 @@ impl PyWaiter {
         patience: Patience,
     ) -> PyResult<Bound<'py, PyAny>> {
         let model_name = router.get().router.resolve(model_name)?;
-        let waiter = Self { router: router.clone().unbind(), model_name, request, patience, place: OnceLock::new() };
-        modules::WAIT_ASYNC.call1(router.py(), (waiter,))
+        let stage = Mutex::new(Stage::Asks { model_name, request, patience });
+        modules::WAIT_ASYNC.call1(router.py(), (Self { router: router.clone().unbind(), stage },))
     }
 
-    fn place(&self) -> &InLine {
-        self.place.get_or_init(|| {
-            let (bell, router) = (Arc::<Bell>::default(), &self.router.get().router);
-            let waker = Waker::from(Arc::clone(&bell));
-            let waiter = router.wait_for(Arc::clone(&self.model_name), self.request.clone(), self.patience, waker);
-            InLine { bell, waiter: Mutex::new(Some(Arc::new(waiter))) }
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the waiter and its bell. Makes them first, if they are not made yet. None if it is over.
+    fn waits(&self) -> Result<Option<Waits>, Error> {
+        let mut stage = self.stage();
+        if let Stage::Asks { .. } = *stage
+            && let Stage::Asks { model_name, request, patience } = std::mem::replace(&mut *stage, Stage::IsOver)
+        {
+            let bell = Arc::<Bell>::default();
+            let waiter = self.router.get().router.wait(&model_name, request, patience, Waker::from(Arc::clone(&bell)))?;
+            *stage = Stage::Waits((Arc::new(waiter), bell));
+        }
+        Ok(match &*stage {
+            Stage::Waits(waits) => Some(waits.clone()),
+            _ => None,
         })
     }
 }
 
 #[pymethods]
 impl PyWaiter {
-    /// Return a lease if there is one without a wait. Nobody who waits is overtaken.
-    fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyLease>>> {
-        let router = &self.router.get().router;
-        let Ok(lease) = router.acquire_at(&self.model_name, &self.request, self.patience.priority) else {
-            // The wait that follows finds out why.
-            return Ok(None);
-        };
-        let lease = Bound::new(py, PyLease::new(py, lease))?;
-        interrupt::done(()).inspect_err(|_| lease.get().give_back())?;
-        Ok(Some(lease))
+    /// Return a lease if nobody waits and there is room. Otherwise the task has to wait: poll.
+    fn acquire_at_once<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyLease>>> {
+        // Nothing is held meanwhile: callbacks may run here.
+        let asks = std::mem::replace(&mut *self.stage(), Stage::IsOver);
+        if let Stage::Asks { model_name, request, .. } = &asks
+            && let Some(lease) = self.router.get().router.acquire_at_once(model_name, request)
+        {
+            return PyLease::hand_out(Bound::new(py, PyLease::new(py, lease))?).map(Some);
+        }
+        *self.stage() = asks;
+        interrupt::done(None)
     }
 
     /// Return the lease, or the seconds after which to look again unless ``wake`` is called before.
     #[pyo3(signature = (wake, /))]
     fn poll<'py>(&self, py: Python<'py>, wake: Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let place = self.place();
-        drop(place.bell.set(Some(wake)));
-        let waiter = place.waiter.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let progress = waiter.map_or(Ok(Progress::Waits(None)), |waiter| self.router.get().router.poll(&waiter));
+        let progress = match self.waits()? {
+            Some((waiter, bell)) => {
+                drop(bell.set(Some(wake)));
+                self.router.get().router.poll(&waiter)
+            }
+            None => Ok(Progress::Waits(None)),
+        };
         match interrupt::after(progress)? {
             Progress::Served(lease) => PyLease::new(py, lease).into_bound_py_any(py),
             Progress::Waits(at_most) => seconds(at_most.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)).into_bound_py_any(py),
@@ -232,13 +241,18 @@ impl PyWaiter {
 
     /// Give up the place, and the lease if there is one that was not returned.
     fn cancel(&self) {
-        self.place.get().into_iter().for_each(InLine::leave);
+        let stage = std::mem::replace(&mut *self.stage(), Stage::IsOver);
+        if let Stage::Waits((waiter, bell)) = stage {
+            drop(waiter);
+            drop(bell.set(None));
+        }
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.router)?;
-        let Some(place) = self.place.get() else { return Ok(()) };
-        let Ok(callback) = place.bell.callback.try_lock() else { return Ok(()) };
+        let Ok(stage) = self.stage.try_lock() else { return Ok(()) };
+        let Stage::Waits((_, bell)) = &*stage else { return Ok(()) };
+        let Ok(callback) = bell.callback.try_lock() else { return Ok(()) };
         callback.as_ref().map_or(Ok(()), |callback| visit.call(callback))
     }
 

@@ -23,11 +23,11 @@
 //! tells when trying again may help: that is the alarm.
 //!
 //! A head that has failed fails again until something is freed. So there is no ring for a deployment that the
-//! wishes of all heads rule out, and a ring says what was freed: one
-//! deployment, or any. A look tries only the heads that one of the freed deployments lets pass, and ends when
-//! these are taken again. It also tries the heads that have not tried yet. When the alarm comes, and when
-//! deployments or options have changed, it tries all. It also tries all while gates are open to a whole
-//! group, in a panic or a slow start: then one deployment may let requests pass to another.
+//! wishes of all heads rule out, and a ring says what was freed: one deployment, or any. A look tries only
+//! the heads that one of the freed deployments lets pass, and ends when these are taken again. It also tries
+//! the heads that have not tried yet. When the alarm comes, and when deployments or options have changed, it
+//! tries all. It also tries all while gates are open to a whole group, in a panic or a slow start: then one
+//! deployment may let requests pass to another.
 //!
 //! A large request could starve, because smaller ones of other classes take the tokens that come back. So a
 //! head that lacks tokens or requests, and has no more patience, reserves one deployment. Requests behind it

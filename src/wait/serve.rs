@@ -237,7 +237,7 @@ impl<T: Attachment> Queue<T> {
             }
             line.rung = None;
             let freed = match std::mem::replace(&mut line.freed, Freed::nothing()) {
-                Freed::Some(ids) if line.alarm > now => picker.alone(model_name, &ids),
+                Freed::Some(ids) if line.alarm > now => picker.freed(model_name, &ids),
                 _ => None,
             };
             match freed {
