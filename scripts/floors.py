@@ -37,6 +37,7 @@ FLOORS = {
     "facts": "deployments, requests",
     "health": "words and rules of health",
     "limits": "meters, quotas, observations",
+    "attempts": "the budget of retries",
     "base": "time, chance, locks, gates, errors",
 }
 

@@ -20,6 +20,7 @@
 //! The crate has no Python in it unless the feature `python` is on. That feature adds the extension module
 //! `turnout._core`.
 
+mod attempts;
 mod base;
 mod counters;
 mod facts;
@@ -38,11 +39,13 @@ mod settings;
 pub mod strategy;
 mod wait;
 
+pub use attempts::{Budget, BudgetRules};
 pub use base::clock::{Clock, SystemClock};
 pub use base::error::{Error, Reasons, TooLarge, Unavailable, UnknownDeployment, UnknownModel};
 pub use base::events::{Event, EventKind, Subscription};
 pub use base::fork::after_fork;
 pub use base::gate::Gate;
+pub use base::labels::Dialect;
 pub use base::manual_clock::ManualClock;
 pub use base::rng::Rng;
 pub use base::time::{Nanos, nanos, reading};

@@ -5,6 +5,8 @@ use std::task::Waker;
 
 use rustc_hash::FxHashMap;
 
+#[cfg(feature = "python")]
+use crate::base::clock::Clock;
 use crate::base::clock::Now;
 use crate::base::current::Current;
 use crate::base::doorbell::Doorbell;
@@ -427,6 +429,34 @@ impl<T: Attachment> Router<T> {
     /// If there is no deployment with this id.
     pub fn routing_context(&self, id: &str) -> Result<RoutingContext, Error> {
         Ok(routing_context(&*self.get(id)?, &Now::new(&self.services().clock)))
+    }
+
+    /// Returns what a strategy sees of candidates. If a time to the first token is known of any of them, such
+    /// times take the place of the latencies.
+    ///
+    /// # Errors
+    /// If there is no deployment with one of the ids.
+    pub fn routing_contexts(&self, ids: &[impl AsRef<str>]) -> Result<Vec<RoutingContext>, Error> {
+        let now = Now::new(&self.services().clock);
+        let entries: Vec<_> = ids.iter().map(|id| self.get(id.as_ref())).collect::<Result<_, _>>()?;
+        let by_first_token = entries.iter().any(|entry| entry.slot.avg_first_token_us() != 0);
+        let contexts = entries.iter().map(|entry| {
+            let context = routing_context(&**entry, &now);
+            if by_first_token { RoutingContext { avg_latency_us: entry.slot.avg_first_token_us(), ..context } } else { context }
+        });
+        Ok(contexts.collect())
+    }
+
+    /// Returns the source of the time.
+    #[cfg(feature = "python")]
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.services().clock
+    }
+
+    /// Returns the source of chance that no pick draws from.
+    #[cfg(feature = "python")]
+    pub(crate) fn jitter(&self) -> &Rng {
+        &self.services().jitter
     }
 
     fn now(&self) -> Nanos {

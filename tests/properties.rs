@@ -249,6 +249,7 @@ fn request((tokens, input): Tokens, (tags, any_tag): &Tags, exclude: &[usize]) -
             tags: tags.iter().map(|&tag| TAGS[tag].to_owned()).collect(),
             any_tag: *any_tag,
             exclude: exclude.iter().map(|id| format!("d{id}")).collect(),
+            ..Wishes::default()
         })
     });
     Request { tokens, split: input.map(|input| (input, tokens - input)), wishes }

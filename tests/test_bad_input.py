@@ -267,6 +267,9 @@ NATURAL: dict[str, Any] = {
     "strategies": {"m": "round_robin"},
     "contexts": [RoutingContext(deployment_id="a"), RoutingContext(deployment_id="b")],
     "candidate_ids": ["a"],
+    "send": bool,
+    "only": ["a"],
+    "dialect": "openai",
 }
 
 

@@ -48,6 +48,15 @@ from turnout.router import Router as Router
 if TYPE_CHECKING:
     from turnout import probe as probe
     from turnout import strategies as strategies
+    from turnout.execution.options import Backoff as Backoff
+    from turnout.execution.options import Budget as Budget
+    from turnout.execution.options import Fallbacks as Fallbacks
+    from turnout.execution.options import Hedge as Hedge
+    from turnout.execution.options import Options as Options
+    from turnout.execution.options import Retry as Retry
+    from turnout.execution.options import Timeouts as Timeouts
+    from turnout.execution.record import AttemptRecord as AttemptRecord
+    from turnout.execution.record import attempts_of as attempts_of
     from turnout.limits import Limit as Limit
     from turnout.limits import Quota as Quota
     from turnout.options import Health as Health
@@ -65,6 +74,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AliasCycle",
     "AllDeploymentsInCooldown",
+    "AttemptRecord",
+    "Backoff",
+    "Budget",
     "ConfigurationError",
     "Deployment",
     "DeploymentNotFound",
@@ -74,7 +86,9 @@ __all__ = [
     "Explanation",
     "Failure",
     "FailureKind",
+    "Fallbacks",
     "Health",
+    "Hedge",
     "Learning",
     "Lease",
     "Limit",
@@ -85,21 +99,25 @@ __all__ = [
     "NoAvailableDeployment",
     "Observed",
     "ObservedStats",
+    "Options",
     "Quota",
     "RateLimitExceeded",
     "RateLimits",
     "RequestTooLarge",
+    "Retry",
     "Router",
     "RouterError",
     "RouterMetrics",
     "RoutingContext",
     "Status",
     "Strategy",
+    "Timeouts",
     "TooManyWaiters",
     "Verdict",
     "WaitTimeout",
     "Waiting",
     "__version__",
+    "attempts_of",
     "classify_exception",
     "probe",
     "read_rate_limits",
@@ -109,6 +127,8 @@ __all__ = [
 # These names are imported when they are first asked for: an import of all at once would take several times as
 # long.
 _LAZY = {
+    "turnout.execution.options": ("Backoff", "Budget", "Fallbacks", "Hedge", "Options", "Retry", "Timeouts"),
+    "turnout.execution.record": ("AttemptRecord", "attempts_of"),
     "turnout.limits": ("Limit", "Quota"),
     "turnout.options": ("Health", "Learning", "MinuteRules", "Waiting"),
     "turnout.records": (

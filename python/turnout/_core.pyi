@@ -1,12 +1,17 @@
 """The native module: everything that runs on the way to a pick."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal, TypeAlias, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
 
 from turnout.enums import FailureKind, Strategy
+from turnout.execution.attempts import Attempts
+from turnout.execution.options import Fallbacks, Hedge, Options, Retry, Timeouts
+from turnout.execution.record import AttemptRecord
+from turnout.execution.state import Execution
 from turnout.limits import Limit, Quota
 from turnout.options import Health, Learning, MinuteRules, Waiting
 from turnout.records import DeploymentStats, Event, Explanation, RouterMetrics
@@ -18,6 +23,7 @@ __all__ = [
     "RoundRobinCounters",
     "Router",
     "RoutingContext",
+    "_RetryBudget",
     "_Waiter",
     "__version__",
     "_after_fork",
@@ -25,6 +31,7 @@ __all__ = [
     "_at_exit",
     "_before_fork",
     "_time_zone",
+    "_write_unraisable",
     "build_routing_contexts",
     "least_busy",
     "lowest_latency",
@@ -36,6 +43,8 @@ __all__ = [
 ]
 
 __version__: str
+
+_T = TypeVar("_T")
 
 _StrategyName: TypeAlias = Literal[
     "simple_shuffle",
@@ -67,6 +76,7 @@ _FailureKindName: TypeAlias = Literal[
     "context_window",
     "cancelled",
 ]
+_Dialect: TypeAlias = Literal["openai", "anthropic"]
 _TagsMatch: TypeAlias = Literal["all", "any"]
 
 @final
@@ -341,16 +351,53 @@ class Lease:
                 The lease goes on.
         """
 
-    def release(self, unused: bool = False) -> bool:
+    def release(
+        self,
+        unused: bool = False,
+        *,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+    ) -> bool:
         """End the lease without an outcome: the deployment's health does not change.
 
         Args:
             unused: Whether the request was never sent. The reservation in the window is then given back too.
                 By default it stays.
+            tokens: The tokens that were used up to now, if that is known: a reader who leaves a stream pays
+                for what was generated. They replace the estimate, as for :meth:`success`.
+            input_tokens: As for :meth:`success`.
+            output_tokens: As for :meth:`success`.
 
         Returns:
             True if this call ended the lease, False if it had ended before.
+
+        Raises:
+            ConfigurationError: Tokens are given although nothing was used, or as for :meth:`success`.
         """
+
+    def first_token(self) -> bool:
+        """Record that the first token of the answer has come. A call after the first, or after the end of the
+        lease, does nothing.
+
+        The time since acquire goes into ``DeploymentStats.avg_first_token``. The strategies that compare
+        latencies compare it, once it is known of a candidate: the time of a whole stream depends on the
+        length of the answer and on its reader.
+
+        Returns:
+            True if this call was the first.
+        """
+
+    @property
+    def first_token_after(self) -> float | None:
+        """Seconds from the acquire to the first token; None if that was not recorded."""
+
+    @property
+    def _acquired_at(self) -> float:
+        """When it was acquired, by the clock of ``Router._now``."""
+
+    def _fail(self, error: BaseException, /) -> tuple[str | None, float | None]:
+        """End the lease by an exception, and tell the kind of the failure and the wait that was named."""
 
     def observe(self, headers: Any, /) -> None:
         """Record what the answer's headers say about the provider's limits.
@@ -399,6 +446,13 @@ class Router:
             :class:`turnout.MinuteRules`, or None for ``Health()``.
         learning: What is learnt from providers; None for ``Learning()``.
         waiting: How many calls may wait for capacity; None for ``Waiting()``.
+        retry: Whether and how a failed attempt of a whole request is followed by another one; None for
+            ``Retry()``. This and the next four hold for :meth:`call`, :meth:`call_async`, :meth:`attempts`
+            and the clients.
+        fallbacks: Which other model names serve a request that its own group cannot serve; None for none.
+        timeouts: How long a request may take; None for ``Timeouts()``.
+        hedge: Whether a slow attempt gets a second one beside it; None for no.
+        model_options: Such options of single model names, as :class:`turnout.Options`.
         seed: Makes the random draws repeatable, 0 to 2**64 - 1. With None the system seeds them, anew in
             every forked process.
         clock: A :class:`ManualClock`, or None for the system's monotonic clock, which starts at the wall
@@ -432,6 +486,11 @@ class Router:
         health: Health | MinuteRules | None = None,
         learning: Learning | None = None,
         waiting: Waiting | None = None,
+        retry: Retry | None = None,
+        fallbacks: Fallbacks | None = None,
+        timeouts: Timeouts | None = None,
+        hedge: Hedge | None = None,
+        model_options: Mapping[str, Options] | None = None,
         seed: int | None = None,
         clock: ManualClock | None = None,
     ) -> Self: ...
@@ -444,6 +503,11 @@ class Router:
         strategies: Mapping[str, Strategy | _StrategyName] | None = None,
         health: Health | MinuteRules | None = None,
         learning: Learning | None = None,
+        retry: Retry | None = None,
+        fallbacks: Fallbacks | None = None,
+        timeouts: Timeouts | None = None,
+        hedge: Hedge | None = None,
+        model_options: Mapping[str, Options] | None = None,
     ) -> None:
         """Change options while the router is in use. Counts, leases, cooldowns and waiters stay.
 
@@ -455,6 +519,11 @@ class Router:
             strategies: The strategies of single model names. They replace all that there were.
             health: The rules of cooldown and probation. A cooldown that has begun keeps its end.
             learning: What is learnt from providers.
+            retry: As for the router. A call that has begun keeps its options.
+            fallbacks: As for the router.
+            timeouts: As for the router.
+            hedge: As for the router.
+            model_options: Such options of single model names. They replace all that there were.
 
         Raises:
             ConfigurationError: A strategy is unknown, or a number makes no sense.
@@ -583,6 +652,8 @@ class Router:
         tags: Iterable[str] | None = None,
         tags_match: _TagsMatch = "all",
         exclude: Iterable[str] | None = None,
+        only: Iterable[str] | None = None,
+        dialect: _Dialect | None = None,
     ) -> str:
         """Pick a deployment and reserve nothing. The only side effects are the round-robin turn and the
         random draw.
@@ -599,6 +670,10 @@ class Router:
             tags: Labels that the deployment must have.
             tags_match: ``"all"`` for every one of ``tags``, ``"any"`` for at least one.
             exclude: Ids that must not be picked, such as those that were tried already.
+            only: The only ids that may be picked, such as that of the deployment which keeps a conversation;
+                None for any.
+            dialect: The dialect that the deployment must speak, ``"openai"`` or ``"anthropic"``; None for
+                any.
 
         Returns:
             The deployment's id.
@@ -624,6 +699,8 @@ class Router:
         tags: Iterable[str] | None = None,
         tags_match: _TagsMatch = "all",
         exclude: Iterable[str] | None = None,
+        only: Iterable[str] | None = None,
+        dialect: _Dialect | None = None,
     ) -> list[str]:
         """Pick ``n`` times in one call, as ``n`` calls of :meth:`select` would: an id may come more than
         once.
@@ -637,6 +714,8 @@ class Router:
             tags: As for :meth:`select`.
             tags_match: As for :meth:`select`.
             exclude: As for :meth:`select`.
+            only: As for :meth:`select`.
+            dialect: As for :meth:`select`.
 
         Returns:
             The ids, in the order of the picks.
@@ -659,6 +738,8 @@ class Router:
         tags: Iterable[str] | None = None,
         tags_match: _TagsMatch = "all",
         exclude: Iterable[str] | None = None,
+        only: Iterable[str] | None = None,
+        dialect: _Dialect | None = None,
         timeout: float | None = 0.0,
         priority: int = 0,
     ) -> Lease:
@@ -677,6 +758,8 @@ class Router:
             tags: As for :meth:`select`.
             tags_match: As for :meth:`select`.
             exclude: As for :meth:`select`.
+            only: As for :meth:`select`.
+            dialect: As for :meth:`select`.
             timeout: The most seconds to wait, of the router's clock. 0 does not wait, None waits for as long
                 as it takes.
             priority: Among calls that wait, lower numbers are served first, -2**31 to 2**31 - 1.
@@ -714,6 +797,8 @@ class Router:
         tags: Iterable[str] | None = None,
         tags_match: _TagsMatch = "all",
         exclude: Iterable[str] | None = None,
+        only: Iterable[str] | None = None,
+        dialect: _Dialect | None = None,
         timeout: float | None = None,
         priority: int = 0,
     ) -> Lease:
@@ -730,6 +815,8 @@ class Router:
             tags: As for :meth:`select`.
             tags_match: As for :meth:`select`.
             exclude: As for :meth:`select`.
+            only: As for :meth:`select`.
+            dialect: As for :meth:`select`.
             timeout: The most seconds to wait, of the router's clock. None waits for as long as it takes, 0
                 does not wait.
             priority: As for :meth:`acquire`.
@@ -757,6 +844,8 @@ class Router:
         tags: Iterable[str] | None = None,
         tags_match: _TagsMatch = "all",
         exclude: Iterable[str] | None = None,
+        only: Iterable[str] | None = None,
+        dialect: _Dialect | None = None,
     ) -> Explanation:
         """Say what :meth:`select` or :meth:`acquire` would do now, and why. It has no side effect.
 
@@ -771,6 +860,8 @@ class Router:
             tags: As for :meth:`select`.
             tags_match: As for :meth:`select`.
             exclude: As for :meth:`select`.
+            only: As for :meth:`select`.
+            dialect: As for :meth:`select`.
 
         Returns:
             The verdict on every deployment of the group. ``print`` it, or take its ``to_dict()``.
@@ -778,6 +869,287 @@ class Router:
         Raises:
             ModelNotFound: No deployment serves the model.
         """
+
+    # --- whole requests ---
+    def attempts(
+        self,
+        model_name: str,
+        /,
+        *,
+        retry: Retry | None = None,
+        fallbacks: Fallbacks | None = None,
+        timeouts: Timeouts | None = None,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        tags: Iterable[str] | None = None,
+        tags_match: _TagsMatch | None = None,
+        exclude: Iterable[str] | None = None,
+        only: Iterable[str] | None = None,
+        dialect: _Dialect | None = None,
+        priority: int | None = None,
+        records: list[AttemptRecord] | None = None,
+    ) -> Attempts:
+        """Loop over the attempts of one request, with ``for`` in a thread and ``async for`` in a task.
+
+        Each attempt is a context manager that gives its lease. A failure that another attempt may mend is
+        swallowed where the block ends, and the loop goes on. Any other failure passes through. A block that
+        ends without an exception ends the loop.
+
+        Args:
+            model_name: As for :meth:`select`.
+            retry: Whether and how a failed attempt is followed by another one. None takes what holds in the
+                block, for the model name, or for the router, in this order.
+            fallbacks: Which other model names serve the request; None as for ``retry``.
+            timeouts: How long it may take; None as for ``retry``.
+            tokens: As for :meth:`acquire`, like the next seven. None takes what holds in the block, and then
+                the default of :meth:`acquire`.
+            input_tokens: As for :meth:`acquire`.
+            output_tokens: As for :meth:`acquire`.
+            tags: As for :meth:`acquire`.
+            tags_match: As for :meth:`acquire`.
+            exclude: As for :meth:`acquire`.
+            only: As for :meth:`acquire`.
+            dialect: As for :meth:`acquire`.
+            priority: As for :meth:`acquire`.
+            records: A list that takes the record of each attempt that ends; None for none.
+
+        Returns:
+            The loop.
+
+        Raises:
+            BaseException: From the loop: as for :meth:`call`.
+
+        Example:
+            >>> from turnout import Deployment, Router
+            >>> router = Router([Deployment("a", "m"), Deployment("b", "m")], strategy="priority_based")
+            >>> for attempt in router.attempts("m"):
+            ...     with attempt as lease:
+            ...         if lease.deployment_id == "a":
+            ...             raise ConnectionError
+            ...         print("served by", lease.deployment_id)
+            served by b
+        """
+
+    def call(
+        self,
+        model_name: str,
+        send: Callable[[Lease], _T],
+        /,
+        *,
+        retry: Retry | None = None,
+        fallbacks: Fallbacks | None = None,
+        timeouts: Timeouts | None = None,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        tags: Iterable[str] | None = None,
+        tags_match: _TagsMatch | None = None,
+        exclude: Iterable[str] | None = None,
+        only: Iterable[str] | None = None,
+        dialect: _Dialect | None = None,
+        priority: int | None = None,
+        records: list[AttemptRecord] | None = None,
+    ) -> _T:
+        """Send a request, and carry it to its end in this thread: other deployments, pauses and fallbacks.
+
+        What ``send`` returns is a success. An exception is a failure, which is read as
+        :func:`turnout.classify_exception` reads it. ``send`` runs in this thread and is not interrupted: time
+        limits hold between attempts. Give each attempt a time limit in your client.
+
+        Args:
+            model_name: As for :meth:`select`.
+            send: Sends the request to ``lease.deployment``. It may end the lease itself, to tell the tokens.
+            retry: Whether and how a failed attempt is followed by another one. None takes what holds in the
+                block, for the model name, or for the router, in this order.
+            fallbacks: Which other model names serve the request; None as for ``retry``.
+            timeouts: How long it may take; None as for ``retry``.
+            tokens: As for :meth:`acquire`, like the next seven. None takes what holds in the block, and then
+                the default of :meth:`acquire`.
+            input_tokens: As for :meth:`acquire`.
+            output_tokens: As for :meth:`acquire`.
+            tags: As for :meth:`acquire`.
+            tags_match: As for :meth:`acquire`.
+            exclude: As for :meth:`acquire`.
+            only: As for :meth:`acquire`.
+            dialect: As for :meth:`acquire`.
+            priority: As for :meth:`acquire`.
+            records: A list that takes the record of each attempt that ends; None for none.
+
+        Returns:
+            What ``send`` returned.
+
+        Raises:
+            BaseException: The last error of ``send``, if no other attempt may help. A note on it names every
+                attempt, and :func:`turnout.attempts_of` returns their records.
+            ModelNotFound: Nobody serves the model name, or that of a fallback.
+            NoAvailableDeployment: No attempt could begin, for this reason.
+            TimeoutError: The time was over, and no attempt had failed.
+
+        Example:
+            >>> from turnout import Deployment, Router
+            >>> router = Router([Deployment("a", "m")])
+            >>> router.call("m", lambda lease: f"served by {lease.deployment_id}")
+            'served by a'
+        """
+
+    def call_async(
+        self,
+        model_name: str,
+        send: Callable[[Lease], Awaitable[_T]],
+        /,
+        *,
+        retry: Retry | None = None,
+        fallbacks: Fallbacks | None = None,
+        timeouts: Timeouts | None = None,
+        hedge: Hedge | None = None,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        tags: Iterable[str] | None = None,
+        tags_match: _TagsMatch | None = None,
+        exclude: Iterable[str] | None = None,
+        only: Iterable[str] | None = None,
+        dialect: _Dialect | None = None,
+        priority: int | None = None,
+        records: list[AttemptRecord] | None = None,
+    ) -> Coroutine[Any, Any, _T]:
+        """Do what :meth:`call` does, in a task of asyncio or trio. An attempt that takes too long is
+        cancelled.
+
+        Time limits need ``anyio``: ``pip install 'turnout[async]'``.
+
+        Args:
+            model_name: As for :meth:`select`.
+            send: Sends the request to ``lease.deployment``. It may end the lease itself, to tell the tokens.
+            retry: Whether and how a failed attempt is followed by another one. None takes what holds in the
+                block, for the model name, or for the router, in this order.
+            fallbacks: Which other model names serve the request; None as for ``retry``.
+            timeouts: How long it may take; None as for ``retry``.
+            hedge: Whether a slow attempt gets a second one beside it; None as for ``retry``.
+            tokens: As for :meth:`acquire`, like the next seven. None takes what holds in the block, and then
+                the default of :meth:`acquire`.
+            input_tokens: As for :meth:`acquire`.
+            output_tokens: As for :meth:`acquire`.
+            tags: As for :meth:`acquire`.
+            tags_match: As for :meth:`acquire`.
+            exclude: As for :meth:`acquire`.
+            only: As for :meth:`acquire`.
+            dialect: As for :meth:`acquire`.
+            priority: As for :meth:`acquire`.
+            records: A list that takes the record of each attempt that ends; None for none.
+
+        Returns:
+            What ``send`` returned.
+
+        Raises:
+            BaseException: The last error of ``send``, if no other attempt may help. A note on it names every
+                attempt, and :func:`turnout.attempts_of` returns their records.
+            ModelNotFound: Nobody serves the model name, or that of a fallback.
+            NoAvailableDeployment: No attempt could begin, for this reason.
+            TimeoutError: The time was over, and no attempt had failed.
+            ImportError: ``anyio`` is not installed.
+        """
+
+    def options(
+        self,
+        *,
+        retry: Retry | None = None,
+        fallbacks: Fallbacks | None = None,
+        timeouts: Timeouts | None = None,
+        hedge: Hedge | None = None,
+        tokens: int | None = None,
+        tags: Iterable[str] | None = None,
+        tags_match: _TagsMatch | None = None,
+        exclude: Iterable[str] | None = None,
+        only: Iterable[str] | None = None,
+        priority: int | None = None,
+    ) -> AbstractContextManager[None]:
+        """Let options hold for the requests that begin in a block: in this thread or task, and in tasks that
+        it starts. They reach calls that other libraries make. Inner blocks come before outer ones.
+
+        They hold for :meth:`call`, :meth:`call_async`, :meth:`attempts` and the clients, and not for
+        :meth:`acquire` and :meth:`select`.
+
+        Args:
+            retry: As for :meth:`call`.
+            fallbacks: As for :meth:`call`.
+            timeouts: As for :meth:`call`.
+            hedge: As for :meth:`call_async`.
+            tokens: As for :meth:`acquire`.
+            tags: As for :meth:`acquire`.
+            tags_match: As for :meth:`acquire`.
+            exclude: As for :meth:`acquire`.
+            only: As for :meth:`acquire`.
+            priority: As for :meth:`acquire`.
+
+        Returns:
+            The block, for ``with``.
+
+        Raises:
+            TypeError: A value is of the wrong type.
+        """
+
+    def on_attempt(self, callback: Callable[[AttemptRecord], object], /) -> Callable[[], None]:
+        """Call ``callback`` with the record of each attempt that ends.
+
+        It is called in the thread or task of the attempt. It should be fast. An exception that it raises is
+        reported as unraisable.
+
+        Args:
+            callback: The callback.
+
+        Returns:
+            A function that ends that.
+
+        Raises:
+            TypeError: It cannot be called.
+        """
+
+    def close(self) -> None:
+        """Close the connections that clients have opened for the router, and end the callbacks of
+        :meth:`on_attempt`. The deployments, counts and leases stay. Leaving a ``with`` block of the router
+        does the same.
+        """
+
+    async def aclose(self) -> None:
+        """Do what :meth:`close` does in a task, for clients of tasks. Leaving an ``async with`` block of the
+        router does the same.
+        """
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+    def _begin(self, model_name: str, /) -> Lease | None:
+        """Begin a call that has no options and no size; None if it needs a plan."""
+
+    def _use_plans(self) -> None:
+        """Let every call have a plan from now on."""
+
+    def _budget(self, share: float, per_second: float, window: float, /) -> _RetryBudget:
+        """Return the budget with these numbers: one for all calls that name them."""
+
+    def _count(self, what: str, /) -> None:
+        """Count one of ``attempts``, ``retries``, ``fallbacks``, ``hedges`` or ``budget_refusals``."""
+
+    def _now(self) -> float:
+        """Return the time in seconds. It never steps back."""
+
+    def _draw(self) -> float:
+        """Draw a number from 0.0 up to but not including 1.0."""
+
+    @property
+    def _clock(self) -> ManualClock | None:
+        """The clock, if it is moved by hand."""
+
+    @property
+    def _execution(self) -> Execution:
+        """The options of calls, and who is told of them."""
 
     # --- outcomes ---
     def record_success(self, deployment_id: str, /, *, tokens: int = 0, latency: float | None = None) -> None:
@@ -997,6 +1369,22 @@ class RoundRobinCounters:
     def __new__(cls) -> Self: ...
 
 @final
+class _RetryBudget:
+    """The budget that the further attempts of a router's calls are paid from."""
+
+    def deposit(self) -> None:
+        """Pay in the share of a call."""
+
+    def withdraw(self, attempts: int, /) -> bool:
+        """Take out attempts, all or none. Return whether there were so many."""
+
+    def put_back(self, attempts: int, /) -> None:
+        """Give back attempts that did not begin."""
+
+    def balance(self) -> int:
+        """Return how many attempts can be taken out now."""
+
+@final
 class _Waiter:
     """One task that waits for a lease."""
 
@@ -1108,6 +1496,9 @@ def round_robin(model_name: str, contexts: Sequence[RoutingContext], counters: R
         The chosen deployment's id, None without candidates.
     """
 
+def _write_unraisable(error: BaseException, source: object, /) -> None:
+    """Report an exception that nobody can catch."""
+
 def build_routing_contexts(router: Router, candidate_ids: Iterable[str], /) -> list[RoutingContext]:
     """Take a snapshot of some deployments for the functions of this module.
 
@@ -1116,7 +1507,8 @@ def build_routing_contexts(router: Router, candidate_ids: Iterable[str], /) -> l
         candidate_ids: Their ids; the order is kept.
 
     Returns:
-        One routing context for each id.
+        One routing context for each id. If a time to the first token is known of one of them,
+        ``avg_latency_us`` is such a time in all of them; see :meth:`Lease.first_token`.
 
     Raises:
         DeploymentNotFound: There is none with one of the ids.

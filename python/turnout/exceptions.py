@@ -89,10 +89,11 @@ class NoAvailableDeployment(RouterError):
             from the ends of cooldowns and from the times at which limits become free. None if no such time is
             known: a place in flight becomes free when its lease ends, and nobody knows when a health check
             will report.
-        reasons: How many deployments each gate stopped, by its name: ``tags``, ``excluded``,
-            ``cooling_down``, ``unhealthy``, ``probation``, ``max_parallel_requests``, ``rpm_limit``,
-            ``tpm_limit``, ``limit`` (one of ``Deployment.limits``), ``learnt_parallel_requests``,
-            ``observed_limit`` (the provider said so), ``slow_start``, ``quota``.
+        reasons: How many deployments each gate stopped, by its name: ``dialect``, ``tags``, ``only``,
+            ``excluded``, ``cooling_down``, ``unhealthy``, ``probation``, ``max_parallel_requests``,
+            ``rpm_limit``, ``tpm_limit``, ``limit`` (one of ``Deployment.limits``),
+            ``learnt_parallel_requests``, ``observed_limit`` (the provider said so), ``slow_start``,
+            ``quota``.
     """
 
     def __init__(

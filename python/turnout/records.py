@@ -86,6 +86,8 @@ class DeploymentStats:
         penalty: Failures that weigh on it like requests in flight.
         slow_start_share: The part of its fair share of requests that slow start lets it have, 1.0 outside of
             one.
+        avg_first_token: Smoothed time to the first token in seconds, averaged as ``avg_latency`` is; None
+            before the first :meth:`turnout.Lease.first_token`.
     """
 
     deployment_id: str
@@ -115,6 +117,7 @@ class DeploymentStats:
     trips: int = 0
     penalty: int = 0
     slow_start_share: float = 1.0
+    avg_first_token: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,11 @@ class RouterMetrics:
         panicking: The model names whose groups have so few members in service that their health is ignored,
             sorted.
         events_dropped: Events that were dropped, since more than 10,000 waited to be told.
+        attempts: Attempts of whole requests since the router was made, and of these:
+        retries: those that followed a failed one on the same model name,
+        fallbacks: the first ones on another model name,
+        hedges: those that began beside a slow one.
+        budget_refusals: Attempts that the budget of retries refused.
     """
 
     models: int
@@ -154,6 +162,11 @@ class RouterMetrics:
     total_tokens: int
     panicking: tuple[str, ...] = ()
     events_dropped: int = 0
+    attempts: int = 0
+    retries: int = 0
+    fallbacks: int = 0
+    hedges: int = 0
+    budget_refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +196,8 @@ class Verdict:
 
     Attributes:
         deployment_id: The deployment.
-        gate: The first gate that stopped it: ``tags``, ``excluded``, ``cooling_down``, ``unhealthy``,
-            ``probation``, ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit``,
+        gate: The first gate that stopped it: ``dialect``, ``tags``, ``only``, ``excluded``, ``cooling_down``,
+            ``unhealthy``, ``probation``, ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit``,
             ``learnt_parallel_requests``, ``observed_limit``, ``slow_start`` or ``quota``; None if it is a
             candidate.
         detail: Why that gate stopped it, with the numbers; None if it is a candidate.

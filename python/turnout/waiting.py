@@ -13,7 +13,7 @@ from typing import Any
 
 from turnout._core import Lease, _Waiter
 
-__all__ = ["wait_async"]
+__all__ = ["runs_in_trio", "wait_async"]
 
 
 async def wait_async(waiter: _Waiter) -> Lease:
@@ -27,14 +27,15 @@ async def wait_async(waiter: _Waiter) -> Lease:
     """
     # No variable holds the lease. So if a signal's handler raises here, the lease ends at once, and not with
     # the traceback.
-    return waiter.acquire_at_once() or await (_wait_in_trio if _runs_in_trio() else _wait_in_asyncio)(waiter)
+    return waiter.acquire_at_once() or await (_wait_in_trio if runs_in_trio() else _wait_in_asyncio)(waiter)
 
 
 # Tasks and Python's own warnings call it by this name.
 wait_async.__qualname__ = "Router.acquire_async"
 
 
-def _runs_in_trio() -> bool:
+def runs_in_trio() -> bool:
+    """Tell whether this task runs in trio, and not in asyncio."""
     # trio brings sniffio along, so without it the loop is another one.
     sniffio = sys.modules.get("sniffio")
     if sniffio is None or "trio" not in sys.modules:

@@ -3,14 +3,15 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
+use super::labels::Labels;
 use super::sync::atomic::{AtomicUsize, Ordering};
 
 /// Wakes requests that wait for capacity. The caller holds no lock of a group, of counters or of a clock.
 pub(crate) trait Wakes: Send + Sync {
-    /// Wakes requests for a model name. `freed` are the id and the tags of the deployment that may have
+    /// Wakes requests for a model name. `freed` are the id and the labels of the deployment that may have
     /// capacity; None if that may be any of the group. `quotas` are the serial numbers of its quotas that let
     /// requests through. Requests that one of these has stopped are woken too.
-    fn wake(&self, model_name: &str, freed: Option<(&Arc<str>, &[Arc<str>])>, quotas: &[u64]);
+    fn wake(&self, model_name: &str, freed: Option<(&Arc<str>, Labels<'_>)>, quotas: &[u64]);
 
     /// Wakes requests for every model name: deployments or options have changed.
     fn wake_all(&self);

@@ -18,8 +18,12 @@ macro_rules! each_gate {
     ($make:ident) => {
         $make! {
             by_request {
+                /// The request is in another dialect than the deployment speaks.
+                Dialect dialect wish,
                 /// The deployment lacks the tags that the request asks for.
                 Tags tags wish,
+                /// The request names the only deployments that may serve it, and this is none of them.
+                Only only wish,
                 /// The request excludes the deployment.
                 Excluded excluded wish,
             }
@@ -64,7 +68,7 @@ macro_rules! gates {
         /// use turnout::Gate;
         ///
         /// assert_eq!(Gate::RpmLimit.name(), "rpm_limit");
-        /// assert_eq!(Gate::ALL.len(), 13);
+        /// assert_eq!(Gate::ALL.len(), 15);
         /// ```
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Gate {

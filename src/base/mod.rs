@@ -1,4 +1,4 @@
-//! The ground floor: time, chance, locks, names, gates, errors and events.
+//! The ground floor: time, chance, locks, names, labels, gates, errors and events.
 
 pub(crate) mod clock;
 pub(crate) mod current;
@@ -7,6 +7,7 @@ pub(crate) mod error;
 pub(crate) mod events;
 pub(crate) mod fork;
 pub(crate) mod gate;
+pub(crate) mod labels;
 pub(crate) mod lock;
 pub(crate) mod manual_clock;
 pub(crate) mod names;

@@ -6,7 +6,7 @@ use crate::base::clock::Now;
 use crate::base::lock::{Held, Lock};
 use crate::base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::base::time::Nanos;
-use crate::health::{Breaker, BreakerStats, Cause, Fitness, HealthRules, NamedWait, Slice, Vitals, has_come};
+use crate::health::{Breaker, BreakerStats, Cause, Fitness, HealthRules, NamedWait, Slice, Vitals, has_come, smooth};
 use crate::limits::{Cap, Counts, Minute, MinuteWindow, Observations};
 
 /// The counters of one deployment.
@@ -24,6 +24,8 @@ pub(crate) struct State {
     total_successes: AtomicU64,
     total_failures: AtomicU64,
     total_tokens: AtomicU64,
+    /// The smoothed time to the first token, in integer microseconds; 0 before the first sample.
+    avg_first_token_us: AtomicU32,
     /// The number of slots that point to this block.
     pub(super) owners: AtomicU32,
     /// Counters that few deployments need. They are made when they are first needed.
@@ -122,6 +124,19 @@ impl State {
         }
     }
 
+    /// Returns the smoothed time to the first token in microseconds; 0 for unknown.
+    #[inline]
+    pub(crate) fn avg_first_token_us(&self) -> u64 {
+        u64::from(self.avg_first_token_us.load(Ordering::Relaxed))
+    }
+
+    /// Records how long a first token took.
+    pub(crate) fn first_token(&self, _: &Held<'_>, sample_us: u64) {
+        // Over an hour is as slow as an hour.
+        let average = u32::try_from(smooth(self.avg_first_token_us(), sample_us)).unwrap_or(u32::MAX);
+        self.avg_first_token_us.store(average, Ordering::Relaxed);
+    }
+
     /// Counts the failure of a request that `counted_in` counted, and returns what this minute has counted.
     pub(crate) fn failure(&self, held: &Held<'_>, wall: Nanos, counted_in: Minute) -> Counts {
         add(&self.total_failures, 1);
@@ -211,6 +226,7 @@ impl State {
         }
         self.window.clear();
         self.vitals.clear();
+        self.avg_first_token_us.store(0, Ordering::Relaxed);
         for total in [&self.total_successes, &self.total_failures, &self.total_tokens] {
             total.store(0, Ordering::Relaxed);
         }

@@ -4,6 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
 use crate::base::error::Error;
+use crate::base::labels::{Dialect, Labels};
 use crate::base::names::not_empty;
 use crate::health::Rules;
 use crate::limits::{Limit, Quota};
@@ -40,6 +41,7 @@ struct Rare {
     limits: Vec<Limit>,
     quotas: Vec<Quota>,
     domain: Option<Arc<str>>,
+    dialect: Option<Dialect>,
     health: Option<Arc<Rules>>,
 }
 
@@ -161,6 +163,12 @@ impl Deployment {
         Ok(self.with_rare(|rare| rare.domain = domain))
     }
 
+    /// Sets the dialect that it speaks. A request that names another dialect never reaches it.
+    #[must_use]
+    pub fn with_dialect(self, dialect: Option<Dialect>) -> Self {
+        self.with_rare(|rare| rare.dialect = dialect)
+    }
+
     /// Sets rules of its own for its cooldowns and its return. They take the place of the router's rules.
     ///
     /// # Errors
@@ -228,6 +236,16 @@ impl Deployment {
 
     pub(crate) fn shared_domain(&self) -> Option<&Arc<str>> {
         self.rare.as_ref()?.domain.as_ref()
+    }
+
+    /// Returns the dialect that it speaks, if that is known.
+    #[must_use]
+    pub fn dialect(&self) -> Option<Dialect> {
+        self.rare.as_ref()?.dialect
+    }
+
+    pub(crate) fn labels(&self) -> Labels<'_> {
+        Labels { tags: &self.tags, dialect: self.dialect() }
     }
 
     /// Returns the rules of its own, if it has any.

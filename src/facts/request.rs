@@ -1,9 +1,8 @@
 //! The request that a pick is made for.
 
-use std::sync::Arc;
-
 use rustc_hash::FxHashSet;
 
+use crate::base::labels::{Dialect, Labels};
 use crate::limits::Demand;
 
 /// A request that a pick is made for.
@@ -48,18 +47,45 @@ pub struct Wishes {
     pub any_tag: bool,
     /// Ids that must not be picked.
     pub exclude: FxHashSet<String>,
+    /// The only ids that may be picked; None for any.
+    pub only: Option<FxHashSet<String>>,
+    /// The dialect that the deployment must speak; None for any.
+    pub dialect: Option<Dialect>,
 }
 
 impl Wishes {
+    /// Returns whether it asks for labels.
+    pub(crate) fn asks_for_labels(&self) -> bool {
+        !self.tags.is_empty() || self.dialect.is_some()
+    }
+
     /// Returns whether a deployment has the labels.
-    pub(crate) fn accepts_tags(&self, tags: &[Arc<str>]) -> bool {
-        let has = |wanted: &String| tags.iter().any(|tag| **tag == **wanted);
+    pub(crate) fn accepts(&self, labels: Labels<'_>) -> bool {
+        self.accepts_dialect(labels) && self.accepts_tags(labels)
+    }
+
+    pub(crate) fn accepts_dialect(&self, labels: Labels<'_>) -> bool {
+        self.dialect.is_none() || self.dialect == labels.dialect
+    }
+
+    pub(crate) fn accepts_tags(&self, labels: Labels<'_>) -> bool {
+        let has = |wanted: &String| labels.tags.iter().any(|tag| **tag == **wanted);
         self.tags.is_empty() || if self.any_tag { self.tags.iter().any(has) } else { self.tags.iter().all(has) }
     }
 
     /// Returns whether a deployment is excluded by its id.
     pub(crate) fn excludes(&self, id: &str) -> bool {
         self.exclude.contains(id)
+    }
+
+    /// Returns whether a deployment is left out by its id, since only others may be picked.
+    pub(crate) fn leaves_out(&self, id: &str) -> bool {
+        self.only.as_ref().is_some_and(|only| !only.contains(id))
+    }
+
+    /// Returns whether a deployment may be picked.
+    pub(crate) fn allows(&self, id: &str, labels: Labels<'_>) -> bool {
+        self.accepts(labels) && !self.excludes(id) && !self.leaves_out(id)
     }
 }
 

@@ -56,9 +56,25 @@ impl<T> Check<'_, '_, T> {
     // --- what the request asks for ---
 
     #[inline(always)]
+    fn dialect(&self) -> Result<(), Refusal> {
+        match &self.request.wishes {
+            Some(wishes) if !wishes.accepts_dialect(self.entry.deployment().labels()) => Err(Refusal::Dialect),
+            _ => Ok(()),
+        }
+    }
+
+    #[inline(always)]
     fn tags(&self) -> Result<(), Refusal> {
         match &self.request.wishes {
-            Some(wishes) if !wishes.accepts_tags(self.entry.deployment().tags()) => Err(Refusal::Tags),
+            Some(wishes) if !wishes.accepts_tags(self.entry.deployment().labels()) => Err(Refusal::Tags),
+            _ => Ok(()),
+        }
+    }
+
+    #[inline(always)]
+    fn only(&self) -> Result<(), Refusal> {
+        match &self.request.wishes {
+            Some(wishes) if wishes.leaves_out(self.entry.deployment().id()) => Err(Refusal::Only),
             _ => Ok(()),
         }
     }

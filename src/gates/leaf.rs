@@ -7,6 +7,7 @@ use super::live::Live;
 use super::room::{frees_at, limits_parts, tokens_left};
 use crate::base::clock::Now;
 use crate::base::events::{Event, EventKind};
+use crate::base::labels::Labels;
 use crate::base::time::Nanos;
 use crate::counters::{State, mark};
 use crate::facts::Request;
@@ -25,8 +26,8 @@ impl<T> Member for Entry<T> {
     }
 
     #[inline]
-    fn tags(&self) -> &[Arc<str>] {
-        self.deployment().tags()
+    fn labels(&self) -> Labels<'_> {
+        self.deployment().labels()
     }
 
     #[inline]

@@ -87,6 +87,11 @@ impl<T> Candidate for Live<'_, '_, T> {
     fn avg_latency_us(&self) -> u64 {
         self.state.vitals.avg_latency_us()
     }
+
+    #[inline]
+    fn avg_first_token_us(&self) -> u64 {
+        self.state.avg_first_token_us()
+    }
 }
 
 /// Takes a snapshot of what a strategy sees of a deployment.

@@ -24,8 +24,12 @@ use crate::limits::{LimitShortfall, ObservedShortfall, Shortfall};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
+    /// The request is in another dialect than the deployment speaks.
+    Dialect,
     /// The deployment lacks the tags that the request asks for.
     Tags,
+    /// The request names the only deployments that may serve it, and this is none of them.
+    Only,
     /// The request excludes the deployment.
     Excluded,
     /// The deployment is cooling down.
@@ -99,7 +103,9 @@ impl Refusal {
     #[must_use]
     pub fn gate(&self) -> Gate {
         match self {
+            Self::Dialect => Gate::Dialect,
             Self::Tags => Gate::Tags,
+            Self::Only => Gate::Only,
             Self::Excluded => Gate::Excluded,
             Self::CoolingDown { .. } => Gate::CoolingDown,
             Self::Unhealthy => Gate::Unhealthy,
@@ -120,6 +126,8 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
+            Self::Dialect => f.write_str("does not speak the dialect of the request"),
+            Self::Only => f.write_str("not among the only deployments asked for"),
             Self::Tags => f.write_str("lacks the tags asked for"),
             Self::Excluded => f.write_str("excluded by the request"),
             Self::CoolingDown { ends_in, cause: None } => write!(f, "cooling down, ends in {:.1} s", seconds(ends_in)),

@@ -343,7 +343,7 @@ impl<T> Entry<T> {
         // While gates are open to all, a change of one deployment may let requests pass to another.
         let is_alone = !entry.home.index.words.ramp.is_on() && entry.home.index.lock().census().heeds_health();
         let deployment = &entry.deployment;
-        let freed = is_alone.then(|| (deployment.shared_id(), deployment.tags()));
+        let freed = is_alone.then(|| (deployment.shared_id(), deployment.labels()));
         self.services.bell.ring(|room| room.wake(deployment.model_name(), freed, &quotas));
     }
 }

@@ -45,6 +45,8 @@ pub struct Stats {
     pub cooldown_remaining: f64,
     /// Smoothed latency in microseconds; 0 before the first sample.
     pub avg_latency_us: u64,
+    /// Smoothed time to the first token in microseconds; 0 before the first one.
+    pub avg_first_token_us: u64,
     /// Successes since the last failure.
     pub consecutive_successes: u32,
     /// Requests counted since it was added.
@@ -98,6 +100,7 @@ impl<T> Entry<T> {
             fails_this_minute: minute.fails,
             cooldown_remaining: seconds(state.vitals.cooldown_left(now)),
             avg_latency_us: state.vitals.avg_latency_us(),
+            avg_first_token_us: state.avg_first_token_us(),
             consecutive_successes: state.vitals.consecutive_successes(),
             total_requests: totals.requests,
             total_successes: totals.successes,

@@ -32,4 +32,4 @@ pub(crate) use pool::Pool;
 pub use rules::Rules;
 pub(crate) use slow_start::Slice;
 pub use vitals::Status;
-pub(crate) use vitals::{Vitals, has_come};
+pub(crate) use vitals::{Vitals, has_come, smooth};

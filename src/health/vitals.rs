@@ -199,7 +199,7 @@ impl Vitals {
 }
 
 /// Returns an exponential average in which each sample weighs 1/5. The first sample is taken whole.
-fn smooth(average: u64, sample: u64) -> u64 {
+pub(crate) fn smooth(average: u64, sample: u64) -> u64 {
     if average == 0 {
         return sample;
     }

@@ -91,7 +91,7 @@ impl<R: Rule> Forest<R> {
         if !self.census.heeds_health() {
             return None;
         }
-        if filter.tags.is_none() && filter.spent == 0 && !filter.lacks_part && self.all.passes_whole(filter) {
+        if filter.labels.is_none() && filter.spent == 0 && !filter.lacks_part && self.all.passes_whole(filter) {
             return self.all.pick(chance, prefetch);
         }
         self.pick_filtered(members, filter, now, chance)
@@ -110,8 +110,8 @@ impl<R: Rule> Forest<R> {
         if self.refills_at != Nanos::MAX && now.has_come(self.refills_at) {
             self.rebuild(members, now);
         }
-        let is_view = filter.tags.is_some() || filter.spent != 0;
-        let tree = if is_view { self.views.get(filter.tags, filter.spent, members, &self.all)? } else { &self.all };
+        let is_view = filter.labels.is_some() || filter.spent != 0;
+        let tree = if is_view { self.views.get(filter.labels, filter.spent, members, &self.all)? } else { &self.all };
         let is_whole = tree.passes_whole(filter);
         // Where all members have enough, it does not matter that some have more than their leaves say.
         if !self.understated.is_empty() && (filter.lacks_part || !is_whole) {
@@ -207,7 +207,7 @@ impl<R: Rule> Forest<R> {
 
     pub(super) fn enter<M: Member>(&mut self, position: Position, member: &M, now: &Now<'_>) {
         self.clear(position);
-        member.place().enter(position, self.views.of(member.tags(), member.quotas()));
+        member.place().enter(position, self.views.of(member.labels(), member.quotas()));
         self.renew(position, member, now);
     }
 
@@ -326,7 +326,7 @@ impl<R: Rule> Forest<R> {
         self.obstacles = None;
         self.views.trees().for_each(|(_, tree)| *tree = Tree::new(members.len()));
         for (position, member) in self::members(members) {
-            member.place().enter(position, self.views.of(member.tags(), member.quotas()));
+            member.place().enter(position, self.views.of(member.labels(), member.quotas()));
             let member = &**member;
             let leaf = member.leaf::<R>(now);
             self.note(position, member, &leaf);
@@ -355,6 +355,7 @@ mod tests {
     use super::super::obstacle::{Obstacle, QuotaBits};
     use super::*;
     use crate::base::clock::Clock;
+    use crate::base::labels::Labels;
     use crate::base::manual_clock::ManualClock;
     use crate::base::rng::Rng;
     use crate::base::sync::atomic::{AtomicU64, Ordering};
@@ -383,8 +384,8 @@ mod tests {
             &self.place
         }
 
-        fn tags(&self) -> &[Arc<str>] {
-            &self.tags
+        fn labels(&self) -> Labels<'_> {
+            Labels { tags: &self.tags, dialect: None }
         }
 
         fn fitness(&self, _: &Now<'_>) -> Fitness {
@@ -438,8 +439,8 @@ mod tests {
 
         fn pick(&mut self, tokens: u64, tags: &[String]) -> Option<Position> {
             let wishes = Wishes { tags: tags.to_vec(), ..Wishes::default() };
-            let tags = Some(&wishes).filter(|wishes| !wishes.tags.is_empty());
-            let filter = Filter { tokens, skips: Vec::new(), lacks_part: false, tags, spent: 0 };
+            let labels = Some(&wishes).filter(|wishes| wishes.asks_for_labels());
+            let filter = Filter { tokens, skips: Vec::new(), only: None, lacks_part: false, labels, spent: 0 };
             let chance = Chance { rng: &Rng::new(Some(0)), next_turn: &self.next_turn, peek: false };
             let clock = Clock::Manual(Arc::clone(&self.clock));
             self.forest.pick(&self.members, &filter, &Now::new(&clock), &chance, |_| ())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::leaf::Leaf;
 use super::obstacle::{Obstacle, QuotaBits};
 use crate::base::clock::Now;
+use crate::base::labels::Labels;
 use crate::base::position::Position;
 use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::base::time::Nanos;
@@ -17,7 +18,7 @@ pub(crate) trait Member {
     fn place(&self) -> &Place;
 
     /// Returns its labels.
-    fn tags(&self) -> &[Arc<str>];
+    fn labels(&self) -> Labels<'_>;
 
     /// Returns its fitness by its health.
     fn fitness(&self, now: &Now<'_>) -> Fitness;

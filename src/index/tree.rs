@@ -27,10 +27,12 @@ pub(crate) struct Filter<'a> {
     pub(crate) tokens: u64,
     /// Places that are excluded, in order.
     pub(crate) skips: Vec<Position>,
+    /// The only places that are allowed, in order; None for all.
+    pub(crate) only: Option<Vec<Position>>,
     /// Whether the request has no prompt or no answer: see [`Leaf::understates`].
     pub(crate) lacks_part: bool,
-    /// The wishes with the tags that are asked for, if any are.
-    pub(crate) tags: Option<&'a Wishes>,
+    /// The wishes with the labels that are asked for, if any are.
+    pub(crate) labels: Option<&'a Wishes>,
     /// The quotas that stop the request.
     pub(crate) spent: QuotaBits,
 }
@@ -38,11 +40,21 @@ pub(crate) struct Filter<'a> {
 impl Filter<'_> {
     /// Returns the excluded places below a node.
     fn skips_in(&self, node: Node) -> &[Position] {
-        let range = node.range();
-        let from = self.skips.partition_point(|&skip| (skip as usize) < range.start);
-        let skips = self.skips.get(from..).unwrap_or_default();
-        skips.get(..skips.partition_point(|&skip| (skip as usize) < range.end)).unwrap_or_default()
+        part(&self.skips, node)
     }
+
+    /// Returns the only places that are allowed below a node; None if all are.
+    fn only_in(&self, node: Node) -> Option<&[Position]> {
+        self.only.as_ref().map(|only| part(only, node))
+    }
+}
+
+/// Returns those of some places, given in order, that are below a node.
+fn part(places: &[Position], node: Node) -> &[Position] {
+    let range = node.range();
+    let from = places.partition_point(|&place| (place as usize) < range.start);
+    let places = places.get(from..).unwrap_or_default();
+    places.get(..places.partition_point(|&place| (place as usize) < range.end)).unwrap_or_default()
 }
 
 /// The part of a range that a filter leaves.
@@ -178,7 +190,7 @@ impl<R: Rule> Tree<R> {
     /// Returns whether a filter's size and exclusions take nothing away.
     #[inline]
     pub(super) fn passes_whole(&self, filter: &Filter<'_>) -> bool {
-        filter.skips.is_empty() && filter.tokens <= self.tokens.get(self.tokens.root()).least
+        filter.skips.is_empty() && filter.only.is_none() && filter.tokens <= self.tokens.get(self.tokens.root()).least
     }
 
     /// Picks where the filter takes nothing away; None if there is no candidate. Before it knows the pick, it
@@ -299,10 +311,12 @@ impl<R: Rule> Tree<R> {
 
     fn cut(&self, filter: &Filter<'_>, node: Node) -> Cut {
         let tokens = self.tokens.get(node);
-        if tokens.most < filter.tokens {
+        let only = filter.only_in(node);
+        if tokens.most < filter.tokens || only.is_some_and(<[_]>::is_empty) {
             return Cut::Nothing;
         }
-        match (tokens.least >= filter.tokens, filter.skips_in(node).is_empty()) {
+        let is_whole = filter.skips_in(node).is_empty() && only.is_none_or(|only| only.len() == node.range().len());
+        match (tokens.least >= filter.tokens, is_whole) {
             (true, true) => Cut::Whole,
             _ if node.level > 0 => Cut::Part,
             _ => Cut::Nothing,
@@ -431,7 +445,7 @@ mod tests {
                 (0..50).map(|_| pick(&chance).unwrap()).collect::<Vec<_>>()
             };
             let by_tree = picks(&|chance| tree.pick(chance, |_| ()));
-            let filter = Filter { tokens: 1, skips: vec![0], lacks_part: false, tags: None, spent: 0 };
+            let filter = Filter { tokens: 1, skips: vec![0], lacks_part: false, only: None, labels: None, spent: 0 };
             assert_eq!(by_tree, picks(&|chance| TwoChoices::choose(&Candidates::new(present(), present), chance)));
             let others = || present().filter(|&(place, _)| place != 0);
             if members > 1 {

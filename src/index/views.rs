@@ -1,6 +1,7 @@
-//! Trees over the members that have the tags of some requests, and are under no quota that stops them.
+//! Trees over the members that have the tags and the dialect of some requests, and are under no quota that
+//! stops them.
 //!
-//! Such a set of members that is asked for a second time gets a tree of its own. Below, the tags and the
+//! Such a set of members that is asked for a second time gets a tree of its own. Below, these labels and the
 //! spent quotas of a request are its *set*. The leaves of a tree are those of the group's tree, for the
 //! members of the set. There are at most [`MOST`] such trees. A further set takes the tree of a set that no
 //! request has asked for in a long while. If there is no such set, a walk serves the further set: so trees
@@ -8,13 +9,13 @@
 //! the last request for it. A tree goes when they have cost more than making it anew.
 
 use std::hash::BuildHasher;
-use std::sync::Arc;
 
 use rustc_hash::FxBuildHasher;
 
 use super::member::{Member, Members, members};
 use super::obstacle::QuotaBits;
 use super::tree::Tree;
+use crate::base::labels::{Dialect, Labels};
 use crate::facts::Wishes;
 use crate::strategy::Rule;
 
@@ -35,7 +36,7 @@ const LONGEST: usize = 256;
 /// A set with a tree.
 #[derive(Debug)]
 struct View<R: Rule> {
-    /// The wishes with the tags.
+    /// The wishes for labels.
     wishes: Wishes,
     /// The quotas that no member is under.
     spent: QuotaBits,
@@ -72,9 +73,14 @@ impl<R: Rule> Default for Views<R> {
     }
 }
 
+/// Returns what tells the labels that requests ask for apart.
+fn key(wishes: &Wishes) -> (Option<Dialect>, bool, &[String]) {
+    (wishes.dialect, wishes.any_tag, &wishes.tags)
+}
+
 impl<R: Rule> View<R> {
-    fn accepts(&self, tags: &[Arc<str>], quotas: QuotaBits) -> bool {
-        quotas & self.spent == 0 && self.wishes.accepts_tags(tags)
+    fn accepts(&self, labels: Labels<'_>, quotas: QuotaBits) -> bool {
+        quotas & self.spent == 0 && self.wishes.accepts(labels)
     }
 }
 
@@ -94,8 +100,7 @@ impl<R: Rule> Views<R> {
             return None;
         }
         self.asked += 1;
-        let is_it =
-            |view: &View<R>| view.spent == spent && view.wishes.any_tag == wishes.any_tag && view.wishes.tags == wishes.tags;
+        let is_it = |view: &View<R>| view.spent == spent && key(&view.wishes) == key(wishes);
         let nth = match self.kept.iter().position(|view| view.as_ref().is_some_and(is_it)) {
             Some(nth) => nth,
             None => self.make(wishes, spent, members, all)?,
@@ -108,11 +113,11 @@ impl<R: Rule> Views<R> {
     /// Makes a tree for a set that has none, if it pays.
     #[cold]
     fn make<M: Member>(&mut self, wishes: &Wishes, spent: QuotaBits, members: &Members<M>, all: &Tree<R>) -> Option<usize> {
-        let place = self.place_for(FxBuildHasher.hash_one((&wishes.tags, wishes.any_tag, spent)))?;
-        let wishes = Wishes { tags: wishes.tags.clone(), any_tag: wishes.any_tag, ..Wishes::default() };
+        let place = self.place_for(FxBuildHasher.hash_one((key(wishes), spent)))?;
+        let wishes = Wishes { tags: wishes.tags.clone(), any_tag: wishes.any_tag, dialect: wishes.dialect, ..Wishes::default() };
         let mut view = View { wishes, spent, tree: Tree::new(all.leaves()), used_at: self.asked, renewals: 0 };
         for (position, member) in self::members(members) {
-            let matches = view.accepts(member.tags(), member.quotas());
+            let matches = view.accepts(member.labels(), member.quotas());
             member.place().set_view(place, matches);
             if matches {
                 view.tree.copy(position, all);
@@ -152,9 +157,9 @@ impl<R: Rule> Views<R> {
         Some(place)
     }
 
-    /// Returns which trees a member with these tags and quotas is in, one bit each.
-    pub(super) fn of(&self, tags: &[Arc<str>], quotas: QuotaBits) -> u8 {
-        let accepts = |view: &Option<View<R>>| view.as_ref().is_some_and(|view| view.accepts(tags, quotas));
+    /// Returns which trees a member with these labels and quotas is in, one bit each.
+    pub(super) fn of(&self, labels: Labels<'_>, quotas: QuotaBits) -> u8 {
+        let accepts = |view: &Option<View<R>>| view.as_ref().is_some_and(|view| view.accepts(labels, quotas));
         self.kept.iter().enumerate().fold(0, |views, (nth, view)| views | u8::from(accepts(view)) << nth)
     }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::base::clock::Now;
 use crate::base::fork::forks;
 use crate::base::lock::Held;
-use crate::base::sync::atomic::{AtomicBool, Ordering};
+use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::base::time::Nanos;
 use crate::counters::{State, mark};
 use crate::facts::{Deployment, Request};
@@ -52,6 +52,8 @@ pub struct Lease<T> {
     forks: u32,
     acquired_at: Nanos,
     ended: AtomicBool,
+    /// The microseconds to the first token; 0 before it.
+    first_token_us: AtomicU64,
     /// Whether it has the one place of a deployment on probation.
     probes: bool,
     /// Its charges beside those of its minute; None for most.
@@ -94,6 +96,7 @@ impl<T> Lease<T> {
             forks: process(),
             acquired_at: now.get(),
             ended: AtomicBool::new(false),
+            first_token_us: AtomicU64::new(0),
             probes,
             receipt,
         })
@@ -180,6 +183,53 @@ impl<T> Lease<T> {
             self.entry.finish();
         }
         ended
+    }
+
+    /// Records that the first token of its answer has come. Returns whether that is news: the first call
+    /// before the end counts.
+    pub fn first_token(&self) -> bool {
+        if self.has_ended() {
+            return false;
+        }
+        let now = self.entry.services.clock.now();
+        // A first token that takes no time is known all the same.
+        let sample_us = (now.saturating_sub(self.acquired_at) / 1000).max(1);
+        let held = self.entry.slot.hold();
+        if self.first_token_us.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        self.first_token_us.store(sample_us, Ordering::Relaxed);
+        self.entry.slot.first_token(&held, sample_us);
+        drop(held);
+        self.entry.renew(&Now::at(&self.entry.services.clock, now));
+        true
+    }
+
+    /// Returns the microseconds from the acquire to the first token; None if that was not recorded.
+    #[must_use]
+    pub fn first_token_us(&self) -> Option<u64> {
+        Some(self.first_token_us.load(Ordering::Relaxed)).filter(|&sample| sample != 0)
+    }
+
+    /// Returns when it was acquired.
+    #[must_use]
+    pub fn acquired_at(&self) -> Nanos {
+        self.acquired_at
+    }
+
+    /// Ends it without an outcome, after the provider has served a part of it: its reader has left. These
+    /// tokens replace the estimate; see [`Lease::success`]. Returns whether this call ended it.
+    pub fn release_used(&self, tokens: u64, split: Option<(u64, u64)>) -> bool {
+        let now = self.entry.services.clock.now();
+        let Some(held) = self.end() else { return false };
+        self.entry.slot.window.settle(&held, self.minute, self.tokens, tokens);
+        if let Some(receipt) = &self.receipt {
+            receipt.settle(&self.entry, &held, Some(receipt.demand.settled(Some(tokens), split)), now);
+        }
+        drop(held);
+        self.entry.renew(&Now::at(&self.entry.services.clock, now));
+        self.entry.finish();
+        true
     }
 
     /// Ends it without an outcome. `unused` gives back what it reserved in the window too. Returns whether

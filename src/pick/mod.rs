@@ -6,6 +6,8 @@ mod walk;
 use std::hint::black_box;
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
+
 use crate::base::clock::{Clock, Now};
 use crate::base::error::Error;
 use crate::base::gate::Gate;
@@ -309,15 +311,22 @@ impl<T: Attachment> Picker<T> {
         self.registry.with_group(model_name, |_, group| Ok(group.panics(self.registry.services(), &now))).unwrap_or(false)
     }
 
+    /// Returns the places of deployments in a group, in order.
+    fn places(&self, group: &Group<T>, ids: &FxHashSet<String>) -> Vec<Position> {
+        let mut places: Vec<_> = ids.iter().filter_map(|id| self.registry.position_in(group, id)).collect();
+        places.sort_unstable();
+        places
+    }
+
     /// Returns the filter for the index.
     #[inline]
     fn filter<'a>(&self, group: &Group<T>, request: &'a Request, spent: QuotaBits) -> Filter<'a> {
         let (tokens, lacks_part) = (request.least_tokens(), request.lacks_part());
-        let mut filter = Filter { tokens, skips: Vec::new(), lacks_part, tags: None, spent };
+        let mut filter = Filter { tokens, skips: Vec::new(), only: None, lacks_part, labels: None, spent };
         if let Some(wishes) = &request.wishes {
-            filter.skips.extend(wishes.exclude.iter().filter_map(|id| self.registry.position_in(group, id)));
-            filter.skips.sort_unstable();
-            filter.tags = Some(&**wishes).filter(|wishes| !wishes.tags.is_empty());
+            filter.skips = self.places(group, &wishes.exclude);
+            filter.only = wishes.only.as_ref().map(|only| self.places(group, only));
+            filter.labels = Some(&**wishes).filter(|wishes| wishes.asks_for_labels());
         }
         filter
     }

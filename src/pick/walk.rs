@@ -10,7 +10,7 @@ use crate::base::error::{Error, Reasons, TooLarge, Unavailable};
 use crate::base::position::Position;
 use crate::base::rng::Rng;
 use crate::base::time::{Nanos, seconds};
-use crate::facts::Request;
+use crate::facts::{Request, Wishes};
 use crate::gates::{Live, Refusal, Waived, available_at, check, exceeded};
 use crate::group::{Attachment, Entry, Group, Services};
 use crate::limits::OTHERS;
@@ -158,8 +158,12 @@ impl<'a, T: Attachment> Walk<'a, T> {
     /// Does what `refuse` does, by what the index has added up. `skips` are the places that the request
     /// excludes. None if only a walk can tell, or if a member passes.
     pub(super) fn refuse_by_index(&self, model_name: &Arc<str>, skips: &[Position]) -> Option<Error> {
-        let has_tags = self.request.wishes.as_ref().is_some_and(|wishes| !wishes.tags.is_empty());
-        if has_tags || self.request.tokens > 1 || self.request.split.is_some() || !self.lost.is_empty() {
+        let narrows = |wishes: &Wishes| wishes.asks_for_labels() || wishes.only.is_some();
+        if self.request.wishes.as_deref().is_some_and(narrows)
+            || self.request.tokens > 1
+            || self.request.split.is_some()
+            || !self.lost.is_empty()
+        {
             return None;
         }
         let spent = self.group.quotas.spent_until(self.request.into(), self.now.get());

@@ -7,6 +7,7 @@ use pyo3::types::{PyFloat, PyInt, PyIterator, PyString};
 
 use super::errors::{out_of_range, wrong_type};
 use crate::base::error::Error;
+use crate::base::labels::Dialect;
 use crate::base::time::{self, Nanos, nanos};
 use crate::facts::{Request, Wishes};
 use crate::health::{FailureKind, Scope};
@@ -115,6 +116,11 @@ pub(crate) fn flag(name: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
     value.extract().map_err(|_| wrong_type(name, "a bool", value))
 }
 
+/// A dialect by its name.
+pub(crate) fn dialect(value: &Bound<'_, PyAny>) -> PyResult<Dialect> {
+    Ok(text("dialect", value)?.parse()?)
+}
+
 /// A strategy by its name.
 pub(crate) fn strategy(value: &Bound<'_, PyAny>) -> PyResult<Strategy> {
     Ok(text("strategy", value)?.parse()?)
@@ -171,9 +177,11 @@ pub(crate) fn request(
     tags: Option<&Bound<'_, PyAny>>,
     tags_match: Option<&Bound<'_, PyAny>>,
     exclude: Option<&Bound<'_, PyAny>>,
+    only: Option<&Bound<'_, PyAny>>,
+    dialect: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Request> {
-    let wishes =
-        if tags.is_some() || tags_match.is_some() || exclude.is_some() { Some(wishes(tags, tags_match, exclude)?) } else { None };
+    let has_wishes = tags.is_some() || tags_match.is_some() || exclude.is_some() || only.is_some() || dialect.is_some();
+    let wishes = if has_wishes { Some(wishes(tags, tags_match, exclude, only, dialect)?) } else { None };
     let (mut tokens, mut split) = (tokens.map(|tokens| tokens.0), None);
     if input_tokens.is_some() || output_tokens.is_some() {
         (tokens, split) = self::split(tokens, input_tokens, output_tokens)?;
@@ -186,6 +194,8 @@ fn wishes(
     tags: Option<&Bound<'_, PyAny>>,
     tags_match: Option<&Bound<'_, PyAny>>,
     exclude: Option<&Bound<'_, PyAny>>,
+    only: Option<&Bound<'_, PyAny>>,
+    dialect: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Box<Wishes>> {
     let any_tag = match tags_match.map(|tags_match| text("tags_match", tags_match)).transpose()? {
         None | Some("all") => false,
@@ -196,5 +206,7 @@ fn wishes(
     // The tags are sorted, since sets have no order. So an index knows them again.
     tags.sort_unstable();
     tags.dedup();
-    Ok(Box::new(Wishes { tags, any_tag, exclude: exclude.map(|ids| texts("exclude", ids)).transpose()?.unwrap_or_default() }))
+    let exclude = exclude.map(|ids| texts("exclude", ids)).transpose()?.unwrap_or_default();
+    let only = optional(only, |ids| texts("only", ids))?;
+    Ok(Box::new(Wishes { tags, any_tag, exclude, only, dialect: optional(dialect, self::dialect)? }))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use super::attached::Attached;
+use super::attempts::Attempts;
 use super::events::Subscriptions;
 use super::section;
 use crate::router::Router;
@@ -18,6 +19,10 @@ use crate::router::Router;
 pub(crate) struct PyRouter {
     pub(crate) router: Router<Attached>,
     pub(super) subscriptions: Arc<Subscriptions>,
+    /// What all calls of `turnout.execution` share: the part of the core.
+    pub(super) attempts: Attempts,
+    /// The part of Python: a `turnout.execution.state.Execution`.
+    pub(super) execution: Py<PyAny>,
 }
 
 impl PyRouter {

@@ -11,7 +11,8 @@ use super::deployment::PyDeployment;
 use super::errors::undisturbed;
 use super::limits::{read_headers, said_from};
 use super::{door, interrupt, modules, section};
-use crate::base::time::Nanos;
+use crate::base::error::Error;
+use crate::base::time::{Nanos, seconds};
 use crate::health::{FailureKind, Scope};
 use crate::lease::Lease;
 use crate::limits::Observed;
@@ -47,29 +48,31 @@ impl PyLease {
 }
 
 impl PyLease {
-    /// Ends the lease by an exception that leaves its block.
+    /// Ends the lease by an exception that leaves its block. Returns the kind of the failure and the wait
+    /// that the provider named.
     #[cold]
     #[inline(never)]
-    fn fail(&self, exc: &Bound<'_, PyAny>) {
+    fn fail(&self, exc: &Bound<'_, PyAny>) -> (Option<FailureKind>, Option<Nanos>) {
         if exc.is_instance_of::<PyGeneratorExit>() {
             // This is not left to Python: an interpreter that shuts down may close a generator and runs no
             // more of its code.
             self.lease.release(false);
-            return;
-        }
-        if self.lease.has_ended() {
-            return;
+            return (None, None);
         }
         let learns = self.lease.learns_from_headers();
         // If the reading is interrupted, the exception is read once more: its lease must still learn of it.
         let reading = read(exc, learns).or_else(|error| interrupt::keep(exc.py(), error).and_then(|()| read(exc, learns)));
         match reading {
-            Ok((Some(kind), said, retry_after, scope)) => self.lease.failure(kind, retry_after, &said, scope),
+            Ok((Some(kind), said, retry_after, scope)) => {
+                self.lease.failure(kind, retry_after, &said, scope);
+                (Some(kind), retry_after)
+            }
             Ok((None, said, ..)) => {
                 if !said.is_empty() {
                     self.lease.observe(&said, None);
                 }
-                self.lease.release(false)
+                self.lease.release(false);
+                (None, None)
             }
             Err(error) => {
                 // The caller's exception must get through, even if something is wrong with it.
@@ -77,9 +80,10 @@ impl PyLease {
                     error.write_unraisable(exc.py(), Some(exc));
                     Ok(())
                 });
-                self.lease.failure(FailureKind::Error, None, &[], None)
+                self.lease.failure(FailureKind::Error, None, &[], None);
+                (Some(FailureKind::Error), None)
             }
-        };
+        }
     }
 }
 
@@ -142,10 +146,33 @@ impl PyLease {
     }
 
     /// End the lease without an outcome: the deployment's health does not change.
-    #[pyo3(signature = (unused=None), text_signature = "($self, unused=False)")]
-    fn release(&self, unused: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+    #[pyo3(
+        signature = (unused=None, *, tokens=None, input_tokens=None, output_tokens=None),
+        text_signature = "($self, unused=False, *, tokens=None, input_tokens=None, output_tokens=None)"
+    )]
+    fn release(
+        &self,
+        unused: Option<&Bound<'_, PyAny>>,
+        tokens: Option<Tokens>,
+        input_tokens: Option<&Bound<'_, PyAny>>,
+        output_tokens: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
         let unused = unused.map_or(Ok(false), |unused| flag("unused", unused))?;
-        interrupt::done(self.lease.release(unused))
+        let ended = match split(tokens.map(|tokens| tokens.0), input_tokens, output_tokens)? {
+            (None, _) => self.lease.release(unused),
+            (Some(tokens), _) if unused => {
+                let message = format!("unused must not be True together with tokens ({tokens}): what was used is not unused");
+                return Err(Error::Configuration(message).into());
+            }
+            (Some(tokens), split) => self.lease.release_used(tokens, split),
+        };
+        interrupt::done(ended)
+    }
+
+    /// Record that the first token of the answer has come. A call after the first, or after the end of the
+    /// lease, does nothing.
+    fn first_token(&self) -> PyResult<bool> {
+        interrupt::done(self.lease.first_token())
     }
 
     /// Record what the answer's headers say about the provider's limits.
@@ -154,6 +181,26 @@ impl PyLease {
         let (said, retry_after) = read_headers(headers)?;
         self.lease.observe(&said, retry_after);
         interrupt::done(())
+    }
+
+    /// Seconds from the acquire to the first token; None if that was not recorded.
+    #[getter]
+    #[allow(clippy::cast_precision_loss)] // seconds are a float
+    fn first_token_after(&self) -> Option<f64> {
+        self.lease.first_token_us().map(|us| us as f64 / 1e6)
+    }
+
+    /// When it was acquired, by the clock of `Router._now`.
+    #[getter]
+    fn _acquired_at(&self) -> f64 {
+        seconds(self.lease.acquired_at())
+    }
+
+    /// End the lease by an exception. Return the kind of the failure and the wait that the provider named.
+    #[pyo3(signature = (error, /))]
+    fn _fail(&self, error: &Bound<'_, PyAny>) -> PyResult<(Option<&'static str>, Option<f64>)> {
+        let (kind, retry_after) = self.fail(error);
+        interrupt::done((kind.map(FailureKind::name), retry_after.map(seconds)))
     }
 
     fn __enter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
@@ -165,7 +212,7 @@ impl PyLease {
         let _ = traceback;
         if exc_type.is_none() {
             self.lease.success(None, None, None);
-        } else {
+        } else if !self.lease.has_ended() {
             self.fail(exc);
         }
         interrupt::done(false)

@@ -4,6 +4,8 @@
 
 mod args;
 mod attached;
+mod attempts;
+mod calls;
 mod clock;
 mod deployment;
 mod door;
@@ -28,6 +30,8 @@ mod waiting;
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use super::attempts::PyRetryBudget;
     #[pymodule_export]
     use super::clock::PyManualClock;
     #[pymodule_export]
@@ -64,6 +68,13 @@ mod _core {
         super::section::after_fork_in_child();
         crate::base::fork::after_fork();
         super::door::after_fork();
+    }
+
+    /// Report an exception that nobody can catch. `source` is what raised it.
+    #[pyfunction]
+    #[pyo3(signature = (error, source, /))]
+    fn _write_unraisable(py: Python<'_>, error: &Bound<'_, PyAny>, source: &Bound<'_, PyAny>) {
+        PyErr::from_value(error.clone()).write_unraisable(py, Some(source));
     }
 
     /// Wait until no call holds a lock without the GIL, and let none begin, before this thread forks.

@@ -52,6 +52,7 @@ imported! {
     LEARNING = "turnout.options" "Learning",
     MINUTE_RULES = "turnout.options" "MinuteRules",
     WAITING = "turnout.options" "Waiting",
+    EXECUTION = "turnout.execution.state" "Execution",
     DEPLOYMENT_STATS = "turnout.records" "DeploymentStats",
     EVENT = "turnout.records" "Event",
     EXPLANATION = "turnout.records" "Explanation",

@@ -29,6 +29,8 @@ macro_rules! with_keywords {
             tags: Option<&Bound<'py, PyAny>> = "None",
             tags_match: Option<&Bound<'py, PyAny>> = "'all'",
             exclude: Option<&Bound<'py, PyAny>> = "None",
+            only: Option<&Bound<'py, PyAny>> = "None",
+            dialect: Option<&Bound<'py, PyAny>> = "None",
         }
     };
 }

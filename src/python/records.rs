@@ -6,6 +6,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use super::attached::Attached;
 use super::limits::limit_to;
 use super::{modules, pause};
+use crate::attempts::AttemptCounts;
 use crate::base::events::Event;
 use crate::base::time::seconds;
 use crate::group::{Metrics, Stats};
@@ -35,8 +36,8 @@ impl<'py> Statuses<'py> {
 
 /// The fields of `turnout.DeploymentStats`, in order.
 #[allow(clippy::cast_precision_loss)] // seconds are a float
-fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyResult<[(&'static str, Bound<'py, PyAny>); 27]> {
-    let avg_latency = (stats.avg_latency_us != 0).then_some(stats.avg_latency_us as f64 / 1e6);
+fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyResult<[(&'static str, Bound<'py, PyAny>); 28]> {
+    let seconds = |us: u64| (us != 0).then_some(us as f64 / 1e6);
     Ok([
         ("deployment_id", (&*stats.deployment_id).into_pyobject(py)?.into_any()),
         ("model_name", (&*stats.model_name).into_pyobject(py)?.into_any()),
@@ -49,7 +50,7 @@ fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyRe
         ("tpm_limit", stats.tpm_limit.into_pyobject(py)?),
         ("fails_this_minute", stats.fails_this_minute.into_pyobject(py)?.into_any()),
         ("cooldown_remaining", stats.cooldown_remaining.into_pyobject(py)?.into_any()),
-        ("avg_latency", avg_latency.into_pyobject(py)?),
+        ("avg_latency", seconds(stats.avg_latency_us).into_pyobject(py)?),
         ("consecutive_successes", stats.consecutive_successes.into_pyobject(py)?.into_any()),
         ("total_requests", stats.total_requests.into_pyobject(py)?.into_any()),
         ("total_successes", stats.total_successes.into_pyobject(py)?.into_any()),
@@ -65,6 +66,7 @@ fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyRe
         ("trips", stats.trips.into_pyobject(py)?.into_any()),
         ("penalty", stats.penalty.into_pyobject(py)?.into_any()),
         ("slow_start_share", stats.slow_start_share.into_pyobject(py)?.into_any()),
+        ("avg_first_token", seconds(stats.avg_first_token_us).into_pyobject(py)?),
     ])
 }
 
@@ -116,7 +118,7 @@ pub(crate) fn columns(py: Python<'_>, snapshot: Vec<Stats>) -> PyResult<Bound<'_
 }
 
 /// A `turnout.RouterMetrics`.
-pub(crate) fn router_metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn router_metrics<'py>(py: Python<'py>, metrics: &Metrics, counts: &AttemptCounts) -> PyResult<Bound<'py, PyAny>> {
     let keywords = PyDict::new(py);
     keywords.set_item("models", metrics.models)?;
     keywords.set_item("deployments", metrics.deployments)?;
@@ -132,6 +134,9 @@ pub(crate) fn router_metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResul
     keywords.set_item("total_tokens", metrics.total_tokens)?;
     keywords.set_item("panicking", PyTuple::new(py, metrics.panicking.iter().map(|name| &**name))?)?;
     keywords.set_item("events_dropped", metrics.events_dropped)?;
+    for (name, count) in counts.all() {
+        keywords.set_item(name, count)?;
+    }
     modules::ROUTER_METRICS.call_with(py, &keywords)
 }
 

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::args::{Kind, Tokens, flag, items, latency_us, length, optional, scope, strategy, text, whole};
 use super::attached::Attached;
+use super::attempts::Attempts;
 use super::clock::PyManualClock;
 use super::deployment::PyDeployment;
 use super::errors::wrong_type;
@@ -31,10 +32,11 @@ impl PyRouter {
     #[new]
     #[pyo3(
         signature = (deployments=None, *, strategy=None, strategies=None, allowed_fails=None, min_requests=None, cooldown_time=None,
-                     success_threshold=None, health=None, learning=None, waiting=None, seed=None, clock=None),
+                     success_threshold=None, health=None, learning=None, waiting=None, retry=None, fallbacks=None, timeouts=None,
+                     hedge=None, model_options=None, seed=None, clock=None),
         text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, allowed_fails=None, min_requests=None, \
-                          cooldown_time=None, success_threshold=None, health=None, learning=None, waiting=None, seed=None, \
-                          clock=None)"
+                          cooldown_time=None, success_threshold=None, health=None, learning=None, waiting=None, retry=None, \
+                          fallbacks=None, timeouts=None, hedge=None, model_options=None, seed=None, clock=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
@@ -49,6 +51,11 @@ impl PyRouter {
         health: Option<&Bound<'_, PyAny>>,
         learning: Option<&Bound<'_, PyAny>>,
         waiting: Option<&Bound<'_, PyAny>>,
+        retry: Option<&Bound<'_, PyAny>>,
+        fallbacks: Option<&Bound<'_, PyAny>>,
+        timeouts: Option<&Bound<'_, PyAny>>,
+        hedge: Option<&Bound<'_, PyAny>>,
+        model_options: Option<&Bound<'_, PyAny>>,
         seed: Option<&Bound<'_, PyAny>>,
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
@@ -97,13 +104,18 @@ impl PyRouter {
         if let Some(deployments) = deployments {
             replace_all(py, &router, deployments)?;
         }
-        Ok(Self { router, subscriptions: Arc::default() })
+        let execution = modules::EXECUTION.call1(py, (retry, fallbacks, timeouts, hedge, model_options))?;
+        let attempts = Attempts::new();
+        attempts.follow(&router, &execution)?;
+        Ok(Self { router, subscriptions: Arc::default(), attempts, execution: execution.unbind() })
     }
 
     // --- options ---
 
     /// Change options while the router is in use. Counts, leases, cooldowns and waiters stay.
-    #[pyo3(signature = (*, strategy=None, strategies=None, health=None, learning=None))]
+    #[pyo3(signature = (*, strategy=None, strategies=None, health=None, learning=None, retry=None, fallbacks=None, timeouts=None,
+                        hedge=None, model_options=None))]
+    #[allow(clippy::too_many_arguments)] // Python's keywords
     fn configure(
         &self,
         py: Python<'_>,
@@ -111,7 +123,13 @@ impl PyRouter {
         strategies: Option<&Bound<'_, PyAny>>,
         health: Option<&Bound<'_, PyAny>>,
         learning: Option<&Bound<'_, PyAny>>,
+        retry: Option<&Bound<'_, PyAny>>,
+        fallbacks: Option<&Bound<'_, PyAny>>,
+        timeouts: Option<&Bound<'_, PyAny>>,
+        hedge: Option<&Bound<'_, PyAny>>,
+        model_options: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        let execution = self.execution.bind(py).call_method1("configure", (retry, fallbacks, timeouts, hedge, model_options))?;
         let changed = Changed {
             strategy: optional(strategy, self::strategy)?,
             strategies: optional(strategies, per_model)?,
@@ -120,7 +138,9 @@ impl PyRouter {
         };
         let configured = self.work(py, None, |router| router.change_options(changed));
         self.router.finish_change();
-        interrupt::after(configured)
+        interrupt::after(configured)?;
+        self.execution.bind(py).call_method1("take", (&execution,))?;
+        self.attempts.follow(&self.router, &execution)
     }
 
     // --- registry ---
@@ -291,7 +311,7 @@ impl PyRouter {
 
     /// Return totals over the deployments that are registered now.
     fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        records::router_metrics(py, &self.work(py, None, Router::metrics))
+        records::router_metrics(py, &self.work(py, None, Router::metrics), &self.attempts.counts)
     }
 
     /// The strategy of every model name that has none of its own.
@@ -322,6 +342,7 @@ impl PyRouter {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.subscriptions.traverse(&visit)?;
+        visit.call(&self.execution)?;
         if section::runs() {
             return Ok(());
         }

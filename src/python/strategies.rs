@@ -234,5 +234,5 @@ pub(crate) fn build_routing_contexts(
     candidate_ids: &Bound<'_, PyAny>,
 ) -> PyResult<Vec<PyRoutingContext>> {
     let ids: Vec<String> = texts("candidate_ids", candidate_ids)?;
-    ids.iter().map(|id| Ok(PyRoutingContext(router.get().router.routing_context(id)?))).collect()
+    Ok(router.get().router.routing_contexts(&ids)?.into_iter().map(PyRoutingContext).collect())
 }

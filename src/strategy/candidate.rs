@@ -19,8 +19,12 @@ pub trait Candidate {
     fn tpm(&self) -> Usage;
     /// Returns the requests of the current minute.
     fn rpm(&self) -> Usage;
-    /// Returns the smoothed latency in microseconds; 0 for unknown.
+    /// Returns the smoothed latency of whole calls in microseconds; 0 for unknown.
     fn avg_latency_us(&self) -> u64;
+    /// Returns the smoothed time to the first token in microseconds; 0 for unknown.
+    fn avg_first_token_us(&self) -> u64 {
+        0
+    }
 }
 
 /// An immutable snapshot of one candidate.
@@ -120,5 +124,9 @@ impl<C: Candidate> Candidate for &C {
 
     fn avg_latency_us(&self) -> u64 {
         (**self).avg_latency_us()
+    }
+
+    fn avg_first_token_us(&self) -> u64 {
+        (**self).avg_first_token_us()
     }
 }

@@ -5,34 +5,42 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::task::Waker;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::base::error::Unavailable;
 use crate::base::gate::Gate;
+use crate::base::labels::{Dialect, Labels};
 use crate::base::time::Nanos;
-use crate::facts::Request;
+use crate::facts::{Request, Wishes};
 
 /// A waiter's place in its line: by priority, and then by arrival.
 pub(super) type Key = (i32, u64);
 
 /// The wishes that all requests of one class share, sorted. Ids that no deployment has make no difference,
 /// and are left out.
-#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Class {
     tags: Vec<String>,
     any_tag: bool,
     exclude: Vec<String>,
+    only: Option<Vec<String>>,
+    dialect: Option<Dialect>,
 }
 
 impl Class {
     pub(super) fn of(request: &Request, is_known: impl Fn(&str) -> bool) -> Self {
-        let Some(wishes) = &request.wishes else { return Self { tags: Vec::new(), any_tag: false, exclude: Vec::new() } };
-        let mut tags = wishes.tags.clone();
+        let Some(wishes) = request.wishes.as_deref() else { return Self::default() };
+        let Wishes { tags, any_tag, exclude, only, dialect } = wishes;
+        let mut tags = tags.clone();
         tags.sort_unstable();
         tags.dedup();
-        let mut exclude: Vec<_> = wishes.exclude.iter().filter(|id| is_known(id)).cloned().collect();
-        exclude.sort_unstable();
-        Self { any_tag: wishes.any_tag && tags.len() > 1, tags, exclude }
+        let known = |ids: &FxHashSet<String>| {
+            let mut known: Vec<_> = ids.iter().filter(|id| is_known(id)).cloned().collect();
+            known.sort_unstable();
+            known
+        };
+        let (exclude, only) = (known(exclude), only.as_ref().map(known));
+        Self { any_tag: *any_tag && tags.len() > 1, tags, exclude, only, dialect: *dialect }
     }
 }
 
@@ -161,10 +169,9 @@ impl Line {
         self.heads.get(&key)
     }
 
-    /// Returns whether the wishes of a head allow a deployment with this id and these tags.
-    pub(super) fn may_use(&self, id: &str, tags: &[Arc<str>]) -> bool {
-        let allow =
-            |head: &Head| head.request.wishes.as_ref().is_none_or(|wishes| wishes.accepts_tags(tags) && !wishes.excludes(id));
+    /// Returns whether the wishes of a head allow a deployment with this id and these labels.
+    pub(super) fn may_use(&self, id: &str, labels: Labels<'_>) -> bool {
+        let allow = |head: &Head| head.request.wishes.as_ref().is_none_or(|wishes| wishes.allows(id, labels));
         self.heads.values().any(allow)
     }
 

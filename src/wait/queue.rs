@@ -11,6 +11,7 @@ use crate::base::clock::Clock;
 use crate::base::doorbell::{Doorbell, Wakes};
 use crate::base::error::Error;
 use crate::base::fork;
+use crate::base::labels::Labels;
 use crate::base::manual_clock::Watch;
 use crate::base::sync::{Mutex, MutexGuard, hold};
 use crate::base::time::Nanos;
@@ -256,12 +257,12 @@ impl<T> Queue<T> {
 
 impl<T: Attachment> Wakes for Queue<T> {
     #[cold]
-    fn wake(&self, model_name: &str, freed: Option<(&Arc<str>, &[Arc<str>])>, quotas: &[u64]) {
+    fn wake(&self, model_name: &str, freed: Option<(&Arc<str>, Labels<'_>)>, quotas: &[u64]) {
         // The lock is held here, and a look notes the quotas under the same lock. A look that began before
         // this one has seen a quota as it was, and has noted it. A later look sees the quota as it is.
         self.ring(|lines, now, bells| {
             let waits_for = |line: &Line| quotas.iter().any(|quota| line.quotas.contains(quota));
-            let may_use = |line: &Line| freed.is_none_or(|(id, tags)| line.may_use(id, tags));
+            let may_use = |line: &Line| freed.is_none_or(|(id, labels)| line.may_use(id, labels));
             if let Some(line) = lines.of.get_mut(model_name).filter(|line| !waits_for(line) && may_use(line)) {
                 line.ring(freed.map(|(id, _)| id), now, bells);
             }

@@ -313,7 +313,7 @@ fn acquire<T: Attachment>(
                 let is_wished = picker
                     .registry
                     .get(id)
-                    .is_ok_and(|entry| request.wishes.as_ref().is_none_or(|wishes| wishes.accepts_tags(entry.deployment().tags())));
+                    .is_ok_and(|entry| request.wishes.as_ref().is_none_or(|wishes| wishes.allows(id, entry.deployment().labels())));
                 if is_wished {
                     unavailable.reasons.recount(Gate::Excluded, *gate);
                 }

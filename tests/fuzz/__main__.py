@@ -39,7 +39,10 @@ class Objects:
             Deployment("b", "m", limits=[Limit(tokens=500, kind="bucket")], quotas=[quota], tags=["x"]),
             Deployment("c", "n"),
         ]
-        self.router = Router(members, clock=chance.choice([None, self.clock]), strategy=chance.choice(list(turnout.Strategy)))
+        # Calls do not wait long here, so that a call which hangs can be told from one that waits.
+        timeouts = turnout.Timeouts(total=1.0, capacity=0.1)
+        clock, strategy = chance.choice([None, self.clock]), chance.choice(list(turnout.Strategy))
+        self.router = Router(members, clock=clock, strategy=strategy, timeouts=timeouts)
         self.router.add_alias("alias", "m")
         self.leases: list[Lease] = []
         self.kept: list[Any] = []

@@ -1,0 +1,461 @@
+"""The loop over attempts: acquire, try, and what comes of a failure. Calls are made of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from turnout.enums import FailureKind
+from turnout.exceptions import ModelNotFound, NoAvailableDeployment, RateLimitExceeded, RequestTooLarge, RouterError
+from turnout.execution.options import Options
+from turnout.execution.plan import SPENT_BUDGET, Acquire, GiveUp, Pause, Plan
+from turnout.execution.record import AttemptRecord, put_on, status_of
+from turnout.waiting import runs_in_trio
+
+if TYPE_CHECKING:
+    from turnout._core import Lease, Router
+    from turnout.execution.state import Execution
+
+__all__ = ["Attempt", "Attempts", "Run"]
+
+
+class Run:
+    """One call under way: its plan, its records and its last error. Loops, functions and transports drive it.
+
+    Args:
+        router: The router.
+        model_name: The model name that is asked for.
+        call: The options of the call itself.
+        request: The keywords for :meth:`turnout.Router.acquire`, but for the timeout.
+        records: Where the records of the attempts go; None for a list of its own.
+        repeats: Whether the request can be sent again after a deployment may have got it.
+        pays: Whether the call has yet to pay its share into the budget.
+    """
+
+    __slots__ = ("_hops", "_now", "_router", "clock", "error", "execution", "options", "plan", "records", "request")
+
+    def __init__(
+        self,
+        router: Router,
+        model_name: str,
+        call: Options,
+        request: dict[str, Any],
+        *,
+        records: list[AttemptRecord] | None = None,
+        repeats: bool = True,
+        pays: bool = True,
+    ) -> None:
+        self._router = router
+        self._now: Callable[[], float] = router._now
+        self.clock = router._clock
+        self.execution: Execution = router._execution
+        self.records = [] if records is None else records
+        self.request = dict(request)
+        self.error: BaseException | None = None
+        self._hops = 0
+        resolved = self._resolve(model_name)
+        self.options = options = self.execution.of(resolved, call)
+        assert options.retry is not None
+        rules = options.retry.budget
+        budget = None if rules is None else router._budget(rules.share, rules.per_second, rules.window)
+        self.plan = Plan(
+            model_name,
+            options,
+            self._now(),
+            draw=router._draw,
+            resolve=self._resolve,
+            budget=budget,
+            exclude=self.request.pop("exclude", None) or (),
+            repeats=repeats,
+        )
+        if budget is not None and pays:
+            budget.deposit()
+
+    def _resolve(self, name: str) -> str:
+        try:
+            return self._router.resolve(name)
+        except ModelNotFound:
+            return name
+
+    # --- the steps ---
+
+    def next(self) -> Acquire | Pause:
+        """Return what to do next.
+
+        Returns:
+            The step.
+
+        Raises:
+            BaseException: There is no further attempt: the last error.
+        """
+        step = self.plan.next(self._now())
+        if isinstance(step, GiveUp):
+            raise self.last(step)
+        return step
+
+    def acquired(self, step: Acquire, lease: Lease, waited: float, *, hedges: bool = False) -> Attempt:
+        """Begin an attempt.
+
+        Args:
+            step: The step.
+            lease: The lease.
+            waited: Seconds that the call waited for it.
+            hedges: Whether the attempt begins beside another one.
+
+        Returns:
+            The attempt.
+        """
+        count = self._router._count
+        count("attempts")
+        if self.plan.fallbacks > self._hops:
+            self._hops = self.plan.fallbacks
+            count("fallbacks")
+        elif hedges:
+            count("hedges")
+        elif self.records:
+            count("retries")
+        return Attempt(self, step.model_name, lease, waited)
+
+    def refused(self, step: Acquire, error: RouterError) -> None:
+        """Note that no deployment was acquired.
+
+        Args:
+            step: The step.
+            error: Why.
+
+        Raises:
+            RouterError: Nobody serves the model name, or the arguments are wrong.
+        """
+        if isinstance(error, ModelNotFound) or not hasattr(error, "model_name"):
+            self.plan.put_back()
+            if self.records:
+                put_on(error, tuple(self.records), f"turned to {step.model_name!r}")
+            raise error from self.error
+        self.plan.refused(is_limited=isinstance(error, RateLimitExceeded), is_final=isinstance(error, RequestTooLarge))
+        if not self.records:
+            self.error = error
+
+    def failed(self, attempt: Attempt, error: BaseException) -> GiveUp | None:
+        """Note that an attempt failed, and find out what comes next.
+
+        Args:
+            attempt: The attempt, which has ended.
+            error: What it raised.
+
+        Returns:
+            Why there is no further attempt; None if there may be one.
+        """
+        self.error = error
+        self.plan.failed(attempt.lease.deployment_id, attempt.kind, unsent=attempt.unsent)
+        if not isinstance(error, Exception):
+            return GiveUp("the call was interrupted")
+        return self.plan.over
+
+    def last(self, step: GiveUp) -> BaseException:
+        """Return the error that ends the call, with the attempts on it.
+
+        Args:
+            step: Why it ends.
+
+        Returns:
+            The error.
+        """
+        if step.reason == SPENT_BUDGET:
+            self._router._count("budget_refusals")
+        error = self.error
+        if error is None:
+            timeouts = self.options.timeouts
+            error = TimeoutError(f"no attempt began within {timeouts.total if timeouts else None} s")
+        put_on(error, tuple(self.records), step.reason)
+        return error
+
+    def timeout(self) -> float | None:
+        """Return the most seconds of an attempt that begins now; None for no bound."""
+        return self.plan.attempt_timeout(self._now())
+
+    def now(self) -> float:
+        """Return the time of the router's clock, in seconds."""
+        return self._now()
+
+    def acquire_now(self, step: Acquire) -> Lease:
+        """Acquire a deployment without a wait.
+
+        Args:
+            step: The step.
+
+        Returns:
+            The lease.
+
+        Raises:
+            RouterError: No deployment is available.
+        """
+        return self._router.acquire(step.model_name, exclude=step.exclude, **self.request)
+
+    def _acquire(self, step: Acquire) -> Lease:
+        return self._router.acquire(step.model_name, exclude=step.exclude, timeout=step.timeout, **self.request)
+
+    def _acquire_async(self, step: Acquire) -> Coroutine[Any, Any, Lease]:
+        return self._router.acquire_async(step.model_name, exclude=step.exclude, timeout=step.timeout, **self.request)
+
+    def _acquire_by_hand(self, step: Acquire) -> Lease:
+        """Acquires under a clock that is moved by hand. A wait moves the clock up to the time when a
+        deployment may be available, since nobody else might.
+        """
+        assert self.clock is not None
+        until = None if step.timeout is None else self._now() + step.timeout
+        while True:
+            try:
+                return self.acquire_now(step)
+            except NoAvailableDeployment as error:
+                left = None if until is None else until - self._now()
+                if error.retry_after is None or (left is not None and left < error.retry_after):
+                    self.clock.advance(left or 0.0)
+                    raise
+                # The clock counts whole nanoseconds. So it may still be a little too early.
+                self.clock.advance(error.retry_after + 1e-9)
+
+    # --- without and with an event loop ---
+
+    def acquire(self) -> Attempt:
+        """Go on to the next attempt in this thread.
+
+        Returns:
+            The attempt.
+
+        Raises:
+            BaseException: There is no further attempt: the last error.
+        """
+        while True:
+            step = self.next()
+            if isinstance(step, Pause):
+                self.clock.advance(step.seconds) if self.clock else time.sleep(step.seconds)
+                continue
+            asked_at = self._now()
+            try:
+                lease = self._acquire_by_hand(step) if self.clock else self._acquire(step)
+            except RouterError as error:
+                self.refused(step, error)
+            except BaseException:
+                self.plan.put_back()
+                raise
+            else:
+                return self.acquired(step, lease, self._now() - asked_at)
+
+    async def acquire_async(self) -> Attempt:
+        """Go on to the next attempt in this task.
+
+        Returns:
+            The attempt.
+
+        Raises:
+            BaseException: There is no further attempt: the last error.
+        """
+        while True:
+            step = self.next()
+            if isinstance(step, Pause):
+                self.clock.advance(step.seconds) if self.clock else await _sleep(step.seconds)
+                continue
+            asked_at = self._now()
+            try:
+                lease = self._acquire_by_hand(step) if self.clock else await self._acquire_async(step)
+            except RouterError as error:
+                self.refused(step, error)
+            except BaseException:
+                self.plan.put_back()
+                raise
+            else:
+                return self.acquired(step, lease, self._now() - asked_at)
+
+
+class Attempt:
+    """One attempt: a context manager, for threads and for tasks, that gives its lease.
+
+    A failure that another attempt may mend is swallowed where the block ends. Any other passes through. A
+    block that ends without an exception ends the call.
+
+    Attributes:
+        lease: The lease.
+        model_name: The model name that was asked.
+        kind: What went wrong; None before the end and after a success.
+        record: The record; None before the end.
+        timeout: The most seconds that the attempt may take, counted from its begin; None for no bound. In a
+            task it is kept. A thread cannot be interrupted: give it to your client.
+        unsent: Whether the deployment certainly did not get the request. Whoever sends it says so.
+    """
+
+    __slots__ = ("_run", "_scope", "_waited", "kind", "lease", "model_name", "record", "timeout", "unsent")
+
+    def __init__(self, run: Run, model_name: str, lease: Lease, waited: float) -> None:
+        self._run = run
+        self._waited = waited
+        self._scope: Any = None
+        self.lease = lease
+        self.model_name = model_name
+        self.kind: FailureKind | None = None
+        self.record: AttemptRecord | None = None
+        self.timeout = run.timeout()
+        self.unsent = False
+
+    def succeed(self, status: int | None = None) -> None:
+        """End the attempt with a success.
+
+        Args:
+            status: The HTTP status, if it is known.
+        """
+        self.lease.success()
+        self.note(None, status, None)
+
+    def fail(self, error: BaseException) -> GiveUp | None:
+        """End the attempt by an exception.
+
+        Args:
+            error: The exception.
+
+        Returns:
+            Why there is no further attempt; None if there may be one.
+        """
+        kind, retry_after = self.lease._fail(error)
+        self.kind = None if kind is None else FailureKind(kind)
+        self.note(self.kind or FailureKind.CANCELLED, status_of(error), retry_after)
+        return self._run.failed(self, error)
+
+    def note(self, kind: FailureKind | None, status: int | None, retry_after: float | None) -> None:
+        """Write the record.
+
+        Args:
+            kind: What went wrong; None for nothing.
+            status: The HTTP status, if it is known.
+            retry_after: The wait that the provider named, if it did.
+        """
+        lease, run = self.lease, self._run
+        self.record = AttemptRecord(
+            self.model_name,
+            lease.deployment_id,
+            kind,
+            status,
+            self._waited,
+            run.now() - lease._acquired_at,
+            lease.first_token_after,
+            retry_after,
+            lease.tokens,
+        )
+        run.records.append(self.record)
+        if run.execution.listeners:
+            run.execution.tell(self.record)
+
+    def __enter__(self) -> Lease:
+        return self.lease
+
+    def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> bool:
+        if exc is None:
+            self.succeed()
+            return False
+        over = self.fail(exc)
+        if over is not None and isinstance(exc, Exception):
+            self._run.last(over)
+        return over is None
+
+    async def __aenter__(self) -> Lease:
+        self._scope = self.scope()
+        self._scope.__enter__()
+        return self.lease
+
+    def scope(self) -> Any:
+        """Return a scope that is cancelled when the attempt has taken too long."""
+        if self.timeout is None or self._run.clock is not None:
+            return nullcontext()
+        anyio = need_anyio()
+        return anyio.CancelScope(deadline=anyio.current_time() + self.timeout)
+
+    def timed_out(self) -> TimeoutError:
+        """Return the error of an attempt that has taken too long."""
+        return TimeoutError(f"{self.lease.deployment_id!r} did not answer within {self.timeout:.3g} s")
+
+    def give_way(self) -> None:
+        """End the attempt without an outcome, unless it has ended: another one was faster."""
+        if self.record is None:
+            self.lease.release()
+            self.note(FailureKind.CANCELLED, None, None)
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if self._scope.__exit__(exc_type, exc, traceback) and exc is not None:
+            over = self.fail(self.timed_out())
+            if over is not None:
+                raise self._run.last(over) from None
+            return True
+        return self.__exit__(exc_type, exc, traceback)
+
+
+class Attempts:
+    """The attempts of one call, to be looped over in a thread or in a task. It can be looped over once.
+
+    Attributes:
+        records: The records of the attempts that have ended, in their order.
+    """
+
+    __slots__ = ("_current", "_run", "records")
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._current: Attempt | None = None
+        self.records = run.records
+
+    def _leave(self) -> bool:
+        """Ends an attempt whose block was not entered or is not over. Returns whether the call goes on."""
+        current, self._current = self._current, None
+        if current is None:
+            return True
+        if current.record is None:
+            current.lease.release(unused=True)
+            return False
+        return current.record.kind is not None
+
+    def __iter__(self) -> Attempts:
+        return self
+
+    def __next__(self) -> Attempt:
+        if not self._leave():
+            raise StopIteration
+        self._current = self._run.acquire()
+        return self._current
+
+    def __aiter__(self) -> Attempts:
+        return self
+
+    async def __anext__(self) -> Attempt:
+        if not self._leave():
+            raise StopAsyncIteration
+        self._current = await self._run.acquire_async()
+        return self._current
+
+
+async def _sleep(seconds: float) -> None:
+    if runs_in_trio():
+        import trio
+
+        await trio.sleep(seconds)
+    else:
+        import asyncio
+
+        await asyncio.sleep(seconds)
+
+
+def need_anyio() -> Any:
+    """Return anyio, whose scopes keep the timeouts of tasks.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    try:
+        import anyio
+    except ImportError:
+        raise ImportError("the timeouts of tasks need anyio: pip install 'turnout[async]', or give Timeouts(total=None)") from None
+    return anyio
