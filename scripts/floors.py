@@ -38,6 +38,7 @@ FLOORS = {
     "health": "words and rules of health",
     "limits": "meters, quotas, observations",
     "attempts": "the budget of retries",
+    "wire": "bodies of requests and answers",
     "base": "time, chance, locks, gates, errors",
 }
 

@@ -38,6 +38,8 @@ mod router;
 mod settings;
 pub mod strategy;
 mod wait;
+#[allow(dead_code, unused_imports, reason = "nothing reads bodies yet")]
+mod wire;
 
 pub use attempts::{Budget, BudgetRules};
 pub use base::clock::{Clock, SystemClock};
