@@ -38,7 +38,7 @@ mod router;
 mod settings;
 pub mod strategy;
 mod wait;
-#[allow(dead_code, unused_imports, reason = "nothing reads bodies yet")]
+#[cfg_attr(not(feature = "python"), allow(dead_code, unused_imports, reason = "only Python reads bodies so far"))]
 mod wire;
 
 pub use attempts::{Budget, BudgetRules};

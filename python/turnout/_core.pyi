@@ -24,12 +24,17 @@ __all__ = [
     "Router",
     "RoutingContext",
     "_RetryBudget",
+    "_RequestScan",
+    "_StreamScanner",
     "_Waiter",
     "__version__",
     "_after_fork",
     "_after_fork_in_parent",
     "_at_exit",
     "_before_fork",
+    "_read_usage",
+    "_rewrite_request",
+    "_scan_request",
     "_time_zone",
     "_write_unraisable",
     "build_routing_contexts",
@@ -1385,6 +1390,116 @@ class _RetryBudget:
         """Return how many attempts can be taken out now."""
 
 @final
+class _RequestScan:
+    """What the body of a request says at its top. The last member of a name wins."""
+
+    @property
+    def model(self) -> str | None:
+        """The model, if it is a string."""
+
+    @property
+    def stream(self) -> bool:
+        """Whether ``stream`` is true."""
+
+    @property
+    def most_output(self) -> int | None:
+        """Most output tokens: the first whole number of ``max_completion_tokens``, ``max_output_tokens`` and
+        ``max_tokens``, at most 2**64 - 1.
+        """
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether ``stream_options.include_usage`` is true."""
+
+    @property
+    def has_stream_options(self) -> bool:
+        """Whether ``stream_options`` is there and not null."""
+
+    @property
+    def previous_response_id(self) -> str | None:
+        """The response that this one follows, if it is a string."""
+
+    @property
+    def store(self) -> bool:
+        """Whether ``store`` is true."""
+
+    @property
+    def background(self) -> bool:
+        """Whether ``background`` is true."""
+
+    @property
+    def inlined_files(self) -> int:
+        """Strings that hold files: URLs ``data:…;base64,…``, and values of ``data`` or ``file_data`` of more
+        than 1,024 bytes.
+        """
+
+    @property
+    def inlined_bytes(self) -> int:
+        """Bytes of these strings in the body."""
+
+@final
+class _StreamScanner:
+    """Reads an answer in server-sent events while it is handed on.
+
+    Of an event up to 1 MiB are kept. A longer one is handed on unread, and counts as content.
+
+    Args:
+        dialect: Whose events they are: ``"openai"`` (chat, completions, Responses) or ``"anthropic"``.
+        drop_usage: Take the chunk out that a chat of OpenAI sends for ``include_usage``: no choices, and a
+            ``usage``. Then each event is held back until it is over.
+
+    Raises:
+        ConfigurationError: There is no such dialect.
+        TypeError: A value is of the wrong type.
+    """
+
+    def __new__(cls, dialect: Literal["openai", "anthropic"], drop_usage: bool) -> Self: ...
+    def feed(self, chunk: bytes, /) -> bytes:
+        """Take the next bytes, cut anywhere.
+
+        Args:
+            chunk: The bytes.
+
+        Returns:
+            What the client gets: the chunk itself, if nothing of it is dropped or held back.
+        """
+
+    def finish(self) -> bytes:
+        """Take the end of the body. An event that it cuts off counts too.
+
+        Returns:
+            What was held back.
+        """
+
+    @property
+    def has_event(self) -> bool:
+        """Whether an event with data was seen that is no ping."""
+
+    @property
+    def error(self) -> bytes | None:
+        """The data of the first error; empty if it has more than 1 MiB."""
+
+    @property
+    def error_is_first(self) -> bool:
+        """Whether the error was the first event that is no ping."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last event of the stream was seen: ``[DONE]``, the end by its type, or an error."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model said why it stopped: ``finish_reason`` or ``stop_reason``."""
+
+    @property
+    def usage(self) -> tuple[int, int, int] | None:
+        """The tokens that the answer says it used, as ``_read_usage`` returns them."""
+
+    @property
+    def deltas(self) -> int:
+        """Events with content: all but pings, errors, ends, the usage, and those that frame the content."""
+
+@final
 class _Waiter:
     """One task that waits for a lease."""
 
@@ -1409,6 +1524,52 @@ def _after_fork_in_parent() -> None:
 def _after_fork() -> None:
     """Forget, in a forked child, what belongs to the parent: its requests in flight, its random draws, its
     threads.
+    """
+
+def _scan_request(body: bytes, /) -> _RequestScan | None:
+    """Read what a router has to know of a request's body.
+
+    Args:
+        body: The body: what ``json.loads`` takes. Inside of its strings all is taken but in those that are
+            returned.
+
+    Returns:
+        What it says; None if it is no JSON object.
+
+    Raises:
+        TypeError: The body is not bytes.
+    """
+
+def _rewrite_request(body: bytes, scan: _RequestScan, model: str | None, include_usage: bool, /) -> bytes:
+    """Return the body with another model, and with the stream's usage included. All other bytes stay.
+
+    Args:
+        body: The body.
+        scan: What ``_scan_request`` found in it.
+        model: The name that takes the place of each ``model`` at the top; a body without one stays without.
+            None for no change.
+        include_usage: Make ``stream_options.include_usage`` true. Values of a wrong type stay.
+
+    Returns:
+        The new body; the same object if nothing changes.
+
+    Raises:
+        ConfigurationError: The scan is of a body of another length, or the model has surrogates.
+        TypeError: A value is of the wrong type.
+    """
+
+def _read_usage(body: bytes, /) -> tuple[int, int, int] | None:
+    """Read the tokens that an answer says it used.
+
+    Args:
+        body: The whole body.
+
+    Returns:
+        Input tokens, output tokens, and the input tokens of a cache that are counted apart (Anthropic). None
+        if it has no ``usage`` with numbers, or if it is no JSON object.
+
+    Raises:
+        TypeError: The body is not bytes.
     """
 
 def _time_zone(name: str, /) -> str:

@@ -24,6 +24,7 @@ mod router;
 mod section;
 mod strategies;
 mod waiting;
+mod wire;
 
 /// The native module: everything that runs on the way to a pick.
 #[pyo3::pymodule]
@@ -50,6 +51,8 @@ mod _core {
 
     #[pymodule_export]
     use super::waiting::PyWaiter;
+    #[pymodule_export]
+    use super::wire::{PyRequestScan, PyStreamScanner, read_usage, rewrite_request, scan_request};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)] // the name Python knows
