@@ -48,6 +48,8 @@ from turnout.router import Router as Router
 if TYPE_CHECKING:
     from turnout import probe as probe
     from turnout import strategies as strategies
+    from turnout.endpoints import Endpoint as Endpoint
+    from turnout.endpoints import Env as Env
     from turnout.execution.options import Backoff as Backoff
     from turnout.execution.options import Budget as Budget
     from turnout.execution.options import Fallbacks as Fallbacks
@@ -81,6 +83,8 @@ __all__ = [
     "Deployment",
     "DeploymentNotFound",
     "DeploymentStats",
+    "Endpoint",
+    "Env",
     "Event",
     "EventKind",
     "Explanation",
@@ -127,6 +131,7 @@ __all__ = [
 # These names are imported when they are first asked for: an import of all at once would take several times as
 # long.
 _LAZY = {
+    "turnout.endpoints": ("Endpoint", "Env"),
     "turnout.execution.options": ("Backoff", "Budget", "Fallbacks", "Hedge", "Options", "Retry", "Timeouts"),
     "turnout.execution.record": ("AttemptRecord", "attempts_of"),
     "turnout.limits": ("Limit", "Quota"),

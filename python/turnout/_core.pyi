@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
 
+from turnout.endpoints import Endpoint
 from turnout.enums import FailureKind, Strategy
 from turnout.execution.attempts import Attempts
 from turnout.execution.options import Fallbacks, Hedge, Options, Retry, Timeouts
@@ -115,6 +116,8 @@ class Deployment:
             :class:`turnout.Health` or a :class:`turnout.MinuteRules`. The router's rules decide about a whole
             group (``panic_threshold``, ``fail_open``, ``outlier_factor``, failure domains). Outliers are
             looked for among deployments whose ``window`` is the router's.
+        endpoint: Where and how it is reached, for the clients and transports of this package; None if that is
+            the application's business.
 
     Raises:
         ConfigurationError: A value is out of range or empty.
@@ -143,6 +146,7 @@ class Deployment:
         metadata: Mapping[str, Any] | None = None,
         domain: str | None = None,
         health: Health | MinuteRules | None = None,
+        endpoint: Endpoint | None = None,
     ) -> Self: ...
     @property
     def deployment_id(self) -> str:
@@ -199,6 +203,10 @@ class Deployment:
     @property
     def health(self) -> Health | MinuteRules | None:
         """Its own rules of cooldown and probation; None if it follows the router's."""
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where and how it is reached; None if that is the application's business."""
 
     def replace(self, **changes: Any) -> Deployment:
         """Return a copy with some facts changed.

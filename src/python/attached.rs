@@ -12,7 +12,7 @@ pub(crate) struct Attached {
     /// The object that Python gave and gets back.
     pub(crate) deployment: Py<PyDeployment>,
     /// Whether the object leads to other objects, and so perhaps back to itself.
-    pub(crate) has_metadata: bool,
+    pub(crate) leads_on: bool,
 }
 
 impl Attachment for Attached {

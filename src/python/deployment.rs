@@ -25,6 +25,7 @@ pub(crate) struct PyDeployment {
     limits: Option<Py<PyTuple>>,
     quotas: Option<Py<PyTuple>>,
     health: Option<Py<PyAny>>,
+    endpoint: Option<Py<PyAny>>,
 }
 
 #[pymethods]
@@ -32,9 +33,11 @@ impl PyDeployment {
     #[new]
     #[pyo3(
         signature = (deployment_id, model_name, *, model=None, weight=None, priority=None, rpm_limit=None, tpm_limit=None,
-                     max_parallel_requests=None, limits=None, quotas=None, tags=None, metadata=None, domain=None, health=None),
+                     max_parallel_requests=None, limits=None, quotas=None, tags=None, metadata=None, domain=None, health=None,
+                     endpoint=None),
         text_signature = "(deployment_id, model_name, *, model=None, weight=1, priority=0, rpm_limit=None, tpm_limit=None, \
-                          max_parallel_requests=None, limits=(), quotas=(), tags=(), metadata=None, domain=None, health=None)"
+                          max_parallel_requests=None, limits=(), quotas=(), tags=(), metadata=None, domain=None, health=None, \
+                          endpoint=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
@@ -53,6 +56,7 @@ impl PyDeployment {
         metadata: Option<&Bound<'_, PyAny>>,
         domain: Option<&Bound<'_, PyAny>>,
         health: Option<&Bound<'_, PyAny>>,
+        endpoint: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let id = text("deployment_id", deployment_id)?;
         let mut facts = Deployment::new(id, text("model_name", model_name)?)?;
@@ -83,7 +87,7 @@ impl PyDeployment {
             facts = facts.with_quotas(&quotas.iter().map(|quota| quota_from(&quota)).collect::<PyResult<Vec<_>>>()?)?;
         }
         facts = facts.with_domain(domain.filter(|domain| !domain.is_none()).map(|domain| text("domain", domain)).transpose()?)?;
-        facts = facts.with_health(optional(health, options::rules)?)?;
+        facts = facts.with_health(optional(health, options::rules)?)?.with_dialect(optional(endpoint, options::dialect)?);
         // An exact str, so that no instance of a subclass outlives this call.
         let id = PyString::new(py, id).unbind();
         Ok(Self {
@@ -92,7 +96,8 @@ impl PyDeployment {
             metadata: optional(metadata, read_only)?.flatten(),
             limits: limits.map(Bound::unbind),
             quotas: quotas.map(Bound::unbind),
-            health: health.filter(|health| !health.is_none()).map(|health| health.clone().unbind()),
+            health: kept(health),
+            endpoint: kept(endpoint),
         })
     }
 
@@ -183,6 +188,12 @@ impl PyDeployment {
         self.health.as_ref().map(|health| health.clone_ref(py))
     }
 
+    /// Where and how it is reached; None if that is the application's business.
+    #[getter]
+    fn endpoint(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.endpoint.as_ref().map(|endpoint| endpoint.clone_ref(py))
+    }
+
     /// Return a copy with some facts changed.
     #[pyo3(signature = (**changes), text_signature = "($self, **changes)")]
     fn replace<'py>(slf: &Bound<'py, Self>, changes: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
@@ -204,7 +215,9 @@ impl PyDeployment {
     fn __eq__(&self, py: Python<'_>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let Ok(other) = other.cast::<Self>() else { return Ok(py.NotImplemented()) };
         let other = other.get();
-        let equal = self.facts == other.facts && self.metadata(py).eq(other.metadata(py))?;
+        let equal = self.facts == other.facts
+            && self.metadata(py).eq(other.metadata(py))?
+            && self.endpoint(py).into_pyobject(py)?.eq(other.endpoint(py))?;
         Ok(equal.into_pyobject(py)?.to_owned().into_any().unbind())
     }
 
@@ -227,13 +240,15 @@ impl PyDeployment {
         visit.call(&self.metadata)?;
         visit.call(&self.limits)?;
         visit.call(&self.quotas)?;
-        visit.call(&self.health)
+        visit.call(&self.health)?;
+        visit.call(&self.endpoint)
     }
 }
 
 impl PyDeployment {
-    pub(crate) fn has_metadata(&self) -> bool {
-        self.metadata.is_some()
+    /// Whether it leads to other objects, and so perhaps back to itself.
+    pub(crate) fn leads_on(&self) -> bool {
+        self.metadata.is_some() || self.endpoint.is_some()
     }
 
     /// The keywords that the constructor needs to make an equal one.
@@ -276,8 +291,16 @@ impl PyDeployment {
         if let Some(health) = &self.health {
             keywords.set_item("health", health)?;
         }
+        if let Some(endpoint) = &self.endpoint {
+            keywords.set_item("endpoint", endpoint)?;
+        }
         Ok(keywords)
     }
+}
+
+/// An object, unless it is None.
+fn kept(object: Option<&Bound<'_, PyAny>>) -> Option<Py<PyAny>> {
+    object.filter(|object| !object.is_none()).map(|object| object.clone().unbind())
 }
 
 /// The tuple that was given, or an empty one.

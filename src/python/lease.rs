@@ -23,14 +23,14 @@ use crate::limits::Observed;
 pub(crate) struct PyLease {
     lease: Lease<Attached>,
     /// A reference of its own, so that the garbage collector sees which object holds which. The reference in
-    /// the attachment is the router's. A deployment without metadata is in no cycle and needs none.
+    /// the attachment is the router's. A deployment that leads to no other object is in no cycle and needs none.
     own: Option<Py<PyDeployment>>,
 }
 
 impl PyLease {
     pub(crate) fn new(py: Python<'_>, lease: Lease<Attached>) -> Self {
         let attached = lease.attachment();
-        Self { own: attached.has_metadata.then(|| attached.deployment.clone_ref(py)), lease }
+        Self { own: attached.leads_on.then(|| attached.deployment.clone_ref(py)), lease }
     }
 
     /// Hands a lease out. If the call was interrupted, raises that instead and gives the lease back: no code

@@ -46,6 +46,7 @@ imported! {
 imported! {
     /// The objects that are found when the first router is made.
     WITH_ROUTER:
+    ENDPOINT = "turnout.endpoints" "Endpoint",
     LIMIT = "turnout.limits" "Limit",
     QUOTA = "turnout.limits" "Quota",
     HEALTH = "turnout.options" "Health",

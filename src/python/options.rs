@@ -2,9 +2,10 @@
 
 use pyo3::prelude::*;
 
-use super::args::{flag, length, optional, whole};
+use super::args::{self, flag, length, optional, whole};
 use super::errors::wrong_type;
 use super::modules::{self, Imported};
+use crate::base::labels::Dialect;
 use crate::facts::{Learning, Waiting};
 use crate::health::{HealthRules, MinuteRules, Rules};
 
@@ -16,6 +17,12 @@ fn is_of(class: &Imported, value: &Bound<'_, PyAny>) -> PyResult<bool> {
 /// Refuses a value that is not of a class of `turnout.options`.
 fn must_be(name: &str, class: &Imported, allowed: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
     if is_of(class, value)? { Ok(()) } else { Err(wrong_type(name, allowed, value)) }
+}
+
+/// Reads the dialect of a `turnout.Endpoint`.
+pub(crate) fn dialect(endpoint: &Bound<'_, PyAny>) -> PyResult<Dialect> {
+    must_be("endpoint", &modules::ENDPOINT, "an Endpoint or None", endpoint)?;
+    args::dialect(&endpoint.getattr("dialect")?)
 }
 
 /// Reads a `turnout.Learning`.

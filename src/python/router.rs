@@ -373,7 +373,7 @@ fn replace_all(py: Python<'_>, router: &Router<Attached>, deployments: &Bound<'_
 fn deployment(name: &str, value: &Bound<'_, PyAny>) -> PyResult<(Deployment, Attached)> {
     let deployment = value.cast::<PyDeployment>().map_err(|_| wrong_type(name, "a Deployment", value))?;
     let facts = deployment.get().facts.clone();
-    Ok((facts, Attached { deployment: deployment.clone().unbind(), has_metadata: deployment.get().has_metadata() }))
+    Ok((facts, Attached { deployment: deployment.clone().unbind(), leads_on: deployment.get().leads_on() }))
 }
 
 fn deployments(value: &Bound<'_, PyAny>) -> PyResult<Vec<Newcomer<Attached>>> {
