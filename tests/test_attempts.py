@@ -405,25 +405,32 @@ def test_an_exception_of_a_callback_does_not_reach_the_call(monkeypatch: pytest.
 
 def test_a_router_is_closed_once() -> None:
     closed = []
+
+    class Client:
+        def close(self) -> None:
+            closed.append("sync")
+
+    class AsyncClient:
+        async def aclose(self) -> None:
+            closed.append("async")
+
     router = three()
     with router as entered:
         assert entered is router
-        router._execution.on_close(lambda: closed.append("first"))
-        router._execution.on_close(lambda: closed.append("second"))
-    assert closed == ["second", "first"]
+        client = Client()
+        router._execution.on_close(client)
+    assert closed == ["sync"]
     router.close()
-    assert closed == ["second", "first"]
+    assert closed == ["sync"]
 
     async def main() -> None:
+        clients = (Client(), AsyncClient())
         async with three() as inner:
-
-            async def closer() -> None:
-                closed.append("async")
-
-            inner._execution.on_close(closer)
+            for client in clients:
+                inner._execution.on_close(client)
 
     asyncio.run(main())
-    assert closed[-1] == "async"
+    assert sorted(closed[1:]) == ["async", "sync"]
 
 
 # --- what a lease has ---

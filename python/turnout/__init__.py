@@ -72,11 +72,13 @@ if TYPE_CHECKING:
     from turnout.records import ObservedStats as ObservedStats
     from turnout.records import RouterMetrics as RouterMetrics
     from turnout.records import Verdict as Verdict
+    from turnout.transports.asks import BASE_URL as BASE_URL
 
 __all__ = [
     "AliasCycle",
     "AllDeploymentsInCooldown",
     "AttemptRecord",
+    "BASE_URL",
     "Backoff",
     "Budget",
     "ConfigurationError",
@@ -136,6 +138,7 @@ _LAZY = {
     "turnout.execution.record": ("AttemptRecord", "attempts_of"),
     "turnout.limits": ("Limit", "Quota"),
     "turnout.options": ("Health", "Learning", "MinuteRules", "Waiting"),
+    "turnout.transports.asks": ("BASE_URL",),
     "turnout.records": (
         "DeploymentStats",
         "Event",
@@ -147,7 +150,7 @@ _LAZY = {
     ),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
-_SUBMODULES = frozenset(("limits", "options", "probe", "records", "strategies"))
+_SUBMODULES = frozenset(("clients", "httpx", "httpx2", "limits", "options", "probe", "records", "strategies", "testing"))
 _OLD_NAMES = {"headers": "headers", "outcomes": "exceptions"}
 
 if not TYPE_CHECKING:  # so that a type checker finds names that do not exist

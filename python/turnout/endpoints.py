@@ -10,8 +10,6 @@ from turnout.exceptions import ConfigurationError
 
 __all__ = ["Endpoint", "Env"]
 
-_Auth: TypeAlias = Literal["bearer", "x-api-key", "api-key"]
-_Dialect: TypeAlias = Literal["openai", "anthropic"]
 _Rewrite: TypeAlias = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 _AUTHS = ("bearer", "x-api-key", "api-key")
@@ -116,8 +114,8 @@ class Endpoint:
     __slots__ = ("_headers", "_key", "_query", "auth", "base_url", "dialect", "rewrite")
 
     base_url: str
-    auth: _Auth | None
-    dialect: _Dialect
+    auth: Literal["bearer", "x-api-key", "api-key"] | None
+    dialect: Literal["openai", "anthropic"]
     rewrite: _Rewrite | None
     _key: _Key | None
     _headers: dict[str, str | Env]
@@ -130,8 +128,8 @@ class Endpoint:
         api_key: _Key | None = None,
         headers: Mapping[str, str | Env] | None = None,
         query: Mapping[str, str] | None = None,
-        auth: _Auth | Literal["usual"] | None = "usual",
-        dialect: _Dialect = "openai",
+        auth: Literal["usual", "bearer", "x-api-key", "api-key"] | None = "usual",
+        dialect: Literal["openai", "anthropic"] = "openai",
         rewrite: _Rewrite | None = None,
     ) -> None:
         if dialect not in _USUAL_AUTH:

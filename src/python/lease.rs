@@ -23,7 +23,8 @@ use crate::limits::Observed;
 pub(crate) struct PyLease {
     lease: Lease<Attached>,
     /// A reference of its own, so that the garbage collector sees which object holds which. The reference in
-    /// the attachment is the router's. A deployment that leads to no other object is in no cycle and needs none.
+    /// the attachment is the router's. A deployment that leads to no other object is in no cycle and needs
+    /// none.
     own: Option<Py<PyDeployment>>,
 }
 

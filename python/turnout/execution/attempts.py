@@ -32,10 +32,11 @@ class Run:
         request: The keywords for :meth:`turnout.Router.acquire`, but for the timeout.
         records: Where the records of the attempts go; None for a list of its own.
         repeats: Whether the request can be sent again after a deployment may have got it.
+        streams: Whether the answer is a stream, whose first event has a time limit of its own.
         pays: Whether the call has yet to pay its share into the budget.
     """
 
-    __slots__ = ("_hops", "_now", "_router", "clock", "error", "execution", "options", "plan", "records", "request")
+    __slots__ = ("_hops", "_now", "_router", "_streams", "clock", "error", "execution", "options", "plan", "records", "request")
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Run:
         *,
         records: list[AttemptRecord] | None = None,
         repeats: bool = True,
+        streams: bool = False,
         pays: bool = True,
     ) -> None:
         self._router = router
@@ -56,6 +58,7 @@ class Run:
         self.request = dict(request)
         self.error: BaseException | None = None
         self._hops = 0
+        self._streams = streams
         resolved = self._resolve(model_name)
         self.options = options = self.execution.of(resolved, call)
         assert options.retry is not None
@@ -174,7 +177,9 @@ class Run:
 
     def timeout(self) -> float | None:
         """Return the most seconds of an attempt that begins now; None for no bound."""
-        return self.plan.attempt_timeout(self._now())
+        timeouts = self.options.timeouts
+        first = timeouts.first_token if self._streams and timeouts is not None else None
+        return min((limit for limit in (first, self.plan.attempt_timeout(self._now())) if limit is not None), default=None)
 
     def now(self) -> float:
         """Return the time of the router's clock, in seconds."""
@@ -298,6 +303,15 @@ class Attempt:
         self.record: AttemptRecord | None = None
         self.timeout = run.timeout()
         self.unsent = False
+
+    @property
+    def records(self) -> list[AttemptRecord]:
+        """The records of the call so far."""
+        return self._run.records
+
+    def now(self) -> float:
+        """Return the time of the router's clock, in seconds."""
+        return self._run.now()
 
     def succeed(self, status: int | None = None) -> None:
         """End the attempt with a success.

@@ -5,7 +5,6 @@ The documentation of the methods stands in ``_core.pyi``, as that of the native 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -33,7 +32,9 @@ _CALL_ASYNC = _CALL | {"hedge"}
 _SCOPE = frozenset((*_OPTIONS, *_WISHES, "hedge"))
 
 
-def begin(router: Router, model_name: str, given: dict[str, Any], *, repeats: bool = True, pays: bool = True) -> Run:
+def begin(
+    router: Router, model_name: str, given: dict[str, Any], *, repeats: bool = True, streams: bool = False, pays: bool = True
+) -> Run:
     """Begin a call.
 
     Args:
@@ -41,6 +42,7 @@ def begin(router: Router, model_name: str, given: dict[str, Any], *, repeats: bo
         model_name: The model name that is asked for.
         given: The keywords of the call. What is None counts as not given.
         repeats: Whether the request can be sent again after a deployment may have got it.
+        streams: Whether the answer is a stream, whose first event has a time limit of its own.
         pays: Whether the call has yet to pay its share into the budget.
 
     Returns:
@@ -49,7 +51,8 @@ def begin(router: Router, model_name: str, given: dict[str, Any], *, repeats: bo
     merged = scoped(router)
     merged.update((name, value) for name, value in given.items() if value is not None)
     call = Options(**{name: merged.pop(name) for name in (*_OPTIONS, "hedge") if name in merged})
-    return Run(router, model_name, call, merged, records=merged.pop("records", None), repeats=repeats, pays=pays)
+    records = merged.pop("records", None)
+    return Run(router, model_name, call, merged, records=records, repeats=repeats, streams=streams, pays=pays)
 
 
 def _check(method: str, given: dict[str, Any], allowed: frozenset[str]) -> None:
@@ -111,7 +114,7 @@ async def _call_async(router: Router, model_name: str, send: Callable[[Lease], A
         if run.options.hedge is None:
             async with attempt as lease:
                 return await send(lease)
-        elif won := await Race(run, send, attempt).run():
+        elif won := await Race(run, lambda attempt: send(attempt.lease), attempt).run():
             attempt, result = won
             attempt.succeed()
             return result
@@ -143,20 +146,20 @@ def close(self: Router) -> None:
     :meth:`on_attempt`. The deployments, counts and leases stay. Leaving a ``with`` block of the router does
     the same.
     """
-    for closer in self._execution.take_closers():
-        closed = closer()
-        if inspect.iscoroutine(closed):
-            closed.close()
+    for client in self._execution.take_clients():
+        if hasattr(client, "close"):
+            client.close()
 
 
 async def aclose(self: Router) -> None:
     """Do what :meth:`close` does in a task, for clients of tasks. Leaving an ``async with`` block of the
     router does the same.
     """
-    for closer in self._execution.take_closers():
-        closed = closer()
-        if inspect.isawaitable(closed):
-            await closed
+    for client in self._execution.take_clients():
+        if hasattr(client, "aclose"):
+            await client.aclose()
+        else:
+            client.close()
 
 
 def enter(self: Router) -> Router:

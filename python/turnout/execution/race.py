@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from turnout.exceptions import RouterError
 from turnout.execution.attempts import Attempt, Run, need_anyio
-
-if TYPE_CHECKING:
-    from turnout._core import Lease
 
 __all__ = ["Race"]
 
@@ -22,7 +19,7 @@ class Race(Generic[_T]):
 
     Args:
         run: The call, which has a hedge.
-        send: Sends the request, and returns the answer.
+        send: Sends the request of an attempt, and returns the answer.
         first: The first attempt.
         drop: Gives up an answer that comes after another one; None if there is nothing to do.
     """
@@ -32,7 +29,7 @@ class Race(Generic[_T]):
     def __init__(
         self,
         run: Run,
-        send: Callable[[Lease], Awaitable[_T]],
+        send: Callable[[Attempt], Awaitable[_T]],
         first: Attempt,
         drop: Callable[[_T], Awaitable[None]] | None = None,
     ) -> None:
@@ -89,7 +86,7 @@ class Race(Generic[_T]):
     async def _try(self, attempt: Attempt) -> None:
         try:
             with attempt.scope() as scope:
-                answer = await self._send(attempt.lease)
+                answer = await self._send(attempt)
             if scope is not None and scope.cancelled_caught:
                 raise attempt.timed_out()
             if self._won is None:

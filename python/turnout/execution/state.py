@@ -1,10 +1,12 @@
 """What the calls of one router share: its options, the callbacks for attempts, and what is closed with it."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
 from turnout._core import _write_unraisable
 from turnout._signals import let_through
@@ -29,7 +31,7 @@ class Execution:
         model_options: Likewise.
     """
 
-    __slots__ = ("_lock", "closers", "listeners", "model_options", "options")
+    __slots__ = ("_clients", "_lock", "listeners", "model_options", "options", "stored")
 
     def __init__(
         self,
@@ -40,7 +42,8 @@ class Execution:
         model_options: Mapping[str, Options] | None = None,
     ) -> None:
         self._lock = Lock()
-        self.closers: tuple[Callable[[], object], ...] = ()
+        self._clients: WeakSet[Any] = WeakSet()
+        self.stored = Stored()
         self.listeners: tuple[Listener, ...] = ()
         self.options = Options(retry=retry, fallbacks=fallbacks, timeouts=timeouts, hedge=hedge).over(DEFAULTS)
         self.model_options = _model_options(model_options)
@@ -137,20 +140,20 @@ class Execution:
 
     # --- the end ---
 
-    def on_close(self, closer: Callable[[], object]) -> None:
-        """Call a function when the router is closed.
+    def on_close(self, client: Any) -> None:
+        """Close a client when the router is closed. It is not kept alive for that.
 
         Args:
-            closer: The function. It may return an awaitable.
+            client: What has a method ``close``, or a coroutine function ``aclose``.
         """
         with self._lock:
-            self.closers = (*self.closers, closer)
+            self._clients.add(client)
 
-    def take_closers(self) -> tuple[Callable[[], object], ...]:
-        """Return what is to be closed, the last first. It is returned once."""
+    def take_clients(self) -> list[Any]:
+        """Return the clients, once, and end the callbacks."""
         with self._lock:
-            closers, self.closers, self.listeners = self.closers, (), ()
-        return closers[::-1]
+            clients, self._clients, self.listeners = list(self._clients), WeakSet(), ()
+        return clients
 
 
 def _model_options(given: object) -> dict[str, Options]:
@@ -164,6 +167,42 @@ def _model_options(given: object) -> dict[str, Options]:
         if not isinstance(options, Options):
             raise TypeError(f"model_options[{name!r}] must be an Options, not {options!r} ({type(options).__name__})")
     return dict(given)
+
+
+class Stored:
+    """Where providers keep responses that later requests follow. The oldest are forgotten."""
+
+    __slots__ = ("_known", "_lock")
+
+    MOST = 10_000
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._known: OrderedDict[str, tuple[str, str]] = OrderedDict()
+
+    def put(self, response_id: str, at: tuple[str, str]) -> None:
+        """Remember where a response is.
+
+        Args:
+            response_id: Its id.
+            at: The model name and the id of the deployment.
+        """
+        with self._lock:
+            self._known[response_id] = at
+            if len(self._known) > self.MOST:
+                self._known.popitem(last=False)
+
+    def get(self, response_id: str) -> tuple[str, str] | None:
+        """Return where a response is.
+
+        Args:
+            response_id: Its id.
+
+        Returns:
+            The model name and the id of the deployment; None if that is not known.
+        """
+        with self._lock:
+            return self._known.get(response_id)
 
 
 # --- options of a block ---

@@ -1,0 +1,208 @@
+"""What a request of a client asks for: the model name, the dialect, its size, and what it allows."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
+
+from turnout._core import _RequestScan, _scan_request
+from turnout.exceptions import ConfigurationError
+from turnout.execution.options import Timeouts
+
+__all__ = ["BASE_URL", "Ask", "Path", "estimate", "read_ask", "read_options", "read_path"]
+
+BASE_URL = "https://turnout.invalid/v1"
+"""The base URL of clients whose transport routes. Nothing is ever sent to it: RFC 2606 keeps the name
+free.
+"""
+
+# What an inlined file counts as: an image of middle size is about a thousand tokens for the larger providers.
+_TOKENS_OF_A_FILE = 1000
+_BYTES_OF_A_TOKEN = 4
+
+# Requests that a provider keeps or carries out later. To send one twice may do things twice.
+_KEEPS = re.compile(r"^/(?:batches|files|fine_tuning|messages/batches|threads|uploads|vector_stores|videos)\b")
+
+_AZURE = re.compile(r"/openai/deployments/([^/]+)(/.*)$")
+_STORED = re.compile(r"^/responses/([^/]+)")
+
+
+class Path(NamedTuple):
+    """What the path of a request says.
+
+    Attributes:
+        dialect: ``"openai"`` or ``"anthropic"``.
+        rest: The path behind the base URL, such as ``/chat/completions``.
+        model_name: The model name, if the path has it.
+        stored_id: The id of a stored response that the path names.
+    """
+
+    dialect: Literal["openai", "anthropic"]
+    rest: str
+    model_name: str | None = None
+    stored_id: str | None = None
+
+
+class Ask(NamedTuple):
+    """What a request asks for.
+
+    Attributes:
+        path: What its path says.
+        model_name: The model name; None if it names none.
+        scan: What its body says, if that is JSON.
+        field: The span of the model name in the body, if that is a form.
+        body: The body.
+        tokens: The tokens that it may use, prompt and answer.
+        stream: Whether it asks for a stream.
+        follows: The id of the stored response that it follows or names.
+        repeats: Whether it can be sent again after a deployment may have got it.
+    """
+
+    path: Path
+    model_name: str | None
+    scan: _RequestScan | None
+    field: tuple[int, int] | None
+    body: bytes
+    tokens: int
+    stream: bool
+    follows: str | None
+    repeats: bool
+
+
+def read_path(path: str) -> Path:
+    """Read the path of a request.
+
+    Args:
+        path: The path, with that of the base URL in front.
+
+    Returns:
+        What it says.
+    """
+    if azure := _AZURE.search(path):
+        return Path("openai", azure[2], unquote(azure[1]))
+    _, found, rest = path.partition("/v1/")
+    rest = f"/{rest}" if found else path
+    if rest == "/messages" or rest.startswith("/messages/"):
+        return Path("anthropic", f"/v1{rest}")
+    stored = _STORED.match(rest)
+    return Path("openai", rest, stored_id=unquote(stored[1]) if stored else None)
+
+
+def estimate(body: bytes, scan: _RequestScan | None) -> int:
+    """Estimate the tokens that a request may use: a quarter of the bytes of its body, 1,000 for each inlined
+    file in place of its bytes, and the most tokens of the answer that it allows.
+
+    Args:
+        body: The body.
+        scan: What it says, if it is JSON.
+
+    Returns:
+        The tokens of prompt and answer.
+    """
+    if scan is None:
+        return 0
+    text = len(body) - scan.inlined_bytes
+    return text // _BYTES_OF_A_TOKEN + scan.inlined_files * _TOKENS_OF_A_FILE + (scan.most_output or 0)
+
+
+def read_ask(
+    method: str, path: Path, content_type: str, body: bytes, tokens: Callable[[bytes], int] | None, default_model: str | None
+) -> Ask:
+    """Read a request.
+
+    Args:
+        method: The HTTP method.
+        path: What its path says.
+        content_type: The header of this name.
+        body: The body.
+        tokens: What estimates the tokens of a body; None for :func:`estimate`.
+        default_model: The model name of requests that name none.
+
+    Returns:
+        What it asks for.
+    """
+    scan = field = None
+    model_name, follows = path.model_name, path.stored_id
+    if content_type.startswith("multipart/form-data"):
+        field = _form_field(content_type, body)
+        if field is not None and model_name is None:
+            model_name = body[field[0] : field[1]].decode(errors="replace")
+    elif body:
+        scan = _scan_request(body)
+        if scan is not None:
+            model_name = model_name or scan.model
+            follows = follows or scan.previous_response_id
+    keeps = _KEEPS.match(path.rest.removeprefix("/v1")) or (scan is not None and (scan.background or scan.store))
+    return Ask(
+        path,
+        model_name or default_model,
+        scan,
+        field,
+        body,
+        tokens(body) if tokens is not None else estimate(body, scan),
+        scan is not None and scan.stream,
+        follows,
+        method == "GET" or not keeps,
+    )
+
+
+def _form_field(content_type: str, body: bytes) -> tuple[int, int] | None:
+    """Returns the span of the field ``model`` of a form."""
+    found = re.search(r'boundary="?([^";,]+)', content_type)
+    if found is None:
+        return None
+    boundary = re.escape(found[1].encode())
+    part = rb"--" + boundary + rb'\r\n(?:[^\r\n]+\r\n)*?Content-Disposition: form-data; name="?model"?\r\n(?:[^\r\n]+\r\n)*\r\n'
+    head = re.search(part, body, re.IGNORECASE)
+    if head is None:
+        return None
+    end = body.find(b"\r\n--", head.end())
+    return None if end < 0 else (head.end(), end)
+
+
+# --- options in headers ---
+
+
+def _names(said: str) -> tuple[str, ...]:
+    return tuple(name for name in (part.strip() for part in said.split(",")) if name)
+
+
+_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "tags": _names,
+    "tags-match": str,
+    "exclude": _names,
+    "only": _names,
+    "priority": int,
+    "tokens": int,
+    "timeout": float,
+}
+OPTION_PREFIX = "x-turnout-"
+
+
+def read_options(headers: Mapping[str, str]) -> dict[str, Any]:
+    """Read the options that a request has in its headers, such as ``x-turnout-tags: eu``.
+
+    Args:
+        headers: The headers whose names begin with ``x-turnout-``, in lower case.
+
+    Returns:
+        The keywords of a call.
+
+    Raises:
+        ConfigurationError: A name is unknown, or a value cannot be read.
+    """
+    given: dict[str, Any] = {}
+    for header, said in headers.items():
+        name = header.removeprefix(OPTION_PREFIX)
+        if name not in _OPTIONS:
+            allowed = ", ".join(OPTION_PREFIX + known for known in _OPTIONS)
+            raise ConfigurationError(f"the header {header!r} is unknown: there are {allowed}")
+        try:
+            value = _OPTIONS[name](said.strip())
+        except ValueError:
+            raise ConfigurationError(f"the header {header!r} must be a number, not {said!r}") from None
+        if name == "timeout":
+            given["timeouts"] = Timeouts(total=value)
+        else:
+            given[name.replace("-", "_")] = value
+    return given

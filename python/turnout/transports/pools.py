@@ -1,0 +1,118 @@
+"""The transports that carry requests to the deployments: a pool of connections for each origin and each loop.
+
+A pool for all origins could be filled by one that hangs, and a pool is bound to the loop that it was first
+used in. A forked process shares no connection with its parent.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from threading import Lock
+from typing import Any
+from urllib.request import getproxies, proxy_bypass
+from weakref import WeakKeyDictionary
+
+from turnout.waiting import runs_in_trio
+
+__all__ = ["Pools", "loop_of_task"]
+
+# As the SDKs have them: openai has these limits, anthropic has these options of sockets.
+_MOST_CONNECTIONS = 1000
+_MOST_KEPT = 100
+_KEEP_ALIVE = [
+    (getattr(socket, level), getattr(socket, option), value)
+    for level, option, value in (
+        ("SOL_SOCKET", "SO_KEEPALIVE", 1),
+        ("IPPROTO_TCP", "TCP_KEEPIDLE", 60),
+        ("IPPROTO_TCP", "TCP_KEEPINTVL", 60),
+        ("IPPROTO_TCP", "TCP_KEEPCNT", 5),
+    )
+    if hasattr(socket, level) and hasattr(socket, option)
+]
+
+
+def loop_of_task() -> object:
+    """Return the loop that this task runs in."""
+    if runs_in_trio():
+        import trio
+
+        return trio.lowlevel.current_trio_token()
+    import asyncio
+
+    return asyncio.get_running_loop()
+
+
+class _Threads:
+    """Stands for a loop where threads wait."""
+
+
+_THREADS = _Threads()
+
+
+def loop_of_thread() -> object:
+    """Return what stands for a loop where threads wait."""
+    return _THREADS
+
+
+class Pools:
+    """The transports of one client.
+
+    Args:
+        http: The HTTP library.
+        make: The class of its transports.
+        loop: Returns the loop that a request runs in.
+        given: A transport that the user has made, which carries all requests; None for transports of our own.
+    """
+
+    def __init__(self, http: Any, make: Any, loop: Callable[[], object], given: Any = None) -> None:
+        self._http, self._make, self._loop, self._given = http, make, loop, given
+        self._lock = Lock()
+        self._process = os.getpid()
+        self._pools: WeakKeyDictionary[object, dict[str, Any]] = WeakKeyDictionary()
+
+    def get(self, url: Any) -> Any:
+        """Return the transport to an URL.
+
+        Args:
+            url: The URL.
+
+        Returns:
+            The transport.
+        """
+        if self._given is not None:
+            return self._given
+        loop, origin = self._loop(), f"{url.scheme}://{url.netloc.decode()}"
+        with self._lock:
+            if self._process != os.getpid():
+                # The connections are the parent's: they must be neither used nor closed here.
+                self._process, self._pools = os.getpid(), WeakKeyDictionary()
+            pools = self._pools.setdefault(loop, {})
+            if origin not in pools:
+                pools[origin] = self._open(url)
+            return pools[origin]
+
+    def _open(self, url: Any) -> Any:
+        limits = self._http.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_KEPT)
+        return self._make(limits=limits, proxy=_proxy(url), socket_options=_KEEP_ALIVE, http1=True)
+
+    def take(self) -> list[Any]:
+        """Return the transports of this loop that are to be closed, once."""
+        if self._given is not None:
+            return [self._given]
+        try:
+            loop = self._loop()
+        except RuntimeError:
+            return []
+        with self._lock:
+            return list(self._pools.pop(loop, {}).values()) if self._process == os.getpid() else []
+
+
+def _proxy(url: Any) -> str | None:
+    """Returns the proxy that the environment names for an URL."""
+    if proxy_bypass(url.host):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
