@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -546,10 +547,14 @@ def test_nothing_is_kept_alive_by_a_call() -> None:
     class Big:
         pass
 
+    alive: list[weakref.ref[Big]] = []
+
     def send(lease: Lease) -> None:
-        raise ValueError(Big())
+        big = Big()
+        alive.append(weakref.ref(big))
+        raise ValueError(big)
 
     with pytest.raises(ValueError, match="Big"):
         router.call("m", send, retry=Retry(attempts=1))
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if isinstance(thing, Big)]
+    assert [ref() for ref in alive] == [None]

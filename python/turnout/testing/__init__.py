@@ -1,4 +1,5 @@
-"""What tests of programs that call LLMs need: a provider that answers as the test says.
+"""What tests of programs that call LLMs need: a provider that answers as the test says, and a router that
+never sleeps.
 
 >>> from urllib.request import urlopen
 >>> from turnout.testing import Provider, Reply
@@ -17,5 +18,6 @@
 from turnout.testing.provider import Provider as Provider
 from turnout.testing.received import ReceivedRequest as ReceivedRequest
 from turnout.testing.replies import Reply as Reply
+from turnout.testing.router import sleepless_router as sleepless_router
 
-__all__ = ["Provider", "ReceivedRequest", "Reply"]
+__all__ = ["Provider", "ReceivedRequest", "Reply", "sleepless_router"]

@@ -162,8 +162,8 @@ class Core:
         sent, drops_usage = self._rewritten(request, ask, endpoint, lease.deployment.model, key, run, attempt.timeout)
         try:
             response = await driver.send(self._pools.get(sent.url), sent)
-        except (self._http.ConnectError, self._http.ConnectTimeout, self._http.PoolTimeout):
-            attempt.unsent = True
+        except self._http.TransportError as error:
+            attempt.unsent = self._is_unsent(error)
             raise
         try:
             return await self._read(run, attempt, request, ask, response, drops_usage)
@@ -212,6 +212,13 @@ class Core:
         found = _ID.search(raw)
         if found is not None:
             self._stored.put(found[1].decode(), (attempt.model_name, attempt.lease.deployment_id))
+
+    def _is_unsent(self, error: Exception) -> bool:
+        """Tells whether a deployment certainly did not get a request."""
+        if isinstance(error, self._http.ConnectTimeout):
+            # The transport over aiohttp has this name for connections that break later too.
+            return not type(error.__cause__).__module__.startswith("aiohttp")
+        return isinstance(error, (self._http.ConnectError, self._http.PoolTimeout))
 
     # --- requests ---
 

@@ -95,7 +95,7 @@ class Pools:
 
     def _open(self, url: Any) -> Any:
         limits = self._http.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_KEPT)
-        return self._make(limits=limits, proxy=_proxy(url), socket_options=_KEEP_ALIVE, http1=True)
+        return self._make(limits=limits, proxy=_proxy(self._http, url), socket_options=_KEEP_ALIVE, http1=True)
 
     def take(self) -> list[Any]:
         """Return the transports of this loop that are to be closed, once."""
@@ -109,10 +109,10 @@ class Pools:
             return list(self._pools.pop(loop, {}).values()) if self._process == os.getpid() else []
 
 
-def _proxy(url: Any) -> str | None:
+def _proxy(http: Any, url: Any) -> Any:
     """Returns the proxy that the environment names for an URL."""
-    if proxy_bypass(url.host):
-        return None
     proxies = getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+    if proxy is None or proxy_bypass(url.host):
+        return None
+    return http.Proxy(proxy if "://" in proxy else f"http://{proxy}")
