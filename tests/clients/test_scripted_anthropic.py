@@ -150,8 +150,8 @@ def test_connections_that_drop_and_answers_that_hang(provider: Provider, client:
 
 
 def test_pings_trickle(provider: Provider, client: Any) -> None:
-    provider.always(Reply.text(WORDS).delay(first_event=0.2, trickle=0.02))
-    assert len(list(client.messages.create(**ASK, stream=True, timeout=0.1))) == 8
+    provider.always(Reply.text(WORDS).delay(first_event=1.2, trickle=0.02))
+    assert len(list(client.messages.create(**ASK, stream=True, timeout=0.8))) == 8
 
 
 def test_asyncio() -> None:

@@ -215,9 +215,11 @@ class Run:
             try:
                 return self.acquire_now(step)
             except NoAvailableDeployment as error:
-                left = None if until is None else until - self._now()
-                if error.retry_after is None or (left is not None and left < error.retry_after):
-                    self.clock.advance(left or 0.0)
+                if error.retry_after is None:
+                    raise
+                left = None if until is None else max(until - self._now(), 0.0)
+                if left is not None and left < error.retry_after:
+                    self.clock.advance(left)
                     raise
                 # The clock counts whole nanoseconds. So it may still be a little too early.
                 self.clock.advance(error.retry_after + 1e-9)
