@@ -397,13 +397,13 @@ def test_delays(provider: Provider, http: httpx.Client) -> None:
 
 
 def test_comments_trickle(provider: Provider, client: openai.OpenAI, http: httpx.Client) -> None:
-    slow = Reply.text(WORDS).delay(first_event=0.1, between=0.02, trickle=0.01)
+    slow = Reply.text(WORDS).delay(first_event=1.0, between=0.02, trickle=0.01)
     provider.always(slow)
     assert stream(client) == WORDS
     text = http.post("/v1/chat/completions", json=body(stream=True)).text
     assert text.startswith(": keep-alive\n\n: keep-alive\n\n")
     assert text.rindex(": keep-alive") > text.index("data: ")
-    assert stream(client, timeout=0.09) == WORDS  # each comment begins the client's timeout anew
+    assert stream(client, timeout=0.8) == WORDS  # each comment begins the client's timeout anew
     # Without a stream these are empty lines.
     assert client.chat.completions.create(model="m", messages=HELLO).choices[0].message.content == WORDS
     assert http.post("/v1/chat/completions", json=body()).text.startswith("\n\n")
