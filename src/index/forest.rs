@@ -440,7 +440,7 @@ mod tests {
         fn pick(&mut self, tokens: u64, tags: &[String]) -> Option<Position> {
             let wishes = Wishes { tags: tags.to_vec(), ..Wishes::default() };
             let labels = Some(&wishes).filter(|wishes| wishes.asks_for_labels());
-            let filter = Filter { tokens, skips: Vec::new(), only: None, lacks_part: false, labels, spent: 0 };
+            let filter = Filter { tokens, places: None, lacks_part: false, labels, spent: 0 };
             let chance = Chance { rng: &Rng::new(Some(0)), next_turn: &self.next_turn, peek: false };
             let clock = Clock::Manual(Arc::clone(&self.clock));
             self.forest.pick(&self.members, &filter, &Now::new(&clock), &chance, |_| ())

@@ -39,7 +39,7 @@ pub(crate) use member::{Member, Members, Place, members};
 pub(crate) use obstacle::{Obstacle, QuotaBits};
 pub(crate) use obstacles::Spent;
 pub(crate) use ramp::Ramp;
-pub(crate) use tree::Filter;
+pub(crate) use tree::{Filter, Places};
 
 /// The index of one group. Locked after the group's shard of the registry and before a member's counters.
 #[derive(Debug)]

@@ -25,10 +25,8 @@ const FEW_LEVELS: usize = 2;
 pub(crate) struct Filter<'a> {
     /// Tokens that must be left, at least 1.
     pub(crate) tokens: u64,
-    /// Places that are excluded, in order.
-    pub(crate) skips: Vec<Position>,
-    /// The only places that are allowed, in order; None for all.
-    pub(crate) only: Option<Vec<Position>>,
+    /// The places that are excluded and allowed. Most requests allow all: for them this costs a pointer.
+    pub(crate) places: Option<Box<Places>>,
     /// Whether the request has no prompt or no answer: see [`Leaf::understates`].
     pub(crate) lacks_part: bool,
     /// The wishes with the labels that are asked for, if any are.
@@ -37,15 +35,24 @@ pub(crate) struct Filter<'a> {
     pub(crate) spent: QuotaBits,
 }
 
+/// Places of members.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// Those that are excluded, in order.
+    pub(crate) skips: Vec<Position>,
+    /// The only ones that are allowed, in order; None for all.
+    pub(crate) only: Option<Vec<Position>>,
+}
+
 impl Filter<'_> {
     /// Returns the excluded places below a node.
     fn skips_in(&self, node: Node) -> &[Position] {
-        part(&self.skips, node)
+        self.places.as_ref().map_or(&[], |places| part(&places.skips, node))
     }
 
     /// Returns the only places that are allowed below a node; None if all are.
     fn only_in(&self, node: Node) -> Option<&[Position]> {
-        self.only.as_ref().map(|only| part(only, node))
+        self.places.as_ref()?.only.as_ref().map(|only| part(only, node))
     }
 }
 
@@ -190,7 +197,7 @@ impl<R: Rule> Tree<R> {
     /// Returns whether a filter's size and exclusions take nothing away.
     #[inline]
     pub(super) fn passes_whole(&self, filter: &Filter<'_>) -> bool {
-        filter.skips.is_empty() && filter.only.is_none() && filter.tokens <= self.tokens.get(self.tokens.root()).least
+        filter.places.is_none() && filter.tokens <= self.tokens.get(self.tokens.root()).least
     }
 
     /// Picks where the filter takes nothing away; None if there is no candidate. Before it knows the pick, it
@@ -445,7 +452,13 @@ mod tests {
                 (0..50).map(|_| pick(&chance).unwrap()).collect::<Vec<_>>()
             };
             let by_tree = picks(&|chance| tree.pick(chance, |_| ()));
-            let filter = Filter { tokens: 1, skips: vec![0], lacks_part: false, only: None, labels: None, spent: 0 };
+            let filter = Filter {
+                tokens: 1,
+                places: Some(Box::new(Places { skips: vec![0], only: None })),
+                lacks_part: false,
+                labels: None,
+                spent: 0,
+            };
             assert_eq!(by_tree, picks(&|chance| TwoChoices::choose(&Candidates::new(present(), present), chance)));
             let others = || present().filter(|&(place, _)| place != 0);
             if members > 1 {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::base::clock::Now;
 use crate::base::fork::forks;
 use crate::base::lock::Held;
-use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::base::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::base::time::Nanos;
 use crate::counters::{State, mark};
 use crate::facts::{Deployment, Request};
@@ -49,11 +49,11 @@ pub struct Lease<T> {
     tokens: u64,
     minute: Minute,
     /// The process that it belongs to. In a forked child it counts as ended.
-    forks: u32,
+    forks: u16,
     acquired_at: Nanos,
     ended: AtomicBool,
-    /// The microseconds to the first token; 0 before it.
-    first_token_us: AtomicU64,
+    /// The microseconds to the first token; 0 before it. Over an hour is as slow as an hour.
+    first_token_us: AtomicU32,
     /// Whether it has the one place of a deployment on probation.
     probes: bool,
     /// Its charges beside those of its minute; None for most.
@@ -96,7 +96,7 @@ impl<T> Lease<T> {
             forks: process(),
             acquired_at: now.get(),
             ended: AtomicBool::new(false),
-            first_token_us: AtomicU64::new(0),
+            first_token_us: AtomicU32::new(0),
             probes,
             receipt,
         })
@@ -198,7 +198,7 @@ impl<T> Lease<T> {
         if self.first_token_us.load(Ordering::Relaxed) != 0 {
             return false;
         }
-        self.first_token_us.store(sample_us, Ordering::Relaxed);
+        self.first_token_us.store(u32::try_from(sample_us).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.entry.slot.first_token(&held, sample_us);
         drop(held);
         self.entry.renew(&Now::at(&self.entry.services.clock, now));
@@ -208,7 +208,7 @@ impl<T> Lease<T> {
     /// Returns the microseconds from the acquire to the first token; None if that was not recorded.
     #[must_use]
     pub fn first_token_us(&self) -> Option<u64> {
-        Some(self.first_token_us.load(Ordering::Relaxed)).filter(|&sample| sample != 0)
+        Some(u64::from(self.first_token_us.load(Ordering::Relaxed))).filter(|&sample| sample != 0)
     }
 
     /// Returns when it was acquired.
@@ -294,9 +294,9 @@ impl<T> Lease<T> {
 
 /// Returns a number of this process.
 #[inline]
-#[allow(clippy::cast_possible_truncation)] // no process descends from four billion forks
-fn process() -> u32 {
-    forks() as u32
+#[allow(clippy::cast_possible_truncation)] // no lease is kept through 65,536 forks
+fn process() -> u16 {
+    forks() as u16
 }
 
 impl<T> Drop for Lease<T> {

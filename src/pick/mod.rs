@@ -17,7 +17,7 @@ use crate::base::time::Nanos;
 use crate::facts::Request;
 use crate::gates::{Waived, available_at, check, is_wished};
 use crate::group::{Attachment, Entry, Group};
-use crate::index::{Filter, QuotaBits};
+use crate::index::{Filter, Places, QuotaBits};
 use crate::lease::Lease;
 use crate::limits::OTHERS;
 use crate::registry::Registry;
@@ -322,10 +322,11 @@ impl<T: Attachment> Picker<T> {
     #[inline]
     fn filter<'a>(&self, group: &Group<T>, request: &'a Request, spent: QuotaBits) -> Filter<'a> {
         let (tokens, lacks_part) = (request.least_tokens(), request.lacks_part());
-        let mut filter = Filter { tokens, skips: Vec::new(), only: None, lacks_part, labels: None, spent };
+        let mut filter = Filter { tokens, places: None, lacks_part, labels: None, spent };
         if let Some(wishes) = &request.wishes {
-            filter.skips = self.places(group, &wishes.exclude);
-            filter.only = wishes.only.as_ref().map(|only| self.places(group, only));
+            let skips = self.places(group, &wishes.exclude);
+            let only = wishes.only.as_ref().map(|only| self.places(group, only));
+            filter.places = (!skips.is_empty() || only.is_some()).then(|| Box::new(Places { skips, only }));
             filter.labels = Some(&**wishes).filter(|wishes| wishes.asks_for_labels());
         }
         filter

@@ -168,8 +168,8 @@ fn lone_part(given: &str, missing: &str) -> PyErr {
 }
 
 /// Makes the request that a pick is made for.
-#[inline]
-#[allow(clippy::too_many_arguments)] // Python's keywords
+#[inline(always)]
+#[allow(clippy::inline_always, clippy::too_many_arguments)] // it is part of every pick; Python's keywords
 pub(crate) fn request(
     tokens: Option<Tokens>,
     input_tokens: Option<&Bound<'_, PyAny>>,

@@ -5,7 +5,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::args::{Kind, Tokens, flag, latency_us, length, optional, scope, split};
+use super::args::{Kind, Split, Tokens, flag, latency_us, length, optional, scope, split};
 use super::attached::Attached;
 use super::deployment::PyDeployment;
 use super::errors::undisturbed;
@@ -45,6 +45,20 @@ impl PyLease {
     #[cold]
     fn give_back(&self) {
         self.lease.release(true);
+    }
+
+    /// Releases it after it was used in part.
+    #[cold]
+    fn release_used(&self, unused: bool, (tokens, split): Split) -> PyResult<bool> {
+        let ended = match tokens {
+            Some(tokens) if unused => {
+                let message = format!("unused must not be True together with tokens ({tokens}): what was used is not unused");
+                return Err(Error::Configuration(message).into());
+            }
+            Some(tokens) => self.lease.release_used(tokens, split),
+            None => self.lease.release(unused),
+        };
+        interrupt::done(ended)
     }
 }
 
@@ -159,15 +173,10 @@ impl PyLease {
         output_tokens: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
         let unused = unused.map_or(Ok(false), |unused| flag("unused", unused))?;
-        let ended = match split(tokens.map(|tokens| tokens.0), input_tokens, output_tokens)? {
-            (None, _) => self.lease.release(unused),
-            (Some(tokens), _) if unused => {
-                let message = format!("unused must not be True together with tokens ({tokens}): what was used is not unused");
-                return Err(Error::Configuration(message).into());
-            }
-            (Some(tokens), split) => self.lease.release_used(tokens, split),
-        };
-        interrupt::done(ended)
+        if tokens.is_none() && input_tokens.is_none() && output_tokens.is_none() {
+            return interrupt::done(self.lease.release(unused));
+        }
+        self.release_used(unused, split(tokens.map(|tokens| tokens.0), input_tokens, output_tokens)?)
     }
 
     /// Record that the first token of the answer has come. A call after the first, or after the end of the
