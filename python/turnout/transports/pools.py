@@ -71,6 +71,7 @@ class Pools:
         self._lock = Lock()
         self._process = os.getpid()
         self._pools: WeakKeyDictionary[object, dict[str, Any]] = WeakKeyDictionary()
+        self._inherited: list[object] = []
 
     def get(self, url: Any) -> Any:
         """Return the transport to an URL.
@@ -87,6 +88,7 @@ class Pools:
         with self._lock:
             if self._process != os.getpid():
                 # The connections are the parent's: they must be neither used nor closed here.
+                self._inherited.append(self._pools)
                 self._process, self._pools = os.getpid(), WeakKeyDictionary()
             pools = self._pools.setdefault(loop, {})
             if origin not in pools:
