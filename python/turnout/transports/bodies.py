@@ -76,6 +76,8 @@ class Body:
             AnswerError: The first event is an error.
             Exception: The body ends before, or takes too long.
         """
+        # If this fails, the attempt ends by the failure, and not with this body.
+        self._is_over = True
         scanner = self.scanner
         assert scanner is not None
         raw = []
@@ -92,6 +94,7 @@ class Body:
             raise AnswerError(self._response.status_code, self._response.headers.raw, b"".join(raw), scanner.error)
         if not scanner.has_event:
             raise self._http.RemoteProtocolError("the stream ended before its first event", request=self._request)
+        self._is_over = False
         self._attempt.lease.first_token()
         self._seen_at = self._attempt.now()
 
