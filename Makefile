@@ -29,7 +29,7 @@ SEED ?=
 CHECKS ?= advisories licenses bans sources
 
 .PHONY: help demo test test-clients test-schedules test-miri lint format format-check docs deny install-check hooks
-.PHONY: soak fuzz test-free-threaded bench bench-beside bench-simulated bench-plot bench-rust bench-peers clean
+.PHONY: soak fuzz test-free-threaded bench bench-beside bench-requests bench-simulated bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: four servers, 2,000 requests, a table
 	$(BIN)/python examples/demo.py
@@ -117,6 +117,9 @@ hooks: $(VENV)/.hooks ## Install the git hooks that check commits and pushes
 bench: $(VENV)/.built $(VENV)/.floor ## Measure through Python, beside peers; up to ten minutes
 	$(BIN)/python benches/compare.py
 	$(BIN)/python benches/import_time.py
+
+bench-requests: $(VENV)/.test $(VENV)/.built ## Measure routed requests of an SDK beside plain ones; three minutes
+	$(BIN)/python benches/requests.py
 
 # The working tree beside another revision, each built as it ships: make bench-beside REV=HEAD~1. Fails where the tree is surely more
 # than 5 % slower. Takes five minutes after the builds.
