@@ -31,7 +31,7 @@ CHECKS ?= advisories licenses bans sources
 .PHONY: help demo test test-clients test-schedules test-miri lint format format-check docs deny install-check hooks
 .PHONY: soak fuzz test-free-threaded bench bench-beside bench-requests bench-simulated bench-plot bench-rust bench-peers clean
 
-demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: four servers, 2,000 requests, a table
+demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: five servers, 600 requests of the openai SDK, a table
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.test $(VENV)/.built ## Run all tests, Rust and Python
