@@ -2,26 +2,71 @@
 
 import ast
 import doctest
+import importlib.util
 import os
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from turnout.testing import Provider
+from turnout.transports.pools import Pools
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 needs_make = pytest.mark.skipif(os.name == "nt", reason="the Makefile is for a POSIX shell")
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# A block that needs a library of its own says so: ```python needs=boto3
+BLOCK = re.compile(r"^```(\w*)(?: needs=([\w.]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def is_there(module: str | None) -> bool:
+    try:
+        return module is None or importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def blocks(page: Path) -> list[tuple[str, str, int]]:
     text = page.read_text()
-    return [(match[1], match[2], text[: match.start()].count("\n") + 1) for match in BLOCK.finditer(text)]
+    found = ((match[1], match[3], text[: match.start()].count("\n") + 1, match[2]) for match in BLOCK.finditer(text))
+    return [(language, code, line) for language, code, line, needs in found if is_there(needs)]
+
+
+@pytest.fixture
+def providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
+    """A provider that answers for every host of an example."""
+    with Provider() as provider:
+        get = Pools.get
+
+        def here(pools: Pools, url: Any) -> Any:
+            port = int(provider.url.rpartition(":")[2])
+            transport = get(pools, url.copy_with(scheme="http", host="127.0.0.1", port=port))
+
+            class Here(type(transport)):  # type: ignore[misc]
+                def __init__(self) -> None:
+                    """Shares the connections of the other one."""
+                    self.__dict__ = transport.__dict__
+
+                def handle_request(self, request: Any) -> Any:
+                    request.url = request.url.copy_with(scheme="http", host="127.0.0.1", port=port)
+                    return super().handle_request(request)
+
+                async def handle_async_request(self, request: Any) -> Any:
+                    request.url = request.url.copy_with(scheme="http", host="127.0.0.1", port=port)
+                    return await super().handle_async_request(request)
+
+            return Here()
+
+        monkeypatch.setattr(Pools, "get", here)
+        monkeypatch.setenv("EU_KEY", "any")
+        monkeypatch.setenv("US_KEY", "any")
+        yield provider
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.usefixtures("providers")
 def test_python_blocks_run_from_top_to_bottom(page: Path) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}
     for language, code, line in blocks(page):
