@@ -287,7 +287,7 @@ impl<T: Attachment> Router<T> {
     #[inline]
     pub fn acquire_at_once(&self, model_name: &str, request: &Request) -> Option<Lease<T>> {
         // Requests that wait for other models are not overtaken.
-        if self.services().bell.is_waited_at() && self.waiting(model_name).ok()? > 0 {
+        if self.services().bell.is_waited_at() && self.queue.is_contended(&self.resolve(model_name).ok()?) {
             return None;
         }
         let lease = self.picker.acquire_at_once(model_name, request);

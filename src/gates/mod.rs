@@ -11,5 +11,6 @@ mod room;
 
 pub(crate) use check::{Waived, check, is_wished};
 pub(crate) use live::{Live, routing_context};
+pub(crate) use refusal::Lacks;
 pub use refusal::Refusal;
 pub(crate) use room::{available_at, exceeded};

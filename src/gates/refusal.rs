@@ -6,7 +6,7 @@ use crate::base::gate::Gate;
 use crate::base::time::{Nanos, seconds};
 use crate::group::Entry;
 use crate::health::Cause;
-use crate::limits::{LimitShortfall, ObservedShortfall, Shortfall};
+use crate::limits::{LimitKind, LimitShortfall, ObservedShortfall, Shortfall};
 
 /// The gate that stopped a deployment, with the numbers of the check.
 ///
@@ -153,7 +153,31 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// What a request lacks, where more of it comes by and by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lacks {
+    /// A limit of the deployment's own.
+    Own,
+    /// A limit of a quota, by the quota's serial number.
+    Quota(u64),
+}
+
 impl<T> Entry<T> {
+    /// Returns what a request that was refused here lacks, if that comes by and by. All of a fixed window comes
+    /// at once, when the next one begins: what is left of this one brings nobody nearer. So None for those.
+    pub(crate) fn lacks(&self, refusal: &Refusal) -> Option<Lacks> {
+        let nth = |nth: u32| usize::try_from(nth).unwrap_or(usize::MAX);
+        let (limit, lacks) = match refusal {
+            Refusal::Limit(shortfall) => (self.deployment().limits().get(nth(shortfall.nth)), Lacks::Own),
+            Refusal::Quota { nth: at, shortfall: Shortfall::Limit(shortfall) } => {
+                let ledger = self.metering.as_ref()?.quotas().get(nth(*at))?;
+                (ledger.quota().limits().get(nth(shortfall.nth)), Lacks::Quota(ledger.serial()))
+            }
+            _ => return None,
+        };
+        limit.filter(|limit| !matches!(limit.kind(), LimitKind::Fixed(_))).map(|_| lacks)
+    }
+
     /// Returns in words what stopped it.
     pub fn describe(&self, refusal: &Refusal) -> String {
         let nth = |nth: u32| usize::try_from(nth).unwrap_or(usize::MAX);

@@ -96,7 +96,7 @@ impl Ledger {
     }
 
     /// Returns its number in the order in which ledgers are locked.
-    pub(super) fn serial(&self) -> u64 {
+    pub(crate) fn serial(&self) -> u64 {
         self.continuity.serial
     }
 

@@ -15,7 +15,7 @@ use crate::base::position::Position;
 use crate::base::rng::Rng;
 use crate::base::time::Nanos;
 use crate::facts::Request;
-use crate::gates::{Waived, available_at, check, is_wished};
+use crate::gates::{Lacks, Waived, available_at, check, is_wished};
 use crate::group::{Attachment, Entry, Group};
 use crate::index::{Filter, Places, QuotaBits};
 use crate::lease::Lease;
@@ -25,6 +25,14 @@ use crate::registry::Registry;
 use explain::Notes;
 pub use explain::{Explanation, Verdict};
 use walk::{Unobserved, Walk};
+
+/// The deployments of a group that are under a quota.
+pub(crate) enum Under {
+    /// All of so many.
+    All(usize),
+    /// Some, by their ids.
+    Some(Vec<Arc<str>>),
+}
 
 /// Picks from the groups of a registry.
 #[derive(Debug)]
@@ -260,6 +268,12 @@ impl<T: Attachment> Picker<T> {
         check(entry, &entry.slot, request, Waived::default(), &Now::at(self.clock(), now)).is_ok()
     }
 
+    /// Returns whether a deployment stops a request because of its limits.
+    pub(crate) fn is_stopped_by_limits(&self, entry: &Entry<T>, request: &Request, now: Nanos) -> bool {
+        let refusal = check(entry, &entry.slot, request, Waived::default(), &Now::at(self.clock(), now)).err();
+        refusal.is_some_and(|refusal| refusal.gate().is_rate_limit())
+    }
+
     /// Returns whether a deployment lets a request pass, or stops it because of its limits.
     pub(crate) fn is_lacking(&self, id: &str, request: &Request, now: Nanos) -> bool {
         let now = Now::at(self.clock(), now);
@@ -273,28 +287,44 @@ impl<T: Attachment> Picker<T> {
         available_at(entry, &Request::default(), Waived::default(), &Now::at(self.clock(), now))
     }
 
-    /// Returns the deployment whose tokens and requests suffice for a request first, and the gate that stops
-    /// the request there. None if none is stopped by its limits. `taken` are the ids of deployments that are
-    /// left out.
+    /// Returns the deployment whose tokens and requests suffice for a request first, the gate that stops the
+    /// request there, and what it lacks. None if all it lacks comes at once. `taken` are the ids of deployments
+    /// that are left out.
     pub(crate) fn first_to_suffice(
         &self,
         model_name: &str,
         request: &Request,
-        taken: &[Arc<str>],
+        taken: &FxHashSet<Arc<str>>,
         now: Nanos,
-    ) -> Option<(Arc<str>, Gate)> {
+    ) -> Option<(Arc<str>, Gate, Lacks)> {
         let first = self.registry.with_group(model_name, |_, group| {
             let now = Now::at(self.clock(), now);
             let lacking = group.members().filter_map(|(position, entry)| {
-                let gate = check(entry, &entry.slot, request, Waived::default(), &now).err()?.gate();
-                let at = available_at(entry, request, Waived::default(), &now).filter(|_| gate.is_rate_limit())?;
-                (!taken.contains(entry.deployment().shared_id())).then_some((at, position, gate, entry))
+                let refusal = check(entry, &entry.slot, request, Waived::default(), &now).err()?;
+                let lacks = entry.lacks(&refusal).filter(|_| !taken.contains(entry.deployment().shared_id()))?;
+                let at = available_at(entry, request, Waived::default(), &now)?;
+                Some((at, position, refusal.gate(), lacks, entry))
             });
             Ok(lacking
                 .min_by_key(|&(at, position, ..)| (at, position))
-                .map(|(_, _, gate, entry)| (Arc::clone(entry.deployment().shared_id()), gate)))
+                .map(|(_, _, gate, lacks, entry)| (Arc::clone(entry.deployment().shared_id()), gate, lacks)))
         });
         first.ok().flatten()
+    }
+
+    /// Returns the deployments of a group that are under a quota.
+    pub(crate) fn under_quota(&self, model_name: &str, serial: u64) -> Under {
+        let found = self.registry.with_group(model_name, |_, group| {
+            let is_under = |entry: &Entry<T>| {
+                entry.metering.as_ref().is_some_and(|metering| metering.quotas().iter().any(|ledger| ledger.serial() == serial))
+            };
+            if group.members().all(|(_, entry)| is_under(entry)) {
+                return Ok(Under::All(group.len()));
+            }
+            let under = group.members().filter(|(_, entry)| is_under(entry));
+            Ok(Under::Some(under.map(|(_, entry)| Arc::clone(entry.deployment().shared_id())).collect()))
+        });
+        found.unwrap_or(Under::Some(Vec::new()))
     }
 
     /// Returns the quotas that stop a request, by their serial numbers.

@@ -12,6 +12,7 @@ use crate::base::gate::Gate;
 use crate::base::labels::{Dialect, Labels};
 use crate::base::time::Nanos;
 use crate::facts::{Request, Wishes};
+use crate::gates::Lacks;
 
 /// A waiter's place in its line: by priority, and then by arrival.
 pub(super) type Key = (i32, u64);
@@ -82,6 +83,10 @@ pub(super) struct Line {
     untried: BTreeSet<Key>,
     /// The heads that lacked tokens or requests at their last try.
     lacking: BTreeSet<Key>,
+    /// The quotas that heads have reserved, by their serial numbers.
+    claims: BTreeMap<Key, u64>,
+    /// Quotas that were reserved and are not any more: others may wait for them.
+    pub(super) let_go: Vec<u64>,
     /// What was freed since the last look of a waiter that tried for all.
     pub(super) freed: Freed,
     /// Whether deployments have changed since the classes were made.
@@ -115,12 +120,19 @@ pub(super) struct Head {
     pub(super) request: Arc<Request>,
     /// When it is no longer patient.
     pub(super) patient_until: Nanos,
-    /// The deployment whose tokens and requests it has reserved, and the gate that stopped it there.
+    /// What it has reserved.
     pub(super) reserved: Option<Reserved>,
 }
 
-/// A deployment that a waiter has reserved, and the gate that stopped the waiter there.
-pub(super) type Reserved = (Arc<str>, Gate);
+/// What a waiter has reserved.
+#[derive(Debug, Clone)]
+pub(super) struct Reserved {
+    /// The deployment that will be the first to suffice.
+    pub(super) id: Arc<str>,
+    /// The gate that stopped the waiter there.
+    pub(super) gate: Gate,
+    pub(super) lacks: Lacks,
+}
 
 /// The data that others need of a waiter. A place may be dropped under the lock: the waiter owns a second
 /// reference to all of its data.
@@ -142,6 +154,8 @@ impl Line {
             heads: BTreeMap::new(),
             untried: BTreeSet::new(),
             lacking: BTreeSet::new(),
+            claims: BTreeMap::new(),
+            let_go: Vec::new(),
             freed: Freed::nothing(),
             is_stale: false,
             quotas: BTreeSet::new(),
@@ -193,13 +207,13 @@ impl Line {
     /// Notes why a head failed.
     pub(super) fn refuse(&mut self, key: Key, refused: Box<Unavailable>) {
         self.untried.remove(&key);
-        let Some(head) = self.heads.get_mut(&key) else { return };
-        head.reserved = None;
         if refused.reasons.iter().any(|(gate, _)| gate.is_rate_limit()) {
-            self.lacking.insert(key);
+            self.lack(key);
         } else {
             self.lacking.remove(&key);
+            self.reserve(key, None);
         }
+        let Some(head) = self.heads.get(&key) else { return };
         if let Some(standing) = self.classes.get_mut(&head.class) {
             standing.refused = Some(refused);
         }
@@ -212,10 +226,56 @@ impl Line {
         lacking.copied().filter(move |key| self.heads.get(key).is_some_and(|head| head.patient_until <= now))
     }
 
-    pub(super) fn reserve(&mut self, key: Key, reserved: Reserved) {
-        if let Some(head) = self.heads.get_mut(&key) {
-            head.reserved = Some(reserved);
+    /// Returns whether a head is known to lack tokens or requests.
+    pub(super) fn is_lacking(&self, key: Key) -> bool {
+        self.lacking.contains(&key)
+    }
+
+    /// Notes that a head lacks tokens or requests.
+    pub(super) fn lack(&mut self, key: Key) {
+        if self.heads.contains_key(&key) {
+            self.lacking.insert(key);
         }
+    }
+
+    /// Notes what a head reserves.
+    pub(super) fn reserve(&mut self, key: Key, reserved: Option<Reserved>) {
+        let Some(head) = self.heads.get_mut(&key) else { return };
+        let quota = reserved.as_ref().and_then(|reserved| match reserved.lacks {
+            Lacks::Own => None,
+            Lacks::Quota(quota) => Some(quota),
+        });
+        head.reserved = reserved;
+        let before = match quota {
+            Some(quota) => self.claims.insert(key, quota),
+            None => self.claims.remove(&key),
+        };
+        self.let_go.extend(before.filter(|&before| quota != Some(before)));
+    }
+
+    /// Returns the quotas that heads have reserved, by their serial numbers.
+    pub(super) fn claims(&self) -> impl Iterator<Item = (Key, u64)> {
+        self.claims.iter().map(|(&key, &quota)| (key, quota))
+    }
+
+    /// Returns when a head may be served, as its last refusal says.
+    pub(super) fn retry_at(&self, key: Key) -> Option<Nanos> {
+        self.classes.get(&self.heads.get(&key)?.class)?.refused.as_ref()?.retry_at
+    }
+
+    /// Returns the smallest of the heads' requests, without its wishes. None if prompts and answers are told
+    /// apart: such requests have no order.
+    pub(super) fn smallest(&self) -> Option<Request> {
+        let mut tokens = self.heads.values().map(|head| head.request.split.is_none().then_some(head.request.tokens));
+        let least = tokens.try_fold(u64::MAX, |least, tokens| Some(least.min(tokens?)))?;
+        Some(Request { tokens: least, ..Request::default() })
+    }
+
+    /// Returns when the next of the heads that lack something has no more patience; [`Nanos::MAX`] if none has
+    /// any left.
+    pub(super) fn patience_ends(&self, now: Nanos) -> Nanos {
+        let ends = self.lacking.iter().filter_map(|key| Some(self.heads.get(key)?.patient_until)).filter(|&until| until > now);
+        ends.min().unwrap_or(Nanos::MAX)
     }
 
     /// Changes the waiters of a class, and learns its head anew.
@@ -247,9 +307,13 @@ impl Line {
         if let Some((before, _)) = before {
             self.untried.remove(&before);
             lacks = self.lacking.remove(&before);
-            if self.heads.remove(&before).is_some_and(|head| head.reserved.is_some()) {
+            self.let_go.extend(self.claims.remove(&before));
+            if let Some(reserved) = self.heads.remove(&before).and_then(|head| head.reserved) {
                 // What it had reserved may serve others.
-                self.freed = Freed::Any;
+                match reserved.lacks {
+                    Lacks::Own => self.freed.add(&reserved.id),
+                    Lacks::Quota(_) => self.freed = Freed::Any,
+                }
                 self.rung.get_or_insert(Nanos::MAX);
             }
         }
@@ -335,6 +399,7 @@ impl Line {
         self.heads.clear();
         self.untried.clear();
         self.lacking.clear();
+        self.let_go.extend(std::mem::take(&mut self.claims).into_values());
         for (_, standing) in std::mem::take(&mut self.classes) {
             let present = standing.places.into_iter().map(|waiter| (waiter, true));
             for ((key, place), is_present) in present.chain(standing.absent.into_iter().map(|waiter| (waiter, false))) {

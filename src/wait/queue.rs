@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::line::{Class, Key, Line, Place};
 use crate::base::clock::Clock;
-use crate::base::doorbell::{Doorbell, Wakes};
+use crate::base::doorbell::Wakes;
 use crate::base::error::Error;
 use crate::base::fork;
 use crate::base::labels::Labels;
@@ -67,6 +67,9 @@ impl<T> Drop for Waiter<T> {
         let mut bells = Vec::new();
         let mut lines = queue.lock();
         let unseen = lines.served.remove(&key.1);
+        if unseen.is_some() {
+            queue.services.bell.leave();
+        }
         queue.leave(&mut lines, self, key);
         lines.hand_on(&self.model_name, queue.services.clock.now(), &mut bells);
         drop(lines);
@@ -121,17 +124,33 @@ impl<T> Lines<T> {
     /// knows what to do.
     pub(super) fn hand_on(&mut self, model_name: &str, now: Nanos, bells: &mut Vec<Waker>) {
         let Some(line) = self.of.get_mut(model_name) else { return };
+        let let_go = std::mem::take(&mut line.let_go);
         if line.len == 0 {
             self.of.remove(model_name);
         } else {
             line.hand_on(now, bells);
         }
+        if !let_go.is_empty() {
+            let waits_for = |line: &&mut Line| let_go.iter().any(|quota| line.quotas.contains(quota));
+            self.of.values_mut().filter(waits_for).for_each(|line| line.ring(None, now, bells));
+        }
+    }
+
+    /// Returns whether a request for a model name must look at those that wait: for the same model name, or for
+    /// a quota that it may share with others.
+    pub(super) fn is_contended(&self, model_name: &str) -> bool {
+        self.of.get(model_name).is_some_and(|line| line.len > 0) || self.of.values().any(|line| line.claims().next().is_some())
+    }
+
+    /// Returns the claims to quotas of the lines but one.
+    pub(super) fn claims_beside(&self, model_name: &str) -> Vec<(Key, u64)> {
+        self.of.iter().filter(|(name, _)| ***name != *model_name).flat_map(|(_, line)| line.claims()).collect()
     }
 
     /// Takes back the leases that were handed out before `before` and were not collected. The lease of the
     /// waiter that looks is left out. The other waiters stand in line again, and are passed over until they
     /// look.
-    pub(super) fn take_back(&mut self, before: Nanos, looks: u64, bell: &Doorbell) -> Vec<Lease<T>> {
+    pub(super) fn take_back(&mut self, before: Nanos, looks: u64) -> Vec<Lease<T>> {
         let mut leases = Vec::new();
         while let Some(&(at, arrival)) = self.served_at.front() {
             // A refusal holds no capacity, so it need not be taken back.
@@ -145,7 +164,6 @@ impl<T> Lines<T> {
                 line.insert(Arc::new(Class::of(&place.request, |_| true)), key, place);
                 line.pass_over(key);
                 line.is_stale = true;
-                bell.enter();
                 leases.push(lease);
             }
         }
@@ -177,6 +195,11 @@ impl<T> Queue<T> {
     /// Returns how many requests wait, for any model name.
     pub(crate) fn waiting(&self) -> usize {
         if self.services.bell.is_waited_at() { self.lock().of.values().map(|line| line.len).sum() } else { 0 }
+    }
+
+    /// Returns whether a request for a model name must look at those that wait: see `Lines::is_contended`.
+    pub(crate) fn is_contended(&self, model_name: &str) -> bool {
+        self.lock().is_contended(model_name)
     }
 
     /// Returns how many requests wait for a model name.

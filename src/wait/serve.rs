@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::line::{Freed, Key, Line, Reserved};
+use super::line::{Freed, Key, Line};
 use super::queue::{Lines, Patience, Queue, Served, Waiter, ring};
+use super::reserve::Reservations;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::gate::Gate;
@@ -21,6 +22,9 @@ const ANSWERED_WITHIN: Nanos = SECOND / 10;
 
 /// How long a lease is kept for a waiter that was served and does not look.
 const COLLECTED_WITHIN: Nanos = SECOND;
+
+/// A place behind all others.
+const LAST: Key = (i32::MAX, u64::MAX);
 
 /// How late a waiter's own look may be.
 const OVERDUE: Nanos = SECOND;
@@ -54,7 +58,16 @@ impl<T: Attachment> Queue<T> {
         priority: i32,
     ) -> Result<Lease<T>, Error> {
         let resolved = picker.registry.resolve(model_name)?;
-        if self.waiting_for(&resolved) > 0 {
+        let (given_up, is_contended) = {
+            let mut lines = self.lock();
+            let given_up = self.take_back(&mut lines, 0, self.services.clock.now());
+            (given_up, lines.is_contended(&resolved))
+        };
+        // Each release rings for the next waiter.
+        for lease in given_up {
+            lease.release(true);
+        }
+        if is_contended {
             let patience = Patience { timeout: Some(0), priority };
             let waiter = self.wait(resolved, request.clone(), patience, Waker::noop().clone());
             if let Progress::Served(lease) = self.poll(picker, &waiter)? {
@@ -74,13 +87,7 @@ impl<T: Attachment> Queue<T> {
         let mut bells = Vec::new();
         let mut lines = self.lock();
         let now = self.services.clock.now();
-        let given_up = match self.services.clock {
-            Clock::System(_) => {
-                let looks = waiter.entered.get().map_or(0, |&(key, _)| key.1);
-                lines.take_back(now.saturating_sub(COLLECTED_WITHIN), looks, &self.services.bell)
-            }
-            Clock::Manual(_) => Vec::new(),
-        };
+        let given_up = self.take_back(&mut lines, waiter.entered.get().map_or(0, |&(key, _)| key.1), now);
         let progress = self.look(picker, &mut lines, waiter, now, &mut bells);
         if let (Err(_), Some(&(key, _))) = (&progress, waiter.entered.get()) {
             self.leave(&mut lines, waiter, key);
@@ -96,6 +103,14 @@ impl<T: Attachment> Queue<T> {
         }
         picker.deliver();
         progress
+    }
+
+    /// Takes back the leases that their waiters did not collect in time. The waiter that looks is left out.
+    fn take_back(&self, lines: &mut Lines<T>, looks: u64, now: Nanos) -> Vec<Lease<T>> {
+        match self.services.clock {
+            Clock::System(_) => lines.take_back(now.saturating_sub(COLLECTED_WITHIN), looks),
+            Clock::Manual(_) => Vec::new(),
+        }
     }
 
     fn look(
@@ -116,6 +131,7 @@ impl<T: Attachment> Queue<T> {
         let is_new = !lines.served.contains_key(&key.1) && self.enter(lines, waiter, (key, deadline), now, is_known);
         self.serve(picker, lines, waiter, (key, now), bells);
         if let Some(served) = lines.served.remove(&key.1) {
+            self.services.bell.leave();
             return served.outcome.map(Progress::Served);
         }
         let oldest_served = lines.served_at.front().map(|&(at, _)| at);
@@ -169,12 +185,13 @@ impl<T: Attachment> Queue<T> {
         (looks, now): (Key, Nanos),
         bells: &mut Vec<Waker>,
     ) {
+        let claims = lines.claims_beside(&waiter.model_name);
         let Lines { of, served, served_at, .. } = lines;
         let (model_name, Some(line)) = (&waiter.model_name, of.get_mut(&waiter.model_name)) else { return };
         line.sort(|id| picker.registry.contains(id));
         let is_timed = matches!(self.services.clock, Clock::System(_));
         let scope = self.scope(picker, line, (looks, now), model_name);
-        let (mut behind, mut reserved, mut reserved_to) = (None, Vec::new(), None);
+        let (mut behind, mut reservations, mut may_be_over) = (None, Reservations::new(claims), true);
         while let Some((key, request)) = scope.next(line, behind, looks) {
             behind = Some(key);
             if key != looks && is_timed && line.due(key).is_some_and(|due| due.saturating_add(OVERDUE) < now) {
@@ -185,27 +202,38 @@ impl<T: Attachment> Queue<T> {
                 && !line.is_untried(key)
                 && !freed.iter().any(|entry| picker.passes(entry, &request, now))
             {
+                if !line.is_lacking(key) && freed.iter().any(|entry| picker.is_stopped_by_limits(entry, &request, now)) {
+                    line.lack(key);
+                }
                 // If what was freed is taken again, nobody else finds it.
-                if line.first_untried().is_none() && !freed.iter().any(|entry| picker.passes(entry, &Request::default(), now)) {
-                    break;
+                if may_be_over && line.first_untried().is_none() {
+                    let smallest = line.smallest();
+                    if smallest.is_some_and(|smallest| !freed.iter().any(|entry| picker.passes(entry, &smallest, now))) {
+                        break;
+                    }
+                    may_be_over = false;
                 }
                 continue;
             }
-            for key in line.impatient(reserved_to, key, now).collect::<Vec<_>>() {
-                reserved.extend(reservation(picker, line, (key, now), model_name, &reserved));
-            }
-            reserved_to = Some(key);
-            match acquire(picker, model_name, &request, &reserved) {
+            reservations.reach(picker, line, key, model_name, now);
+            match reservations.acquire(picker, model_name, &request, now) {
                 Err(Error::NoAvailableDeployment(unavailable)) if unavailable.reasons.may_change() => {
                     line.alarm = line.alarm.min(unavailable.retry_at.unwrap_or(Nanos::MAX));
                     if unavailable.reasons.iter().any(|(gate, _)| gate == Gate::Quota) {
                         line.quotas.extend(picker.spent_quotas(model_name, &request));
+                        line.quotas.extend(reservations.quotas());
                     }
                     line.refuse(key, unavailable);
+                    if may_be_over && matches!(scope, Scope::All) && line.first_untried().is_none() {
+                        if finds_nobody(picker, line, model_name) {
+                            break;
+                        }
+                        may_be_over = false;
+                    }
                 }
                 outcome => {
                     let Some(place) = line.remove(key) else { continue };
-                    self.services.bell.leave();
+                    may_be_over = true;
                     bells.push(place.waker.clone());
                     served.insert(key.1, Served { outcome, model_name: Arc::clone(model_name), key, place });
                     if is_timed && key != looks {
@@ -220,6 +248,11 @@ impl<T: Attachment> Queue<T> {
             if matches!(scope, Scope::Itself) {
                 break;
             }
+        }
+        // A head that has no more patience keeps others from the quota that it lacks, also those of other lines.
+        if !line.quotas.is_empty() {
+            reservations.reach(picker, line, LAST, model_name, now);
+            line.alarm = line.alarm.min(line.patience_ends(now));
         }
         if let Scope::Freed(freed) = scope {
             // Its own time may come before that of all that stopped the heads so far.
@@ -275,50 +308,12 @@ impl<T> Scope<T> {
     }
 }
 
-/// Returns what a head reserves beside what is `reserved` by others.
-fn reservation<T: Attachment>(
-    picker: &Picker<T>,
-    line: &mut Line,
-    (key, now): (Key, Nanos),
-    model_name: &str,
-    reserved: &[Reserved],
-) -> Option<Reserved> {
-    let head = line.head(key)?;
-    if let Some(reserved) = head.reserved.as_ref().filter(|(id, _)| picker.is_lacking(id, &head.request, now)) {
-        return Some(reserved.clone());
-    }
-    let taken: Vec<_> = reserved.iter().map(|(id, _)| Arc::clone(id)).collect();
-    let first = picker.first_to_suffice(model_name, &head.request, &taken, now)?;
-    line.reserve(key, first.clone());
-    Some(first)
-}
-
-/// Acquires from the deployments that others have not reserved. In a refusal, a reserved deployment counts
-/// for the gate that stopped the waiter that has reserved it.
-fn acquire<T: Attachment>(
-    picker: &Picker<T>,
-    model_name: &str,
-    request: &Request,
-    reserved: &[Reserved],
-) -> Result<Lease<T>, Error> {
-    if reserved.is_empty() {
-        return picker.acquire(model_name, request);
-    }
-    let mut narrowed = request.clone();
-    let wishes = narrowed.wishes.get_or_insert_default();
-    let added: Vec<_> = reserved.iter().filter(|(id, _)| wishes.exclude.insert((**id).to_owned())).collect();
-    picker.acquire(model_name, &narrowed).map_err(|mut error| {
-        if let Error::NoAvailableDeployment(unavailable) = &mut error {
-            for (id, gate) in added {
-                let is_wished = picker
-                    .registry
-                    .get(id)
-                    .is_ok_and(|entry| request.wishes.as_ref().is_none_or(|wishes| wishes.allows(id, entry.deployment().labels())));
-                if is_wished {
-                    unavailable.reasons.recount(Gate::Excluded, *gate);
-                }
-            }
-        }
-        error
-    })
+/// Returns whether no deployment lets even the smallest request of the heads pass: then each of them would fail.
+/// Notes when trying again may help.
+fn finds_nobody<T: Attachment>(picker: &Picker<T>, line: &mut Line, model_name: &str) -> bool {
+    let Some(smallest) = line.smallest() else { return false };
+    let Some(Error::NoAvailableDeployment(unavailable)) = picker.refusal(model_name, &smallest) else { return false };
+    line.alarm = line.alarm.min(unavailable.retry_at.unwrap_or(Nanos::MAX));
+    line.quotas.extend(picker.spent_quotas(model_name, &smallest));
+    true
 }
