@@ -8,6 +8,9 @@ help: ## List the targets (this list)
 PYTHON ?= python3
 VENV := .venv
 CLIENTS := .venv-clients
+# Families of clients that are routed, each in an environment of its own: see tests/families.
+OPENAI2 := .venv-openai2
+FRAMEWORKS := .venv-frameworks
 # One for each interpreter that soaks: make soak PYTHON=python3.13
 SOAK := .venv-soak-$(notdir $(PYTHON))
 BIN := $(VENV)/bin
@@ -28,7 +31,7 @@ SEED ?=
 # What `make deny` checks. Advisories need the network, the others do not: make deny CHECKS="licenses bans sources"
 CHECKS ?= advisories licenses bans sources
 
-.PHONY: help demo test test-clients test-schedules test-miri lint format format-check docs deny install-check hooks
+.PHONY: help demo test test-clients test-openai2 test-schedules test-miri lint format format-check docs deny install-check hooks
 .PHONY: soak fuzz test-free-threaded bench bench-beside bench-requests bench-simulated bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: five servers, 600 requests of the openai SDK, a table
@@ -41,8 +44,15 @@ test: $(VENV)/.test $(VENV)/.built ## Run all tests, Rust and Python
 	$(MAKE) test-clients
 
 # The exceptions of real client libraries. They stay out of the environment of the other tests, which pin little.
-test-clients: $(CLIENTS)/.clients $(VENV)/.built ## Run the tests of real client libraries (part of test)
+test-clients: $(CLIENTS)/.clients $(FRAMEWORKS)/.family $(VENV)/.built ## Run the tests of real client libraries (part of test)
 	$(CLIENTS)/bin/python -m pytest tests/clients tests/test_outcomes.py
+	$(MAKE) test-openai2
+	$(FRAMEWORKS)/bin/python -m pytest tests/families
+	$(FRAMEWORKS)/bin/python -m pytest tests/test_docs.py -k "run_from_top and clients"
+
+# openai 3 and anthropic 2, which are built on httpx2, are in the environment of the other tests. This one is built on httpx.
+test-openai2: $(OPENAI2)/.family $(VENV)/.built ## Run the tests of routed requests with openai 2 (part of test)
+	$(OPENAI2)/bin/python -m pytest tests/families
 
 # The core under schedules that a scheduler chooses: see tests/schedules.rs.
 test-schedules: ## Run the tests of schedules alone (part of test)
@@ -159,6 +169,13 @@ $(CLIENTS)/.clients: pyproject.toml
 	echo "$(CURDIR)/python" > "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/turnout.pth"
 	touch $@
 
+.venv-%/.family: pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-$*/bin/python -m pip install --quiet --group family-$*
+	echo "$(CURDIR)/python" > "$$(.venv-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/turnout.pth"
+	touch $@
+
 # Not editable: there the native half would take the place of the release build.
 $(SOAK)/.built: pyproject.toml $(RUST_SOURCES) $(shell find python -name '*.py')
 	$(PYTHON) -m venv $(SOAK)
@@ -178,4 +195,4 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.hooks: $(VENV)/
 	touch $@
 
 clean: ## Remove the virtual environments and target
-	rm -rf $(VENV) $(CLIENTS) .venv-soak-* target
+	rm -rf $(VENV) $(CLIENTS) $(OPENAI2) $(FRAMEWORKS) .venv-soak-* target

@@ -2,8 +2,8 @@
 
     python benches/lines.py
 
-300 waiters wait for 900 tokens each, in 300 classes, among 1,000 deployments. Their patience lasts, or is over.
-The time includes a turn of the event loop.
+300 waiters wait for 900 tokens each, in 300 classes, among 1,000 deployments. Their patience lasts or is
+over. The time includes a turn of the event loop.
 """
 
 import asyncio

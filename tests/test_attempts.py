@@ -558,3 +558,19 @@ def test_nothing_is_kept_alive_by_a_call() -> None:
         router.call("m", send, retry=Retry(attempts=1))
     gc.collect()
     assert [ref() for ref in alive] == [None]
+
+
+def test_nobody_waits_for_a_time_that_comes_too_late() -> None:
+    router = three(timeouts=Timeouts(capacity=20.0))
+    for id_ in "abc":
+        router.cool_down(id_, 60.0)
+    began = time.monotonic()
+    with pytest.raises(NoAvailableDeployment):
+        router.call("m", fails())
+
+    async def send(lease: Lease) -> None:
+        """Is not reached."""
+
+    with pytest.raises(NoAvailableDeployment):
+        asyncio.run(router.call_async("m", send))
+    assert time.monotonic() - began < 5

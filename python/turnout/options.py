@@ -189,8 +189,8 @@ class Waiting:
         max_waiters: The most calls that wait for one model name at once, 0 to 4,294,967,295. A later call
             gets ``TooManyWaiters`` at once.
         patience: Seconds for which the first of the calls with the same tags and exclusions lets others take
-            the tokens or requests that it lacks. Afterwards it reserves those of one deployment: calls behind
-            it in line, whatever their wishes are, cannot take them.
+            the tokens or requests that it lacks. Afterwards it reserves those of one deployment, or of a
+            quota: calls behind it, whatever their wishes are, cannot take them.
 
     Raises:
         ConfigurationError: A number is out of range.

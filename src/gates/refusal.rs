@@ -163,8 +163,9 @@ pub(crate) enum Lacks {
 }
 
 impl<T> Entry<T> {
-    /// Returns what a request that was refused here lacks, if that comes by and by. All of a fixed window comes
-    /// at once, when the next one begins: what is left of this one brings nobody nearer. So None for those.
+    /// Returns what a request that was refused here lacks, if that comes by and by. All of a fixed window
+    /// comes at once, when the next one begins: what is left of this one brings nobody nearer. So None for
+    /// those.
     pub(crate) fn lacks(&self, refusal: &Refusal) -> Option<Lacks> {
         let nth = |nth: u32| usize::try_from(nth).unwrap_or(usize::MAX);
         let (limit, lacks) = match refusal {

@@ -288,8 +288,8 @@ impl<T: Attachment> Picker<T> {
     }
 
     /// Returns the deployment whose tokens and requests suffice for a request first, the gate that stops the
-    /// request there, and what it lacks. None if all it lacks comes at once. `taken` are the ids of deployments
-    /// that are left out.
+    /// request there, and what it lacks. None if all it lacks comes at once. `taken` are the ids of
+    /// deployments that are left out.
     pub(crate) fn first_to_suffice(
         &self,
         model_name: &str,

@@ -271,8 +271,8 @@ impl Line {
         Some(Request { tokens: least, ..Request::default() })
     }
 
-    /// Returns when the next of the heads that lack something has no more patience; [`Nanos::MAX`] if none has
-    /// any left.
+    /// Returns when the next of the heads that lack something has no more patience; [`Nanos::MAX`] if none
+    /// has any left.
     pub(super) fn patience_ends(&self, now: Nanos) -> Nanos {
         let ends = self.lacking.iter().filter_map(|key| Some(self.heads.get(key)?.patient_until)).filter(|&until| until > now);
         ends.min().unwrap_or(Nanos::MAX)

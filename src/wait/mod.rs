@@ -30,8 +30,9 @@
 //! deployment may let requests pass to another.
 //!
 //! A large request could starve, because smaller ones of other classes take the tokens that come back. So a
-//! head that lacks tokens or requests, and has no more patience, reserves one deployment, or a quota. Requests
-//! behind it are tried as if they excluded that deployment, or all that are under that quota. See [`reserve`].
+//! head that lacks tokens or requests, and has no more patience, reserves one deployment, or a quota.
+//! Requests behind it are tried as if they excluded that deployment, or all that are under that quota. See
+//! [`reserve`].
 //!
 //! No capacity stays free while a waiter that could use it sleeps. A waiter counts itself before it first
 //! tries. Capacity is freed before the counter is read. The try and the change both lock the group's index.

@@ -136,8 +136,8 @@ impl<T> Lines<T> {
         }
     }
 
-    /// Returns whether a request for a model name must look at those that wait: for the same model name, or for
-    /// a quota that it may share with others.
+    /// Returns whether a request for a model name must look at those that wait: for the same model name, or
+    /// for a quota that it may share with others.
     pub(super) fn is_contended(&self, model_name: &str) -> bool {
         self.of.get(model_name).is_some_and(|line| line.len > 0) || self.of.values().any(|line| line.claims().next().is_some())
     }

@@ -1,8 +1,8 @@
 //! The reservations of impatient heads, as a look finds them.
 //!
-//! A head that lacks tokens or requests of a limit of a deployment reserves that deployment. If it lacks those
-//! of a quota, it reserves all deployments under that quota, also those of other model names: what they take
-//! is taken from it too.
+//! A head that lacks tokens or requests of a limit of a deployment reserves that deployment. If it lacks
+//! those of a quota, it reserves all deployments under that quota, also those of other model names: what they
+//! take is taken from it too.
 
 use std::sync::Arc;
 
@@ -124,8 +124,8 @@ impl Reservations {
         self.quotas.iter().copied()
     }
 
-    /// Acquires from the deployments that are not reserved. In a refusal, a reserved deployment counts for the
-    /// gate that stopped the one who has reserved it.
+    /// Acquires from the deployments that are not reserved. In a refusal, a reserved deployment counts for
+    /// the gate that stopped the one who has reserved it.
     pub(super) fn acquire<T: Attachment>(
         &self,
         picker: &Picker<T>,

@@ -249,7 +249,8 @@ impl<T: Attachment> Queue<T> {
                 break;
             }
         }
-        // A head that has no more patience keeps others from the quota that it lacks, also those of other lines.
+        // A head that has no more patience keeps others from the quota that it lacks, also those of other
+        // lines.
         if !line.quotas.is_empty() {
             reservations.reach(picker, line, LAST, model_name, now);
             line.alarm = line.alarm.min(line.patience_ends(now));
@@ -308,8 +309,8 @@ impl<T> Scope<T> {
     }
 }
 
-/// Returns whether no deployment lets even the smallest request of the heads pass: then each of them would fail.
-/// Notes when trying again may help.
+/// Returns whether no deployment lets even the smallest request of the heads pass: then each of them would
+/// fail. Notes when trying again may help.
 fn finds_nobody<T: Attachment>(picker: &Picker<T>, line: &mut Line, model_name: &str) -> bool {
     let Some(smallest) = line.smallest() else { return false };
     let Some(Error::NoAvailableDeployment(unavailable)) = picker.refusal(model_name, &smallest) else { return false };

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -200,10 +200,20 @@ class Run:
         return self._router.acquire(step.model_name, exclude=step.exclude, **self.request)
 
     def _acquire(self, step: Acquire) -> Lease:
+        try:
+            return self.acquire_now(step)
+        except NoAvailableDeployment as error:
+            if not _may_come(step, error):
+                raise
         return self._router.acquire(step.model_name, exclude=step.exclude, timeout=step.timeout, **self.request)
 
-    def _acquire_async(self, step: Acquire) -> Coroutine[Any, Any, Lease]:
-        return self._router.acquire_async(step.model_name, exclude=step.exclude, timeout=step.timeout, **self.request)
+    async def _acquire_async(self, step: Acquire) -> Lease:
+        try:
+            return self.acquire_now(step)
+        except NoAvailableDeployment as error:
+            if not _may_come(step, error):
+                raise
+        return await self._router.acquire_async(step.model_name, exclude=step.exclude, timeout=step.timeout, **self.request)
 
     def _acquire_by_hand(self, step: Acquire) -> Lease:
         """Acquires under a clock that is moved by hand. A wait moves the clock up to the time when a
@@ -448,6 +458,17 @@ class Attempts:
             raise StopAsyncIteration
         self._current = await self._run.acquire_async()
         return self._current
+
+
+# Nobody knows when these let a request through.
+_TIMELESS = ("learnt_parallel_requests", "max_parallel_requests", "probation", "slow_start", "unhealthy")
+
+
+def _may_come(step: Acquire, error: NoAvailableDeployment) -> bool:
+    """Tells whether a deployment may become available within the time that a step may wait."""
+    if step.timeout is None or any(reason in error.reasons for reason in _TIMELESS):
+        return step.timeout != 0.0
+    return error.retry_after is not None and error.retry_after <= step.timeout
 
 
 async def _sleep(seconds: float) -> None:

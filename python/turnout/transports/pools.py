@@ -72,6 +72,7 @@ class Pools:
         self._process = os.getpid()
         self._pools: WeakKeyDictionary[object, dict[str, Any]] = WeakKeyDictionary()
         self._inherited: list[object] = []
+        self._trust: Any = None
 
     def get(self, url: Any) -> Any:
         """Return the transport to an URL.
@@ -97,7 +98,11 @@ class Pools:
 
     def _open(self, url: Any) -> Any:
         limits = self._http.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_KEPT)
-        return self._make(limits=limits, proxy=_proxy(self._http, url), socket_options=_KEEP_ALIVE, http1=True)
+        proxy = _proxy(self._http, url)
+        if self._trust is None and (url.scheme == "https" or proxy is not None):
+            # To load the certificates takes tens of milliseconds. All origins trust the same ones.
+            self._trust = self._http.create_ssl_context()
+        return self._make(verify=self._trust or False, limits=limits, proxy=proxy, socket_options=_KEEP_ALIVE)
 
     def take(self) -> list[Any]:
         """Return the transports of this loop that are to be closed, once."""
