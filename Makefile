@@ -31,7 +31,7 @@ SEED ?=
 # What `make deny` checks. Advisories need the network, the others do not: make deny CHECKS="licenses bans sources"
 CHECKS ?= advisories licenses bans sources
 
-.PHONY: help demo test test-clients test-openai2 test-schedules test-miri lint format format-check docs deny install-check hooks
+.PHONY: help demo test test-clients test-httpx test-schedules test-miri lint format format-check docs deny install-check hooks
 .PHONY: soak fuzz test-free-threaded bench bench-beside bench-requests bench-simulated bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: five servers, 600 requests of the openai SDK, a table
@@ -46,13 +46,14 @@ test: $(VENV)/.test $(VENV)/.built ## Run all tests, Rust and Python
 # The exceptions of real client libraries. They stay out of the environment of the other tests, which pin little.
 test-clients: $(CLIENTS)/.clients $(FRAMEWORKS)/.family $(VENV)/.built ## Run the tests of real client libraries (part of test)
 	$(CLIENTS)/bin/python -m pytest tests/clients tests/test_outcomes.py
-	$(MAKE) test-openai2
+	$(MAKE) test-httpx
 	$(FRAMEWORKS)/bin/python -m pytest tests/families
 	$(FRAMEWORKS)/bin/python -m pytest tests/test_docs.py -k "run_from_top and clients"
 
 # openai 3 and anthropic 2, which are built on httpx2, are in the environment of the other tests. This one is built on httpx.
-test-openai2: $(OPENAI2)/.family $(VENV)/.built ## Run the tests of routed requests with openai 2 (part of test)
+test-httpx: $(OPENAI2)/.family $(VENV)/.built ## Run the tests of routed requests with openai 2 (part of test)
 	$(OPENAI2)/bin/python -m pytest tests/families
+	$(OPENAI2)/bin/python -m pytest tests/test_docs.py -k "run_from_top and clients"
 
 # The core under schedules that a scheduler chooses: see tests/schedules.rs.
 test-schedules: ## Run the tests of schedules alone (part of test)
@@ -129,7 +130,7 @@ bench: $(VENV)/.built $(VENV)/.floor ## Measure through Python, beside peers; up
 	$(BIN)/python benches/import_time.py
 
 bench-requests: $(VENV)/.test $(VENV)/.built ## Measure routed requests of an SDK beside plain ones; three minutes
-	$(BIN)/python benches/requests.py
+	$(BIN)/python benches/routed.py
 
 # The working tree beside another revision, each built as it ships: make bench-beside REV=HEAD~1. Fails where the tree is surely more
 # than 5 % slower. Takes five minutes after the builds.

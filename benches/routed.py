@@ -1,6 +1,6 @@
 """Measures what routing adds to the requests of an SDK: CPU time of the client's process.
 
-    python benches/requests.py [--pairs 31] [--json FILE]
+    python benches/routed.py [--pairs 31] [--json FILE]
 
 A server in a process of its own answers at once. Blocks of requests by the plain SDK and by the routed one
 are run in turn, in this process, so that a change of the clock rate meets both. Each pair of blocks gives a
