@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from turnout.execution.attempts import Attempt, Attempts, Run
-from turnout.execution.options import Options
+from turnout.execution.options import NOTHING, Options
 from turnout.execution.race import Race
 from turnout.execution.record import AttemptRecord
 from turnout.execution.state import scope, scoped
@@ -49,8 +49,9 @@ def begin(
         The call.
     """
     merged = scoped(router)
-    merged.update((name, value) for name, value in given.items() if value is not None)
-    call = Options(**{name: merged.pop(name) for name in (*_OPTIONS, "hedge") if name in merged})
+    merged.update({name: value for name, value in given.items() if value is not None})
+    options = {name: merged.pop(name) for name in (*_OPTIONS, "hedge") if name in merged}
+    call = Options(**options) if options else NOTHING
     records = merged.pop("records", None)
     return Run(router, model_name, call, merged, records=records, repeats=repeats, streams=streams, pays=pays)
 

@@ -297,6 +297,8 @@ class Options:
         Returns:
             The options.
         """
+        if self is NOTHING:  # so it is for most calls, and these are made and checked for each
+            return wider
         return Options(
             retry=wider.retry if self.retry is None else self.retry,
             fallbacks=wider.fallbacks if self.fallbacks is None else self.fallbacks,
@@ -346,6 +348,9 @@ def _name(argument: str, name: object) -> str:
         raise ConfigurationError(f"a model name in {argument} must not be empty")
     return name
 
+
+NOTHING = Options()
+"""The options of calls without options of their own."""
 
 DEFAULTS = Options(retry=Retry(), fallbacks=Fallbacks(), timeouts=Timeouts())
 """What holds where nothing is given. There is no hedge."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from turnout._core import _read_usage
 from turnout.exceptions import ConfigurationError, ModelNotFound, NoAvailableDeployment, RequestTooLarge, RouterError
 
-__all__ = ["AnswerError", "Made", "decoded", "models", "refusal", "usage_in"]
+__all__ = ["AnswerError", "Made", "as_texts", "decoded", "models", "refusal", "usage_in"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -55,12 +55,29 @@ class AnswerError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """The headers, in lower case."""
-        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.raw_headers}
+        return as_texts(self.raw_headers)
 
     @property
     def response(self) -> "AnswerError":
         """This object, for readers that look for headers there."""
         return self
+
+
+def as_texts(headers: Headers) -> dict[str, str]:
+    """Return headers as a mapping of texts. The mappings of the HTTP libraries do the same, but go through
+    all headers at each look.
+
+    Args:
+        headers: The headers, as they came.
+
+    Returns:
+        The values by name, in lower case. Values of one name are joined, as RFC 9110 has it.
+    """
+    texts: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        texts[name] = f"{texts[name]}, {value}" if name in texts else value
+    return texts
 
 
 def decoded(headers: Headers, raw: bytes) -> bytes | None:

@@ -9,7 +9,7 @@ from turnout._core import _RequestScan, _scan_request
 from turnout.exceptions import ConfigurationError
 from turnout.execution.options import Timeouts
 
-__all__ = ["BASE_URL", "Ask", "Path", "estimate", "read_ask", "read_options", "read_path"]
+__all__ = ["BASE_URL", "Ask", "Path", "Sent", "estimate", "read_ask", "read_options", "read_path", "read_sent"]
 
 BASE_URL = "https://turnout.invalid/v1"
 """The base URL of clients whose transport routes. Nothing is ever sent to it: RFC 2606 keeps the name
@@ -22,6 +22,23 @@ _BYTES_OF_A_TOKEN = 4
 
 # Requests that a provider keeps or carries out later. To send one twice may do things twice.
 _KEEPS = re.compile(r"^/(?:batches|files|fine_tuning|messages/batches|threads|uploads|vector_stores|videos)\b")
+
+# Headers of the client that no deployment gets: they are for one host, or name an account.
+_DROPPED = frozenset(
+    (
+        b"accept-encoding",
+        b"api-key",
+        b"authorization",
+        b"content-length",
+        b"cookie",
+        b"host",
+        b"openai-organization",
+        b"openai-project",
+        b"proxy-authorization",
+        b"transfer-encoding",
+        b"x-api-key",
+    )
+)
 
 _AZURE = re.compile(r"/openai/deployments/([^/]+)(/.*)$")
 _STORED = re.compile(r"^/responses/([^/]+)")
@@ -43,11 +60,28 @@ class Path(NamedTuple):
     stored_id: str | None = None
 
 
+class Sent(NamedTuple):
+    """What the headers of a request say.
+
+    Attributes:
+        kept: Those that any deployment may get.
+        content_type: The header of this name; empty without one.
+        has_options: Whether some name begins with ``x-turnout-``.
+        is_repeated: Whether the client has sent the request before, on its own account.
+    """
+
+    kept: list[tuple[bytes, bytes]]
+    content_type: str
+    has_options: bool
+    is_repeated: bool
+
+
 class Ask(NamedTuple):
     """What a request asks for.
 
     Attributes:
         path: What its path says.
+        kept: The headers that any deployment may get.
         model_name: The model name; None if it names none.
         scan: What its body says, if that is JSON.
         field: The span of the model name in the body, if that is a form.
@@ -59,6 +93,7 @@ class Ask(NamedTuple):
     """
 
     path: Path
+    kept: list[tuple[bytes, bytes]]
     model_name: str | None
     scan: _RequestScan | None
     field: tuple[int, int] | None
@@ -88,6 +123,31 @@ def read_path(path: str) -> Path:
     return Path("openai", rest, stored_id=unquote(stored[1]) if stored else None)
 
 
+def read_sent(headers: list[tuple[bytes, bytes]]) -> Sent:
+    """Read the headers of a request, in one pass: the mappings of the HTTP libraries take one for each name.
+
+    Args:
+        headers: The headers, as they are sent.
+
+    Returns:
+        What they say.
+    """
+    kept, content_type, has_options, is_repeated = [], b"", False, False
+    for header in headers:
+        name = header[0].lower()
+        if name in _DROPPED:
+            continue
+        if name.startswith(_OPTION_PREFIX):
+            has_options = True
+            continue
+        if name == b"content-type":
+            content_type = header[1]
+        elif name == b"x-stainless-retry-count":
+            is_repeated = header[1] != b"0"
+        kept.append(header)
+    return Sent(kept, content_type.decode("latin-1"), has_options, is_repeated)
+
+
 def estimate(body: bytes, scan: _RequestScan | None) -> int:
     """Estimate the tokens that a request may use: a quarter of the bytes of its body, 1,000 for each inlined
     file in place of its bytes, and the most tokens of the answer that it allows.
@@ -106,14 +166,14 @@ def estimate(body: bytes, scan: _RequestScan | None) -> int:
 
 
 def read_ask(
-    method: str, path: Path, content_type: str, body: bytes, tokens: Callable[[bytes], int] | None, default_model: str | None
+    method: str, path: Path, sent: Sent, body: bytes, tokens: Callable[[bytes], int] | None, default_model: str | None
 ) -> Ask:
     """Read a request.
 
     Args:
         method: The HTTP method.
         path: What its path says.
-        content_type: The header of this name.
+        sent: What its headers say.
         body: The body.
         tokens: What estimates the tokens of a body; None for :func:`estimate`.
         default_model: The model name of requests that name none.
@@ -123,8 +183,8 @@ def read_ask(
     """
     scan = field = None
     model_name, follows = path.model_name, path.stored_id
-    if content_type.startswith("multipart/form-data"):
-        field = _form_field(content_type, body)
+    if sent.content_type.startswith("multipart/form-data"):
+        field = _form_field(sent.content_type, body)
         if field is not None and model_name is None:
             model_name = body[field[0] : field[1]].decode(errors="replace")
     elif body:
@@ -135,6 +195,7 @@ def read_ask(
     keeps = _KEEPS.match(path.rest.removeprefix("/v1")) or (scan is not None and (scan.background or scan.store))
     return Ask(
         path,
+        sent.kept,
         model_name or default_model,
         scan,
         field,
@@ -177,6 +238,7 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
     "timeout": float,
 }
 OPTION_PREFIX = "x-turnout-"
+_OPTION_PREFIX = OPTION_PREFIX.encode()
 
 
 def read_options(headers: Mapping[str, str]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from turnout.execution.attempts import Attempt, Run
 from turnout.execution.call import begin
 from turnout.execution.race import Race
 from turnout.execution.record import AttemptRecord
-from turnout.transports.answers import AnswerError, Made, models, redirected, refusal, unroutable, usage_in
-from turnout.transports.asks import OPTION_PREFIX, Ask, Path, read_ask, read_options, read_path
+from turnout.transports.answers import AnswerError, Made, as_texts, models, redirected, refusal, unroutable, usage_in
+from turnout.transports.asks import OPTION_PREFIX, Ask, Path, read_ask, read_options, read_path, read_sent
 from turnout.transports.bodies import Body
 
 if TYPE_CHECKING:
@@ -29,25 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Core"]
 
-# Headers of the client that no deployment gets: they are for one host, or name an account.
-_DROPPED = frozenset(
-    (
-        b"accept-encoding",
-        b"api-key",
-        b"authorization",
-        b"content-length",
-        b"cookie",
-        b"host",
-        b"openai-organization",
-        b"openai-project",
-        b"proxy-authorization",
-        b"transfer-encoding",
-        b"x-api-key",
-    )
-)
 # Headers of a deployment that no client gets.
 _KEPT_BACK = frozenset((b"connection", b"keep-alive", b"set-cookie", b"transfer-encoding"))
-_LIMITS = (b"x-ratelimit", b"anthropic-ratelimit", b"ratelimit", b"retry-after")
+_LIMITS = ("x-ratelimit", "anthropic-ratelimit", "ratelimit", "retry-after")
 _MOST_URLS = 1024
 # The id of a response is the first in its JSON.
 _ID = re.compile(rb'"id"\s*:\s*"([^"\\]+)"')
@@ -96,19 +80,18 @@ class Core:
             Exception: No deployment answered: an error of the HTTP library.
         """
         path = read_path(request.url.path)
-        headers = request.headers
         if path.rest in ("/models", "/v1/models") or path.rest.startswith("/models/"):
             return self._models(request, path)
-        options = {name: value for name, value in headers.items() if name.startswith(OPTION_PREFIX)}
-        if not self._warned and headers.get("x-stainless-retry-count", "0") != "0":
+        sent = read_sent(request.headers.raw)
+        if sent.is_repeated and not self._warned:
             self._warned = True
             said = "the client retries by itself, on top of the attempts of the router: make it with max_retries=0"
             warnings.warn(said, RuntimeWarning, stacklevel=2)
         body = await self._driver.read(request)
-        ask = read_ask(request.method, path, headers.get("content-type", ""), body, self._tokens, self._default_model)
+        ask = read_ask(request.method, path, sent, body, self._tokens, self._default_model)
         records: list[AttemptRecord] = []
         try:
-            given = read_options(options) if options else {}
+            given = self._options(request) if sent.has_options else {}
             if ask.follows is not None and (stored := self._stored.get(ask.follows)) is not None:
                 ask = ask._replace(model_name=ask.model_name or stored[0])
                 given.setdefault("only", (stored[1],))
@@ -120,6 +103,10 @@ class Core:
             return await self._carry(run, request, ask)
         except RouterError as error:
             return self._made(request, refusal(path.dialect, error), records)
+
+    def _options(self, request: Any) -> dict[str, Any]:
+        """Returns the keywords of a call that a request has in its headers."""
+        return read_options({name: value for name, value in request.headers.items() if name.startswith(OPTION_PREFIX)})
 
     async def _carry(self, run: Run, request: Any, ask: Ask) -> Any:
         def send(attempt: Attempt) -> Coroutine[Any, Any, Any]:
@@ -173,12 +160,13 @@ class Core:
 
     async def _read(self, run: Run, attempt: Attempt, request: Any, ask: Ask, response: Any, drops_usage: bool) -> Any:
         headers: list[tuple[bytes, bytes]] = response.headers.raw
-        kind = response.headers.get("content-type", "")
         status: int = response.status_code
         if status >= 300:
             raise AnswerError(status, headers, await self._whole(response))
-        if any(name.lower().startswith(_LIMITS) for name, _ in headers):
-            attempt.lease.observe(response.headers)
+        said = as_texts(headers)
+        kind = said.get("content-type", "")
+        if any(name.startswith(_LIMITS) for name in said):
+            attempt.lease.observe(said)
         if kind.startswith("application/json"):
             raw = await self._whole(response)
             if ask.path.rest == "/responses":
@@ -240,12 +228,7 @@ class Core:
         own = endpoint.headers()
         if auth := endpoint.auth_header(key):
             own[auth[0]] = auth[1]
-        replaced = {name.encode() for name in own}
-        raw = [
-            (name, value)
-            for name, value in request.headers.raw
-            if (lower := name.lower()) not in _DROPPED and lower not in replaced and not lower.startswith(b"x-turnout-")
-        ]
+        raw = [header for header in ask.kept if header[0].lower().decode("latin-1") not in own]
         raw += [(b"host", url.netloc), (b"accept-encoding", b"identity" if ask.stream else b"gzip, deflate")]
         raw += [(name.encode(), value.encode()) for name, value in own.items()]
         if body or request.method not in ("GET", "HEAD", "DELETE"):
