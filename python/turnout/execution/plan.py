@@ -163,7 +163,9 @@ class Plan:
     def _following(self) -> list[str]:
         """Returns the names that are left to turn to."""
         assert self._options.fallbacks is not None
-        names = self._names + list(self._options.fallbacks.after(self.model_name, self._last))
+        names = [*self._names, *self._options.fallbacks.after(self.model_name, self._last)]
+        if not names:
+            return names
         return [name for name in dict.fromkeys(names) if self._resolve(name) not in self._visited]
 
     # --- what comes next ---

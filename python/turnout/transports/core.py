@@ -226,9 +226,10 @@ class Core:
             body = body[: ask.field[0]] + model.encode() + body[ask.field[1] :]
         url = self._url(endpoint, ask.path.rest, request.url.query)
         own = endpoint.headers()
+        raw = [header for header in ask.kept if not own or header[0].lower().decode("latin-1") not in own]
+        # The client's own key is not among those that are kept.
         if auth := endpoint.auth_header(key):
             own[auth[0]] = auth[1]
-        raw = [header for header in ask.kept if header[0].lower().decode("latin-1") not in own]
         raw += [(b"host", url.netloc), (b"accept-encoding", b"identity" if ask.stream else b"gzip, deflate")]
         raw += [(name.encode(), value.encode()) for name, value in own.items()]
         if body or request.method not in ("GET", "HEAD", "DELETE"):
