@@ -145,8 +145,10 @@ class Core:
         """
         driver, lease = self._driver, attempt.lease
         endpoint: Endpoint = lease.deployment.endpoint  # type: ignore[assignment] # the gate of the dialect lets no other pass
-        key = await driver.key(endpoint.key())
-        sent, drops_usage = self._rewritten(request, ask, endpoint, lease.deployment.model, key, run, attempt.timeout)
+        body, drops_usage = self._body(ask, endpoint, lease.deployment.model)
+        # The key is no local variable here: reporters of errors show those of each frame.
+        sent = self._rewritten(request, ask, endpoint, body, await driver.key(endpoint.key()))
+        sent.extensions = {**request.extensions, "timeout": self._timeouts(request, run, attempt.timeout)}
         try:
             response = await driver.send(self._pools.get(sent.url), sent)
         except self._http.TransportError as error:
@@ -210,10 +212,8 @@ class Core:
 
     # --- requests ---
 
-    def _rewritten(
-        self, request: Any, ask: Ask, endpoint: Endpoint, model: str, key: Any, run: Run, limit: float | None
-    ) -> tuple[Any, bool]:
-        """Returns the request to a deployment, and whether the usage is to be taken out of its stream."""
+    def _body(self, ask: Ask, endpoint: Endpoint, model: str) -> tuple[bytes, bool]:
+        """Returns the body for a deployment, and whether the usage is to be taken out of its stream."""
         body, drops_usage = ask.body, False
         if ask.scan is not None:
             drops_usage = ask.stream and not ask.scan.include_usage and ask.path.rest == "/chat/completions"
@@ -224,6 +224,10 @@ class Core:
                 body = json.dumps(given if changed is None else changed, ensure_ascii=False).encode()
         elif ask.field is not None:
             body = body[: ask.field[0]] + model.encode() + body[ask.field[1] :]
+        return body, drops_usage
+
+    def _rewritten(self, request: Any, ask: Ask, endpoint: Endpoint, body: bytes, key: Any) -> Any:
+        """Returns the request to a deployment."""
         url = self._url(endpoint, ask.path.rest, request.url.query)
         own = endpoint.headers()
         raw = [header for header in ask.kept if not own or header[0].lower().decode("latin-1") not in own]
@@ -239,8 +243,7 @@ class Core:
         sent.__dict__.update(request.__dict__)
         sent.url, sent.headers, sent.stream = url, self._http.Headers(raw), self._http.ByteStream(body)
         sent._content = body
-        sent.extensions = {**request.extensions, "timeout": self._timeouts(request, run, limit)}
-        return sent, drops_usage
+        return sent
 
     def _timeouts(self, request: Any, run: Run, limit: float | None) -> dict[str, float | None]:
         timeouts = run.options.timeouts
