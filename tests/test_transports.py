@@ -172,6 +172,15 @@ def test_requests_that_name_no_model(world: World) -> None:
     assert world.ask("/models/none", method="GET").status_code == 404
 
 
+def test_paths_of_azure_without_a_deployment(world: World) -> None:
+    at = turnout.BASE_URL.removesuffix("/v1") + "/openai"
+    world.ask(f"{at}/responses?api-version=1", json={"input": "hi"})
+    assert (world.a.requests[-1].path, world.a.requests[-1].model) == ("/v1/responses", "model-a")
+    world.ask(f"{at}/v1/responses", json={"input": "hi"})
+    assert world.a.requests[-1].path == "/v1/responses"
+    assert world.ask(f"{at}/models", method="GET").json()["data"][0]["id"] == "m"
+
+
 # --- tokens ---
 
 

@@ -116,7 +116,8 @@ def read_path(path: str) -> Path:
     if azure := _AZURE.search(path):
         return Path("openai", azure[2], unquote(azure[1]))
     _, found, rest = path.partition("/v1/")
-    rest = f"/{rest}" if found else path
+    # Where Azure's client puts no deployment into a path, it puts no version either: /openai/responses.
+    rest = f"/{rest}" if found else path.removeprefix("/openai")
     if rest == "/messages" or rest.startswith("/messages/"):
         return Path("anthropic", f"/v1{rest}")
     stored = _STORED.match(rest)
