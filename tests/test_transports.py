@@ -322,6 +322,26 @@ def test_cookies_do_not_cross(world: World) -> None:
     assert "set-cookie" not in world.ask().headers
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+@pytest.mark.parametrize("inner", [None, "aiohttp"])
+def test_cookies_do_not_cross_within_one_host(family: Any, inner: Any) -> None:
+    world = World(family, is_task=True)
+    world.a.always(Reply.text("x").with_headers({"set-cookie": "session=of-a; Path=/"}))
+    # aiohttp keeps no cookies of an address that is a number.
+    url = world.a.base_url.replace("127.0.0.1", "localhost")
+    world.router.set_deployments([Deployment(id_, "m", endpoint=Endpoint(url, api_key=f"key-of-{id_}")) for id_ in "ab"])
+
+    async def main() -> None:
+        async with family.AsyncClient(world.router, inner=inner) as client:
+            for _ in range(3):
+                answer = await client.post("/chat/completions", json={"model": "m", "messages": HELLO})
+                assert (answer.status_code, "set-cookie" in answer.headers) == (200, False)
+
+    asyncio.run(main())
+    assert [got.headers.get("cookie") for got in world.a.requests] == [None] * 3
+    world.stop()
+
+
 # --- time ---
 
 

@@ -22,7 +22,7 @@ from turnout.transports.asks import BASE_URL
 from turnout.transports.bodies import Body
 from turnout.transports.core import Core
 from turnout.transports.drivers import Tasks, Threads, run
-from turnout.transports.pools import Pools, loop_of_task, loop_of_thread
+from turnout.transports.pools import Pools, loop_of_task, loop_of_thread, without_cookies
 
 __all__ = ["AsyncClient", "AsyncRouterTransport", "Client", "RouterTransport"]
 
@@ -197,7 +197,7 @@ def _aiohttp() -> Any:
         from httpx_aiohttp import AiohttpTransport
     except ImportError as error:
         raise ImportError("inner='aiohttp' needs httpx-aiohttp: pip install 'turnout[aiohttp]'") from error
-    return AiohttpTransport
+    return without_cookies(AiohttpTransport)
 
 
 def _usual(options: dict[str, Any]) -> dict[str, Any]:

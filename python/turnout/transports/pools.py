@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from turnout.waiting import runs_in_trio
 
-__all__ = ["Pools", "loop_of_task"]
+__all__ = ["Pools", "loop_of_task", "without_cookies"]
 
 # As the SDKs have them: openai has these limits, anthropic has these options of sockets.
 _MOST_CONNECTIONS = 1000
@@ -114,6 +114,28 @@ class Pools:
             return []
         with self._lock:
             return list(self._pools.pop(loop, {}).values()) if self._process == os.getpid() else []
+
+
+def without_cookies(transport: Any) -> Any:
+    """Make a class of transports over aiohttp whose sessions keep no cookies. Otherwise those of one
+    deployment would reach others of the same host.
+
+    Args:
+        transport: The class of httpx-aiohttp.
+
+    Returns:
+        The class.
+    """
+    import aiohttp
+
+    class WithoutCookies(transport):  # type: ignore[misc]
+        def get_client(self) -> Any:
+            usual = super().get_client()
+            session = aiohttp.ClientSession(connector=usual.connector, cookie_jar=aiohttp.DummyCookieJar())
+            usual.detach()
+            return session
+
+    return WithoutCookies
 
 
 def _proxy(http: Any, url: Any) -> Any:
