@@ -515,3 +515,30 @@ def test_answers_that_are_compressed_are_read(world: World) -> None:
     assert answer.json()["choices"][0]["message"]["content"] == "hi"
     assert world.router.stats("a").tpm_current == 11
     assert world.a.requests[-1].headers["accept-encoding"] == "gzip, deflate"
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1])
+def test_a_stream_that_is_compressed_though_nobody_asked_is_read(world: World, chunk_size: int | None) -> None:
+    reply = Reply.text("one two three", input_tokens=5, output_tokens=6)
+    world.a.always(reply)
+    plain = [line for line in world.ask(json={"stream": True}).text.splitlines() if "delta" in line]
+    world.a.always(reply.encode(gzip=True, chunk_size=chunk_size))
+    answer = world.ask(json={"stream": True})
+    assert by(answer) == (200, "a", "1")
+    assert world.a.requests[-1].headers["accept-encoding"] == "identity"
+    texts = [json.loads(line[6:])["choices"][0]["delta"] for line in answer.text.splitlines() if line.startswith("data: {")]
+    assert texts == [json.loads(line[6:])["choices"][0]["delta"] for line in plain]
+    assert world.router.stats("a").tpm_current == 22
+
+
+def test_a_stream_whose_compression_is_broken_is_a_failure(world: World) -> None:
+    packed = Reply.raw(b"this is no gzip", content_type="text/event-stream").with_headers({"content-encoding": "gzip"})
+    world.a.always(packed)
+    assert by(world.ask(json={"stream": True})) == (200, "b", "2")
+    # What cannot be unpacked here is handed on as it is.
+    world.make()
+    raw = Reply.raw(b"data: [DONE]\n\n", content_type="text/event-stream").with_headers({"content-encoding": "x-other"})
+    world.a.always(raw)
+    answer = world.ask(json={"stream": True})
+    assert (by(answer), answer.text) == ((200, "a", "1"), "data: [DONE]\n\n")
+    assert world.router.stats("a").total_successes == 1

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 from turnout._core import _read_usage
 from turnout.exceptions import ConfigurationError, ModelNotFound, NoAvailableDeployment, RequestTooLarge, RouterError
 
-__all__ = ["AnswerError", "Made", "as_texts", "decoded", "models", "refusal", "usage_in"]
+__all__ = ["AnswerError", "Made", "as_texts", "decoded", "encoding_of", "models", "refusal", "unpacker", "usage_in"]
 
 Headers = list[tuple[bytes, bytes]]
 
 # Bodies that grow beyond this are not read for their usage. No JSON answer is that large.
 _MOST_DECODED = 64 * 1024 * 1024
+_GZIP = (b"gzip", b"x-gzip")
 
 
 class Made(NamedTuple):
@@ -90,13 +91,10 @@ def decoded(headers: Headers, raw: bytes) -> bytes | None:
     Returns:
         The body; None if it cannot be read.
     """
-    encoding = b""
-    for name, value in headers:
-        if name.lower() == b"content-encoding":
-            encoding = value.strip().lower()
-    if encoding in (b"", b"identity"):
+    encoding = encoding_of(headers)
+    if not encoding:
         return raw
-    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
+    if encoding not in _GZIP and encoding != b"deflate":
         return None
     for bits in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):
         try:
@@ -104,6 +102,34 @@ def decoded(headers: Headers, raw: bytes) -> bytes | None:
         except zlib.error:
             continue
     return None
+
+
+def encoding_of(headers: Headers) -> bytes:
+    """Return how a body is compressed.
+
+    Args:
+        headers: Its headers.
+
+    Returns:
+        The name of the compression; empty for none.
+    """
+    encoding = b""
+    for name, value in headers:
+        if name.lower() == b"content-encoding":
+            encoding = value.strip().lower()
+    return b"" if encoding == b"identity" else encoding
+
+
+def unpacker(encoding: bytes) -> Any:
+    """Return what unpacks a body that is read while it comes.
+
+    Args:
+        encoding: The name of its compression.
+
+    Returns:
+        An object of zlib; None if it cannot be unpacked.
+    """
+    return zlib.decompressobj(zlib.MAX_WBITS | 16) if encoding in _GZIP else None
 
 
 def usage_in(headers: Headers, raw: bytes) -> dict[str, int]:

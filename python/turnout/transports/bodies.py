@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from turnout._core import _StreamScanner
@@ -28,6 +29,7 @@ class Body:
         scanner: Reads the events; None for a body that is no stream of events.
         prompt: The tokens that the prompt was estimated at.
         idle: The most seconds between two events; None for no bound.
+        unpacks: Unpacks the body; None if it is not compressed.
     """
 
     __slots__ = (
@@ -42,6 +44,7 @@ class Body:
         "_request",
         "_response",
         "_seen_at",
+        "_unpacks",
         "scanner",
     )
 
@@ -55,10 +58,11 @@ class Body:
         scanner: _StreamScanner | None,
         prompt: int,
         idle: float | None,
+        unpacks: Any = None,
     ) -> None:
         self._driver, self._http, self._request = driver, http, request
         self._attempt, self._response, self.scanner = attempt, response, scanner
-        self._prompt, self._idle = prompt, idle
+        self._prompt, self._idle, self._unpacks = prompt, idle, unpacks
         self._chunks = driver.chunks(response.stream)
         self._pending: list[bytes] = []
         self._is_over = False
@@ -82,7 +86,7 @@ class Body:
         assert scanner is not None
         raw = []
         while not scanner.has_event:
-            chunk = await self._driver.next(self._chunks)
+            chunk = await self._chunk()
             if chunk is None:
                 self._pending.append(scanner.finish())
                 break
@@ -125,8 +129,18 @@ class Body:
             if chunk:
                 return chunk
 
-    async def _read(self) -> bytes | None:
+    async def _chunk(self) -> bytes | None:
         chunk = await self._driver.next(self._chunks)
+        if chunk is None or self._unpacks is None:
+            return chunk
+        try:
+            unpacked: bytes = self._unpacks.decompress(chunk)
+        except zlib.error as error:
+            raise self._http.RemoteProtocolError(f"the stream cannot be unpacked: {error}", request=self._request) from None
+        return unpacked
+
+    async def _read(self) -> bytes | None:
+        chunk = await self._chunk()
         scanner = self.scanner
         if scanner is None:
             if chunk is None:

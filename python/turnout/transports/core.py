@@ -17,7 +17,18 @@ from turnout.execution.attempts import Attempt, Run
 from turnout.execution.call import begin
 from turnout.execution.race import Race
 from turnout.execution.record import AttemptRecord
-from turnout.transports.answers import AnswerError, Made, as_texts, models, redirected, refusal, unroutable, usage_in
+from turnout.transports.answers import (
+    AnswerError,
+    Made,
+    as_texts,
+    encoding_of,
+    models,
+    redirected,
+    refusal,
+    unpacker,
+    unroutable,
+    usage_in,
+)
 from turnout.transports.asks import OPTION_PREFIX, Ask, Path, read_ask, read_options, read_path, read_sent
 from turnout.transports.bodies import Body
 
@@ -31,6 +42,7 @@ __all__ = ["Core"]
 
 # Headers of a deployment that no client gets.
 _KEPT_BACK = frozenset((b"connection", b"keep-alive", b"set-cookie", b"transfer-encoding"))
+_PACKED = frozenset((b"content-encoding", b"content-length"))
 _LIMITS = ("x-ratelimit", "anthropic-ratelimit", "ratelimit", "retry-after")
 _MOST_URLS = 1024
 # The id of a response is the first in its JSON.
@@ -177,17 +189,24 @@ class Core:
             return self._response(run, attempt, response, self._http.ByteStream(raw))
         timeouts = run.options.timeouts
         assert timeouts is not None
-        scanner = None
+        scanner = unpacks = None
         if kind.startswith("text/event-stream"):
-            scanner = _StreamScanner(ask.path.dialect, drops_usage)
+            # No compression was asked for. Events are read nevertheless, so they are handed on without it.
+            if encoding := encoding_of(headers):
+                unpacks = unpacker(encoding)
+            if unpacks is not None or not encoding:
+                scanner = _StreamScanner(ask.path.dialect, drops_usage)
+            if unpacks is not None:
+                kept = [(name, value) for name, value in headers if name.lower() not in _PACKED]
+                response.headers = self._http.Headers(kept)
         prompt = ask.tokens - ((ask.scan.most_output or 0) if ask.scan is not None else 0)
-        body = Body(self._driver, self._http, request, attempt, response, scanner, max(prompt, 0), timeouts.idle)
+        body = Body(self._driver, self._http, request, attempt, response, scanner, max(prompt, 0), timeouts.idle, unpacks)
         if scanner is not None:
             until = None if attempt.timeout is None else attempt.lease._acquired_at + attempt.timeout
             await body.begin(until)
             if ask.path.rest == "/responses":
                 self._remember(attempt, ask, body.seen())
-        return self._response(run, attempt, response, self._stream(body), is_edited=drops_usage)
+        return self._response(run, attempt, response, self._stream(body), is_edited=drops_usage and scanner is not None)
 
     async def _whole(self, response: Any) -> bytes:
         """Reads a body as it comes, compressed or not, and closes it."""
