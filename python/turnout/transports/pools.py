@@ -117,25 +117,29 @@ class Pools:
 
 
 def without_cookies(transport: Any) -> Any:
-    """Make a class of transports over aiohttp whose sessions keep no cookies. Otherwise those of one
+    """Return what makes transports over aiohttp whose sessions keep no cookies. Otherwise those of one
     deployment would reach others of the same host.
 
     Args:
         transport: The class of httpx-aiohttp.
 
     Returns:
-        The class.
+        A function that takes the arguments of the class.
     """
     import aiohttp
 
-    class WithoutCookies(transport):  # type: ignore[misc]
-        def get_client(self) -> Any:
-            usual = super().get_client()
-            session = aiohttp.ClientSession(connector=usual.connector, cookie_jar=aiohttp.DummyCookieJar())
-            usual.detach()
-            return session
+    def make(**options: Any) -> Any:
+        usual = transport(**options)
 
-    return WithoutCookies
+        def session() -> aiohttp.ClientSession:
+            with_cookies = usual.get_client()
+            made = aiohttp.ClientSession(connector=with_cookies.connector, cookie_jar=aiohttp.DummyCookieJar())
+            with_cookies.detach()
+            return made
+
+        return transport(**options, client=session)
+
+    return make
 
 
 def _proxy(http: Any, url: Any) -> Any:
