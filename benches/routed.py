@@ -2,9 +2,10 @@
 
     python benches/routed.py [--pairs 31] [--json FILE]
 
-A server in a process of its own answers at once. Blocks of requests by the plain SDK and by the routed one
-are run in turn, in this process, so that a change of the clock rate meets both. Each pair of blocks gives a
-ratio. The table shows the median of the ratios and its 95 % interval by order statistics.
+A server in a process of its own answers at once, with the headers of limits that OpenAI sends. Blocks of
+requests by the plain SDK and by the routed one are run in turn, in this process, so that a change of the
+clock rate meets both. Each pair of blocks gives a ratio. The table shows the median of the ratios and its 95
+% interval by order statistics.
 
 | budget | |
 |---|---|
@@ -47,7 +48,9 @@ usage = {"prompt_tokens": 600, "completion_tokens": 9, "total_tokens": 609}
 answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "usage": usage, "choices": [
     {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "It weighs nine pounds."}}]}
 body = json.dumps(answer).encode()
-whole = b"HTTP/1.1 200 OK\\r\\ncontent-type: application/json\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(body) + body
+limits = b"x-ratelimit-limit-requests: 10000\\r\\nx-ratelimit-remaining-requests: 9999\\r\\nx-ratelimit-reset-requests: 6ms\\r\\n"
+limits += limits.replace(b"requests", b"tokens")
+whole = b"HTTP/1.1 200 OK\\r\\ncontent-type: application/json\\r\\n%scontent-length: %d\\r\\n\\r\\n" % (limits, len(body)) + body
 
 
 def chunk(**more):
@@ -61,7 +64,7 @@ def delta(content, reason=None):
 
 
 done = b"e\\r\\ndata: [DONE]\\n\\n\\r\\n0\\r\\n\\r\\n"
-head = b"HTTP/1.1 200 OK\\r\\ncontent-type: text/event-stream\\r\\ntransfer-encoding: chunked\\r\\n\\r\\n"
+head = b"HTTP/1.1 200 OK\\r\\ncontent-type: text/event-stream\\r\\n%stransfer-encoding: chunked\\r\\n\\r\\n" % limits
 deltas = [delta(f"word {nth} ") for nth in range(EVENTS - 1)] + [delta("", "stop")]
 
 

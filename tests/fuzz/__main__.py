@@ -120,8 +120,8 @@ def call(target: Target, objects: Objects, values: Values, counts: Counter[str])
         counts[f"raised {type(error).__name__}"] += 1
         str(error), repr(error)
     except BaseException as error:
-        if isinstance(error, AttributeError) and is_dataclass(target.owner):
-            # The record was made of anything before.
+        if isinstance(error, AttributeError) and (is_dataclass(target.owner) or target.name in ("__delattr__", "__setattr__")):
+            # The record was made of anything before, or the object is frozen.
             counts["raised AttributeError"] += 1
             return None
         place = f"{target.owner.__name__}.{target.name}" if target.owner else target.name
