@@ -7,6 +7,8 @@ import gc
 import json
 import os
 import time
+import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -310,6 +312,46 @@ def test_a_stream_that_ends_without_its_end_is_an_error(world: World) -> None:
     assert world.router.stats("a").total_failures == 1
 
 
+ERRORS_WITH_STATUS_200 = {
+    "chat": ("/chat/completions", {"error": {"code": 502, "message": "the provider returned an error"}}),
+    "responses": ("/responses", {"id": "resp_1", "status": "failed", "error": {"code": "server_error", "message": "no"}}),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS_WITH_STATUS_200)
+@pytest.mark.parametrize("gzip", [False, True])
+def test_an_error_with_status_200_is_a_failure(world: World, case: str, gzip: bool) -> None:
+    path, body = ERRORS_WITH_STATUS_200[case]
+    world.a.always(Reply.json(body).encode(gzip=gzip))
+    assert by(world.ask(path, json={"input": "x"})) == (200, "b", "2")
+    assert world.router.stats("a").total_failures == 1
+    world.b.always(Reply.json(body))
+    last = world.ask(path, json={"input": "x"})
+    assert (last.status_code, last.json()) == (200, body)
+
+
+def test_an_old_failure_that_is_looked_up_is_an_answer(world: World) -> None:
+    world.a.always(Reply.json({"id": "resp_1", "status": "failed", "error": {"code": "server_error"}}))
+    assert by(world.ask("/responses/resp_1", method="GET", default_model="m")) == (200, "a", "1")
+    assert world.router.stats("a").total_failures == 0
+
+
+def test_an_unknown_path_harms_no_deployment(world: World) -> None:
+    world.a.always(Reply.json({"error": {"message": "Unknown request URL: POST /v1/x", "code": "unknown_url"}}, status=404))
+    answer = world.ask("/x")
+    assert (answer.status_code, len(world.a.requests), len(world.b.requests)) == (404, 1, 0)
+    assert world.router.stats("a").cooldown_remaining == 0.0
+
+
+def test_a_deployment_that_routes_too_is_not_mistaken_for_ours(world: World) -> None:
+    theirs = {"x-turnout-deployment": "theirs", "x-turnout-attempts": "7"}
+    world.a.always(Reply.text("x").with_headers(theirs))
+    assert by(world.ask()) == (200, "a", "1")
+    for provider in (world.a, world.b):
+        provider.always(Reply.error(400).with_headers(theirs))
+    assert by(world.ask()) == (400, "a", "1")
+
+
 def test_redirects_are_not_followed_elsewhere(world: World) -> None:
     for provider in (world.a, world.b):
         provider.always(Reply.raw(b"", content_type="text/plain", status=302).with_headers({"location": "https://other.example/"}))
@@ -402,7 +444,95 @@ def test_a_response_that_follows_another_goes_to_its_deployment(world: World) ->
     assert world.b.requests[-1].path.endswith(stored.json()["id"])
 
 
+@pytest.mark.parametrize("gzip", [False, True])
+def test_what_is_in_a_conversation_goes_to_its_deployment(world: World, gzip: bool) -> None:
+    for provider in (world.a, world.b):
+        provider.always(Reply.json({"id": "conv_1", "object": "conversation"}).encode(gzip=gzip))
+    world.a.script(Reply.error(429))
+    # Nothing says which deployments could hold a conversation, but for the model name.
+    assert by(world.ask("/conversations", json={})) == (429, "a", "1")
+    assert by(world.ask("/conversations", json={})) == (200, "b", "1")
+    assert by(world.ask("/responses", json={"input": "x", "conversation": "conv_1"})) == (200, "b", "1")
+    assert by(world.ask("/responses", json={"input": "x", "conversation": {"id": "conv_1"}})) == (200, "b", "1")
+    assert by(world.ask("/conversations/conv_1/items", method="GET")) == (200, "b", "1")
+
+
+@pytest.mark.parametrize("path", ["/assistants", "/containers", "/conversations", "/evals", "/files", "/batches", "/videos"])
+def test_what_a_provider_keeps_is_sent_once(world: World, path: str) -> None:
+    world.a.always(Reply.error(500))
+    assert by(world.ask(path)) == (500, "a", "1")
+    assert world.b.requests == []
+
+
+def test_closing_a_client_amid_a_stream_is_no_failure(world: World) -> None:
+    world.a.always(Reply.text("one two three four").delay(between=0.2))
+    records: list[Any] = []
+    world.router.on_attempt(records.append)
+    body = {"model": "m", "messages": HELLO, "stream": True}
+
+    async def in_task() -> None:
+        client = world.family.AsyncClient(world.router)
+        with pytest.raises(Exception):  # noqa: B017, PT011, PT012 - the classes of a closed connection are many
+            async with client.stream("POST", "/chat/completions", json=body) as answer:
+                async for _ in answer.aiter_raw():
+                    await client.aclose()
+
+    if world.is_task:
+        asyncio.run(in_task())
+    else:
+        client = world.family.Client(world.router)
+        with pytest.raises(Exception), client.stream("POST", "/chat/completions", json=body) as answer:  # noqa: B017, PT011, PT012
+            for _ in answer.iter_raw():
+                client.close()
+    assert [record.kind for record in records] == [FailureKind.CANCELLED]
+    assert world.router.stats("a").total_failures == 0
+
+
 # --- tasks alone ---
+
+
+@pytest.mark.parametrize("hedge", [None, Hedge(after=5.0)])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_closing_a_client_amid_a_request_is_no_failure(family: Any, hedge: Hedge | None) -> None:
+    world = World(family, is_task=True)
+    world.make(hedge=hedge)
+    world.a.always(Reply.text("x").delay(head=20))
+
+    async def main() -> None:
+        client = family.AsyncClient(world.router)
+        asked = asyncio.create_task(client.post("/chat/completions", json={"model": "m", "messages": HELLO}))
+        await asyncio.to_thread(world.a.wait_for_requests)
+        await client.aclose()
+        with pytest.raises(Exception):  # noqa: B017, PT011 - the classes of a closed connection are many
+            await asked
+
+    asyncio.run(main())
+    assert (len(world.a.requests), len(world.b.requests)) == (1, 0)
+    assert (world.router.stats("a").total_failures, world.router.metrics().in_flight) == (0, 0)
+    world.stop()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_a_client_keeps_no_loop_that_is_closed(family: Any) -> None:
+    world = World(family, is_task=True)
+    client: Any = family.AsyncClient(world.router)
+    loops = []
+
+    async def main() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await client.post("/chat/completions", json={"model": "m", "messages": HELLO})
+
+    with warnings.catch_warnings():
+        # The connections of a loop that ended without a close cannot be closed any more.
+        warnings.simplefilter("ignore", ResourceWarning)
+        for _ in range(3):
+            asyncio.run(main())
+            gc.collect()
+        alive = [loop() is not None for loop in loops]
+        client = None
+        gc.collect()
+    assert alive == [False, False, True]
+    world.stop()
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from turnout import ConfigurationError
-from turnout._core import _read_usage, _RequestScan, _rewrite_request, _scan_request, _StreamScanner
+from turnout._core import _read_answer, _RequestScan, _rewrite_request, _scan_request, _StreamScanner
 
 Dialect: TypeAlias = Literal["openai", "anthropic"]
 Usage: TypeAlias = "tuple[int, int, int] | None"
@@ -42,6 +42,7 @@ def utf16(letter: str) -> list[int]:
 
 KEYS = ["model", "stream", "max_tokens", "max_output_tokens", "max_completion_tokens", "stream_options", "include_usage", "store"]
 KEYS += ["background", "previous_response_id", "data", "file_data", "usage", "prompt_tokens", "output_tokens", "total_tokens", "x"]
+KEYS += ["conversation", "id", "error", "type"]
 NUMBERS = ["0", "-0", "7", "-3", "1.0", "1e3", "2.5E-2", "18446744073709551615", "18446744073709551616", "1" + "0" * 40]
 FILES = ["data:image/png;base64,AAAA", "data:text/plain,x", "A" * 1024, "A" * 1025, "data:" + "x" * 250 + ";base64,", "gpt-4o"]
 WORDS = st.sampled_from(["true", "false", "null", *NUMBERS])
@@ -100,6 +101,9 @@ def check_scan(text: str, scan: _RequestScan) -> None:
     options = document.get("stream_options")
     assert scan.model == string("model")
     assert scan.previous_response_id == string("previous_response_id")
+    conversation = document.get("conversation")
+    id_ = conversation.get("id") if isinstance(conversation, dict) else conversation
+    assert scan.conversation == (id_ if isinstance(id_, str) else None)
     assert scan.stream is (document.get("stream") is True)
     assert scan.store is (document.get("store") is True)
     assert scan.background is (document.get("background") is True)
@@ -198,7 +202,7 @@ def test_garbage_raises_nothing(body: bytes) -> None:
     scan = _scan_request(body)
     if scan is not None:
         assert isinstance(_rewrite_request(body, scan, "m", True), bytes)
-    _read_usage(body)
+    _read_answer(body)
     for dialect in ("openai", "anthropic"):
         handed_on(dialect, True, [b"data: ", body, b"\n\n", body])
 
@@ -209,7 +213,7 @@ def test_deep_nesting_needs_no_stack() -> None:
     assert _rewrite_request(deep, scanned(deep), "n", False) == deep.replace(b'"m"', b'"n"')
     assert _scan_request(b"[" * 1_000_000) is None
     assert _scan_request(b'{"a":' * 1_000_000) is None
-    assert _read_usage(deep[:-1] + b',"usage":{"prompt_tokens":1}}') == (1, 0, 0)
+    assert _read_answer(deep[:-1] + b',"usage":{"prompt_tokens":1}}') == ((1, 0, 0), False)
     assert handed_on("openai", True, [b"data: " + deep[:MIB] + b"\n\n"])[1]["deltas"] == 1
 
 
@@ -236,7 +240,7 @@ def test_wrong_types_are_named() -> None:
     anything: Any = "{}"
     for call in (
         lambda: _scan_request(anything),
-        lambda: _read_usage(anything),
+        lambda: _read_answer(anything),
         lambda: _rewrite_request(anything, scan, None, False),
         lambda: _rewrite_request(b"{}", anything, None, False),
         lambda: _rewrite_request(b"{}", scan, anything.encode(), False),
@@ -270,7 +274,8 @@ def test_usage_is_read_as_json_reads_it(text: str) -> None:
         expected = (prompt if prompt is not None else rest, output if output is not None else rest, 0)
     elif total is not None:
         expected = (total, 0, 0)
-    assert _read_usage(text.encode()) == expected
+    is_error = json.loads(text).get("error") is not None or json.loads(text).get("type") == "error"
+    assert _read_answer(text.encode()) == (expected, is_error)
 
 
 # --- streams ---

@@ -33,7 +33,7 @@ __all__ = [
     "_after_fork_in_parent",
     "_at_exit",
     "_before_fork",
-    "_read_usage",
+    "_read_answer",
     "_rewrite_request",
     "_scan_request",
     "_time_zone",
@@ -1424,6 +1424,12 @@ class _RequestScan:
         """Whether ``stream_options`` is there and not null."""
 
     @property
+    def conversation(self) -> str | None:
+        """The id of the conversation that the request is a part of, if it is a string, alone or in an
+        object.
+        """
+
+    @property
     def previous_response_id(self) -> str | None:
         """The response that this one follows, if it is a string."""
 
@@ -1501,7 +1507,7 @@ class _StreamScanner:
 
     @property
     def usage(self) -> tuple[int, int, int] | None:
-        """The tokens that the answer says it used, as ``_read_usage`` returns them."""
+        """The tokens that the answer says it used, as ``_read_answer`` returns them."""
 
     @property
     def deltas(self) -> int:
@@ -1566,15 +1572,16 @@ def _rewrite_request(body: bytes, scan: _RequestScan, model: str | None, include
         TypeError: A value is of the wrong type.
     """
 
-def _read_usage(body: bytes, /) -> tuple[int, int, int] | None:
-    """Read the tokens that an answer says it used.
+def _read_answer(body: bytes, /) -> tuple[tuple[int, int, int] | None, bool]:
+    """Read the tokens that an answer says it used, and whether it is an error.
 
     Args:
         body: The whole body.
 
     Returns:
-        Input tokens, output tokens, and the input tokens of a cache that are counted apart (Anthropic). None
-        if it has no ``usage`` with numbers, or if it is no JSON object.
+        Input tokens, output tokens, and the input tokens of a cache that are counted apart (Anthropic); None
+        if it has no ``usage`` with numbers, or if it is no JSON object. And whether it is an error, whatever
+        its status: an ``error`` at the top that is not null, or ``"type": "error"``.
 
     Raises:
         TypeError: The body is not bytes.

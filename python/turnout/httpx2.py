@@ -27,6 +27,15 @@ from turnout.transports.pools import Pools, loop_of_task, loop_of_thread, withou
 __all__ = ["AsyncClient", "AsyncRouterTransport", "Client", "RouterTransport"]
 
 
+class _Sent(_http.Request):
+    """A request to a deployment. Its text leaves out the URL, whose query may hold a secret: reporters of
+    errors show the variables of each frame.
+    """
+
+    def __repr__(self) -> str:
+        return f"<Request({self.method!r})>"
+
+
 class _AsyncStream(_http.AsyncByteStream):
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -76,7 +85,7 @@ class AsyncRouterTransport(_http.AsyncBaseTransport):
     ) -> None:
         make = _aiohttp() if inner == "aiohttp" else _http.AsyncHTTPTransport
         pools = Pools(_http, make, loop_of_task, None if inner == "aiohttp" else inner)
-        self._core = Core(_http, _AsyncStream, Tasks(), pools, router, default_model, tokens)
+        self._core = Core(_http, _Sent, _AsyncStream, Tasks(), pools, router, default_model, tokens)
         router._execution.on_close(self)
 
     async def handle_async_request(self, request: _http.Request) -> _http.Response:
@@ -119,7 +128,7 @@ class RouterTransport(_http.BaseTransport):
         tokens: Callable[[bytes], int] | None = None,
     ) -> None:
         pools = Pools(_http, _http.HTTPTransport, loop_of_thread, inner)
-        self._core = Core(_http, _Stream, Threads(), pools, router, default_model, tokens)
+        self._core = Core(_http, _Sent, _Stream, Threads(), pools, router, default_model, tokens)
         router._execution.on_close(self)
 
     def handle_request(self, request: _http.Request) -> _http.Response:

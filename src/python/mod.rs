@@ -52,7 +52,7 @@ mod _core {
     #[pymodule_export]
     use super::waiting::PyWaiter;
     #[pymodule_export]
-    use super::wire::{PyRequestScan, PyStreamScanner, read_usage, rewrite_request, scan_request};
+    use super::wire::{PyRequestScan, PyStreamScanner, read_answer, rewrite_request, scan_request};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)] // the name Python knows

@@ -63,6 +63,12 @@ impl PyRequestScan {
         self.0.previous_response_id.as_deref()
     }
 
+    /// The conversation that the request is a part of.
+    #[getter]
+    fn conversation(&self) -> Option<&str> {
+        self.0.conversation.as_deref()
+    }
+
     /// Whether `store` is true.
     #[getter]
     fn store(&self) -> bool {
@@ -117,11 +123,12 @@ pub(crate) fn rewrite_request<'py>(
     })
 }
 
-/// Read the tokens that an answer says it used.
+/// Read the tokens that an answer says it used, and whether it is an error.
 #[pyfunction]
-#[pyo3(name = "_read_usage", signature = (body, /))]
-pub(crate) fn read_usage(body: &Bound<'_, PyAny>) -> PyResult<Option<Tokens>> {
-    Ok(wire::read_usage(bytes("body", body)?.as_bytes()).map(tokens))
+#[pyo3(name = "_read_answer", signature = (body, /))]
+pub(crate) fn read_answer(body: &Bound<'_, PyAny>) -> PyResult<(Option<Tokens>, bool)> {
+    let answer = wire::read_answer(bytes("body", body)?.as_bytes());
+    Ok((answer.usage.map(tokens), answer.is_error))
 }
 
 /// Reads an answer in server-sent events while it is handed on.

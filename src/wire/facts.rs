@@ -167,18 +167,27 @@ fn note(counts: &mut Option<Counts>, name: &[u8], value: Token<'_>) {
     }
 }
 
-/// Reads the `usage` of a whole answer; None if it has none, or if it is no JSON object.
-pub(crate) fn read_usage(body: &[u8]) -> Option<Usage> {
-    Facts::read(body)?.usage?.usage()
+/// What a whole answer says.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) usage: Option<Usage>,
+    /// It is an error, whatever its status: it has an `error` that is not null, or is one by its type.
+    pub(crate) is_error: bool,
+}
+
+/// Reads a whole answer. One that is no JSON object says nothing.
+pub(crate) fn read_answer(body: &[u8]) -> Answer {
+    let Some(facts) = Facts::read(body) else { return Answer::default() };
+    Answer { usage: facts.usage.and_then(|counts| counts.usage()), is_error: facts.has_error || facts.kind == Some(Kind::Error) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::usage::Usage;
-    use super::read_usage;
+    use super::read_answer;
 
     fn read(body: &str) -> Option<(u64, u64, u64)> {
-        read_usage(body.as_bytes()).map(|Usage { input, output, cached }| (input, output, cached))
+        read_answer(body.as_bytes()).usage.map(|Usage { input, output, cached }| (input, output, cached))
     }
 
     #[test]
@@ -194,6 +203,19 @@ mod tests {
             r#"{"usage":{"input_tokens":9,"cache_creation_input_tokens":2,"cache_read_input_tokens":5,"output_tokens":3}}"#;
         assert_eq!(read(anthropic), Some((9, 3, 7)));
         assert_eq!(read(r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"cache_read_input_tokens":5}}"#), Some((9, 3, 0)));
+    }
+
+    #[test]
+    fn an_error_is_one_whatever_its_status() {
+        let is_error = |body: &str| read_answer(body.as_bytes()).is_error;
+        for error in [r#"{"error":{"code":502}}"#, r#"{"error":"no"}"#, r#"{"type":"error"}"#, r#"{"status":"failed","error":{}}"#]
+        {
+            assert!(is_error(error), "{error}");
+        }
+        for answer in [r#"{"error":null,"id":"r"}"#, r#"{"choices":[{"error":{}}]}"#, r#"{"type":"message"}"#, r#"{"error":{}"#, ""]
+        {
+            assert!(!is_error(answer), "{answer}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod sse;
 mod stream;
 mod usage;
 
-pub(crate) use facts::read_usage;
+pub(crate) use facts::read_answer;
 pub(crate) use request::{Quoted, RequestScan};
 pub(crate) use stream::{Dialect, Seen, Stream};
 pub(crate) use usage::Usage;

@@ -20,6 +20,8 @@ pub(crate) struct RequestScan {
     /// `stream_options` is there and not null.
     pub(crate) has_stream_options: bool,
     pub(crate) previous_response_id: Option<String>,
+    /// Its id, whether it is given as a string or as an object.
+    pub(crate) conversation: Option<String>,
     pub(crate) store: bool,
     pub(crate) background: bool,
     /// Strings that hold files, and their bytes in the body.
@@ -50,6 +52,7 @@ enum Member {
     Most(usize),
     StreamOptions,
     PreviousResponse,
+    Conversation,
     Store,
     Background,
     Other,
@@ -65,6 +68,7 @@ impl Member {
             b"max_tokens" => Self::Most(2),
             b"stream_options" => Self::StreamOptions,
             b"previous_response_id" => Self::PreviousResponse,
+            b"conversation" => Self::Conversation,
             b"store" => Self::Store,
             b"background" => Self::Background,
             _ => Self::Other,
@@ -92,6 +96,8 @@ struct Scanner {
     has_any_options: bool,
     /// The key before the next value names a file's content.
     is_data: bool,
+    /// The key before the next value is the `id` of the conversation.
+    is_conversation: bool,
 }
 
 impl RequestScan {
@@ -145,6 +151,7 @@ impl Scanner {
             options: None,
             has_any_options: false,
             is_data: false,
+            is_conversation: false,
         };
         let mut has_members = false;
         while let Some(step) = reader.step()? {
@@ -162,6 +169,7 @@ impl Scanner {
                 }
                 (1, Token::Close) => scanner.end_value(reader.span().end),
                 (1, value) => scanner.value(value, reader.span())?,
+                (2, token) if scanner.member == Member::Conversation => scanner.conversation(token)?,
                 (2, token) => scanner.option(token, reader.span()),
                 _ => {}
             }
@@ -187,6 +195,7 @@ impl Scanner {
                 scan.places.models.push(place);
             }
             Member::PreviousResponse => scan.previous_response_id = text(value)?,
+            Member::Conversation => scan.conversation = text(value)?,
             Member::Stream => scan.stream = value.is(b"true"),
             Member::Store => scan.store = value.is(b"true"),
             Member::Background => scan.background = value.is(b"true"),
@@ -231,6 +240,17 @@ impl Scanner {
             }
             _ => {}
         }
+    }
+
+    /// Takes in a step inside of `conversation`.
+    fn conversation(&mut self, token: Token<'_>) -> Result<(), Malformed> {
+        let is_next = std::mem::take(&mut self.is_conversation);
+        match token {
+            Token::Key(key) => self.is_conversation = *key.name() == *b"id",
+            value if is_next => self.scan.conversation = text(value)?,
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Takes in the end of an object or an array at the top.
@@ -299,6 +319,16 @@ mod tests {
         assert_eq!((found.include_usage, found.has_stream_options), (true, true));
         assert_eq!(found.previous_response_id.as_deref(), Some("r"));
         assert_eq!(scan(r#"{"model":"a","model":1}"#).model, None);
+        for (body, id) in [
+            (r#"{"conversation":"c"}"#, Some("c")),
+            (r#"{"conversation":{"x":"no","id":"c","y":{"id":"no"}},"id":"no"}"#, Some("c")),
+            (r#"{"conversation":null}"#, None),
+            (r#"{"conversation":{"id":1}}"#, None),
+            (r#"{"conversation":["id","no"]}"#, None),
+            (r#"{"conversation":"no","conversation":{}}"#, None),
+        ] {
+            assert_eq!(scan(body).conversation.as_deref(), id, "{body}");
+        }
         assert_eq!(scan(r#"{"max_tokens":3,"max_completion_tokens":7}"#).most_output, Some(7));
         for body in ["[]", "1", "", "{", "{}{}", r#"{"model":}"#, r#"{"x":[}"#] {
             assert!(RequestScan::read(body.as_bytes()).is_none(), "{body}");

@@ -300,10 +300,12 @@ class Attempt:
         record: The record; None before the end.
         timeout: The most seconds that the attempt may take, counted from its begin; None for no bound. In a
             task it is kept. A thread cannot be interrupted: give it to your client.
-        unsent: Whether the deployment certainly did not get the request. Whoever sends it says so.
+        unsent: Whether the deployment certainly did not get the request. The sender says so.
+        is_left: Whether the caller itself has ended it, so that a failure says nothing of the deployment. The
+            sender says so.
     """
 
-    __slots__ = ("_run", "_scope", "_waited", "kind", "lease", "model_name", "record", "timeout", "unsent")
+    __slots__ = ("_run", "_scope", "_waited", "is_left", "kind", "lease", "model_name", "record", "timeout", "unsent")
 
     def __init__(self, run: Run, model_name: str, lease: Lease, waited: float) -> None:
         self._run = run
@@ -314,7 +316,7 @@ class Attempt:
         self.kind: FailureKind | None = None
         self.record: AttemptRecord | None = None
         self.timeout = run.timeout()
-        self.unsent = False
+        self.unsent = self.is_left = False
 
     @property
     def records(self) -> list[AttemptRecord]:
@@ -343,7 +345,11 @@ class Attempt:
         Returns:
             Why there is no further attempt; None if there may be one.
         """
-        kind, retry_after = self.lease._fail(error)
+        kind, retry_after = None, None
+        if self.is_left:
+            self.lease.release()
+        else:
+            kind, retry_after = self.lease._fail(error)
         self.kind = None if kind is None else FailureKind(kind)
         self.note(self.kind or FailureKind.CANCELLED, status_of(error), retry_after)
         return self._run.failed(self, error)

@@ -257,6 +257,8 @@ _BY_CODE = {
         ),
         _K.NOT_FOUND,
     ),
+    # OpenAI's 404 for a path that no account has. The request is wrong, not the deployment.
+    "unknownurl": _K.BAD_REQUEST,
     "modeltimeoutexception": _K.TIMEOUT,
     **dict.fromkeys(
         (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from turnout.exceptions import ConfigurationError
 from turnout.testing import _answers
 from turnout.testing._answers import Answer
+from turnout.testing._parts import Text
 from turnout.testing.received import ReceivedRequest
 from turnout.testing.replies import Reply, Source
 
@@ -38,7 +39,8 @@ class Provider:
     - Anthropic: ``/v1/messages``, ``/v1/messages/count_tokens``, ``/v1/models``;
     - Azure: the same as OpenAI's under ``/openai/v1``, ``/openai`` and ``/openai/deployments/{name}``.
 
-    A request for anything else gets a 404, and one whose body is no JSON object a 400. Neither takes a reply
+    A request for anything else gets a 404, and one whose body is no JSON object a 400, unless the next reply
+    is the same whatever is asked: an error, JSON, events or bytes. Neither takes a reply
     of the script. Keys are not checked.
 
     All methods may be called from any thread. A forked process needs a provider of its own.
@@ -274,9 +276,12 @@ class Provider:
         """Note a request, and make its answer. Called in the provider's thread."""
         with self._changed:
             self._requests.append(request)
-            source: Source | None = _refusal(request)
-            if source is None:
-                source = self._script.popleft() if self._script else self._default
+            source: Source = self._script[0] if self._script else self._default
+            refusal = None if _fits_all(source) else _refusal(request)
+            if refusal is not None:
+                source = refusal
+            elif self._script:
+                self._script.popleft()
             self._changed.notify_all()
         if not isinstance(source, Reply):
             source = _called(source, request)
@@ -286,6 +291,11 @@ class Provider:
 def _check(reply: Source) -> None:
     if not isinstance(reply, Reply) and not callable(reply):
         raise TypeError(f"a reply must be a Reply or a function that returns one, not {reply!r} ({type(reply).__name__})")
+
+
+def _fits_all(source: Source) -> bool:
+    """Tells whether a reply is the same whatever is asked."""
+    return isinstance(source, Reply) and not isinstance(source.content, Text)
 
 
 def _called(source: Source, request: ReceivedRequest) -> Reply:

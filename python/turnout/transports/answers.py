@@ -5,10 +5,10 @@ import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from turnout._core import _read_usage
+from turnout._core import _read_answer
 from turnout.exceptions import ConfigurationError, ModelNotFound, NoAvailableDeployment, RequestTooLarge, RouterError
 
-__all__ = ["AnswerError", "Made", "as_texts", "decoded", "encoding_of", "models", "refusal", "unpacker", "usage_in"]
+__all__ = ["AnswerError", "Made", "as_texts", "decoded", "encoding_of", "models", "read_answer", "refusal", "unpacker"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -132,18 +132,20 @@ def unpacker(encoding: bytes) -> Any:
     return zlib.decompressobj(zlib.MAX_WBITS | 16) if encoding in _GZIP else None
 
 
-def usage_in(headers: Headers, raw: bytes) -> dict[str, int]:
-    """Read what a JSON answer says of the tokens that it used.
+def read_answer(headers: Headers, raw: bytes) -> tuple[bytes, dict[str, int], bool]:
+    """Read a JSON answer.
 
     Args:
         headers: The headers.
         raw: The body, as it came.
 
     Returns:
-        The keywords of :meth:`turnout.Lease.success`; empty if it says nothing.
+        Its body without compression, empty if it cannot be read. The tokens that it used, as keywords of
+        :meth:`turnout.Lease.success`; empty if it does not say. And whether it is an error.
     """
-    body = decoded(headers, raw)
-    return {} if body is None else as_keywords(_read_usage(body))
+    body = decoded(headers, raw) or b""
+    usage, is_error = _read_answer(body)
+    return body, as_keywords(usage), is_error
 
 
 def as_keywords(usage: tuple[int, int, int] | None) -> dict[str, int]:

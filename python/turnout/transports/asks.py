@@ -21,7 +21,12 @@ _TOKENS_OF_A_FILE = 1000
 _BYTES_OF_A_TOKEN = 4
 
 # Requests that a provider keeps or carries out later. To send one twice may do things twice.
-_KEEPS = re.compile(r"^/(?:batches|files|fine_tuning|messages/batches|threads|uploads|vector_stores|videos)\b")
+_KEPT = (
+    "assistants|batches|containers|conversations|evals|files|fine_tuning/jobs|messages/batches|threads|uploads|vector_stores|videos"
+)
+_KEEPS = re.compile(rf"^/(?:{_KEPT})\b")
+# What a provider keeps is with one account. Later requests have its id in their paths.
+_STORED = re.compile(rf"^/(?:responses|{_KEPT})/([^/]+)")
 
 # Headers of the client that no deployment gets: they are for one host, or name an account.
 _DROPPED = frozenset(
@@ -41,7 +46,6 @@ _DROPPED = frozenset(
 )
 
 _AZURE = re.compile(r"/openai/deployments/([^/]+)(/.*)$")
-_STORED = re.compile(r"^/responses/([^/]+)")
 
 
 class Path(NamedTuple):
@@ -51,13 +55,15 @@ class Path(NamedTuple):
         dialect: ``"openai"`` or ``"anthropic"``.
         rest: The path behind the base URL, such as ``/chat/completions``.
         model_name: The model name, if the path has it.
-        stored_id: The id of a stored response that the path names.
+        stored_id: The id in the path of something that a provider keeps.
+        keeps: Whether a provider keeps what is sent to this path.
     """
 
     dialect: Literal["openai", "anthropic"]
     rest: str
     model_name: str | None = None
     stored_id: str | None = None
+    keeps: bool = False
 
 
 class Sent(NamedTuple):
@@ -88,7 +94,8 @@ class Ask(NamedTuple):
         body: The body.
         tokens: The tokens that it may use, prompt and answer.
         stream: Whether it asks for a stream.
-        follows: The id of the stored response that it follows or names.
+        follows: The id of what a provider keeps, if the request follows or names that.
+        stores: Whether its answer has the id of something that the provider keeps.
         repeats: Whether it can be sent again after a deployment may have got it.
     """
 
@@ -101,6 +108,7 @@ class Ask(NamedTuple):
     tokens: int
     stream: bool
     follows: str | None
+    stores: bool
     repeats: bool
 
 
@@ -118,10 +126,11 @@ def read_path(path: str) -> Path:
     _, found, rest = path.partition("/v1/")
     # Where Azure's client puts no deployment into a path, it puts no version either: /openai/responses.
     rest = f"/{rest}" if found else path.removeprefix("/openai")
-    if rest == "/messages" or rest.startswith("/messages/"):
-        return Path("anthropic", f"/v1{rest}")
     stored = _STORED.match(rest)
-    return Path("openai", rest, stored_id=unquote(stored[1]) if stored else None)
+    named, keeps = unquote(stored[1]) if stored else None, _KEEPS.match(rest) is not None
+    if rest == "/messages" or rest.startswith("/messages/"):
+        return Path("anthropic", f"/v1{rest}", stored_id=named, keeps=keeps)
+    return Path("openai", rest, stored_id=named, keeps=keeps)
 
 
 def read_sent(headers: list[tuple[bytes, bytes]]) -> Sent:
@@ -192,8 +201,9 @@ def read_ask(
         scan = _scan_request(body)
         if scan is not None:
             model_name = model_name or scan.model
-            follows = follows or scan.previous_response_id
-    keeps = _KEEPS.match(path.rest.removeprefix("/v1")) or (scan is not None and (scan.background or scan.store))
+            follows = follows or scan.previous_response_id or scan.conversation
+    # A conversation takes in what is said in it. To say it twice would be seen.
+    keeps = path.keeps or (scan is not None and (scan.background or scan.store or scan.conversation is not None))
     return Ask(
         path,
         sent.kept,
@@ -204,6 +214,7 @@ def read_ask(
         tokens(body) if tokens is not None else estimate(body, scan),
         scan is not None and scan.stream,
         follows,
+        method == "POST" and (path.keeps or path.rest == "/responses"),
         method == "GET" or not keeps,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from turnout._core import _StreamScanner
@@ -29,6 +30,7 @@ class Body:
         scanner: Reads the events; None for a body that is no stream of events.
         prompt: The tokens that the prompt was estimated at.
         idle: The most seconds between two events; None for no bound.
+        is_closed: Tells whether the client has closed its connections.
         unpacks: Unpacks the body; None if it is not compressed.
     """
 
@@ -38,6 +40,7 @@ class Body:
         "_driver",
         "_http",
         "_idle",
+        "_is_closed",
         "_is_over",
         "_pending",
         "_prompt",
@@ -58,11 +61,12 @@ class Body:
         scanner: _StreamScanner | None,
         prompt: int,
         idle: float | None,
+        is_closed: Callable[[], bool],
         unpacks: Any = None,
     ) -> None:
         self._driver, self._http, self._request = driver, http, request
         self._attempt, self._response, self.scanner = attempt, response, scanner
-        self._prompt, self._idle, self._unpacks = prompt, idle, unpacks
+        self._prompt, self._idle, self._is_closed, self._unpacks = prompt, idle, is_closed, unpacks
         self._chunks = driver.chunks(response.stream)
         self._pending: list[bytes] = []
         self._is_over = False
@@ -191,6 +195,7 @@ class Body:
         if self._is_over:
             return
         self._is_over = True
+        self._attempt.is_left = self._is_closed()
         self._attempt.fail(error)
         put_on(error, tuple(self._attempt.records), reason)
 

@@ -23,11 +23,11 @@ from turnout.transports.answers import (
     as_texts,
     encoding_of,
     models,
+    read_answer,
     redirected,
     refusal,
     unpacker,
     unroutable,
-    usage_in,
 )
 from turnout.transports.asks import OPTION_PREFIX, Ask, Path, read_ask, read_options, read_path, read_sent
 from turnout.transports.bodies import Body
@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 __all__ = ["Core"]
 
 # Headers of a deployment that no client gets.
-_KEPT_BACK = frozenset((b"connection", b"keep-alive", b"set-cookie", b"transfer-encoding"))
+_KEPT_BACK = frozenset(
+    # The last two are there if the deployment routes too.
+    (b"connection", b"keep-alive", b"set-cookie", b"transfer-encoding", b"x-turnout-attempts", b"x-turnout-deployment")
+)
 _PACKED = frozenset((b"content-encoding", b"content-length"))
 _LIMITS = ("x-ratelimit", "anthropic-ratelimit", "ratelimit", "retry-after")
 _MOST_URLS = 1024
@@ -54,6 +57,7 @@ class Core:
 
     Args:
         http: The HTTP library: the module httpx2 or httpx.
+        sent: The class of requests to deployments.
         stream: The class of its bodies that are read while they come; it is made of a `Body`.
         driver: What waits.
         pools: The transports to the deployments.
@@ -66,6 +70,7 @@ class Core:
     def __init__(
         self,
         http: Any,
+        sent: Any,
         stream: Any,
         driver: Driver,
         pools: Pools,
@@ -73,7 +78,7 @@ class Core:
         default_model: str | None,
         tokens: Callable[[bytes], int] | None,
     ) -> None:
-        self._http, self._stream, self._driver, self._pools = http, stream, driver, pools
+        self._http, self._sent, self._stream, self._driver, self._pools = http, sent, stream, driver, pools
         self._router, self._default_model, self._tokens = router, default_model, tokens
         self._stored = router._execution.stored
         self._urls: OrderedDict[tuple[str, str, bytes], Any] = OrderedDict()
@@ -161,18 +166,29 @@ class Core:
         # The key is no local variable here: reporters of errors show those of each frame.
         sent = self._rewritten(request, ask, endpoint, body, await driver.key(endpoint.key()))
         sent.extensions = {**request.extensions, "timeout": self._timeouts(request, run, attempt.timeout)}
+        is_closed = self._pools.watch()
         try:
             response = await driver.send(self._pools.get(sent.url), sent)
-        except self._http.TransportError as error:
-            attempt.unsent = self._is_unsent(error)
+        except Exception as error:
+            attempt.unsent, attempt.is_left = self._is_unsent(error), is_closed()
             raise
         try:
-            return await self._read(run, attempt, request, ask, response, drops_usage)
+            return await self._read(run, attempt, request, ask, response, drops_usage, is_closed)
         except BaseException:
+            attempt.is_left = is_closed()
             await driver.close(response.stream)
             raise
 
-    async def _read(self, run: Run, attempt: Attempt, request: Any, ask: Ask, response: Any, drops_usage: bool) -> Any:
+    async def _read(
+        self,
+        run: Run,
+        attempt: Attempt,
+        request: Any,
+        ask: Ask,
+        response: Any,
+        drops_usage: bool,
+        is_closed: Callable[[], bool],
+    ) -> Any:
         headers: list[tuple[bytes, bytes]] = response.headers.raw
         status: int = response.status_code
         if status >= 300:
@@ -183,9 +199,13 @@ class Core:
             attempt.lease.observe(said)
         if kind.startswith("application/json"):
             raw = await self._whole(response)
-            if ask.path.rest == "/responses":
-                self._remember(attempt, ask, raw)
-            attempt.lease.success(**usage_in(headers, raw))
+            text, usage, is_error = read_answer(headers, raw)
+            # What is looked up may be a failure of long ago.
+            if is_error and ask.path.stored_id is None:
+                raise AnswerError(status, headers, raw, text)
+            if ask.stores:
+                self._remember(attempt, text)
+            attempt.lease.success(**usage)
             return self._response(run, attempt, response, self._http.ByteStream(raw))
         timeouts = run.options.timeouts
         assert timeouts is not None
@@ -200,12 +220,13 @@ class Core:
                 kept = [(name, value) for name, value in headers if name.lower() not in _PACKED]
                 response.headers = self._http.Headers(kept)
         prompt = ask.tokens - ((ask.scan.most_output or 0) if ask.scan is not None else 0)
-        body = Body(self._driver, self._http, request, attempt, response, scanner, max(prompt, 0), timeouts.idle, unpacks)
+        idle = timeouts.idle
+        body = Body(self._driver, self._http, request, attempt, response, scanner, max(prompt, 0), idle, is_closed, unpacks)
         if scanner is not None:
             until = None if attempt.timeout is None else attempt.lease._acquired_at + attempt.timeout
             await body.begin(until)
-            if ask.path.rest == "/responses":
-                self._remember(attempt, ask, body.seen())
+            if ask.stores:
+                self._remember(attempt, body.seen())
         return self._response(run, attempt, response, self._stream(body), is_edited=drops_usage and scanner is not None)
 
     async def _whole(self, response: Any) -> bytes:
@@ -216,8 +237,8 @@ class Core:
         await self._driver.close(response.stream)
         return b"".join(read)
 
-    def _remember(self, attempt: Attempt, ask: Ask, raw: bytes) -> None:
-        """Remembers where a response is stored, so that those that follow it go there."""
+    def _remember(self, attempt: Attempt, raw: bytes) -> None:
+        """Remembers where something is stored, so that requests that follow it go there."""
         found = _ID.search(raw)
         if found is not None:
             self._stored.put(found[1].decode(), (attempt.model_name, attempt.lease.deployment_id))
@@ -258,7 +279,7 @@ class Core:
         if body or request.method not in ("GET", "HEAD", "DELETE"):
             raw.append((b"content-length", str(len(body)).encode()))
         # A copy that is not made anew: to make a request and its URL takes longer than all else here.
-        sent = object.__new__(type(request))
+        sent = object.__new__(self._sent)
         sent.__dict__.update(request.__dict__)
         sent.url, sent.headers, sent.stream = url, self._http.Headers(raw), self._http.ByteStream(body)
         sent._content = body

@@ -72,6 +72,7 @@ class Pools:
         self._process = os.getpid()
         self._pools: WeakKeyDictionary[object, dict[str, Any]] = WeakKeyDictionary()
         self._inherited: list[object] = []
+        self._closes = 0
         self._trust: Any = None
 
     def get(self, url: Any) -> Any:
@@ -91,10 +92,20 @@ class Pools:
                 # The connections are the parent's: they must be neither used nor closed here.
                 self._inherited.append(self._pools)
                 self._process, self._pools = os.getpid(), WeakKeyDictionary()
-            pools = self._pools.setdefault(loop, {})
+            pools = self._pools.get(loop)
+            if pools is None:
+                self._forget_closed_loops()
+                pools = self._pools[loop] = {}
             if origin not in pools:
                 pools[origin] = self._open(url)
             return pools[origin]
+
+    def _forget_closed_loops(self) -> None:
+        """Forgets the pools of loops that are closed. Their connections keep the loops alive: weak keys stay."""
+        for loop in list(self._pools):
+            is_closed = getattr(loop, "is_closed", None)
+            if is_closed is not None and is_closed():
+                del self._pools[loop]
 
     def _open(self, url: Any) -> Any:
         limits = self._http.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_KEPT)
@@ -104,8 +115,14 @@ class Pools:
             self._trust = self._http.create_ssl_context()
         return self._make(verify=self._trust or False, limits=limits, proxy=proxy, socket_options=_KEEP_ALIVE)
 
+    def watch(self) -> Callable[[], bool]:
+        """Return a function that tells whether transports were closed since."""
+        closes = self._closes
+        return lambda: self._closes != closes
+
     def take(self) -> list[Any]:
         """Return the transports of this loop that are to be closed, once."""
+        self._closes += 1
         if self._given is not None:
             return [self._given]
         try:
