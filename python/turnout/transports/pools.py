@@ -101,7 +101,7 @@ class Pools:
             return pools[origin]
 
     def _forget_closed_loops(self) -> None:
-        """Forgets the pools of loops that are closed. Their connections keep the loops alive: weak keys stay."""
+        """Forgets the pools of loops that are closed. Their connections keep the loops alive."""
         for loop in list(self._pools):
             is_closed = getattr(loop, "is_closed", None)
             if is_closed is not None and is_closed():
