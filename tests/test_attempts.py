@@ -171,6 +171,9 @@ def test_wrong_arguments_name_what_is_allowed() -> None:
         router.call("m", None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="tokens"):
         router.call("m", fails(), tokens="3")  # type: ignore[arg-type]
+    for wrong in ("a", 5):
+        with pytest.raises(TypeError, match="exclude must be an iterable of str"):
+            router.call("m", fails(), exclude=wrong)  # type: ignore[arg-type]
     assert router.metrics().total_requests == 0
 
 
@@ -186,6 +189,30 @@ def test_the_loop_swallows_what_another_attempt_may_mend() -> None:
             if lease.deployment_id != "c":
                 raise ConnectionError
     assert seen == [("a", 5), ("b", 5), ("c", 5)]
+
+
+def test_what_is_excluded_stays_so_and_may_be_an_iterator() -> None:
+    router = three(retry=Retry(attempts=4))
+    seen = []
+    for attempt in router.attempts("m", exclude=iter(["a"])):
+        with attempt as lease:
+            seen.append(lease.deployment_id)
+            if len(seen) < 3:
+                raise ConnectionError
+    assert seen == ["b", "c", "b"]
+
+
+def test_an_attempt_has_the_time_that_is_left() -> None:
+    clock = ManualClock()
+    router = three(clock=clock, timeouts=Timeouts(total=1.0, attempt=0.4))
+    limits = []
+    for attempt in router.attempts("m"):
+        limits.append(attempt.timeout)
+        with attempt:
+            clock.advance(0.4)
+            if len(limits) < 3:
+                raise ConnectionError
+    assert limits == [0.4, 0.4, pytest.approx(0.2)]
 
 
 def test_a_loop_can_be_left_at_any_place() -> None:
@@ -385,6 +412,11 @@ def test_callbacks_hear_of_each_attempt() -> None:
     assert [(record.deployment_id, record.kind) for record in heard] == [("a", FailureKind.CONNECTION), ("b", None)]
     unsubscribe()
     unsubscribe()
+    retries = router.metrics().retries
+    router.call("m", fails("a"), records=heard)
+    router.call("m", fails(), records=heard)  # a list of the caller's may hold those of other calls
+    assert (len(heard), router.metrics().retries) == (5, retries + 1)
+    del heard[2:]
     router.call("m", fails())
     assert len(heard) == 2
     with pytest.raises(TypeError, match="callback must be a callable"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from turnout.enums import FailureKind
 from turnout.exceptions import ModelNotFound, NoAvailableDeployment, RateLimitExceeded, RequestTooLarge, RouterError
 from turnout.execution.options import Options
-from turnout.execution.plan import SPENT_BUDGET, Acquire, GiveUp, Pause, Plan
+from turnout.execution.plan import SPENT_BUDGET, Acquire, GiveUp, Pause, Plan, least
 from turnout.execution.record import AttemptRecord, put_on, status_of
+from turnout.execution.state import resolver
 from turnout.waiting import runs_in_trio
 
 if TYPE_CHECKING:
@@ -25,18 +26,40 @@ __all__ = ["Attempt", "Attempts", "Run"]
 class Run:
     """One call under way: its plan, its records and its last error. Loops, functions and transports drive it.
 
+    Most calls are over with their first attempt, so the plan is made when it is first asked for.
+
     Args:
         router: The router.
         model_name: The model name that is asked for.
         call: The options of the call itself.
-        request: The keywords for :meth:`turnout.Router.acquire`, but for the timeout.
-        records: Where the records of the attempts go; None for a list of its own.
+        request: The keywords for :meth:`turnout.Router.acquire`, but for the timeout. It is used up.
+        copies: A list of the caller's, which gets the records too.
         repeats: Whether the request can be sent again after a deployment may have got it.
         streams: Whether the answer is a stream, whose first event has a time limit of its own.
         pays: Whether the call has yet to pay its share into the budget.
     """
 
-    __slots__ = ("_hops", "_now", "_router", "_streams", "clock", "error", "execution", "options", "plan", "records", "request")
+    __slots__ = (
+        "_began_at",
+        "_budget",
+        "_copies",
+        "_exclude",
+        "_has_begun",
+        "_hops",
+        "_model_name",
+        "_now",
+        "_plan",
+        "_repeats",
+        "_router",
+        "_streams",
+        "clock",
+        "deadline",
+        "error",
+        "execution",
+        "options",
+        "records",
+        "request",
+    )
 
     def __init__(
         self,
@@ -45,43 +68,53 @@ class Run:
         call: Options,
         request: dict[str, Any],
         *,
-        records: list[AttemptRecord] | None = None,
+        copies: list[AttemptRecord] | None = None,
         repeats: bool = True,
         streams: bool = False,
         pays: bool = True,
     ) -> None:
         self._router = router
+        self._model_name, self._repeats, self._streams = model_name, repeats, streams
         self._now: Callable[[], float] = router._now
+        self._began_at = now = router._now()
         self.clock = router._clock
         self.execution: Execution = router._execution
-        self.records = [] if records is None else records
-        self.request = dict(request)
+        self.records: list[AttemptRecord] = []
+        self._copies = copies
+        self.request = request
+        exclude = request.pop("exclude", None)
+        # It is read more than once. What is no collection of ids is for the router to refuse.
+        is_read = isinstance(exclude, str) or not isinstance(exclude, Iterable)
+        self._exclude: Any = exclude if is_read else frozenset(exclude)
         self.error: BaseException | None = None
         self._hops = 0
-        self._streams = streams
-        resolved = self._resolve(model_name)
-        self.options = options = self.execution.of(resolved, call)
+        self._has_begun = False
+        self._plan: Plan | None = None
+        self.options = options = self.execution.of(router, model_name, call)
         assert options.retry is not None
+        assert options.timeouts is not None
+        total = options.timeouts.total
+        self.deadline = None if total is None else now + total
         rules = options.retry.budget
-        budget = None if rules is None else router._budget(rules.share, rules.per_second, rules.window)
-        self.plan = Plan(
-            model_name,
-            options,
-            self._now(),
-            draw=router._draw,
-            resolve=self._resolve,
-            budget=budget,
-            exclude=self.request.pop("exclude", None) or (),
-            repeats=repeats,
-        )
-        if budget is not None and pays:
-            budget.deposit()
+        self._budget = None if rules is None else router._budget(rules.share, rules.per_second, rules.window)
+        if self._budget is not None and pays:
+            self._budget.deposit()
 
-    def _resolve(self, name: str) -> str:
-        try:
-            return self._router.resolve(name)
-        except ModelNotFound:
-            return name
+    @property
+    def plan(self) -> Plan:
+        """What comes next, and why."""
+        if self._plan is None:
+            self._plan = Plan(
+                self._model_name,
+                self.options,
+                self.deadline,
+                draw=self._router._draw,
+                resolve=resolver(self._router),
+                budget=self._budget,
+                exclude=self._exclude or (),
+                repeats=self._repeats,
+            )
+        return self._plan
 
     # --- the steps ---
 
@@ -113,14 +146,40 @@ class Run:
         """
         count = self._router._count
         count("attempts")
-        if self.plan.fallbacks > self._hops:
-            self._hops = self.plan.fallbacks
+        if self._plan is not None and self._plan.fallbacks > self._hops:
+            self._hops = self._plan.fallbacks
             count("fallbacks")
         elif hedges:
             count("hedges")
-        elif self.records:
+        elif self._has_begun:
             count("retries")
-        return Attempt(self, step.model_name, lease, waited)
+        return self.attempt(step.model_name, lease, waited)
+
+    def attempt(self, model_name: str, lease: Lease, waited: float) -> Attempt:
+        """Begin an attempt that is counted already.
+
+        Args:
+            model_name: The model name that was asked.
+            lease: The lease.
+            waited: Seconds that the call waited for it.
+
+        Returns:
+            The attempt.
+        """
+        self._has_begun = True
+        return Attempt(self, model_name, lease, waited)
+
+    def note(self, record: AttemptRecord) -> None:
+        """Note an attempt that has ended.
+
+        Args:
+            record: Its record.
+        """
+        self.records.append(record)
+        if self._copies is not None:
+            self._copies.append(record)
+        if self.execution.listeners:
+            self.execution.tell(record)
 
     def refused(self, step: Acquire, error: RouterError) -> None:
         """Note that no deployment was acquired.
@@ -178,8 +237,10 @@ class Run:
     def timeout(self) -> float | None:
         """Return the most seconds of an attempt that begins now; None for no bound."""
         timeouts = self.options.timeouts
-        first = timeouts.first_token if self._streams and timeouts is not None else None
-        return min((limit for limit in (first, self.plan.attempt_timeout(self._now())) if limit is not None), default=None)
+        assert timeouts is not None
+        left = None if self.deadline is None else self.deadline - self._now()
+        limit = least(timeouts.attempt, left)
+        return least(timeouts.first_token, limit) if self._streams else limit
 
     def now(self) -> float:
         """Return the time of the router's clock, in seconds."""
@@ -234,6 +295,17 @@ class Run:
                 # The clock counts whole nanoseconds. So it may still be a little too early.
                 self.clock.advance(error.retry_after + 1e-9)
 
+    def _at_once(self) -> Attempt | None:
+        """Makes the first attempt, if a deployment is available. Otherwise the plan says what comes next."""
+        if self._plan is not None:
+            return None
+        step = Acquire(self._model_name, self._exclude, 0.0)
+        try:
+            lease = self.acquire_now(step)
+        except RouterError:
+            return None  # the plan asks again, and says what that means
+        return self.acquired(step, lease, 0.0)
+
     # --- without and with an event loop ---
 
     def acquire(self) -> Attempt:
@@ -245,6 +317,8 @@ class Run:
         Raises:
             BaseException: There is no further attempt: the last error.
         """
+        if (first := self._at_once()) is not None:
+            return first
         while True:
             step = self.next()
             if isinstance(step, Pause):
@@ -270,6 +344,8 @@ class Run:
         Raises:
             BaseException: There is no further attempt: the last error.
         """
+        if (first := self._at_once()) is not None:
+            return first
         while True:
             step = self.next()
             if isinstance(step, Pause):
@@ -374,9 +450,7 @@ class Attempt:
             retry_after,
             lease.tokens,
         )
-        run.records.append(self.record)
-        if run.execution.listeners:
-            run.execution.tell(self.record)
+        run.note(self.record)
 
     def __enter__(self) -> Lease:
         return self.lease

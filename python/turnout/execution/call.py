@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from turnout.execution.attempts import Attempt, Attempts, Run
+from turnout.execution.attempts import Attempts, Run
 from turnout.execution.options import NOTHING, Options
 from turnout.execution.race import Race
 from turnout.execution.record import AttemptRecord
@@ -53,7 +53,7 @@ def begin(
     options = {name: merged.pop(name) for name in (*_OPTIONS, "hedge") if name in merged}
     call = Options(**options) if options else NOTHING
     records = merged.pop("records", None)
-    return Run(router, model_name, call, merged, records=records, repeats=repeats, streams=streams, pays=pays)
+    return Run(router, model_name, call, merged, copies=records, repeats=repeats, streams=streams, pays=pays)
 
 
 def _check(method: str, given: dict[str, Any], allowed: frozenset[str]) -> None:
@@ -81,7 +81,7 @@ def call(self: Router, model_name: str, send: Callable[[Lease], _T], /, **given:
                 result = send(lease)
             except BaseException as error:
                 run = begin(self, model_name, {}, pays=False)
-                if not Attempt(run, model_name, lease, 0.0).__exit__(type(error), error, None):
+                if not run.attempt(model_name, lease, 0.0).__exit__(type(error), error, None):
                     raise
             else:
                 lease.success()

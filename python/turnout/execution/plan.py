@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from turnout.enums import FailureKind
 from turnout.execution.options import Options
 
-__all__ = ["Acquire", "GiveUp", "Pause", "Plan", "Step", "Withdraws"]
+__all__ = ["Acquire", "GiveUp", "Pause", "Plan", "Step", "Withdraws", "least"]
 
 # After these, the same deployment would refuse the same call again.
 _DEAD = (FailureKind.AUTH, FailureKind.NOT_FOUND)
@@ -79,7 +79,8 @@ class Plan:
     Args:
         model_name: The model name that is asked for.
         options: The options, without None where there are defaults.
-        now: The time in seconds, of any clock that does not step back.
+        deadline: The time in seconds at which the call ends, of any clock that does not step back; None for
+            never.
         draw: Draws a number from 0.0 up to but not including 1.0.
         resolve: Returns the model name that an alias leads to. An unknown name leads to itself.
         budget: What further attempts are paid from; None for no bound.
@@ -121,7 +122,7 @@ class Plan:
         self,
         model_name: str,
         options: Options,
-        now: float,
+        deadline: float | None,
         *,
         draw: Callable[[], float],
         resolve: Callable[[str], str] = str,
@@ -129,15 +130,13 @@ class Plan:
         exclude: Collection[str] = (),
         repeats: bool = True,
     ) -> None:
-        assert options.timeouts is not None
-        total = options.timeouts.total
         self._options = options
         self._draw = draw
         self._resolve = resolve
         self._budget = budget
         self._repeats = repeats
         self.model_name = model_name
-        self.deadline = None if total is None else now + total
+        self.deadline = deadline
         self.fallbacks = 0
         self._names: list[str] = []
         self._visited = {resolve(model_name)}
@@ -204,21 +203,9 @@ class Plan:
         """
         return None if self.deadline is None else self.deadline - now
 
-    def attempt_timeout(self, now: float) -> float | None:
-        """Return how long an attempt may take that begins now.
-
-        Args:
-            now: The time in seconds.
-
-        Returns:
-            The seconds; None for no bound.
-        """
-        assert self._options.timeouts is not None
-        return _least(self._options.timeouts.attempt, self.left(now))
-
     def _wait(self, left: float | None) -> float | None:
         assert self._options.timeouts is not None
-        return _least(self._options.timeouts.capacity, left) if self._waits else 0.0
+        return least(self._options.timeouts.capacity, left) if self._waits else 0.0
 
     def _pay(self) -> bool:
         if self._budget is not None:
@@ -327,7 +314,16 @@ class Plan:
         return self.over
 
 
-def _least(one: float | None, other: float | None) -> float | None:
+def least(one: float | None, other: float | None) -> float | None:
+    """Return the lesser of two bounds, None for no bound.
+
+    Args:
+        one: The one.
+        other: The other.
+
+    Returns:
+        The lesser one.
+    """
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)

@@ -10,10 +10,11 @@ from weakref import WeakSet
 
 from turnout._core import _write_unraisable
 from turnout._signals import let_through
+from turnout.exceptions import ModelNotFound
 from turnout.execution.options import DEFAULTS, Budget, Fallbacks, Hedge, Options, Retry, Timeouts
 from turnout.execution.record import AttemptRecord
 
-__all__ = ["Execution", "scope", "scoped"]
+__all__ = ["Execution", "resolver", "scope", "scoped"]
 
 Listener = Callable[[AttemptRecord], object]
 
@@ -85,17 +86,18 @@ class Execution:
         assert self.options.retry is not None
         return self.options.retry.budget
 
-    def of(self, model_name: str, call: Options) -> Options:
+    def of(self, router: Any, model_name: str, call: Options) -> Options:
         """Return the options of one call.
 
         Args:
-            model_name: The model name, without aliases.
+            router: The router.
+            model_name: The model name.
             call: The options of the call itself.
 
         Returns:
             The options, without None where there are defaults.
         """
-        of_model = self.model_options.get(model_name)
+        of_model = self.model_options.get(resolver(router)(model_name)) if self.model_options else None
         return call.over(self.options if of_model is None else of_model.over(self.options))
 
     # --- callbacks ---
@@ -154,6 +156,25 @@ class Execution:
         with self._lock:
             clients, self._clients, self.listeners = list(self._clients), WeakSet(), ()
         return clients
+
+
+def resolver(router: Any) -> Callable[[str], str]:
+    """Return a function that resolves aliases. A name that nobody has is what it is.
+
+    Args:
+        router: The router.
+
+    Returns:
+        The function.
+    """
+
+    def resolve(name: str) -> str:
+        try:
+            return str(router.resolve(name))
+        except ModelNotFound:
+            return name
+
+    return resolve
 
 
 def _model_options(given: object) -> dict[str, Options]:

@@ -16,7 +16,6 @@ from turnout.exceptions import RouterError
 from turnout.execution.attempts import Attempt, Run
 from turnout.execution.call import begin
 from turnout.execution.race import Race
-from turnout.execution.record import AttemptRecord
 from turnout.transports.answers import (
     AnswerError,
     Made,
@@ -106,7 +105,7 @@ class Core:
             warnings.warn(said, RuntimeWarning, stacklevel=2)
         body = await self._driver.read(request)
         ask = read_ask(request.method, path, sent, body, self._tokens, self._default_model)
-        records: list[AttemptRecord] = []
+        run = None
         try:
             given = self._options(request) if sent.has_options else {}
             if ask.follows is not None and (stored := self._stored.get(ask.follows)) is not None:
@@ -115,11 +114,11 @@ class Core:
             if ask.model_name is None:
                 return self._made(request, unroutable(path.dialect, request.method, request.url.path))
             given.setdefault("tokens", ask.tokens)
-            given |= {"dialect": path.dialect, "records": records}
+            given["dialect"] = path.dialect
             run = begin(self._router, ask.model_name, given, repeats=ask.repeats, streams=ask.stream)
             return await self._carry(run, request, ask)
         except RouterError as error:
-            return self._made(request, refusal(path.dialect, error), records)
+            return self._made(request, refusal(path.dialect, error), () if run is None else run.records)
 
     def _options(self, request: Any) -> dict[str, Any]:
         """Returns the keywords of a call that a request has in its headers."""
