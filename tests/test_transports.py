@@ -396,6 +396,21 @@ def test_a_slow_first_event_is_left_for_another_deployment(world: World) -> None
     assert time.monotonic() - began < 3
 
 
+def test_the_bound_of_the_first_event_bounds_no_later_one(world: World) -> None:
+    world.make(timeouts=Timeouts(first_token=0.3))
+    world.a.always(Reply.text("one two").delay(between=0.5))
+    assert by(world.ask(json={"stream": True})) == (200, "a", "1")
+
+
+def test_silence_after_the_head_is_left_for_another_deployment(world: World) -> None:
+    world.make(timeouts=Timeouts(first_token=0.3))
+    world.a.always(Reply.text("slow").hang(after="head"))
+    began = time.monotonic()
+    assert by(world.ask(json={"stream": True})) == (200, "b", "2")
+    assert time.monotonic() - began < 3
+    assert world.router.stats("a").total_failures == 1
+
+
 def test_the_deadline_holds(world: World) -> None:
     world.make(timeouts=Timeouts(total=0.9, attempt=0.3))
     for provider in (world.a, world.b):

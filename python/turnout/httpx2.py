@@ -21,7 +21,7 @@ from turnout._core import Router
 from turnout.transports.asks import BASE_URL
 from turnout.transports.bodies import Body
 from turnout.transports.core import Core
-from turnout.transports.drivers import Tasks, Threads, run
+from turnout.transports.drivers import Family, Tasks, Threads, run
 from turnout.transports.pools import Pools, loop_of_task, loop_of_thread, without_cookies
 
 __all__ = ["AsyncClient", "AsyncRouterTransport", "Client", "RouterTransport"]
@@ -85,7 +85,7 @@ class AsyncRouterTransport(_http.AsyncBaseTransport):
     ) -> None:
         make = _aiohttp() if inner == "aiohttp" else _http.AsyncHTTPTransport
         pools = Pools(_http, make, loop_of_task, None if inner == "aiohttp" else inner)
-        self._core = Core(_http, _Sent, _AsyncStream, Tasks(), pools, router, default_model, tokens)
+        self._core = Core(Family(_http, _Sent, _AsyncStream, Tasks()), pools, router, default_model, tokens)
         router._execution.on_close(self)
 
     async def handle_async_request(self, request: _http.Request) -> _http.Response:
@@ -128,7 +128,7 @@ class RouterTransport(_http.BaseTransport):
         tokens: Callable[[bytes], int] | None = None,
     ) -> None:
         pools = Pools(_http, _http.HTTPTransport, loop_of_thread, inner)
-        self._core = Core(_http, _Sent, _Stream, Threads(), pools, router, default_model, tokens)
+        self._core = Core(Family(_http, _Sent, _Stream, Threads()), pools, router, default_model, tokens)
         router._execution.on_close(self)
 
     def handle_request(self, request: _http.Request) -> _http.Response:

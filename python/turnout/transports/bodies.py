@@ -13,7 +13,7 @@ from turnout.transports.answers import AnswerError, as_keywords
 
 if TYPE_CHECKING:
     from turnout.execution.attempts import Attempt
-    from turnout.transports.drivers import Driver
+    from turnout.transports.drivers import Family
 
 __all__ = ["Body"]
 
@@ -22,8 +22,7 @@ class Body:
     """The body of an answer that is handed on while it comes.
 
     Args:
-        driver: What waits.
-        http: The HTTP library.
+        family: The HTTP library.
         request: The request of the client, for errors.
         attempt: The attempt, which ends with the body.
         response: The answer of the deployment.
@@ -38,6 +37,7 @@ class Body:
         "_attempt",
         "_chunks",
         "_driver",
+        "_headers",
         "_http",
         "_idle",
         "_is_closed",
@@ -45,16 +45,16 @@ class Body:
         "_pending",
         "_prompt",
         "_request",
-        "_response",
         "_seen_at",
+        "_status",
+        "_stream",
         "_unpacks",
         "scanner",
     )
 
     def __init__(
         self,
-        driver: Driver,
-        http: Any,
+        family: Family,
         request: Any,
         attempt: Attempt,
         response: Any,
@@ -64,10 +64,12 @@ class Body:
         is_closed: Callable[[], bool],
         unpacks: Any = None,
     ) -> None:
-        self._driver, self._http, self._request = driver, http, request
-        self._attempt, self._response, self.scanner = attempt, response, scanner
+        self._driver, self._http, self._request = family.driver, family.http, request
+        self._attempt, self.scanner = attempt, scanner
+        # Not the answer itself: it will have this body.
+        self._stream, self._status, self._headers = response.stream, response.status_code, response.headers
         self._prompt, self._idle, self._is_closed, self._unpacks = prompt, idle, is_closed, unpacks
-        self._chunks = driver.chunks(response.stream)
+        self._chunks = family.driver.chunks(self._stream)
         self._pending: list[bytes] = []
         self._is_over = False
         self._seen_at = attempt.now()
@@ -90,21 +92,34 @@ class Body:
         assert scanner is not None
         raw = []
         while not scanner.has_event:
-            chunk = await self._chunk()
+            try:
+                chunk = await self._chunk()
+            except self._http.TransportError as error:
+                # A thread's connection is cut when the time is over.
+                if self._is_late(until):
+                    raise self._too_late() from error
+                raise
+            if self._is_late(until):
+                raise self._too_late()
             if chunk is None:
                 self._pending.append(scanner.finish())
                 break
             raw.append(chunk)
             self._pending.append(scanner.feed(chunk))
-            if until is not None and self._attempt.now() > until:
-                raise self._http.ReadTimeout("the first event took too long", request=self._request)
         if scanner.error is not None and scanner.error_is_first:
-            raise AnswerError(self._response.status_code, self._response.headers.raw, b"".join(raw), scanner.error)
+            raise AnswerError(self._status, self._headers.raw, b"".join(raw), scanner.error)
         if not scanner.has_event:
             raise self._http.RemoteProtocolError("the stream ended before its first event", request=self._request)
         self._is_over = False
         self._attempt.lease.first_token()
         self._seen_at = self._attempt.now()
+
+    def _is_late(self, until: float | None) -> bool:
+        return until is not None and self._attempt.now() > until
+
+    def _too_late(self) -> Exception:
+        error: Exception = self._http.ReadTimeout("the first event took too long", request=self._request)
+        return error
 
     def seen(self) -> bytes:
         """Return what has been read and not handed on."""
@@ -179,7 +194,7 @@ class Body:
             return
         if scanner.error is not None:
             self._is_over = True
-            self._attempt.fail(AnswerError(self._response.status_code, self._response.headers.raw, b"", scanner.error))
+            self._attempt.fail(AnswerError(self._status, self._headers.raw, b"", scanner.error))
         elif scanner.ended or scanner.finished:
             self._succeed()
 
@@ -189,7 +204,7 @@ class Body:
         self._is_over = True
         usage = as_keywords(self.scanner.usage) if self.scanner is not None else {}
         self._attempt.lease.success(**usage)
-        self._attempt.note(None, self._response.status_code, None)
+        self._attempt.note(None, self._status, None)
 
     def _fail(self, error: Exception, reason: str) -> None:
         if self._is_over:
@@ -214,12 +229,12 @@ class Body:
             seen = as_keywords(scanner.usage) or {"input_tokens": self._prompt, "output_tokens": 0}
             seen["output_tokens"] = max(seen["output_tokens"], scanner.deltas)
             self._attempt.lease.release(False, **seen)
-        self._attempt.note(FailureKind.CANCELLED, self._response.status_code, None)
+        self._attempt.note(FailureKind.CANCELLED, self._status, None)
 
     async def close(self) -> None:
         """End the lease and close the answer of the deployment."""
         self.leave()
-        await self._driver.close(self._response.stream)
+        await self._driver.close(self._stream)
 
     def __del__(self) -> None:
         # The collector may run in any thread. So the lease ends, and nothing is waited for.

@@ -7,13 +7,15 @@ never suspend, and `run` takes them from begin to end.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Coroutine
-from contextlib import nullcontext
-from typing import Any, Protocol, TypeVar
+import socket
+from collections.abc import Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from threading import Timer
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from turnout.execution.attempts import Attempt, Run, need_anyio
 
-__all__ = ["Driver", "Tasks", "Threads", "run"]
+__all__ = ["Driver", "Family", "Tasks", "Threads", "run"]
 
 _T = TypeVar("_T")
 
@@ -64,6 +66,25 @@ class Driver(Protocol):
     def scope(self, seconds: float | None) -> Any:
         """Return a scope that is cancelled after this time; None for never."""
 
+    def cut(self, response: Any, seconds: float | None) -> AbstractContextManager[None]:
+        """Return a context that ends a wait for bytes after this time; None for never."""
+
+
+class Family(NamedTuple):
+    """An HTTP library, for tasks or for threads.
+
+    Attributes:
+        http: The module httpx2 or httpx.
+        request: The class of requests to deployments.
+        stream: The class of bodies that are read while they come; it is made of a `Body`.
+        driver: What waits.
+    """
+
+    http: Any
+    request: Any
+    stream: Any
+    driver: Driver
+
 
 class Tasks:
     """Waits in tasks of asyncio and trio."""
@@ -108,6 +129,10 @@ class Tasks:
         anyio = need_anyio()
         return anyio.CancelScope(deadline=anyio.current_time() + seconds)
 
+    def cut(self, response: Any, seconds: float | None) -> AbstractContextManager[None]:
+        """Return a context. A task is cancelled by its scope, so it does nothing."""
+        return nullcontext()
+
 
 class Threads:
     """Waits in threads."""
@@ -149,3 +174,29 @@ class Threads:
     def scope(self, seconds: float | None) -> Any:
         """Return a scope. A thread cannot be cancelled, so it does nothing."""
         return nullcontext()
+
+    def cut(self, response: Any, seconds: float | None) -> AbstractContextManager[None]:
+        """Return a context in which the connection is shut down after this time: nothing else ends a thread's
+        wait for bytes. A connection that other requests share is left alone.
+        """
+        connection = response.extensions.get("network_stream")
+        if seconds is None or connection is None or response.extensions.get("http_version") == b"HTTP/2":
+            return nullcontext()
+        connected = connection.get_extra_info("socket")
+        return nullcontext() if connected is None else _shut_down_after(connected, seconds)
+
+
+@contextmanager
+def _shut_down_after(connected: socket.socket, seconds: float) -> Iterator[None]:
+    def shut_down() -> None:
+        with suppress(OSError):  # it is closed already
+            # Not that of the ssl module, which also changes the object that the other thread uses.
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+    timer = Timer(max(seconds, 0.0), shut_down)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
