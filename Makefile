@@ -46,6 +46,7 @@ test: $(VENV)/.test $(VENV)/.built ## Run all tests, Rust and Python
 # The exceptions of real client libraries. They stay out of the environment of the other tests, which pin little.
 test-clients: $(CLIENTS)/.clients $(FRAMEWORKS)/.family $(VENV)/.built ## Run the tests of real client libraries (part of test)
 	$(CLIENTS)/bin/python -m pytest tests/clients tests/test_outcomes.py
+	$(CLIENTS)/bin/python -m pytest tests/test_docs.py -k "run_from_top and clients"
 	$(MAKE) test-httpx
 	$(FRAMEWORKS)/bin/python -m pytest tests/families
 	$(FRAMEWORKS)/bin/python -m pytest tests/test_docs.py -k "run_from_top and clients"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from turnout.testing import Provider
+from turnout.testing import Provider, ReceivedRequest, Reply
 from turnout.transports.pools import Pools
 
 ROOT = Path(__file__).parent.parent
@@ -34,15 +34,32 @@ def blocks(page: Path) -> list[tuple[str, str, int]]:
     return [(language, code, line) for language, code, line, needs in found if is_there(needs)]
 
 
+GEMINI = {"candidates": [{"content": {"role": "model", "parts": [{"text": "Hello."}]}, "finishReason": "STOP"}]}
+BEDROCK = {
+    "output": {"message": {"role": "assistant", "content": [{"text": "Hello."}]}},
+    "stopReason": "end_turn",
+    "usage": {"inputTokens": 1, "outputTokens": 1, "totalTokens": 2},
+    "metrics": {"latencyMs": 1},
+}
+
+
+def answer(request: ReceivedRequest) -> Reply:
+    """What the providers of other clients answer."""
+    if request.path.endswith(":generateContent"):
+        return Reply.json(GEMINI)
+    return Reply.json(BEDROCK) if request.path.endswith("/converse") else Reply.text()
+
+
 @pytest.fixture
 def providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
     """A provider that answers for every host of an example."""
     with Provider() as provider:
+        provider.always(answer)
         get = Pools.get
 
-        def here(pools: Pools, url: Any) -> Any:
+        def here(pools: Pools, origin: str, url: Any) -> Any:
             port = int(provider.url.rpartition(":")[2])
-            transport = get(pools, url.copy_with(scheme="http", host="127.0.0.1", port=port))
+            transport = get(pools, provider.url, url.copy_with(scheme="http", host="127.0.0.1", port=port))
 
             class Here(type(transport)):  # type: ignore[misc]
                 def __init__(self) -> None:
@@ -62,6 +79,16 @@ def providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
         monkeypatch.setattr(Pools, "get", here)
         monkeypatch.setenv("EU_KEY", "any")
         monkeypatch.setenv("US_KEY", "any")
+        # These clients do not pass through the pools.
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", provider.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", provider.url)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "any")
+        if is_there("litellm"):
+            import litellm  # type: ignore[import-not-found, unused-ignore]
+
+            real = litellm.completion
+            monkeypatch.setattr(litellm, "completion", lambda **asked: real(**{**asked, "api_base": provider.base_url}))
         yield provider
 
 

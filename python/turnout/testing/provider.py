@@ -39,9 +39,9 @@ class Provider:
     - Anthropic: ``/v1/messages``, ``/v1/messages/count_tokens``, ``/v1/models``;
     - Azure: the same as OpenAI's under ``/openai/v1``, ``/openai`` and ``/openai/deployments/{name}``.
 
-    A request for anything else gets a 404, and one whose body is no JSON object a 400, unless the next reply
-    is the same whatever is asked: an error, JSON, events or bytes. Neither takes a reply
-    of the script. Keys are not checked.
+    A request for anything else gets a 404, and one whose body is no JSON object a 400. Neither takes a reply
+    of the script. But a reply that is the same whatever is asked (an error, JSON, events or bytes), or a
+    function that returns one, answers any request. Keys are not checked.
 
     All methods may be called from any thread. A forked process needs a provider of its own.
 
@@ -277,15 +277,14 @@ class Provider:
         with self._changed:
             self._requests.append(request)
             source: Source = self._script[0] if self._script else self._default
-            refusal = None if _fits_all(source) else _refusal(request)
-            if refusal is not None:
-                source = refusal
-            elif self._script:
+            refusal = _refusal(request)
+            if self._script and (refusal is None or not _is_for_known(source)):
                 self._script.popleft()
             self._changed.notify_all()
-        if not isinstance(source, Reply):
-            source = _called(source, request)
-        return _answers.make(request, source)
+        reply = source if isinstance(source, Reply) else _called(source, request)
+        if refusal is not None and _is_for_known(reply):
+            reply = refusal
+        return _answers.make(request, reply)
 
 
 def _check(reply: Source) -> None:
@@ -293,9 +292,9 @@ def _check(reply: Source) -> None:
         raise TypeError(f"a reply must be a Reply or a function that returns one, not {reply!r} ({type(reply).__name__})")
 
 
-def _fits_all(source: Source) -> bool:
-    """Tells whether a reply is the same whatever is asked."""
-    return isinstance(source, Reply) and not isinstance(source.content, Text)
+def _is_for_known(source: Source) -> bool:
+    """Tells whether a reply depends on what is asked, so that it must be known."""
+    return isinstance(source, Reply) and isinstance(source.content, Text)
 
 
 def _called(source: Source, request: ReceivedRequest) -> Reply:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from turnout._core import _rewrite_request, _StreamScanner
 from turnout.execution.plan import least
@@ -26,8 +26,22 @@ _LIMITS = ("x-ratelimit", "anthropic-ratelimit", "ratelimit", "retry-after")
 _ID = re.compile(rb'"id"\s*:\s*"([^"\\]+)"')
 
 
+class Target(NamedTuple):
+    """Where a request goes.
+
+    Attributes:
+        url: The URL.
+        origin: Its origin, such as ``https://eu.example.com``.
+        host: The value of the header of this name.
+    """
+
+    url: Any
+    origin: str
+    host: bytes
+
+
 class Urls:
-    """The URLs of requests to deployments. The library takes longer to read one than to send it.
+    """Where requests to deployments go. To read an URL takes longer than most that is done here.
 
     Args:
         http: The HTTP library.
@@ -37,10 +51,10 @@ class Urls:
 
     def __init__(self, http: Any) -> None:
         self._http = http
-        self._known: OrderedDict[tuple[str, str, bytes], Any] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, bytes], Target] = OrderedDict()
 
-    def get(self, endpoint: Endpoint, rest: str, query: bytes) -> Any:
-        """Return the URL of a request.
+    def get(self, endpoint: Endpoint, rest: str, query: bytes) -> Target:
+        """Return where a request goes.
 
         Args:
             endpoint: The endpoint of the deployment.
@@ -48,18 +62,21 @@ class Urls:
             query: The query of the client's request.
 
         Returns:
-            The URL.
+            The target.
         """
+        # The query of an endpoint may hold a secret, so it is not kept here.
         key = (endpoint.base_url, rest, query)
-        url = self._known.get(key) if not endpoint.query else None
-        if url is None:
+        target = self._known.get(key) if not endpoint.query else None
+        if target is None:
             url = self._http.URL(endpoint.base_url + rest + (f"?{query.decode()}" if query else ""))
             if endpoint.query:
-                return url.copy_merge_params(dict(endpoint.query))
-            self._known[key] = url
-            if len(self._known) > self.MOST:
-                self._known.popitem(last=False)
-        return url
+                url = url.copy_merge_params(dict(endpoint.query))
+            target = Target(url, f"{url.scheme}://{url.netloc.decode()}", url.netloc)
+            if not endpoint.query:
+                self._known[key] = target
+                if len(self._known) > self.MOST:
+                    self._known.popitem(last=False)
+        return target
 
 
 class Exchange:
@@ -101,9 +118,9 @@ class Exchange:
         endpoint: Endpoint = attempt.lease.deployment.endpoint  # type: ignore[assignment] # the gate of the dialect lets no other pass
         body = self._body(endpoint)
         # The key is no local variable here: reporters of errors show those of each frame.
-        sent = self._sent(endpoint, body, await driver.key(endpoint.key()))
+        origin, sent = self._sent(endpoint, body, await driver.key(endpoint.key()))
         try:
-            response = await driver.send(self._pools.get(sent.url), sent)
+            response = await driver.send(self._pools.get(origin, sent.url), sent)
         except Exception as error:
             attempt.unsent, attempt.is_left = self._is_unsent(error), self._is_closed()
             raise
@@ -138,16 +155,16 @@ class Exchange:
             body = body[: ask.field[0]] + model.encode() + body[ask.field[1] :]
         return body
 
-    def _sent(self, endpoint: Endpoint, body: bytes, key: Any) -> Any:
-        """Returns the request to the deployment."""
+    def _sent(self, endpoint: Endpoint, body: bytes, key: Any) -> tuple[str, Any]:
+        """Returns the origin of the deployment, and the request to it."""
         http, request, ask = self._family.http, self._request, self._ask
-        url = self._urls.get(endpoint, ask.path.rest, request.url.query)
+        url, origin, host = self._urls.get(endpoint, ask.path.rest, request.url.query)
         own = endpoint.headers()
         raw = [header for header in ask.kept if header[0].lower().decode("latin-1") not in own] if own else ask.kept[:]
         # The client's own key is not among those that are kept.
         if auth := endpoint.auth_header(key):
             own[auth[0]] = auth[1]
-        raw += [(b"host", url.netloc), (b"accept-encoding", b"identity" if ask.stream else b"gzip, deflate")]
+        raw += [(b"host", host), (b"accept-encoding", b"identity" if ask.stream else b"gzip, deflate")]
         raw += [(name.encode(), value.encode()) for name, value in own.items()]
         if body or request.method not in ("GET", "HEAD", "DELETE"):
             raw.append((b"content-length", b"%d" % len(body)))
@@ -157,7 +174,7 @@ class Exchange:
         sent.url, sent.headers, sent.stream = url, http.Headers(raw), http.ByteStream(body)
         sent._content = body
         sent.extensions = {**request.extensions, "timeout": self._bounds}
-        return sent
+        return origin, sent
 
     def _given(self, name: str) -> float | None:
         """Returns a timeout that the client gave to its request."""

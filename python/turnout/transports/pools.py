@@ -75,18 +75,19 @@ class Pools:
         self._closes = 0
         self._trust: Any = None
 
-    def get(self, url: Any) -> Any:
-        """Return the transport to an URL.
+    def get(self, origin: str, url: Any) -> Any:
+        """Return the transport to an origin.
 
         Args:
-            url: The URL.
+            origin: The origin, such as ``https://eu.example.com``.
+            url: A URL of it.
 
         Returns:
             The transport.
         """
         if self._given is not None:
             return self._given
-        loop, origin = self._loop(), f"{url.scheme}://{url.netloc.decode()}"
+        loop = self._loop()
         with self._lock:
             if self._process != os.getpid():
                 # The connections are the parent's: they must be neither used nor closed here.
