@@ -57,9 +57,9 @@ def providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
         provider.always(answer)
         get = Pools.get
 
-        def here(pools: Pools, origin: str, url: Any) -> Any:
+        def here(pools: Pools, origin: str) -> Any:
             port = int(provider.url.rpartition(":")[2])
-            transport = get(pools, provider.url, url.copy_with(scheme="http", host="127.0.0.1", port=port))
+            transport = get(pools, provider.url)
 
             class Here(type(transport)):  # type: ignore[misc]
                 def __init__(self) -> None:

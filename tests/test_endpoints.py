@@ -109,7 +109,7 @@ def test_how_a_key_is_sent(options: dict[str, Any], header: tuple[str, str] | No
         ({"auth": "basic"}, ConfigurationError, "auth must be"),
         ({"dialect": "latin"}, ConfigurationError, "dialect must be 'openai' or 'anthropic', not 'latin'"),
         ({"headers": {"Host": "x"}}, ConfigurationError, "headers must not have 'Host'"),
-        ({"headers": {"x": f"{SECRET}\r\n"}}, ConfigurationError, "one line"),
+        ({"headers": {"x": f"{SECRET}\r\ny"}}, ConfigurationError, "one line"),
         ({"headers": {"x": 5}}, TypeError, "headers"),
         ({"headers": ["x"]}, TypeError, "headers must map"),
         ({"query": {"x": 5}}, TypeError, "query must map"),

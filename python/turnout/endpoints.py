@@ -1,6 +1,8 @@
 """Where and how a deployment is reached: its base URL, key and headers. No secret shows in a text."""
 
+import inspect
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, TypeAlias
@@ -15,6 +17,10 @@ _Rewrite: TypeAlias = Callable[[dict[str, Any]], dict[str, Any] | None]
 _AUTHS = ("bearer", "x-api-key", "api-key")
 _USUAL_AUTH = {"openai": "bearer", "anthropic": "x-api-key"}
 _HIDDEN = "…"
+# Names of headers and parameters whose values are keys.
+_SECRET = re.compile(r"auth|key|password|secret|sig|token")
+_FACTS = ("base_url", "_key", "_headers", "_query", "auth", "dialect", "rewrite")
+_NO_FACTS: tuple[Any, ...] = ("", None, {}, {}, None, "openai", None)
 # These are set for each attempt, from the key and the body.
 _OWN_HEADERS = frozenset(("authorization", "content-length", "content-type", "host", "transfer-encoding"))
 
@@ -132,23 +138,16 @@ class Endpoint:
         dialect: Literal["openai", "anthropic"] = "openai",
         rewrite: _Rewrite | None = None,
     ) -> None:
-        if dialect not in _USUAL_AUTH:
-            raise ConfigurationError(f"dialect must be 'openai' or 'anthropic', not {dialect!r}")
-        if auth == "usual":
-            auth = _USUAL_AUTH[dialect]  # type: ignore[assignment]
-        if auth is not None and auth not in _AUTHS:
-            raise ConfigurationError(f"auth must be 'usual', 'bearer', 'x-api-key', 'api-key' or None, not {auth!r}")
-        if rewrite is not None and not callable(rewrite):
-            raise TypeError(f"rewrite must be a callable or None, not {rewrite!r} ({type(rewrite).__name__})")
-        url, in_url = _base_url(base_url)
-        put = object.__setattr__
-        put(self, "base_url", url)
-        put(self, "_key", _key(api_key))
-        put(self, "_headers", _headers(headers))
-        put(self, "_query", {**in_url, **_query(query)})
-        put(self, "auth", auth)
-        put(self, "dialect", dialect)
-        put(self, "rewrite", rewrite)
+        facts = _checked(base_url, api_key, headers, query, auth, dialect, rewrite)
+        refused = facts if isinstance(facts, Exception) else None
+        if isinstance(facts, Exception):
+            facts = _NO_FACTS  # reporters of errors ask for the text of this object
+            # They also show the variables of each frame.
+            del base_url, api_key, headers, query
+        for name, fact in zip(_FACTS, facts, strict=True):
+            object.__setattr__(self, name, fact)
+        if refused is not None:
+            raise refused
 
     # --- what an attempt needs ---
 
@@ -166,6 +165,14 @@ class Endpoint:
             return key.read()
         return key() if callable(key) else key
 
+    @property
+    def has_literal_key(self) -> bool:
+        """Whether a key is part of this object, and not looked up at its use."""
+        if isinstance(self._key, str):
+            return True
+        pairs = [*self._headers.items(), *self._query.items()]
+        return any(isinstance(value, str) and _SECRET.search(name.lower()) for name, value in pairs)
+
     def headers(self) -> dict[str, str]:
         """Return the headers that each request gets, in lower case, without the key.
 
@@ -173,9 +180,15 @@ class Endpoint:
             The headers.
 
         Raises:
-            ConfigurationError: An environment variable is not set.
+            ConfigurationError: An environment variable is not set, or cannot be sent.
         """
-        return {name: value.read() if isinstance(value, Env) else value for name, value in self._headers.items()}
+        headers = {}
+        for name, value in self._headers.items():
+            headers[name] = said = value.read().strip() if isinstance(value, Env) else value
+            if not _is_sendable(said):
+                del said, headers
+                raise ConfigurationError(f"{value!r} must hold one line of printable text for the header {name!r}")
+        return headers
 
     @property
     def query(self) -> Mapping[str, str]:
@@ -189,15 +202,23 @@ class Endpoint:
             key: What the key turned out to be.
 
         Returns:
-            The name, in lower case, and the value; None if no key is sent.
+            The name, in lower case, and the value; None if no key is sent. White space at the ends of a key
+            is left out: files and variables often end with a line end.
 
         Raises:
+            ConfigurationError: The key cannot be sent. The text does not show it.
             TypeError: The key is no str. The text does not show it.
         """
         if key is None or self.auth is None:
             return None
         if not isinstance(key, str):
-            raise TypeError(f"api_key must give a str, not a {type(key).__name__}")
+            kind = type(key).__name__
+            del key
+            raise TypeError(f"api_key must give a str, not a {kind}")
+        key = key.strip()
+        if not key or not key.isascii() or not key.isprintable():
+            del key
+            raise ConfigurationError("api_key must give printable ASCII; it is not shown here")
         return ("authorization", f"Bearer {key}") if self.auth == "bearer" else (self.auth, key)
 
     # --- an object among others ---
@@ -208,8 +229,8 @@ class Endpoint:
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"an Endpoint is frozen: {name!r} cannot be deleted")
 
-    def _facts(self) -> tuple[object, ...]:
-        return (self.base_url, self._key, self._headers, self._query, self.auth, self.dialect, self.rewrite)
+    def _facts(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in _FACTS)
 
     def __eq__(self, other: object) -> bool:
         return self._facts() == other._facts() if isinstance(other, Endpoint) else NotImplemented
@@ -239,9 +260,9 @@ class Endpoint:
         return self
 
     def __reduce__(self) -> tuple[Callable[..., "Endpoint"], tuple[object, ...]]:
-        if isinstance(self._key, str):
+        if self.has_literal_key:
             raise TypeError("an Endpoint with a literal key cannot be pickled, so that no key leaves the process: use Env('NAME')")
-        return _unpickled, (self.base_url, self._key, self._headers, self._query, self.auth, self.dialect, self.rewrite)
+        return _unpickled, self._facts()
 
 
 def _shown(value: object) -> str:
@@ -260,6 +281,32 @@ def _text(name: str, value: object) -> str:
     return str(value)
 
 
+def _checked(base_url: Any, api_key: Any, headers: Any, query: Any, auth: Any, dialect: Any, rewrite: Any) -> Any:
+    """Returns the facts of an endpoint in their order, or what is wrong. It raises nothing: the frames of a
+    traceback would show the secrets.
+    """
+    try:
+        if dialect not in _USUAL_AUTH:
+            raise ConfigurationError(f"dialect must be 'openai' or 'anthropic', not {dialect!r}")
+        if auth == "usual":
+            auth = _USUAL_AUTH[dialect]
+        if auth is not None and auth not in _AUTHS:
+            raise ConfigurationError(f"auth must be 'usual', 'bearer', 'x-api-key', 'api-key' or None, not {auth!r}")
+        if rewrite is not None and not callable(rewrite):
+            raise TypeError(f"rewrite must be a callable or None, not {rewrite!r} ({type(rewrite).__name__})")
+        if inspect.iscoroutinefunction(rewrite):
+            raise TypeError(f"rewrite must be a function, not a coroutine function: {rewrite!r}")
+        url, in_url = _base_url(base_url)
+        return url, _key(api_key), _headers(headers), {**in_url, **_query(query)}, auth, dialect, rewrite
+    except (ConfigurationError, TypeError) as error:
+        return type(error)(*error.args)
+
+
+def _is_sendable(value: str) -> bool:
+    """Tells whether a value can be sent in a header."""
+    return all(letter.isprintable() or letter == "\t" for letter in value)
+
+
 def _base_url(value: object) -> tuple[str, dict[str, str]]:
     """Returns the URL without a slash at its end and without its query, and the parameters of its query."""
     allowed = "an URL such as 'https://api.openai.com/v1'"
@@ -268,19 +315,21 @@ def _base_url(value: object) -> tuple[str, dict[str, str]]:
         if not hasattr(value, "host") or not hasattr(value, "scheme"):
             raise TypeError(f"base_url must be {allowed}, not a {type(value).__name__}")
         value = str(value)
+    shown = value.partition("?")[0].partition("#")[0].rpartition("@")[2]
     try:
         url = urlsplit(value)
         has_secret = url.username is not None or url.password is not None
         is_whole = url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 1) > 0
     except ValueError:
-        has_secret = is_whole = False
+        has_secret, is_whole = "@" in value, False
     if has_secret:
         raise ConfigurationError("base_url must not hold a user or a password: give api_key or headers")
     if not is_whole:
-        raise ConfigurationError(f"base_url must be {allowed}, not {value!r}")
+        raise ConfigurationError(f"base_url must be {allowed}, not {shown!r}")
     if url.fragment:
-        raise ConfigurationError(f"base_url must not have a fragment ({url.fragment!r})")
-    return urlunsplit((url.scheme, url.netloc, url.path.rstrip("/"), "", "")), dict(parse_qsl(url.query))
+        raise ConfigurationError("base_url must not have a fragment, the part behind '#'")
+    query = dict(parse_qsl(url.query, keep_blank_values=True))
+    return urlunsplit((url.scheme, url.netloc, url.path.rstrip("/"), "", "")), query
 
 
 def _key(value: Any) -> _Key | None:
@@ -305,8 +354,9 @@ def _headers(headers: object) -> dict[str, str | Env]:
             raise ConfigurationError(f"headers must not have {name!r}: it is set for each request")
         if not isinstance(value, (str, Env)):
             raise TypeError(f"headers[{name!r}] must be a str or an Env, not a {type(value).__name__}")
-        if isinstance(value, str) and ("\r" in value or "\n" in value):
-            raise ConfigurationError(f"headers[{name!r}] must be one line; it is not shown here")
+        value = value.strip() if isinstance(value, str) else value
+        if isinstance(value, str) and not _is_sendable(value):
+            raise ConfigurationError(f"headers[{name!r}] must be one line of printable text; it is not shown here")
         read[lower] = value
     return read
 

@@ -20,7 +20,7 @@ except ImportError as _error:
 from turnout._core import Router
 from turnout.transports.asks import BASE_URL
 from turnout.transports.bodies import Body
-from turnout.transports.core import Core
+from turnout.transports.core import Core, need_router
 from turnout.transports.drivers import Family, Tasks, Threads, run
 from turnout.transports.pools import Pools, loop_of_task, loop_of_thread, without_cookies
 
@@ -83,6 +83,7 @@ class AsyncRouterTransport(_http.AsyncBaseTransport):
         default_model: str | None = None,
         tokens: Callable[[bytes], int] | None = None,
     ) -> None:
+        need_router(router)
         make = _aiohttp() if inner == "aiohttp" else _http.AsyncHTTPTransport
         pools = Pools(_http, make, loop_of_task, None if inner == "aiohttp" else inner)
         self._core = Core(Family(_http, _Sent, _AsyncStream, Tasks()), pools, router, default_model, tokens)
@@ -127,6 +128,9 @@ class RouterTransport(_http.BaseTransport):
         default_model: str | None = None,
         tokens: Callable[[bytes], int] | None = None,
     ) -> None:
+        need_router(router)
+        if inner is not None and not isinstance(inner, _http.BaseTransport):
+            raise TypeError(f"inner must be a transport for threads or None, not {inner!r} ({type(inner).__name__})")
         pools = Pools(_http, _http.HTTPTransport, loop_of_thread, inner)
         self._core = Core(Family(_http, _Sent, _Stream, Threads()), pools, router, default_model, tokens)
         router._execution.on_close(self)

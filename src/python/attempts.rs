@@ -46,7 +46,12 @@ impl Attempts {
         }
         let budget = Arc::new(Budget::new(rules, router.clock().now())?);
         if budgets.len() == MOST_BUDGETS {
-            budgets.remove(1);
+            // The router's own stays: what was paid in would be lost.
+            let own = hold(&self.plain).budget.clone();
+            let is_own = |budget: &Arc<Budget>| own.as_ref().is_some_and(|own| Arc::ptr_eq(own, budget));
+            if let Some(oldest) = budgets.iter().position(|(_, budget)| !is_own(budget)) {
+                budgets.remove(oldest);
+            }
         }
         budgets.push((rules, Arc::clone(&budget)));
         Ok(budget)

@@ -148,7 +148,7 @@ impl Facts {
             Name::Type => {
                 self.kind = if let Token::Text(text) = value { Some(Kind::of(&text.name())) } else { None };
             }
-            Name::Error => self.has_error = !value.is(b"null"),
+            Name::Error => self.has_error = !(value.is(b"null") || value.is(b"false")),
             Name::Choices => {
                 self.no_choices = value == Token::Open(Shape::Array);
                 self.choice_finished = false;

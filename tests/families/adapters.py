@@ -110,6 +110,41 @@ def chat_async(asked: Asked) -> str:
     return asyncio.run(main())
 
 
+def azure(asked: Asked) -> str:
+    from turnout.clients import AzureOpenAI
+
+    with AzureOpenAI(asked.router, timeout=asked.timeout or 30.0) as client:
+        if not asked.stream:
+            return client.chat.completions.create(model=asked.model, messages=HELLO).choices[0].message.content or ""
+        with client.chat.completions.create(model=asked.model, messages=HELLO, stream=True) as stream:
+            return read((chunk.choices[0].delta.content for chunk in stream), asked.leave_after)
+
+
+def azure_async(asked: Asked) -> str:
+    from turnout.clients import AsyncAzureOpenAI
+
+    async def main() -> str:
+        async with AsyncAzureOpenAI(asked.router, timeout=asked.timeout or 30.0) as client:
+            if not asked.stream:
+                reply = await client.chat.completions.create(model=asked.model, messages=HELLO)
+                return reply.choices[0].message.content or ""
+            async with await client.chat.completions.create(model=asked.model, messages=HELLO, stream=True) as stream:
+                return await read_async((chunk.choices[0].delta.content async for chunk in stream), asked.leave_after)
+
+    return asyncio.run(main())
+
+
+def responses(asked: Asked) -> str:
+    from turnout.clients import OpenAI
+
+    with OpenAI(asked.router, timeout=asked.timeout or 30.0) as client:
+        if not asked.stream:
+            return client.responses.create(model=asked.model, input="hello").output_text
+        with client.responses.create(model=asked.model, input="hello", stream=True) as stream:
+            pieces = (getattr(event, "delta", None) for event in stream if event.type == "response.output_text.delta")
+            return read(pieces, asked.leave_after)
+
+
 def responses_async(asked: Asked) -> str:
     from turnout.clients import AsyncOpenAI
 
@@ -152,6 +187,32 @@ def messages_async(asked: Asked) -> str:
     return asyncio.run(main())
 
 
+def text_of(event: Any) -> str | None:
+    """The text that an event of a message adds, if any."""
+    return event.delta.text if event.type == "content_block_delta" else None
+
+
+def messages_created(asked: Asked) -> str:
+    """Without the helper of the SDK that gathers a stream into a message. It streams in any case."""
+    from turnout.clients import Anthropic
+
+    given: Any = {"model": asked.model, "max_tokens": 100, "messages": HELLO}
+    with Anthropic(asked.router, timeout=asked.timeout or 30.0) as client, client.messages.create(**given, stream=True) as stream:
+        return read((text_of(event) for event in stream), asked.leave_after)
+
+
+def messages_created_async(asked: Asked) -> str:
+    from turnout.clients import AsyncAnthropic
+
+    async def main() -> str:
+        given: Any = {"model": asked.model, "max_tokens": 100, "messages": HELLO}
+        client = AsyncAnthropic(asked.router, timeout=asked.timeout or 30.0)
+        async with client, await client.messages.create(**given, stream=True) as stream:
+            return await read_async((text_of(event) async for event in stream), asked.leave_after)
+
+    return asyncio.run(main())
+
+
 # --- what is built on openai ---
 
 
@@ -186,6 +247,28 @@ def langchain(asked: Asked) -> str:
         if not asked.stream:
             return str(model.invoke("hello").content)
         return read((str(chunk.content) for chunk in model.stream("hello")), asked.leave_after)
+
+
+def langchain_async(asked: Asked) -> str:
+    from langchain_openai import ChatOpenAI  # type: ignore[import-not-found, unused-ignore]
+
+    async def main() -> str:
+        with family().Client(asked.router) as client:
+            async with family().AsyncClient(asked.router) as async_client:
+                model = ChatOpenAI(
+                    model=asked.model,
+                    http_client=client,
+                    http_async_client=async_client,
+                    base_url=turnout.BASE_URL,
+                    api_key="-",
+                    max_retries=0,
+                    timeout=asked.timeout or 30.0,
+                )
+                if not asked.stream:
+                    return str((await model.ainvoke("hello")).content)
+                return await read_async((str(chunk.content) async for chunk in model.astream("hello")), asked.leave_after)
+
+    return asyncio.run(main())
 
 
 def pydantic_ai(asked: Asked) -> str:
@@ -239,6 +322,18 @@ def instructor(asked: Asked) -> str:
         )
 
 
+def instructor_async(asked: Asked) -> str:
+    import instructor as library  # type: ignore[import-not-found, unused-ignore]
+
+    async def main() -> str:
+        async with openai_client(asked) as client:
+            made = library.from_openai(client, mode=library.Mode.TOOLS)
+            reply = await made.chat.completions.create(model=asked.model, messages=HELLO, response_model=None, max_retries=0)
+            return str(reply.choices[0].message.content)
+
+    return asyncio.run(main())
+
+
 def llama_index(asked: Asked) -> str:
     from llama_index.llms.openai import OpenAI as LlamaOpenAI  # type: ignore[import-not-found, unused-ignore]
 
@@ -257,15 +352,45 @@ def llama_index(asked: Asked) -> str:
         return read((chunk.delta for chunk in llm.stream_complete("hello")), asked.leave_after)
 
 
+def llama_index_async(asked: Asked) -> str:
+    from llama_index.llms.openai import OpenAI as LlamaOpenAI  # type: ignore[import-not-found, unused-ignore]
+
+    async def main() -> str:
+        with family().Client(asked.router) as client:
+            async with family().AsyncClient(asked.router) as async_client:
+                llm = LlamaOpenAI(
+                    model="gpt-4o" if asked.model == "m" else asked.model,
+                    http_client=client,
+                    async_http_client=async_client,
+                    api_base=turnout.BASE_URL,
+                    api_key="-",
+                    max_retries=0,
+                    timeout=asked.timeout or 30.0,
+                )
+                if not asked.stream:
+                    return str((await llm.acomplete("hello")).text)
+                return await read_async((chunk.delta async for chunk in await llm.astream_complete("hello")), asked.leave_after)
+
+    return asyncio.run(main())
+
+
 ADAPTERS = [
     Adapter("openai chat", "openai", chat),
     Adapter("openai chat, task", "openai", chat_async),
+    Adapter("openai for Azure", "openai", azure),
+    Adapter("openai for Azure, task", "openai", azure_async),
+    Adapter("openai responses", "openai", responses, path="/v1/responses"),
     Adapter("openai responses, task", "openai", responses_async, path="/v1/responses"),
     Adapter("anthropic messages", "anthropic", messages, dialect="anthropic", path="/v1/messages"),
     Adapter("anthropic messages, task", "anthropic", messages_async, dialect="anthropic", path="/v1/messages"),
+    Adapter("anthropic create", "anthropic", messages_created, dialect="anthropic", path="/v1/messages"),
+    Adapter("anthropic create, task", "anthropic", messages_created_async, dialect="anthropic", path="/v1/messages"),
     Adapter("langchain-openai", "langchain_openai", langchain),
+    Adapter("langchain-openai, task", "langchain_openai", langchain_async),
     Adapter("pydantic-ai", "pydantic_ai", pydantic_ai),
     Adapter("openai-agents", "agents", openai_agents),
     Adapter("instructor", "instructor", instructor, streams=False),
+    Adapter("instructor, task", "instructor", instructor_async, streams=False),
     Adapter("LlamaIndex", "llama_index.llms.openai", llama_index),
+    Adapter("LlamaIndex, task", "llama_index.llms.openai", llama_index_async),
 ]

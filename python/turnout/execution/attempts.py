@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterable
+from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ class Run:
         copies: A list of the caller's, which gets the records too.
         repeats: Whether the request can be sent again after a deployment may have got it.
         streams: Whether the answer is a stream, whose first event has a time limit of its own.
+        total: The seconds that the request itself allows, in place of those of the options.
         pays: Whether the call has yet to pay its share into the budget.
     """
 
@@ -45,7 +47,9 @@ class Run:
         "_copies",
         "_exclude",
         "_has_begun",
+        "_has_own_total",
         "_hops",
+        "_is_told",
         "_model_name",
         "_now",
         "_plan",
@@ -71,6 +75,7 @@ class Run:
         copies: list[AttemptRecord] | None = None,
         repeats: bool = True,
         streams: bool = False,
+        total: float | None = None,
         pays: bool = True,
     ) -> None:
         self._router = router
@@ -82,18 +87,22 @@ class Run:
         self.records: list[AttemptRecord] = []
         self._copies = copies
         self.request = request
-        exclude = request.pop("exclude", None)
-        # It is read more than once. What is no collection of ids is for the router to refuse.
-        is_read = isinstance(exclude, str) or not isinstance(exclude, Iterable)
-        self._exclude: Any = exclude if is_read else frozenset(exclude)
+        # These are read at each attempt. What is no collection of texts is for the router to refuse.
+        for name in ("exclude", "only", "tags"):
+            given = request.get(name)
+            if isinstance(given, Iterable) and not isinstance(given, (str, Collection)):
+                request[name] = tuple(given)
+        self._exclude: Any = request.pop("exclude", None)
         self.error: BaseException | None = None
         self._hops = 0
-        self._has_begun = False
+        self._has_begun = self._is_told = False
         self._plan: Plan | None = None
         self.options = options = self.execution.of(router, model_name, call)
         assert options.retry is not None
         assert options.timeouts is not None
-        total = options.timeouts.total
+        # A deadline of the caller's may be shorter than any deployment can answer.
+        self._has_own_total = total is not None or call.timeouts is not None
+        total = options.timeouts.total if total is None else total
         self.deadline = None if total is None else now + total
         rules = options.retry.budget
         self._budget = None if rules is None else router._budget(rules.share, rules.per_second, rules.window)
@@ -166,8 +175,9 @@ class Run:
         Returns:
             The attempt.
         """
+        attempt = Attempt(self, model_name, lease, waited)
         self._has_begun = True
-        return Attempt(self, model_name, lease, waited)
+        return attempt
 
     def note(self, record: AttemptRecord) -> None:
         """Note an attempt that has ended.
@@ -225,22 +235,44 @@ class Run:
         Returns:
             The error.
         """
-        if step.reason == SPENT_BUDGET:
-            self._router._count("budget_refusals")
         error = self.error
+        if self._is_told:
+            # A loop may be asked again after its end.
+            assert error is not None
+            return error
+        self._is_told = True
+        self.count_refusal(step)
         if error is None:
             timeouts = self.options.timeouts
             error = TimeoutError(f"no attempt began within {timeouts.total if timeouts else None} s")
         put_on(error, tuple(self.records), step.reason)
         return error
 
-    def timeout(self) -> float | None:
-        """Return the most seconds of an attempt that begins now; None for no bound."""
+    def count_refusal(self, step: GiveUp) -> None:
+        """Count a refusal by the budget.
+
+        Args:
+            step: Why there is no attempt.
+        """
+        if step.reason == SPENT_BUDGET:
+            self._router._count("budget_refusals")
+
+    def bounds(self) -> tuple[float | None, bool]:
+        """Return the bound of an attempt that begins now.
+
+        Returns:
+            The most seconds, None for no bound. And whether that is a time in which no deployment may be able
+            to answer: what is left of the whole call after another attempt, or a deadline of the caller's.
+        """
         timeouts = self.options.timeouts
         assert timeouts is not None
-        left = None if self.deadline is None else self.deadline - self._now()
-        limit = least(timeouts.attempt, left)
-        return least(timeouts.first_token, limit) if self._streams else limit
+        own = least(timeouts.attempt, timeouts.first_token) if self._streams else timeouts.attempt
+        if self.deadline is None:
+            return own, False
+        left = self.deadline - self._now()
+        if own is not None and own <= left:
+            return own, False
+        return left, self._has_begun or self._has_own_total
 
     def now(self) -> float:
         """Return the time of the router's clock, in seconds."""
@@ -379,9 +411,23 @@ class Attempt:
         unsent: Whether the deployment certainly did not get the request. The sender says so.
         is_left: Whether the caller itself has ended it, so that a failure says nothing of the deployment. The
             sender says so.
+        has_no_key: Whether it failed since the deployment has no key that can be sent. The sender says so.
     """
 
-    __slots__ = ("_run", "_scope", "_waited", "is_left", "kind", "lease", "model_name", "record", "timeout", "unsent")
+    __slots__ = (
+        "_is_short",
+        "_run",
+        "_scope",
+        "_waited",
+        "has_no_key",
+        "is_left",
+        "kind",
+        "lease",
+        "model_name",
+        "record",
+        "timeout",
+        "unsent",
+    )
 
     def __init__(self, run: Run, model_name: str, lease: Lease, waited: float) -> None:
         self._run = run
@@ -391,8 +437,8 @@ class Attempt:
         self.model_name = model_name
         self.kind: FailureKind | None = None
         self.record: AttemptRecord | None = None
-        self.timeout = run.timeout()
-        self.unsent = self.is_left = False
+        self.timeout, self._is_short = run.bounds()
+        self.unsent = self.is_left = self.has_no_key = False
 
     @property
     def records(self) -> list[AttemptRecord]:
@@ -421,14 +467,33 @@ class Attempt:
         Returns:
             Why there is no further attempt; None if there may be one.
         """
-        kind, retry_after = None, None
+        retry_after = None
         if self.is_left:
+            self.lease.release()
+        elif self.has_no_key:
+            self.kind = FailureKind.AUTH
+            self.lease.failure(self.kind)
+        elif self._is_short and isinstance(error, Exception) and self._is_late():
+            # The deployment had less time than it may need. That says nothing of it.
+            self.kind = FailureKind.TIMEOUT
             self.lease.release()
         else:
             kind, retry_after = self.lease._fail(error)
-        self.kind = None if kind is None else FailureKind(kind)
+            self.kind = None if kind is None else FailureKind(kind)
         self.note(self.kind or FailureKind.CANCELLED, status_of(error), retry_after)
         return self._run.failed(self, error)
+
+    def _is_late(self) -> bool:
+        """Tells whether the time of the attempt is over."""
+        return self.timeout is not None and self._run.now() - self.lease._acquired_at >= self.timeout
+
+    def first_token(self) -> None:
+        """Note the first token of a stream, and let the attempt take as long as it needs from now on: the
+        deadline ends at the first event.
+        """
+        self.lease.first_token()
+        if self._scope is not None and hasattr(self._scope, "deadline"):
+            self._scope.deadline = math.inf
 
     def note(self, kind: FailureKind | None, status: int | None, retry_after: float | None) -> None:
         """Write the record.
@@ -489,6 +554,14 @@ class Attempt:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        if isinstance(exc, GeneratorExit):
+            # A stream was dropped amid the block. It is closed in any task, where no scope can be left.
+            self.fail(exc)
+            if hasattr(self._scope, "deadline"):
+                self._scope.deadline = math.inf
+            with suppress(RuntimeError):
+                self._scope.__exit__(exc_type, exc, traceback)
+            return False
         if self._scope.__exit__(exc_type, exc, traceback) and exc is not None:
             over = self.fail(self.timed_out())
             if over is not None:

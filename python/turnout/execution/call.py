@@ -5,7 +5,7 @@ The documentation of the methods stands in ``_core.pyi``, as that of the native 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,7 +33,15 @@ _SCOPE = frozenset((*_OPTIONS, *_WISHES, "hedge"))
 
 
 def begin(
-    router: Router, model_name: str, given: dict[str, Any], *, repeats: bool = True, streams: bool = False, pays: bool = True
+    router: Router,
+    model_name: str,
+    given: dict[str, Any],
+    *,
+    usual: dict[str, Any] | None = None,
+    repeats: bool = True,
+    streams: bool = False,
+    total: float | None = None,
+    pays: bool = True,
 ) -> Run:
     """Begin a call.
 
@@ -41,19 +49,23 @@ def begin(
         router: The router.
         model_name: The model name that is asked for.
         given: The keywords of the call. What is None counts as not given.
+        usual: Keywords that hold where neither the call nor a block has them.
         repeats: Whether the request can be sent again after a deployment may have got it.
         streams: Whether the answer is a stream, whose first event has a time limit of its own.
+        total: The seconds that the request itself allows, in place of those of the options.
         pays: Whether the call has yet to pay its share into the budget.
 
     Returns:
         The call.
     """
-    merged = scoped(router)
+    merged = {**usual, **scoped(router)} if usual else scoped(router)
     merged.update({name: value for name, value in given.items() if value is not None})
     options = {name: merged.pop(name) for name in (*_OPTIONS, "hedge") if name in merged}
     call = Options(**options) if options else NOTHING
-    records = merged.pop("records", None)
-    return Run(router, model_name, call, merged, copies=records, repeats=repeats, streams=streams, pays=pays)
+    copies = merged.pop("records", None)
+    if copies is not None and not hasattr(copies, "append"):
+        raise TypeError(f"records must be a list, not {copies!r} ({type(copies).__name__})")
+    return Run(router, model_name, call, merged, copies=copies, repeats=repeats, streams=streams, total=total, pays=pays)
 
 
 def _check(method: str, given: dict[str, Any], allowed: frozenset[str]) -> None:
@@ -78,7 +90,7 @@ def call(self: Router, model_name: str, send: Callable[[Lease], _T], /, **given:
         lease = self._begin(model_name)
         if lease is not None:
             try:
-                result = send(lease)
+                result = _sent(send, lease)
             except BaseException as error:
                 run = begin(self, model_name, {}, pays=False)
                 if not run.attempt(model_name, lease, 0.0).__exit__(type(error), error, None):
@@ -94,7 +106,16 @@ def call(self: Router, model_name: str, send: Callable[[Lease], _T], /, **given:
 def _call(run: Run, send: Callable[[Lease], _T]) -> _T:
     while True:
         with run.acquire() as lease:
-            return send(lease)
+            return _sent(send, lease)
+
+
+def _sent(send: Callable[[Lease], _T], lease: Lease) -> _T:
+    result = send(lease)
+    if isinstance(result, Coroutine):
+        result.close()
+        lease.release(unused=True)
+        raise TypeError(f"send must not be a coroutine function here, as {send!r} is: use call_async")
+    return result
 
 
 def call_async(self: Router, model_name: str, send: Callable[[Lease], Awaitable[_T]], /, **given: Any) -> Coroutine[Any, Any, _T]:
@@ -105,7 +126,8 @@ def call_async(self: Router, model_name: str, send: Callable[[Lease], Awaitable[
         raise TypeError(f"send must be a callable, not {send!r} ({type(send).__name__})")
     _check("call_async", given, _CALL_ASYNC)
     self.resolve(model_name)
-    return _call_async(self, model_name, send, given)
+    # Options of a block hold for what is called in it, wherever it is awaited.
+    return _call_async(self, model_name, send, {**scoped(self), **given})
 
 
 async def _call_async(router: Router, model_name: str, send: Callable[[Lease], Awaitable[_T]], given: dict[str, Any]) -> _T:
@@ -129,7 +151,9 @@ def options(self: Router, /, **given: Any) -> AbstractContextManager[None]:
     values = {name: value for name, value in given.items() if value is not None}
     Options(**{name: values[name] for name in (*_OPTIONS, "hedge") if name in values})
     for name in ("tags", "exclude", "only"):
-        if name in values and not isinstance(values[name], str):
+        if name in values:
+            if isinstance(values[name], str) or not isinstance(values[name], Iterable):
+                raise TypeError(f"{name} must be an iterable of str, not {values[name]!r} ({type(values[name]).__name__})")
             values[name] = tuple(values[name])  # it is read more than once
     self._use_plans()
     return scope(self, values)

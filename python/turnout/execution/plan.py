@@ -162,7 +162,10 @@ class Plan:
     def _following(self) -> list[str]:
         """Returns the names that are left to turn to."""
         assert self._options.fallbacks is not None
-        names = [*self._names, *self._options.fallbacks.after(self.model_name, self._last)]
+        after = self._options.fallbacks.after
+        # An alias may have its own. Otherwise it has those of its model name.
+        own = after(self.model_name, self._last) or after(self._resolve(self.model_name), self._last)
+        names = [*self._names, *own]
         if not names:
             return names
         return [name for name in dict.fromkeys(names) if self._resolve(name) not in self._visited]
@@ -214,18 +217,24 @@ class Plan:
             self._paid = self._price
         return True
 
-    def hedge(self, busy: Collection[str]) -> Acquire | None:
-        """Say whether a second attempt may begin beside others. It is paid from the budget.
+    def hedge(self, busy: Collection[str]) -> Acquire | GiveUp:
+        """Say whether a second attempt may begin beside another one. It is paid from the budget.
 
         Args:
             busy: The ids of the deployments that the other attempts have.
 
         Returns:
-            What to acquire, without a wait; None if no attempt may begin.
+            What to acquire, without a wait; or why no attempt may begin.
         """
         assert self._options.retry is not None
-        if self._tries + len(busy) >= self._options.retry.attempts or not self._pay():
-            return None
+        if self.over is not None:
+            return self.over
+        if not self._repeats:
+            return GiveUp("the request must not be sent twice")
+        if self._tries + len(busy) >= self._options.retry.attempts:
+            return GiveUp("all attempts are spent")
+        if not self._pay():
+            return GiveUp(SPENT_BUDGET)
         return Acquire(self.model_name, self._dead | self._tried | frozenset(busy), 0.0)
 
     # --- what happened ---

@@ -97,7 +97,10 @@ class Execution:
         Returns:
             The options, without None where there are defaults.
         """
-        of_model = self.model_options.get(resolver(router)(model_name)) if self.model_options else None
+        of_model = None
+        if self.model_options:
+            # An alias may have its own. Otherwise it has those of its model name.
+            of_model = self.model_options.get(model_name) or self.model_options.get(resolver(router)(model_name))
         return call.over(self.options if of_model is None else of_model.over(self.options))
 
     # --- callbacks ---

@@ -304,7 +304,7 @@ def _called(source: Source, request: ReceivedRequest) -> Reply:
         if isinstance(reply, Reply):
             return reply
         words = f"the function {source!r} must return a Reply, not {reply!r} ({type(reply).__name__})"
-    except Exception as error:
+    except BaseException as error:  # such as `pytest.fail`: the provider must go on
         words = f"the function {source!r} raised {error!r}"
     # The client sees it, and so does a test that looks at the log.
     _log.error("no answer to %r: %s", request, words)

@@ -8,7 +8,21 @@ from typing import Any, NamedTuple
 from turnout._core import _read_answer
 from turnout.exceptions import ConfigurationError, ModelNotFound, NoAvailableDeployment, RequestTooLarge, RouterError
 
-__all__ = ["AnswerError", "Made", "as_texts", "decoded", "encoding_of", "models", "read_answer", "refusal", "unpacker"]
+__all__ = [
+    "AnswerError",
+    "Made",
+    "as_texts",
+    "decoded",
+    "encoding_of",
+    "malformed",
+    "models",
+    "read_answer",
+    "redirected",
+    "refusal",
+    "unpacker",
+    "unroutable",
+    "without_endpoint",
+]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -120,16 +134,50 @@ def encoding_of(headers: Headers) -> bytes:
     return b"" if encoding == b"identity" else encoding
 
 
-def unpacker(encoding: bytes) -> Any:
+class Unpacker:
+    """Unpacks a body that is read while it comes.
+
+    Args:
+        encoding: The name of its compression, gzip or deflate.
+    """
+
+    def __init__(self, encoding: bytes) -> None:
+        self._is_gzip = encoding in _GZIP
+        self._unpacks = self._new()
+
+    def _new(self) -> Any:
+        return zlib.decompressobj(zlib.MAX_WBITS | 16 if self._is_gzip else zlib.MAX_WBITS)
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Unpack the next bytes.
+
+        Args:
+            chunk: The bytes, cut anywhere.
+
+        Returns:
+            What is in them.
+
+        Raises:
+            zlib.error: They cannot be unpacked.
+        """
+        unpacked: bytes = self._unpacks.decompress(chunk)
+        # A body of gzip may have several members.
+        while self._is_gzip and self._unpacks.eof and self._unpacks.unused_data:
+            chunk, self._unpacks = self._unpacks.unused_data, self._new()
+            unpacked += self._unpacks.decompress(chunk)
+        return unpacked
+
+
+def unpacker(encoding: bytes) -> Unpacker | None:
     """Return what unpacks a body that is read while it comes.
 
     Args:
         encoding: The name of its compression.
 
     Returns:
-        An object of zlib; None if it cannot be unpacked.
+        The object; None if it cannot be unpacked.
     """
-    return zlib.decompressobj(zlib.MAX_WBITS | 16) if encoding in _GZIP else None
+    return Unpacker(encoding) if encoding in _GZIP or encoding == b"deflate" else None
 
 
 def read_answer(headers: Headers, raw: bytes) -> tuple[bytes, dict[str, int], bool]:
@@ -212,6 +260,32 @@ def unroutable(dialect: str, method: str, path: str) -> Made:
     """
     said = f"{method} {path} names no model, so it cannot be routed: give the client default_model=…"
     return _error(dialect, 501, "invalid_request_error", said, code="not_routable")
+
+
+def malformed(dialect: str) -> Made:
+    """Make the answer to a request whose body cannot be read.
+
+    Args:
+        dialect: The dialect of the request.
+
+    Returns:
+        The answer.
+    """
+    return _error(dialect, 400, "invalid_request_error", "the body of the request is no JSON object", code="invalid_body")
+
+
+def without_endpoint(dialect: str, model_name: str) -> Made:
+    """Make the answer where the deployments of a model name have no endpoints.
+
+    Args:
+        dialect: The dialect of the request.
+        model_name: The model name.
+
+    Returns:
+        The answer.
+    """
+    said = f"no deployment of {model_name!r} has an endpoint: give Deployment(endpoint=Endpoint(…))"
+    return _error(dialect, 400, "invalid_request_error", said, code="no_endpoint")
 
 
 def redirected(dialect: str, location: str | None) -> Made:

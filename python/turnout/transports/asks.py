@@ -19,6 +19,8 @@ free.
 # What an inlined file counts as: an image of middle size is about a thousand tokens for the larger providers.
 _TOKENS_OF_A_FILE = 1000
 _BYTES_OF_A_TOKEN = 4
+# More than any limit, and a number that the core takes.
+_MOST_TOKENS = 2**63
 
 # Requests that a provider keeps or carries out later. To send one twice may do things twice.
 _KEPT = (
@@ -45,7 +47,8 @@ _DROPPED = frozenset(
     )
 )
 
-_AZURE = re.compile(r"/openai/deployments/([^/]+)(/.*)$")
+# Azure's client puts the name of a model into the path as it is, with slashes if it has some.
+_AZURE = re.compile(r"/openai/deployments/(.+?)(/(?:chat/completions|(?:audio|images)/[^/]+|[^/]+))$")
 
 
 class Path(NamedTuple):
@@ -73,12 +76,14 @@ class Sent(NamedTuple):
         kept: Those that any deployment may get.
         content_type: The header of this name; empty without one.
         has_options: Whether some name begins with ``x-turnout-``.
+        is_anthropic: Whether they are those of Anthropic's client.
         is_repeated: Whether the client has sent the request before, on its own account.
     """
 
     kept: list[tuple[bytes, bytes]]
     content_type: str
     has_options: bool
+    is_anthropic: bool
     is_repeated: bool
 
 
@@ -116,7 +121,8 @@ def read_path(path: str) -> Path:
     """Read the path of a request.
 
     Args:
-        path: The path, with that of the base URL in front.
+        path: The path as it is sent, with that of the base URL in front. What is escaped in it stays so: an
+            id may hold what would lead elsewhere.
 
     Returns:
         What it says.
@@ -142,7 +148,7 @@ def read_sent(headers: list[tuple[bytes, bytes]]) -> Sent:
     Returns:
         What they say.
     """
-    kept, content_type, has_options, is_repeated = [], b"", False, False
+    kept, content_type, has_options, is_anthropic, is_repeated = [], b"", False, False, False
     for header in headers:
         name = header[0].lower()
         if name in _DROPPED:
@@ -152,10 +158,12 @@ def read_sent(headers: list[tuple[bytes, bytes]]) -> Sent:
             continue
         if name == b"content-type":
             content_type = header[1]
+        elif name == b"anthropic-version":
+            is_anthropic = True
         elif name == b"x-stainless-retry-count":
             is_repeated = header[1] != b"0"
         kept.append(header)
-    return Sent(kept, content_type.decode("latin-1"), has_options, is_repeated)
+    return Sent(kept, content_type.decode("latin-1"), has_options, is_anthropic, is_repeated)
 
 
 def estimate(body: bytes, scan: _RequestScan | None) -> int:
@@ -172,7 +180,8 @@ def estimate(body: bytes, scan: _RequestScan | None) -> int:
     if scan is None:
         return 0
     text = len(body) - scan.inlined_bytes
-    return text // _BYTES_OF_A_TOKEN + scan.inlined_files * _TOKENS_OF_A_FILE + (scan.most_output or 0)
+    tokens = text // _BYTES_OF_A_TOKEN + scan.inlined_files * _TOKENS_OF_A_FILE + (scan.most_output or 0)
+    return min(tokens, _MOST_TOKENS)
 
 
 def read_ask(
@@ -193,7 +202,7 @@ def read_ask(
     """
     scan = field = None
     model_name, follows = path.model_name, path.stored_id
-    if sent.content_type.startswith("multipart/form-data"):
+    if sent.content_type.lower().startswith("multipart/form-data"):
         field = _form_field(sent.content_type, body)
         if field is not None and model_name is None:
             model_name = body[field[0] : field[1]].decode(errors="replace")
@@ -219,18 +228,28 @@ def read_ask(
     )
 
 
+# The headers of a part are short.
+_MOST_HEAD = 4096
+_MODEL_FIELD = re.compile(
+    rb'^content-disposition:\s*form-data;(?:[^\r\n]*;)?\s*name="?model"?\s*(?:;|$)', re.IGNORECASE | re.MULTILINE
+)
+
+
 def _form_field(content_type: str, body: bytes) -> tuple[int, int] | None:
     """Returns the span of the field ``model`` of a form."""
-    found = re.search(r'boundary="?([^";,]+)', content_type)
+    found = re.search(r'boundary="?([^";,]+)', content_type, re.IGNORECASE)
     if found is None:
         return None
-    boundary = re.escape(found[1].encode())
-    part = rb"--" + boundary + rb'\r\n(?:[^\r\n]+\r\n)*?Content-Disposition: form-data; name="?model"?\r\n(?:[^\r\n]+\r\n)*\r\n'
-    head = re.search(part, body, re.IGNORECASE)
-    if head is None:
-        return None
-    end = body.find(b"\r\n--", head.end())
-    return None if end < 0 else (head.end(), end)
+    boundary = b"--" + found[1].encode()
+    at = body.find(boundary)
+    while at >= 0:
+        begin, after = at + len(boundary), body.find(boundary, at + len(boundary))
+        head, blank, _ = body[begin : begin + _MOST_HEAD].partition(b"\r\n\r\n")
+        if blank and after >= 0 and _MODEL_FIELD.search(head):
+            value = begin + len(head) + len(blank)
+            return value, max(after - 2, value)
+        at = after
+    return None
 
 
 # --- options in headers ---
@@ -276,7 +295,6 @@ def read_options(headers: Mapping[str, str]) -> dict[str, Any]:
         except ValueError:
             raise ConfigurationError(f"the header {header!r} must be a number, not {said!r}") from None
         if name == "timeout":
-            given["timeouts"] = Timeouts(total=value)
-        else:
-            given[name.replace("-", "_")] = value
+            value = Timeouts(total=value).total  # it is checked there
+        given[name.replace("-", "_")] = value
     return given

@@ -45,7 +45,7 @@ class Body:
         "_pending",
         "_prompt",
         "_request",
-        "_seen_at",
+        "_silence",
         "_status",
         "_stream",
         "_unpacks",
@@ -72,7 +72,8 @@ class Body:
         self._chunks = family.driver.chunks(self._stream)
         self._pending: list[bytes] = []
         self._is_over = False
-        self._seen_at = attempt.now()
+        # Seconds that were waited for bytes since the last event. The pauses of the reader do not count.
+        self._silence = 0.0
 
     # --- up to the first event ---
 
@@ -112,7 +113,6 @@ class Body:
             raise self._http.RemoteProtocolError("the stream ended before its first event", request=self._request)
         self._is_over = False
         self._attempt.lease.first_token()
-        self._seen_at = self._attempt.now()
 
     def _is_late(self, until: float | None) -> bool:
         return until is not None and self._attempt.now() > until
@@ -153,12 +153,13 @@ class Body:
         if chunk is None or self._unpacks is None:
             return chunk
         try:
-            unpacked: bytes = self._unpacks.decompress(chunk)
+            unpacked: bytes = self._unpacks.feed(chunk)
         except zlib.error as error:
             raise self._http.RemoteProtocolError(f"the stream cannot be unpacked: {error}", request=self._request) from None
         return unpacked
 
     async def _read(self) -> bytes | None:
+        asked_at = self._attempt.now()
         chunk = await self._chunk()
         scanner = self.scanner
         if scanner is None:
@@ -175,10 +176,10 @@ class Body:
             return self._pending.pop(0) if self._pending else None
         before = scanner.deltas
         chunk = scanner.feed(chunk)
-        now = self._attempt.now()
+        self._silence += self._attempt.now() - asked_at
         if scanner.deltas != before or scanner.ended:
-            self._seen_at = now
-        elif self._idle is not None and now - self._seen_at > self._idle:
+            self._silence = 0.0
+        elif self._idle is not None and self._silence > self._idle:
             raise self._http.ReadTimeout(f"no event came for {self._idle} s", request=self._request)
         if scanner.error is not None or scanner.ended:
             self._settle()
@@ -202,9 +203,15 @@ class Body:
         if self._is_over:
             return
         self._is_over = True
-        usage = as_keywords(self.scanner.usage) if self.scanner is not None else {}
-        self._attempt.lease.success(**usage)
+        # A whole stream that does not tell its usage is counted by its events.
+        self._attempt.lease.success(**self._counted() if self.scanner is not None else {})
         self._attempt.note(None, self._status, None)
+
+    def _counted(self) -> dict[str, int]:
+        """Returns the tokens that were told, or else those of the prompt and of the events, a token each."""
+        scanner = self.scanner
+        assert scanner is not None
+        return as_keywords(scanner.usage) or {"input_tokens": self._prompt, "output_tokens": scanner.deltas}
 
     def _fail(self, error: Exception, reason: str) -> None:
         if self._is_over:
@@ -225,8 +232,8 @@ class Body:
         if scanner is None:
             self._attempt.lease.release()
         else:
-            # A delta is about a token.
-            seen = as_keywords(scanner.usage) or {"input_tokens": self._prompt, "output_tokens": 0}
+            seen = self._counted()
+            # What is told in the middle of a stream is not all of it.
             seen["output_tokens"] = max(seen["output_tokens"], scanner.deltas)
             self._attempt.lease.release(False, **seen)
         self._attempt.note(FailureKind.CANCELLED, self._status, None)

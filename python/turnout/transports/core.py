@@ -7,24 +7,47 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
-from turnout.exceptions import RouterError
+from turnout._core import Router
+from turnout.exceptions import NoAvailableDeployment, RouterError
 from turnout.execution.attempts import Attempt, Run
 from turnout.execution.call import begin
 from turnout.execution.race import Race
-from turnout.transports.answers import AnswerError, Made, models, redirected, refusal, unroutable
+from turnout.transports.answers import (
+    AnswerError,
+    Made,
+    malformed,
+    models,
+    redirected,
+    refusal,
+    unroutable,
+    without_endpoint,
+)
 from turnout.transports.asks import OPTION_PREFIX, Ask, Path, read_ask, read_options, read_path, read_sent
 from turnout.transports.drivers import Family
 from turnout.transports.exchange import Exchange, Urls, told
 
 if TYPE_CHECKING:
-    from turnout._core import Router
     from turnout.transports.pools import Pools
 
-__all__ = ["Core"]
+__all__ = ["Core", "need_router"]
 
 # Headers of a failure that no client gets. The body of a stream that began with an error is not all of it.
 _KEPT_BACK = frozenset((b"content-length", b"set-cookie"))
+
+
+def need_router(router: object) -> None:
+    """Refuse what is no router.
+
+    Args:
+        router: What was given as one.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(router, Router):
+        raise TypeError(f"router must be a Router, not {router!r} ({type(router).__name__})")
 
 
 class Core:
@@ -64,10 +87,12 @@ class Core:
         Raises:
             Exception: No deployment answered: an error of the HTTP library.
         """
-        path = read_path(request.url.path)
-        if path.rest in ("/models", "/v1/models") or path.rest.startswith("/models/"):
+        path = read_path(request.url.raw_path.partition(b"?")[0].decode("ascii"))
+        if request.method in ("GET", "HEAD") and (path.rest == "/models" or path.rest.startswith("/models/")):
             return self._models(request, path)
         sent = read_sent(request.headers.raw)
+        if sent.is_anthropic and path.dialect == "openai":
+            path = path._replace(dialect="anthropic", rest=f"/v1{path.rest}")
         if sent.is_repeated and not self._warned:
             self._warned = True
             said = "the client retries by itself, on top of the attempts of the router: make it with max_retries=0"
@@ -81,13 +106,24 @@ class Core:
                 ask = ask._replace(model_name=ask.model_name or stored[0])
                 given.setdefault("only", (stored[1],))
             if ask.model_name is None:
+                if body and ask.scan is None and "json" in sent.content_type.lower():
+                    return self._made(request, malformed(path.dialect))
                 return self._made(request, unroutable(path.dialect, request.method, request.url.path))
-            given.setdefault("tokens", ask.tokens)
             given["dialect"] = path.dialect
-            run = begin(self._router, ask.model_name, given, repeats=ask.repeats, streams=ask.stream)
+            usual, total = {"tokens": ask.tokens}, given.pop("timeout", None)
+            repeats, streams = ask.repeats, ask.stream
+            run = begin(self._router, ask.model_name, given, usual=usual, repeats=repeats, streams=streams, total=total)
             return await self._carry(run, request, ask)
         except RouterError as error:
+            if self._lacks_endpoints(error):
+                return self._made(request, without_endpoint(path.dialect, str(ask.model_name)))
             return self._made(request, refusal(path.dialect, error), () if run is None else run.records)
+
+    def _lacks_endpoints(self, error: RouterError) -> bool:
+        """Tells whether a request was refused only since no deployment of its name has an endpoint."""
+        if not isinstance(error, NoAvailableDeployment) or set(error.reasons) != {"dialect"}:
+            return False
+        return all(one.endpoint is None for one in self._router.deployments(error.model_name))
 
     def _options(self, request: Any) -> dict[str, Any]:
         """Returns the keywords of a call that a request has in its headers."""
@@ -133,7 +169,7 @@ class Core:
     def _failed(self, run: Run, request: Any, error: AnswerError) -> Any:
         """Returns the last failure as the answer that it was."""
         last = run.records[-1].deployment_id if run.records else ""
-        if 300 <= error.status < 400:
+        if 300 <= error.status < 400 and "location" in error.headers:
             made = redirected(read_path(request.url.path).dialect, error.headers.get("location"))
             return self._made(request, made, run.records)
         headers = self._family.http.Headers([header for header in error.raw_headers if header[0].lower() not in _KEPT_BACK])
@@ -150,7 +186,7 @@ class Core:
     def _models(self, request: Any, path: Path) -> Any:
         dialect = "anthropic" if "anthropic-version" in request.headers else "openai"
         _, _, one = path.rest.partition("/models/")
-        return self._made(request, models(dialect, {*self._router.models(), *self._router.aliases()}, one or None))
+        return self._made(request, models(dialect, {*self._router.models(), *self._router.aliases()}, unquote(one) or None))
 
     async def _drop(self, answer: Any) -> None:
         await self._family.driver.close(answer.stream)

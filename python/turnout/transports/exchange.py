@@ -8,6 +8,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from turnout._core import _rewrite_request, _StreamScanner
+from turnout.exceptions import ConfigurationError
 from turnout.execution.plan import least
 from turnout.transports.answers import AnswerError, as_texts, encoding_of, read_answer, unpacker
 from turnout.transports.bodies import Body
@@ -116,11 +117,21 @@ class Exchange:
         """
         driver, attempt = self._family.driver, self._attempt
         endpoint: Endpoint = attempt.lease.deployment.endpoint  # type: ignore[assignment] # the gate of the dialect lets no other pass
-        body = self._body(endpoint)
-        # The key is no local variable here: reporters of errors show those of each frame.
-        origin, sent = self._sent(endpoint, body, await driver.key(endpoint.key()))
         try:
-            response = await driver.send(self._pools.get(origin, sent.url), sent)
+            body = self._body(endpoint)
+        except Exception:
+            attempt.is_left = True  # by the user's own function
+            raise
+        attempt.unsent = True
+        try:
+            # The key is no local variable here: reporters of errors show those of each frame.
+            origin, sent = self._sent(endpoint, body, endpoint.headers(), endpoint.auth_header(await driver.key(endpoint.key())))
+        except (ConfigurationError, TypeError):
+            attempt.has_no_key = True
+            raise
+        attempt.unsent = False
+        try:
+            response = await driver.send(self._pools.get(origin), sent)
         except Exception as error:
             attempt.unsent, attempt.is_left = self._is_unsent(error), self._is_closed()
             raise
@@ -150,19 +161,18 @@ class Exchange:
             if endpoint.rewrite is not None:
                 given = json.loads(body)
                 changed = endpoint.rewrite(given)
-                body = json.dumps(given if changed is None else changed, ensure_ascii=False).encode()
+                body = json.dumps(given if changed is None else changed).encode()
         elif ask.field is not None:
             body = body[: ask.field[0]] + model.encode() + body[ask.field[1] :]
         return body
 
-    def _sent(self, endpoint: Endpoint, body: bytes, key: Any) -> tuple[str, Any]:
+    def _sent(self, endpoint: Endpoint, body: bytes, own: dict[str, str], auth: tuple[str, str] | None) -> tuple[str, Any]:
         """Returns the origin of the deployment, and the request to it."""
         http, request, ask = self._family.http, self._request, self._ask
         url, origin, host = self._urls.get(endpoint, ask.path.rest, request.url.query)
-        own = endpoint.headers()
         raw = [header for header in ask.kept if header[0].lower().decode("latin-1") not in own] if own else ask.kept[:]
         # The client's own key is not among those that are kept.
-        if auth := endpoint.auth_header(key):
+        if auth is not None:
             own[auth[0]] = auth[1]
         raw += [(b"host", host), (b"accept-encoding", b"identity" if ask.stream else b"gzip, deflate")]
         raw += [(name.encode(), value.encode()) for name, value in own.items()]
@@ -200,14 +210,15 @@ class Exchange:
         headers: list[tuple[bytes, bytes]] = response.headers.raw
         attempt, ask, status = self._attempt, self._ask, response.status_code
         if status >= 300:
-            raise AnswerError(status, headers, await self._whole(response))
+            # A failure whose body is cut has its status nevertheless.
+            raise AnswerError(status, headers, await self._whole(response, may_end_early=True))
         said = as_texts(headers)
         if "set-cookie" in said:
             # The client sees one host. Cookies of one provider would go to all.
             del response.headers["set-cookie"]
         if any(name.startswith(_LIMITS) for name in said):
             attempt.lease.observe(said)
-        kind = said.get("content-type", "")
+        kind = said.get("content-type", "").lower()
         if not kind.startswith("application/json"):
             return await self._streamed(response, is_events=kind.startswith("text/event-stream"))
         raw = await self._whole(response)
@@ -220,12 +231,21 @@ class Exchange:
         attempt.lease.success(**usage)
         return self._told(response, self._family.http.ByteStream(raw))
 
-    async def _whole(self, response: Any) -> bytes:
+    async def _whole(self, response: Any, *, may_end_early: bool = False) -> bytes:
         """Reads a body as it comes, compressed or not, and closes it."""
         driver, attempt = self._family.driver, self._attempt
         until = self._until()
-        chunks, read = driver.chunks(response.stream), []
-        while (chunk := await driver.next(chunks)) is not None:
+        chunks: Any = driver.chunks(response.stream)
+        read: list[bytes] = []
+        while True:
+            try:
+                chunk = await driver.next(chunks)
+            except self._family.http.TransportError:
+                if not may_end_early:
+                    raise
+                chunk = None
+            if chunk is None:
+                break
             if until is not None and attempt.now() > until:
                 raise self._family.http.ReadTimeout("the answer took too long", request=self._request)
             read.append(chunk)
@@ -270,7 +290,7 @@ class Exchange:
         """Remembers where something is stored, so that requests that follow it go there."""
         found, attempt = _ID.search(raw), self._attempt
         if found is not None:
-            self._run.execution.stored.put(found[1].decode(), (attempt.model_name, attempt.lease.deployment_id))
+            self._run.execution.stored.put(found[1].decode(errors="replace"), (attempt.model_name, attempt.lease.deployment_id))
 
     def _told(self, response: Any, stream: Any) -> Any:
         """Returns the answer of the deployment as that of the router, with another body."""

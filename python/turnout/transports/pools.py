@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
 from weakref import WeakKeyDictionary
 
+from turnout.exceptions import ConfigurationError
 from turnout.waiting import runs_in_trio
 
 __all__ = ["Pools", "loop_of_task", "without_cookies"]
@@ -75,12 +77,11 @@ class Pools:
         self._closes = 0
         self._trust: Any = None
 
-    def get(self, origin: str, url: Any) -> Any:
+    def get(self, origin: str) -> Any:
         """Return the transport to an origin.
 
         Args:
             origin: The origin, such as ``https://eu.example.com``.
-            url: A URL of it.
 
         Returns:
             The transport.
@@ -98,7 +99,7 @@ class Pools:
                 self._forget_closed_loops()
                 pools = self._pools[loop] = {}
             if origin not in pools:
-                pools[origin] = self._open(url)
+                pools[origin] = self._open(self._http.URL(origin))
             return pools[origin]
 
     def _forget_closed_loops(self) -> None:
@@ -166,4 +167,8 @@ def _proxy(http: Any, url: Any) -> Any:
     proxy = proxies.get(url.scheme) or proxies.get("all")
     if proxy is None or proxy_bypass(url.host):
         return None
-    return http.Proxy(proxy if "://" in proxy else f"http://{proxy}")
+    with suppress(Exception):
+        return http.Proxy(proxy if "://" in proxy else f"http://{proxy}")
+    # It may hold a password, and reporters of errors show the variables of each frame.
+    del proxies, proxy
+    raise ConfigurationError("the environment names a proxy that cannot be used: it must be like 'http://proxy.example:8080'")
