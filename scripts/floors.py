@@ -36,6 +36,7 @@ FLOORS = {
     "strategy": "the rules that pick",
     "facts": "deployments, requests",
     "health": "words and rules of health",
+    "said": "headers of answers",
     "limits": "meters, quotas, observations",
     "attempts": "the budget of retries",
     "wire": "bodies of requests and answers",

@@ -35,6 +35,8 @@ mod pick;
 mod python;
 mod registry;
 mod router;
+#[cfg_attr(not(feature = "python"), allow(dead_code, unused_imports, reason = "only Python reads headers so far"))]
+mod said;
 mod settings;
 pub mod strategy;
 mod wait;

@@ -33,7 +33,12 @@ __all__ = [
     "_after_fork_in_parent",
     "_at_exit",
     "_before_fork",
+    "_is_read",
     "_read_answer",
+    "_read_header_pairs",
+    "_read_number",
+    "_read_plain_headers",
+    "_read_time",
     "_rewrite_request",
     "_scan_request",
     "_time_zone",
@@ -1586,6 +1591,49 @@ def _read_answer(body: bytes, /) -> tuple[tuple[int, int, int] | None, bool]:
     Raises:
         TypeError: The body is not bytes.
     """
+
+_Limit: TypeAlias = tuple[str, int | None, int | None, float | None]
+_Heard: TypeAlias = tuple[float | None, tuple[_Limit, ...], float | None, Literal["account"] | None]
+
+def _read_plain_headers(headers: object, now: str | int | None, /) -> _Heard | None:
+    """Read headers, if they are a dict of texts, or a list or tuple of pairs of texts.
+
+    Args:
+        headers: The headers. The case of their names does not matter.
+        now: The present: the ``Date`` of an answer, or microseconds since the epoch. None for the ``Date``
+            among the headers, or else that of the clock.
+
+    Returns:
+        The seconds to wait; the limits, each with its unit, how many are admitted, how many are left, and the
+        seconds until that is over; the seconds until the last of the spent limits begins anew; and whether
+        the wait is about the whole account. None if the headers are anything else.
+
+    Raises:
+        TypeError: ``now`` is of a wrong type.
+    """
+
+def _read_header_pairs(pairs: list[tuple[str, str]], now: str | int | None, /) -> _Heard:
+    """Read headers that are pairs of texts.
+
+    Args:
+        pairs: The headers. Their texts may be of any class of texts.
+        now: As for ``_read_plain_headers``.
+
+    Returns:
+        As from ``_read_plain_headers``.
+
+    Raises:
+        TypeError: A value is of a wrong type.
+    """
+
+def _is_read(name: str, /) -> bool:
+    """Return whether the value of a header is read."""
+
+def _read_number(said: str | float, /) -> float | None:
+    """Read a plain number; None if it is no number, or not one from 0 to 1e9."""
+
+def _read_time(said: str, /) -> float | None:
+    """Read a time: the seconds from now, 0 for the past; None if it is no time."""
 
 def _time_zone(name: str, /) -> str:
     """Return the name of a time zone as the IANA database writes it."""

@@ -5,7 +5,7 @@
 //! the difference that is kept here. Cooldowns, waits, latencies and all else keep to the monotonic time. A
 //! step back is not followed, so that no window is counted twice.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::time::{Nanos, SECOND};
@@ -69,10 +69,8 @@ impl Wall {
 
     /// Looks at the wall clock.
     #[cold]
-    #[allow(clippy::disallowed_methods)] // this is where time comes from
     pub(crate) fn look(&self, now: Nanos) {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.compare(now, Nanos::try_from(wall.as_nanos()).unwrap_or(Nanos::MAX));
+        self.compare(now, Nanos::try_from(read().as_nanos()).unwrap_or(Nanos::MAX));
     }
 
     /// Compares the router's time with the wall clock's, which was read a moment later.
@@ -83,6 +81,17 @@ impl Wall {
             self.ahead.fetch_max(ahead, Ordering::Relaxed);
         }
     }
+}
+
+/// Reads the wall clock: the time since the Unix epoch.
+#[allow(clippy::disallowed_methods)] // this is where time comes from
+fn read() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Returns the wall clock's time in microseconds, for dates that come from outside.
+pub(crate) fn micros() -> i64 {
+    i64::try_from(read().as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

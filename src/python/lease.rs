@@ -9,7 +9,7 @@ use super::args::{Kind, Split, Tokens, flag, latency_us, length, optional, scope
 use super::attached::Attached;
 use super::deployment::PyDeployment;
 use super::errors::undisturbed;
-use super::limits::{read_headers, said_from};
+use super::said::{read_headers, said_from};
 use super::{door, interrupt, modules, section};
 use crate::base::error::Error;
 use crate::base::time::{Nanos, seconds};

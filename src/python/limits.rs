@@ -1,5 +1,4 @@
-//! Conversions from the dataclasses of `turnout.limits` to the core's limits, and of what a provider said
-//! about its own.
+//! Conversions from the dataclasses of `turnout.limits` to the core's limits.
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -7,8 +6,8 @@ use pyo3::types::PyTuple;
 use super::args::{items, length, optional, text, whole};
 use super::errors::wrong_type;
 use super::modules::{self, Imported};
-use crate::base::time::{Nanos, seconds};
-use crate::limits::{Limit, LimitKind, Observed, Quota, Start, Unit, Zone};
+use crate::base::time::seconds;
+use crate::limits::{Limit, LimitKind, Quota, Start, Unit, Zone};
 
 /// Makes a tuple of a class's instances, from any iterable of them; None if there is none.
 fn tuple_of<'py>(name: &str, class: &Imported, value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
@@ -89,27 +88,4 @@ pub(crate) fn limit_to<'py>(py: Python<'py>, limit: &Limit) -> PyResult<Bound<'p
         _ => {}
     }
     modules::LIMIT.call_with(py, &keywords)
-}
-
-/// What headers say: each limit, and how long the provider wants no requests.
-pub(crate) type Said = (Vec<Observed>, Option<Nanos>);
-
-/// Reads the headers of a response, or of an exception that has one.
-pub(crate) fn read_headers(headers: &Bound<'_, PyAny>) -> PyResult<Said> {
-    let said = modules::READ_RATE_LIMITS.call1(headers.py(), (headers,))?;
-    let (retry_after, observed) = said.extract::<(Option<Bound<'_, PyAny>>, Vec<Bound<'_, PyAny>>)>()?;
-    said_from(retry_after.as_ref(), observed)
-}
-
-/// Converts what `turnout.providers` has read.
-pub(crate) fn said_from(retry_after: Option<&Bound<'_, PyAny>>, observed: Vec<Bound<'_, PyAny>>) -> PyResult<Said> {
-    let mut known = Vec::new();
-    for one in observed {
-        let (unit, limit, remaining, reset) = one.extract::<(String, Option<u64>, Option<u64>, Option<Bound<'_, PyAny>>)>()?;
-        if let Some(remaining) = remaining {
-            let reset = optional(reset.as_ref(), |reset| length("reset", reset))?;
-            known.push(Observed { unit: unit.parse()?, limit, remaining, reset });
-        }
-    }
-    Ok((known, optional(retry_after, |seconds| length("retry_after", seconds))?))
 }

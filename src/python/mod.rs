@@ -21,6 +21,7 @@ mod pause;
 mod picks;
 mod records;
 mod router;
+mod said;
 mod section;
 mod strategies;
 mod waiting;
@@ -43,6 +44,8 @@ mod _core {
     use super::lease::PyLease;
     #[pymodule_export]
     use super::limits::time_zone;
+    #[pymodule_export]
+    use super::said::{is_read, read_header_pairs, read_number, read_plain_headers, read_time};
     #[pymodule_export]
     use super::strategies::{
         PyRoundRobinCounters, PyRoutingContext, build_routing_contexts, least_busy, lowest_latency, lowest_priority, lowest_usage,

@@ -15,7 +15,7 @@ use super::clock::PyManualClock;
 use super::deployment::PyDeployment;
 use super::errors::wrong_type;
 use super::handle::PyRouter;
-use super::limits::read_headers;
+use super::said::read_headers;
 use super::{interrupt, modules, options, pause, records, section};
 use crate::base::clock::Clock;
 use crate::base::error::Error;

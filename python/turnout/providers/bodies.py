@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+from turnout._core import _read_time
 from turnout._signals import let_through
-from turnout.providers.strangers import attribute, entry, text
-from turnout.providers.times import MOST_CHARACTERS, number, seconds
+from turnout.providers.strangers import MOST_CHARACTERS, attribute, entry, number, text
 
 __all__: list[str] = []
 
@@ -119,7 +119,7 @@ class Body:
         if said is None or self.wait:
             return
         if type(said) is str:
-            found = seconds(said, None) if len(said) <= MOST_CHARACTERS else None
+            found = _read_time(said) if len(said) <= MOST_CHARACTERS else None
         elif issubclass(type(said), (int, float)):
             found = number(said)
         else:
@@ -153,7 +153,7 @@ class Body:
         """
         self.codes += map(code, _CODE_IN_TEXT.findall(said))
         if not self.wait and (match := _WAIT_IN_TEXT.search(said)) is not None:
-            self.wait = seconds(match[1], None)
+            self.wait = _read_time(match[1])
 
 
 def code(said: str) -> str:

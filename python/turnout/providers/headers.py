@@ -28,23 +28,27 @@ Providers do not agree on the names, and even less on the way to write a time. T
 - any of these behind ``llm_provider-``, where LiteLLM hands on what the provider sent
   (https://docs.litellm.ai/docs/proxy/response_headers).
 
-Times are read as `turnout.providers.times` says. Moments are read by the answer's own ``Date``: then it does
-not matter if a clock is wrong, here or there. Names and values of more than 256 characters are ignored.
+A time is a number of seconds, a duration as Go writes it (``6m0s``, ``120ms``), a Unix time in seconds or
+milliseconds (its size tells which), an RFC 3339 timestamp, or an HTTP date in any of its three forms (RFC
+9110, section 5.6.7). Moments are read by the answer's own ``Date``: then it does not matter if a clock is
+wrong, here or there. Digits are those of ASCII. If a header came twice, clients join its values with a comma:
+the first value counts. Names and values of more than 256 characters are ignored.
 
 Some names tell budgets of an hour, a day or a month (Mistral, Cerebras). They are no limits to observe:
 turnout counts minutes. If such a budget is spent, it tells how long a refusal lasts. Azure's
 ``x-ratelimit-renewalperiod-…`` is left out: it is the length of the window, not the time that is left of it.
+
+This module finds the headers, and takes texts out of strangers' objects. The texts are read in ``src/said/``.
 """
 
-import re
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
+from turnout._core import _is_read, _read_header_pairs, _read_plain_headers
 from turnout._signals import let_through
-from turnout.providers.strangers import attribute, entry, text
-from turnout.providers.times import MOST_CHARACTERS, Now, first, number, seconds
+from turnout.providers.strangers import MOST_CHARACTERS, attribute, entry, number, text
 
 __all__ = ["Observed", "RateLimits", "read_rate_limits"]
 
@@ -100,74 +104,14 @@ class _Heard(NamedTuple):
 
 _NOTHING = _Heard(None, (), None)
 
-_MOST_COUNTED = 1e15
 # Servers and clients allow for about a hundred; a stranger's iterator may not end at all.
 _MOST_HEADERS = 1000
 
-_UNITS = ("requests", "tokens", "input_tokens", "output_tokens")
-_LIMIT, _REMAINING, _RESET, _WAIT, _DATE, _STRUCTURED = range(6)
-_FIELDS = (("limit", _LIMIT), ("remaining", _REMAINING), ("reset", _RESET))
+# The ways to say how long to wait. These are asked for where headers cannot be listed.
+_WAITS = ("retry-after-ms", "x-ms-retry-after-ms", "retry-after")
 
-# The families of names, the most telling first: a unit is taken whole from the first family that knows its
-# limit or what remains.
-_FAMILIES = (
-    {
-        "x-ratelimit-{field}-requests": "requests",
-        "x-ratelimit-{field}-tokens": "tokens",
-        "x-rate-limit-{field}-requests": "requests",
-        "x-rate-limit-{field}-tokens": "tokens",
-    },
-    {
-        "anthropic-ratelimit-requests-{field}": "requests",
-        "anthropic-ratelimit-tokens-{field}": "tokens",
-        "anthropic-ratelimit-input-tokens-{field}": "input_tokens",
-        "anthropic-ratelimit-output-tokens-{field}": "output_tokens",
-    },
-    {
-        "x-ratelimit-{field}-req-minute": "requests",
-        "x-ratelimit-{field}-requests-minute": "requests",
-        "x-ratelimit-{field}-tokens-minute": "tokens",
-        "x-ratelimit-{field}-tokens-prompt": "input_tokens",
-        "x-ratelimit-{field}-tokens-generated": "output_tokens",
-        "x-ratelimitbysize-{field}-minute": "tokens",
-        "ratelimitbysize-{field}": "tokens",
-    },
-    {"x-ratelimit-{field}": "requests", "x-tokenlimit-{field}": "tokens"},
-    {"ratelimit-{field}": "requests"},
-    {"x-trial-endpoint-call-{field}": "requests"},
-    # These are read only for the time at which a spent one begins anew.
-    {
-        f"x-ratelimit-{{field}}-{unit}-{per}": f"{unit} a {per}"
-        for unit in ("requests", "tokens")
-        for per in ("hour", "day", "month")
-    },
-)
-# The ways to say how long to wait, the most exact first, and how many of its units make a second.
-_WAITS = (("retry-after-ms", 1000.0), ("x-ms-retry-after-ms", 1000.0), ("retry-after", 1.0))
-# LiteLLM's proxy has limits of its own under the plain names; they bind the caller first.
-_PREFIXES = ("", "llm_provider-")
-# Anthropic's windows of hours and days, each with a status and a reset (Wei-Shaw/sub2api#3249,
-# router-for-me/CLIProxyAPI#3148).
-_UNIFIED = tuple(prefix + "anthropic-ratelimit-unified-" for prefix in _PREFIXES)
-
-# The place of a name's value: its unit, a rank among all families (the lower, the more telling) and the
-# field.
-_PLACES = {
-    prefix + name.format(field=word): (unit, rank + depth * len(_FAMILIES), field)
-    for depth, prefix in enumerate(_PREFIXES)
-    for rank, family in enumerate(_FAMILIES)
-    for name, unit in family.items()
-    for word, field in _FIELDS
-}
-_PLACES |= {prefix + name: ("", 0, _WAIT) for prefix in _PREFIXES for name, _ in _WAITS}
-_PLACES |= dict.fromkeys(("ratelimit", "ratelimit-policy"), ("", 0, _STRUCTURED))
-_PLACES["date"] = ("", 0, _DATE)
-
-# An item of a structured field (RFC 9651), as far as the drafts use it, and its parameters.
-_ITEM = re.compile(r'("[^"]*"|[A-Za-z][\w.-]*)((?:;\s*[a-z]+=[^;,]*)*)')
-_PARAMETER = re.compile(r'([a-z]+)="?([\w.-]+)')
-# The units that a policy may count (its `qu`). Others, such as bytes, are not turnout's.
-_COUNTED = {"requests": "requests", "tokens": "tokens"}
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def read_rate_limits(headers: Any, *, now: datetime | None = None) -> RateLimits:
@@ -200,8 +144,9 @@ def read_rate_limits(headers: Any, *, now: datetime | None = None) -> RateLimits
     """
     if now is not None and not isinstance(now, datetime):
         raise TypeError(f"now must be a datetime or None, not {now!r} ({type(now).__name__})")
+    present = None if now is None else _microseconds(now)
     for place in chain((headers,), _headers_of(headers)):
-        found = _read(place, now)
+        found = _read(place, present)
         if found.retry_after is not None or found.observed:
             return RateLimits(found.retry_after, found.observed)
     return RateLimits(None, ())
@@ -261,8 +206,8 @@ def _looked_up(headers: Any) -> float | None:
     """Seconds to wait, as a mapping's headers tell, or None. It makes a few look-ups, so the mapping need not
     be able to list its names.
     """
-    waits = {name: said for name, _ in _WAITS if (said := _header(headers, name)) is not None}
-    return _first_wait(waits, _header(headers, "date")) if waits else None
+    said = [(name, said) for name in (*_WAITS, "date") if (said := _header(headers, name)) is not None]
+    return _read_header_pairs(said, None)[0]
 
 
 def _header(headers: Any, name: str) -> str | None:
@@ -285,142 +230,30 @@ def _short(value: Any) -> str | None:
     return value if value is None or len(value) <= MOST_CHARACTERS else None
 
 
-def _read(headers: Any, now: Now = None) -> _Heard:
-    """All that a mapping or pairs say. If ``now`` is None, their ``Date`` is the present."""
-    known: list[tuple[str, int, int, str]] = []
-    waits: dict[str, str] = {}
-    unified: dict[str, str] = {}
-    structured: dict[str, str] = {}
+def _microseconds(now: datetime) -> int:
+    """A moment in microseconds since the epoch."""
+    return ((now if now.tzinfo is not None else now.replace(tzinfo=timezone.utc)) - _EPOCH) // _MICROSECOND
+
+
+def _read(headers: Any, now: str | int | None) -> _Heard:
+    """All that a mapping or pairs say. The present is a ``Date``, or in microseconds since the epoch. If it
+    is None, their own ``Date`` tells it.
+    """
+    # The first one takes most headers, and runs no code of strangers.
+    retry_after, observed, renewed, scope = _read_plain_headers(headers, now) or _read_header_pairs(_texts(headers), now)
+    return _Heard(retry_after, tuple(map(Observed._make, observed)), renewed, scope)
+
+
+def _texts(headers: Any) -> list[tuple[str, str]]:
+    """The headers of a stranger's mapping or pairs that are read, as texts."""
+    texts: list[tuple[str, str]] = []
     try:
         pairs = headers if isinstance(headers, (list, tuple)) else headers.items()
         for name, value in islice(pairs, _MOST_HEADERS):
-            # Most clients write names in small letters.
-            place = _PLACES.get(name)
-            if place is None:
-                name = (name if type(name) is str else text(name))[: MOST_CHARACTERS + 1].lower()
-                place = _PLACES.get(name)
-                if place is None:
-                    if name.startswith(_UNIFIED) and len(name) <= MOST_CHARACTERS and (said := _short(value)) is not None:
-                        unified.setdefault(name.partition("unified-")[2], said)
-                    continue
-            said = value if type(value) is str and len(value) <= MOST_CHARACTERS else _short(value)
-            if said is None:
-                continue
-            unit, rank, field = place
-            if field <= _RESET:
-                known.append((unit, rank, field, said))
-            elif field == _WAIT:
-                waits.setdefault(name, said)
-            elif field == _STRUCTURED:
-                structured.setdefault(name, said)
-            else:
-                now = now or said
+            if not issubclass(type(name), str):
+                name = text(name)
+            if _is_read(name) and (said := _short(value)) is not None:
+                texts.append((name, said))
     except Exception as error:  # no headers, or a stranger's that fail half-way: what they gave before is as good as any
         let_through(error)
-    limits = _limits(known, now)
-    if structured:
-        _add_structured(limits, structured)
-    named = _first_wait(waits, now) if waits else None
-    rejected = _rejected_until(unified, now) if unified else None
-    # These windows belong to a subscription, for any model.
-    scope: Literal["account"] | None = "account" if rejected is not None else None
-    named = named or rejected or named
-    if not limits:
-        return _NOTHING if named is None else _Heard(named, (), None, scope)
-    return _Heard(named, _most_telling(limits), _renewed(limits), scope)
-
-
-# By unit and family: the limit, what remains, the reset.
-Limits = dict[tuple[str, int], list[Any]]
-
-
-def _limits(known: list[tuple[str, int, int, str]], now: Now) -> Limits:
-    limits: Limits = {}
-    for unit, rank, field, said in known:
-        values = limits.setdefault((unit, rank), [None, None, None])
-        if values[field] is None:
-            values[field] = seconds(said, now) if field == _RESET else _count(said)
-    return limits
-
-
-def _count(said: str) -> int | None:
-    """A number of requests or tokens. In IETF drafts, windows may follow the limit: ``100, 100;w=60``."""
-    if said.isascii() and said.isdigit() and len(said) <= 15:
-        return int(said)
-    counted = number(first(said).partition(";")[0], most=_MOST_COUNTED)
-    return None if counted is None else int(counted)
-
-
-def _most_telling(limits: Limits) -> tuple[Observed, ...]:
-    """Each unit from the first family that knows it."""
-    best: dict[str, Observed] = {}
-    for (unit, _), (limit, remaining, reset) in sorted(limits.items(), key=_rank) if len(limits) > 1 else limits.items():
-        if unit not in best and not (limit is None and remaining is None):
-            best[unit] = Observed(unit, limit, remaining, reset)
-    return tuple(best[unit] for unit in _UNITS if unit in best)
-
-
-def _rank(one: tuple[tuple[str, int], list[Any]]) -> int:
-    return one[0][1]
-
-
-def _renewed(limits: Limits) -> float | None:
-    """Seconds until the last of the spent limits begins anew. The reset of a limit that is not spent tells
-    when it will be full again. That is not the time of the next request.
-    """
-    spent = [reset for _, remaining, reset in limits.values() if remaining == 0 and reset is not None]
-    return max(spent) if spent else None
-
-
-def _first_wait(waits: dict[str, str], now: Now) -> float | None:
-    """The first wait that is not zero. A zero is the answer only if no other wait is named."""
-    none = None
-    for prefix in _PREFIXES:
-        for name, parts in _WAITS:
-            said = waits.get(prefix + name)
-            if said is None:
-                continue
-            wait = seconds(said, now) if parts == 1.0 else number(first(said))
-            if wait:
-                return wait / parts
-            none = wait if none is None else none
-    return none
-
-
-def _rejected_until(windows: dict[str, str], now: Now) -> float | None:
-    """Seconds until the last of Anthropic's rejected windows begins anew; None if no window is rejected.
-
-    If the status of all windows together lets requests pass, no window counts: paid usage goes on. The
-    overage tells whether paid usage may go on. It is no window that ends.
-    """
-    if windows.get("status", "rejected").strip().lower() != "rejected":
-        return None
-    waits = (
-        seconds(windows.get(name.removesuffix("status") + "reset", ""), now)
-        for name, status in windows.items()
-        if name.endswith("status") and not name.startswith("overage") and status.strip().lower() == "rejected"
-    )
-    return max((wait for wait in waits if wait is not None), default=None)
-
-
-def _add_structured(limits: Limits, fields: dict[str, str]) -> None:
-    """Adds what the IETF's ``RateLimit`` says. Of several policies of a unit, the strictest one counts.
-
-    Draft 07 writes ``limit=100, remaining=0, reset=30``. Drafts from 08 on write ``"name";r=0;t=30``, and the
-    limit of that name in ``RateLimit-Policy``: ``"name";q=100``.
-    """
-    said = fields.get("ratelimit", "")
-    if "remaining=" in said:
-        named = dict(_PARAMETER.findall(said))
-        found = [("requests", _count(named.get("limit", "")), _count(named["remaining"]), number(named.get("reset", "")))]
-    else:
-        policies = {name: dict(_PARAMETER.findall(rest)) for name, rest in _ITEM.findall(fields.get("ratelimit-policy", ""))}
-        found = []
-        for name, rest in _ITEM.findall(said):
-            policy, named = policies.get(name, {}), dict(_PARAMETER.findall(rest))
-            unit = _COUNTED.get(policy.get("qu", "requests"))
-            if unit is not None:
-                found.append((unit, _count(policy.get("q", "")), _count(named.get("r", "")), number(named.get("t", ""))))
-    last = sorted((one for one in found if one[2] is not None), key=lambda one: (one[2], -(one[3] or 0.0)))
-    for unit, *values in last:
-        limits.setdefault((unit, len(_FAMILIES)), values)
+    return texts

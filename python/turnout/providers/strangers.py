@@ -2,9 +2,13 @@
 
 from typing import Any
 
+from turnout._core import _read_number
 from turnout._signals import let_through
 
 __all__: list[str] = []
+
+# No field that is read is longer. A longer one would only cost time.
+MOST_CHARACTERS = 256
 
 
 def attribute(holder: Any, name: str) -> Any:
@@ -55,6 +59,24 @@ def text(value: Any) -> str:
     except Exception as error:
         let_through(error)
         return ""
+
+
+def number(value: Any) -> float | None:
+    """Reads a plain number.
+
+    Args:
+        value: A number, or text.
+
+    Returns:
+        The number; None if it is no number, or not one from 0 to 1e9.
+    """
+    try:
+        if value is True or value is False:
+            return None
+        return _read_number(value if type(value) is str else float(value))
+    except Exception as error:
+        let_through(error)
+        return None
 
 
 def called(function: Any, **keywords: Any) -> Any:
