@@ -183,6 +183,15 @@ def test_paths_of_azure_without_a_deployment(world: World) -> None:
     assert world.ask(f"{at}/models", method="GET").json()["data"][0]["id"] == "m"
 
 
+def test_limits_are_learnt_by_all_their_names(world: World) -> None:
+    """So also behind a proxy, under the names that only its own headers have."""
+    for name in ("x-ratelimit-remaining-tokens", "x-tokenlimit-remaining", "llm_provider-anthropic-ratelimit-tokens-remaining"):
+        world.a.always(Reply.text("x", input_tokens=1, output_tokens=1).with_headers({name: "700000"}))
+        world.make()
+        world.ask()
+        assert [(said.unit, said.remaining) for said in world.router.stats("a").observed] == [("tokens", 700_000)]
+
+
 # --- tokens ---
 
 

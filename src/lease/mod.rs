@@ -257,6 +257,10 @@ impl<T> Lease<T> {
     /// Records what the headers of its answer say about the provider's limits, and how long the provider
     /// wants no requests. It works before and after the lease has ended.
     pub fn observe(&self, said: &[Observed], retry_after: Option<Nanos>) {
+        // Many answers say nothing.
+        if said.is_empty() && retry_after.is_none() {
+            return;
+        }
         self.entry.observe(said, retry_after, Some(self.acquired_at), self.receipt.as_deref(), self.entry.services.clock.now());
     }
 

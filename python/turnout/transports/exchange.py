@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Exchange", "Urls", "told"]
 
-_LIMITS = ("x-ratelimit", "anthropic-ratelimit", "ratelimit", "retry-after")
 # The id of what a provider keeps is the first in its JSON.
 _ID = re.compile(rb'"id"\s*:\s*"([^"\\]+)"')
 
@@ -216,8 +215,7 @@ class Exchange:
         if "set-cookie" in said:
             # The client sees one host. Cookies of one provider would go to all.
             del response.headers["set-cookie"]
-        if any(name.startswith(_LIMITS) for name in said):
-            attempt.lease.observe(said)
+        attempt.lease.observe(said)
         kind = said.get("content-type", "").lower()
         if not kind.startswith("application/json"):
             return await self._streamed(response, is_events=kind.startswith("text/event-stream"))
