@@ -49,9 +49,7 @@ def pair() -> Iterator[tuple[Provider, Provider]]:
         yield one, other
 
 
-def ask(
-    router: Router, path: str = "/chat/completions", *, method: str = "POST", headers: Any = None, **body: Any
-) -> httpx2.Response:
+def ask(router: Router, path: str = "/chat/completions", *, method: str = "POST", headers: Any = None, **body: Any) -> Any:
     with turnout.httpx2.Client(router, default_model="m") as client:
         if method != "POST":
             return client.request(method, path, headers=headers)
