@@ -84,8 +84,9 @@ class Budget:
 
     A call pays in ``share`` of an attempt. Each attempt beyond a call's first takes out one; after a timeout
     it takes out two. What is not taken out within ``window`` expires. ``per_second`` is paid in all the time.
-    For any time of a second or more, the further attempts are at most ``share`` times the calls, plus
-    ``per_second`` times the seconds.
+    Since the first call, the further attempts are never more than ``share`` times the calls, plus
+    ``per_second`` times the seconds. After a quiet time up to ``per_second`` times ``window`` may begin at
+    once.
 
     A router has one budget for all its threads and loops. Options with other numbers have a budget of their
     own, one for each set of numbers.
@@ -238,7 +239,8 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hedge:
-    """A second attempt beside a slow one. The first answer wins, and the other attempt is cancelled. Each
+    """A second attempt beside a slow one. The first answer wins, and the other attempt is cancelled. Two run
+    at once at most, and a request that must be sent once is not hedged. Each
     hedge takes an attempt out of the budget. There is none while the group refuses requests.
 
     Asynchronous calls hedge. A thread cannot be cancelled, so calls in threads do not.
