@@ -65,7 +65,8 @@ impl<T: Attachment> Router<T> {
             bell: Doorbell::default(),
         });
         let queue = Queue::new(Arc::clone(&services), settings.waiting);
-        let registry = Registry::new(services, Strategies { usual: settings.strategy, single: settings.strategies });
+        let registry =
+            Registry::new(services, Strategies { usual: settings.strategy, single: settings.strategies, tiers: settings.tiers });
         Ok(Self { picker: Picker::new(registry, Rng::new(settings.seed)), queue })
     }
 
@@ -231,6 +232,12 @@ impl<T: Attachment> Router<T> {
     #[must_use]
     pub fn strategy(&self) -> Strategy {
         self.registry().strategies().usual
+    }
+
+    /// Returns whether the strategies pick among the candidates of the lowest priority only.
+    #[must_use]
+    pub fn tiers(&self) -> bool {
+        self.registry().strategies().tiers
     }
 
     /// Returns the strategies of single model names.

@@ -24,6 +24,8 @@ pub struct Settings {
     pub strategy: Strategy,
     /// The strategies of single model names.
     pub strategies: FxHashMap<Arc<str>, Strategy>,
+    /// Whether the strategies pick among the candidates of the lowest priority only.
+    pub tiers: bool,
     /// The rules by which deployments cool down and come back.
     pub health: Rules,
     /// The options for what is learnt from providers.

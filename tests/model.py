@@ -238,8 +238,8 @@ class Lease:
 class Router:
     """The whole of it. Errors are turnout's own, with their attributes but without messages."""
 
-    def __init__(self, strategy: Strategy, strategies: dict[str, Strategy], rules: Rules, clock: Clock) -> None:
-        self.strategy, self.strategies, self.rules, self.clock = strategy, strategies, rules, clock
+    def __init__(self, strategy: Strategy, strategies: dict[str, Strategy], tiers: bool, rules: Rules, clock: Clock) -> None:
+        self.strategy, self.strategies, self.tiers, self.rules, self.clock = strategy, strategies, tiers, rules, clock
         self.deployments: dict[str, Deployment] = {}
         """In registration order."""
         self.states: dict[str, State] = {}
@@ -341,12 +341,24 @@ class Router:
             return "tpm_limit"
         return None
 
+    def gates(self, name: str, request: Request) -> dict[str, str | None]:
+        """What stops each deployment of a group, its tier included."""
+        group = self.group(name)
+        gates = {deployment.deployment_id: self.gate(deployment, request) for deployment in group}
+        left = [deployment.priority for deployment in group if gates[deployment.deployment_id] is None]
+        if self.tiers and left:
+            for deployment in group:
+                if gates[deployment.deployment_id] is None and deployment.priority > min(left):
+                    gates[deployment.deployment_id] = "tier"
+        return gates
+
     def choices(self, name: str, request: Request, turn: bool = False) -> set[str]:
         """The ids that a pick may take: one, unless the strategy draws. ``turn`` takes the turn of round
         robin.
         """
         group = self.group(name)
-        candidates = [deployment for deployment in group if self.gate(deployment, request) is None]
+        gates = self.gates(name, request)
+        candidates = [deployment for deployment in group if gates[deployment.deployment_id] is None]
         if not candidates:
             raise self.refusal(name, request)
         model_name = group[0].model_name

@@ -331,12 +331,12 @@ fn is_probed(router: &Router<()>, model: &str) -> bool {
 }
 
 /// `crowd` more deployments stand in each group, so that its index has as many levels as that takes.
-fn run(rule: Rule, crowd: usize, breaker: Option<HealthRules>, steps: Vec<Step>) {
+fn run(rule: Rule, tiers: bool, crowd: usize, breaker: Option<HealthRules>, steps: Vec<Step>) {
     let clock = Arc::new(ManualClock::new(30 * SECOND));
     let health = MinuteRules { allowed_fails: 2, min_requests: 3, cooldown_time: 7 * SECOND, success_threshold: 2 };
     let health = breaker.map_or(Rules::Minute(health), Rules::Health);
     let settings =
-        Settings { strategy: rule, health, seed: Some(5), clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() };
+        Settings { strategy: rule, tiers, health, seed: Some(5), clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() };
     let router = Router::new(settings).unwrap();
     let member = |id: usize| if id < IDS { deployment(id, id % 2, (0, 0, 0)) } else { deployment(id, id % 2, (1, 60, 1)) };
     for id in 0..IDS + 2 * crowd {
@@ -456,7 +456,9 @@ proptest! {
     #[test]
     fn the_index_picks_what_a_walk_picks(breaker in breaker(), steps in prop::collection::vec(step(), 1..120)) {
         for rule in Rule::ALL {
-            run(rule, 0, breaker, steps.clone());
+            for tiers in [false, true] {
+                run(rule, tiers, 0, breaker, steps.clone());
+            }
         }
     }
 
@@ -570,9 +572,9 @@ proptest! {
 
     #[test]
     fn a_large_index_picks_what_a_walk_picks(
-        crowd in prop_oneof![Just(70_usize), Just(520)], rule in 0..7_usize, breaker in breaker(), steps in prop::collection::vec(step(), 1..80),
+        crowd in prop_oneof![Just(70_usize), Just(520)], rule in 0..7_usize, tiers in any::<bool>(), breaker in breaker(), steps in prop::collection::vec(step(), 1..80),
     ) {
-        run(Rule::ALL[rule], crowd, breaker, steps);
+        run(Rule::ALL[rule], tiers, crowd, breaker, steps);
     }
 }
 

@@ -111,6 +111,7 @@ class Comparison(RuleBasedStateMachine):
     @initialize(
         strategy=st.sampled_from(STRATEGIES),
         strategies=st.dictionaries(st.sampled_from([*"mno"]), st.sampled_from(STRATEGIES)),
+        tiers=st.booleans(),
         rules=st.builds(
             model.Rules,
             allowed_fails=st.sampled_from([0, 1, 2, 4, 1000, 1000]),
@@ -126,6 +127,7 @@ class Comparison(RuleBasedStateMachine):
         self,
         strategy: Strategy,
         strategies: dict[str, Strategy],
+        tiers: bool,
         rules: model.Rules,
         seed: int,
         start: float,
@@ -138,6 +140,7 @@ class Comparison(RuleBasedStateMachine):
             first,
             strategy=strategy,
             strategies=strategies,
+            tiers=tiers,
             health=MinuteRules(
                 allowed_fails=rules.allowed_fails,
                 min_requests=rules.min_requests,
@@ -148,7 +151,7 @@ class Comparison(RuleBasedStateMachine):
             clock=self.clock,
             learning=Learning(concurrency=False),  # tests/test_limits.py has that
         )
-        self.model = model.Router(strategy, strategies, rules, model.Clock(model.nanos(start)))
+        self.model = model.Router(strategy, strategies, tiers, rules, model.Clock(model.nanos(start)))
         self.model.replace_all(first)
         self.leases: list[tuple[Lease, model.Lease]] = []
 
@@ -271,9 +274,9 @@ class Comparison(RuleBasedStateMachine):
             assert explanation == attempt(lambda: self.model.group(name))
             return
         group = self.model.group(name)
-        gates = [(deployment.deployment_id, self.model.gate(deployment, request)) for deployment in group]
+        gates = self.model.gates(name, request)
         assert explanation.model_name == group[0].model_name
-        assert [(verdict.deployment_id, verdict.gate) for verdict in explanation.verdicts] == gates
+        assert [(verdict.deployment_id, verdict.gate) for verdict in explanation.verdicts] == list(gates.items())
         if explanation.winner is None:
             assert isinstance(attempt(lambda: self.model.choices(name, request)), tuple)
             assert explanation.retry_after == self.model.retry_after(name, request)

@@ -103,7 +103,7 @@ class Deployment:
         model: The provider's own model identifier; ``model_name`` if not given.
         weight: Relative share under ``simple_shuffle``, 0 to 4,294,967,295. A weight of 0 gets no traffic
             from that strategy while another candidate has more.
-        priority: Rank under ``priority_based``, lower first, 0 to 4,294,967,295.
+        priority: Rank under ``priority_based``, and in a router with tiers, lower first, 0 to 4,294,967,295.
         rpm_limit: Most requests admitted in one clock minute, at least 1; None for no limit.
         tpm_limit: Most tokens admitted in one clock minute, at least 1; None for no limit.
         max_parallel_requests: Most leases in flight at once, 1 to 4,294,967,295; None for no limit.
@@ -456,6 +456,8 @@ class Router:
         strategy: The rule that picks among candidates, for every model name that ``strategies`` does not
             name. LiteLLM's spellings are accepted too.
         strategies: The strategies of single model names.
+        tiers: Whether the strategies pick among the candidates of the lowest ``priority`` only. Those of the
+            next one serve once none of these is left: cooling down, full or at their limits.
         allowed_fails: Deprecated, like the next three: give :class:`turnout.MinuteRules` as ``health``.
         min_requests: See ``allowed_fails``.
         cooldown_time: See ``allowed_fails``.
@@ -497,6 +499,7 @@ class Router:
         *,
         strategy: Strategy | _StrategyName = "simple_shuffle",
         strategies: Mapping[str, Strategy | _StrategyName] | None = None,
+        tiers: bool = False,
         allowed_fails: int | None = None,
         min_requests: int | None = None,
         cooldown_time: float | None = None,
@@ -519,6 +522,7 @@ class Router:
         *,
         strategy: Strategy | _StrategyName | None = None,
         strategies: Mapping[str, Strategy | _StrategyName] | None = None,
+        tiers: bool | None = None,
         health: Health | MinuteRules | None = None,
         learning: Learning | None = None,
         retry: Retry | None = None,
@@ -535,6 +539,7 @@ class Router:
         Args:
             strategy: The rule for every model name that ``strategies`` does not name.
             strategies: The strategies of single model names. They replace all that there were.
+            tiers: As for the router.
             health: The rules of cooldown and probation. A cooldown that has begun keeps its end.
             learning: What is learnt from providers.
             retry: As for the router. A call that has begun keeps its options.
@@ -1301,6 +1306,10 @@ class Router:
     @property
     def strategy(self) -> Strategy:
         """The strategy of every model name that has none of its own."""
+
+    @property
+    def tiers(self) -> bool:
+        """Whether the strategies pick among the candidates of the lowest priority only."""
 
     @property
     def strategies(self) -> dict[str, Strategy]:

@@ -13,7 +13,7 @@ use crate::facts::Request;
 use crate::health::HealthRules;
 use crate::index::{self, AnyForest, Index, Members, QuotaBits};
 use crate::limits::Quotas;
-use crate::strategy::{Chance, Strategy};
+use crate::strategy::{Chance, Order};
 
 /// The members of a group by their places, in registration order; a place is empty once its member has left.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl<T: Attachment> Places<T> {
 /// The deployments of one model name.
 #[derive(Debug)]
 pub(crate) struct Group<T: Attachment> {
-    pub(crate) strategy: Strategy,
+    pub(crate) order: Order,
     pub(crate) index: Arc<Index>,
     places: Places<T>,
     /// How many places are not empty.
@@ -97,8 +97,8 @@ pub(crate) struct Group<T: Attachment> {
 }
 
 impl<T: Attachment> Group<T> {
-    pub(crate) fn new(strategy: Strategy, index: Arc<Index>) -> Self {
-        Self { strategy, index, places: Places::new(), len: 0, weights: 0, quotas: Quotas::default() }
+    pub(crate) fn new(order: Order, index: Arc<Index>) -> Self {
+        Self { order, index, places: Places::new(), len: 0, weights: 0, quotas: Quotas::default() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -191,13 +191,13 @@ impl<T: Attachment> Group<T> {
 
     /// Follows other rules, or another strategy, from now on. `rules` are those of `Health`, if the router
     /// follows them.
-    pub(crate) fn configure(&mut self, strategy: Strategy, rules: Option<&HealthRules>, clock: &Clock) {
+    pub(crate) fn configure(&mut self, order: Order, rules: Option<&HealthRules>, clock: &Clock) {
         let words = &self.index.words;
         let mut forest = self.index.lock();
         forest.follow(rules);
-        if std::mem::replace(&mut self.strategy, strategy) != strategy {
-            *forest = AnyForest::new(strategy, forest.census().without_members());
-            words.ramp.follow(strategy);
+        if std::mem::replace(&mut self.order, order) != order {
+            *forest = AnyForest::new(order, forest.census().without_members());
+            words.ramp.follow(order.strategy);
             words.ramp.set_members(self.len, self.weights);
         }
         words.pool.clear();

@@ -31,7 +31,7 @@ use crate::base::sync::atomic::AtomicU64;
 use crate::base::sync::{Mutex, MutexGuard, hold};
 use crate::base::time::Nanos;
 use crate::health::{Census, HealthRules, Pool};
-use crate::strategy::{Chance, Strategy, each_rule};
+use crate::strategy::{Chance, Order, Rule, Strategy, Tiered, each_rule};
 
 use forest::Forest;
 pub(crate) use leaf::Leaf;
@@ -63,9 +63,9 @@ pub(crate) struct Words {
 
 impl Index {
     /// Makes the index of a group with a strategy and the rules of `Health`, if they are followed.
-    pub(crate) fn new(strategy: Strategy, rules: Option<&HealthRules>) -> Self {
-        let forest = AnyForest::new(strategy, Census::new(rules));
-        Self { forest: Mutex::new(forest), words: Words { ramp: Ramp::new(strategy), ..Words::default() } }
+    pub(crate) fn new(order: Order, rules: Option<&HealthRules>) -> Self {
+        let forest = AnyForest::new(order, Census::new(rules));
+        Self { forest: Mutex::new(forest), words: Words { ramp: Ramp::new(order.strategy), ..Words::default() } }
     }
 
     #[inline]
@@ -78,12 +78,12 @@ macro_rules! any_forest {
     ($( $(#[$doc:meta])* $variant:ident: $rule:ident, $name:literal [$($spelling:literal),*]; )*) => {
         /// A forest for any strategy.
         #[derive(Debug)]
-        pub(crate) enum AnyForest {
-            $( $variant(Forest<crate::strategy::$rule>), )*
+        pub(crate) enum Forests<A: Among> {
+            $( $variant(Forest<A::Of<crate::strategy::$rule>>), )*
         }
 
-        impl AnyForest {
-            pub(crate) fn new(strategy: Strategy, census: Census) -> Self {
+        impl<A: Among> Forests<A> {
+            fn new(strategy: Strategy, census: Census) -> Self {
                 match strategy {
                     $( Strategy::$variant => Self::$variant(Forest::new(census)), )*
                 }
@@ -93,11 +93,50 @@ macro_rules! any_forest {
 }
 each_rule!(any_forest);
 
+/// Among whom a rule picks.
+pub(crate) trait Among: std::fmt::Debug {
+    /// The rule that does so.
+    type Of<R: Rule + std::fmt::Debug>: Rule + std::fmt::Debug;
+}
+
+/// Among all candidates.
+#[derive(Debug)]
+pub(crate) enum All {}
+
+impl Among for All {
+    type Of<R: Rule + std::fmt::Debug> = R;
+}
+
+/// Among those of the lowest priority.
+#[derive(Debug)]
+pub(crate) enum LowestTier {}
+
+impl Among for LowestTier {
+    type Of<R: Rule + std::fmt::Debug> = Tiered<R>;
+}
+
+/// A forest for any strategy, with or without tiers.
+#[derive(Debug)]
+pub(crate) enum AnyForest {
+    Flat(Forests<All>),
+    Tiers(Forests<LowestTier>),
+}
+
+impl AnyForest {
+    pub(crate) fn new(order: Order, census: Census) -> Self {
+        if order.tiers {
+            Self::Tiers(Forests::new(order.strategy, census))
+        } else {
+            Self::Flat(Forests::new(order.strategy, census))
+        }
+    }
+}
+
 macro_rules! match_forest {
-    ({ $any:expr, $forest:ident => $do:expr }
+    ({ $forests:expr, $forest:ident => $do:expr }
      $( $(#[$doc:meta])* $variant:ident: $rule:ident, $name:literal [$($spelling:literal),*]; )*) => {
-        match $any {
-            $( AnyForest::$variant($forest) => $do, )*
+        match $forests {
+            $( Forests::$variant($forest) => $do, )*
         }
     };
 }
@@ -105,7 +144,10 @@ macro_rules! match_forest {
 /// Evaluates an expression with the forest of any rule.
 macro_rules! with_forest {
     ($any:expr, $forest:ident => $do:expr) => {
-        each_rule!(match_forest { $any, $forest => $do })
+        match $any {
+            AnyForest::Flat(forests) => each_rule!(match_forest { forests, $forest => $do }),
+            AnyForest::Tiers(forests) => each_rule!(match_forest { forests, $forest => $do }),
+        }
     };
 }
 

@@ -54,6 +54,8 @@ pub enum Verdict {
         /// The probability that the strategy picks it.
         probability: f64,
     },
+    /// The deployment passed every gate, but others of a lower priority did so too, and the router has tiers.
+    Spare,
 }
 
 /// Notes of a walk.
@@ -78,11 +80,12 @@ impl Observer for Notes {
         self.verdicts.push((position, Verdict::Stopped(refusal)));
     }
 
-    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(Position) -> (f64, f64)) {
+    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(Position) -> Option<(f64, f64)>) {
         self.score_name = score_name;
         for (position, verdict) in &mut self.verdicts {
-            if let Verdict::Candidate { score, probability } = verdict {
-                (*score, *probability) = assess(*position);
+            if let Verdict::Candidate { .. } = verdict {
+                let assessed = assess(*position);
+                *verdict = assessed.map_or(Verdict::Spare, |(score, probability)| Verdict::Candidate { score, probability });
             }
         }
     }

@@ -375,7 +375,7 @@ impl<T: Attachment> Picker<T> {
             let winner = walk.choose(&mut notes).and_then(|position| group.member(position)).cloned();
             Ok(Explanation {
                 model_name: Arc::clone(model_name),
-                strategy: group.strategy,
+                strategy: group.order.strategy,
                 score_name: notes.score_name,
                 retry_after: if winner.is_none() { walk.retry_after() } else { None },
                 winner,

@@ -14,7 +14,7 @@ use crate::facts::{Request, Wishes};
 use crate::gates::{Live, Refusal, Waived, available_at, check, exceeded};
 use crate::group::{Attachment, Entry, Group, Services};
 use crate::limits::OTHERS;
-use crate::strategy::{Candidates, Chance, Rule, Strategy, View, each_rule};
+use crate::strategy::{Candidates, Chance, Rule, Strategy, Tiered, View, each_rule};
 
 /// Watches a walk.
 pub(super) trait Observer {
@@ -22,8 +22,9 @@ pub(super) trait Observer {
     fn passed(&mut self, position: Position);
     /// Learns that a gate stopped a deployment.
     fn stopped(&mut self, position: Position, refusal: Refusal);
-    /// Learns that all deployments were checked. `assess` gives a candidate's score and probability.
-    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(Position) -> (f64, f64));
+    /// Learns that all deployments were checked. `assess` gives a candidate's score and probability; None if
+    /// the rule does not look at it.
+    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(Position) -> Option<(f64, f64)>);
 }
 
 impl<O: Observer> Observer for &mut O {
@@ -35,7 +36,7 @@ impl<O: Observer> Observer for &mut O {
         (**self).stopped(position, refusal);
     }
 
-    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(Position) -> (f64, f64)) {
+    fn assessed(&mut self, score_name: &'static str, assess: impl Fn(Position) -> Option<(f64, f64)>) {
         (**self).assessed(score_name, assess);
     }
 }
@@ -51,15 +52,16 @@ impl Observer for Unobserved {
     fn stopped(&mut self, _: Position, _: Refusal) {}
 
     #[inline]
-    fn assessed(&mut self, _: &'static str, _: impl Fn(Position) -> (f64, f64)) {}
+    fn assessed(&mut self, _: &'static str, _: impl Fn(Position) -> Option<(f64, f64)>) {}
 }
 
 /// Chooses by the rule of the walk's group.
 macro_rules! choose_by {
     ({ $walk:expr, $observer:expr }
      $( $(#[$doc:meta])* $variant:ident: $rule:ident, $name:literal [$($spelling:literal),*]; )*) => {
-        match $walk.group.strategy {
-            $( Strategy::$variant => $walk.choose_by::<crate::strategy::$rule>($observer), )*
+        match ($walk.group.order.strategy, $walk.group.order.tiers) {
+            $( (Strategy::$variant, false) => $walk.choose_by::<crate::strategy::$rule>($observer), )*
+            $( (Strategy::$variant, true) => $walk.choose_by::<Tiered<crate::strategy::$rule>>($observer), )*
         }
     };
 }
@@ -122,10 +124,9 @@ impl<'a, T: Attachment> Walk<'a, T> {
         let candidates = Candidates::<R, _>::new(self.candidates(&mut observer), || self.candidates(Unobserved));
         let (whole, picked) = (candidates.whole(), R::choose(&candidates, &self.chance));
         observer.assessed(R::SCORE, |position| {
-            self.group.member(position).map_or((0.0, 0.0), |entry| {
-                let candidate = self.live(entry);
-                (R::score(&whole, &candidate), R::probability(&whole, picked, position, &candidate))
-            })
+            let candidate = self.live(self.group.member(position)?);
+            let assessed = (R::score(&whole, &candidate), R::probability(&whole, picked, position, &candidate));
+            R::competes(&whole, &candidate).then_some(assessed)
         });
         picked
     }

@@ -156,6 +156,10 @@ pub(crate) fn explanation(py: Python<'_>, explanation: Explanation<Attached>) ->
             Verdict::Stopped(refusal) => {
                 modules::VERDICT.call1(py, (id, refusal.gate().name(), entry.describe(&refusal), py.None(), 0.0))
             }
+            Verdict::Spare => {
+                let detail = format!("priority {}, and others of a lower one are left", entry.deployment().priority());
+                modules::VERDICT.call1(py, (id, "tier", detail, py.None(), 0.0))
+            }
             Verdict::Candidate { score, probability } => modules::VERDICT.call1(py, (id, py.None(), py.None(), score, probability)),
         }
     });

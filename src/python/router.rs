@@ -31,10 +31,10 @@ use crate::strategy::Strategy;
 impl PyRouter {
     #[new]
     #[pyo3(
-        signature = (deployments=None, *, strategy=None, strategies=None, allowed_fails=None, min_requests=None, cooldown_time=None,
+        signature = (deployments=None, *, strategy=None, strategies=None, tiers=None, allowed_fails=None, min_requests=None, cooldown_time=None,
                      success_threshold=None, health=None, learning=None, waiting=None, retry=None, fallbacks=None, timeouts=None,
                      hedge=None, model_options=None, seed=None, clock=None),
-        text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, allowed_fails=None, min_requests=None, \
+        text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, tiers=False, allowed_fails=None, min_requests=None, \
                           cooldown_time=None, success_threshold=None, health=None, learning=None, waiting=None, retry=None, \
                           fallbacks=None, timeouts=None, hedge=None, model_options=None, seed=None, clock=None)"
     )]
@@ -44,6 +44,7 @@ impl PyRouter {
         deployments: Option<&Bound<'_, PyAny>>,
         strategy: Option<&Bound<'_, PyAny>>,
         strategies: Option<&Bound<'_, PyAny>>,
+        tiers: Option<&Bound<'_, PyAny>>,
         allowed_fails: Option<&Bound<'_, PyAny>>,
         min_requests: Option<&Bound<'_, PyAny>>,
         cooldown_time: Option<&Bound<'_, PyAny>>,
@@ -95,6 +96,7 @@ impl PyRouter {
         let router = Router::new(Settings {
             strategy: strategy.map_or(Ok(Strategy::default()), self::strategy)?,
             strategies: optional(strategies, per_model)?.unwrap_or_default(),
+            tiers: tiers.map_or(Ok(false), |tiers| flag("tiers", tiers))?,
             health,
             learning: optional(learning, options::learning)?.unwrap_or_default(),
             waiting: optional(waiting, options::waiting)?.unwrap_or_default(),
@@ -113,14 +115,15 @@ impl PyRouter {
     // --- options ---
 
     /// Change options while the router is in use. Counts, leases, cooldowns and waiters stay.
-    #[pyo3(signature = (*, strategy=None, strategies=None, health=None, learning=None, retry=None, fallbacks=None, timeouts=None,
-                        hedge=None, model_options=None))]
+    #[pyo3(signature = (*, strategy=None, strategies=None, tiers=None, health=None, learning=None, retry=None, fallbacks=None,
+                        timeouts=None, hedge=None, model_options=None))]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn configure(
         &self,
         py: Python<'_>,
         strategy: Option<&Bound<'_, PyAny>>,
         strategies: Option<&Bound<'_, PyAny>>,
+        tiers: Option<&Bound<'_, PyAny>>,
         health: Option<&Bound<'_, PyAny>>,
         learning: Option<&Bound<'_, PyAny>>,
         retry: Option<&Bound<'_, PyAny>>,
@@ -133,6 +136,7 @@ impl PyRouter {
         let changed = Changed {
             strategy: optional(strategy, self::strategy)?,
             strategies: optional(strategies, per_model)?,
+            tiers: optional(tiers, |tiers| flag("tiers", tiers))?,
             health: optional(health, options::rules)?,
             learning: optional(learning, options::learning)?,
         };
@@ -318,6 +322,12 @@ impl PyRouter {
     #[getter]
     fn strategy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         records::strategy(py, self.router.strategy())
+    }
+
+    /// Whether the strategies pick among the candidates of the lowest priority only.
+    #[getter]
+    fn tiers(&self) -> bool {
+        self.router.tiers()
     }
 
     /// The strategies of single model names.

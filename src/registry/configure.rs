@@ -27,6 +27,8 @@ pub struct Changed {
     pub strategy: Option<Strategy>,
     /// The rules for single model names. They replace all such rules there were.
     pub strategies: Option<FxHashMap<Arc<str>, Strategy>>,
+    /// Whether the strategies pick among the candidates of the lowest priority only.
+    pub tiers: Option<bool>,
     /// The rules by which deployments cool down and come back.
     pub health: Option<Rules>,
     /// The options for what is learnt from providers.
@@ -53,10 +55,11 @@ impl<T: Attachment> Registry<T> {
             if let Some(single) = changed.strategies {
                 strategies.single = single;
             }
+            strategies.tiers = changed.tiers.unwrap_or(strategies.tiers);
         }
         for mut group in self.groups.iter_mut() {
-            let strategy = self.strategy_of(group.key());
-            group.configure(strategy, self.services.rules.get().health(), &self.services.clock);
+            let order = self.order_of(group.key());
+            group.configure(order, self.services.rules.get().health(), &self.services.clock);
         }
         Ok(())
     }

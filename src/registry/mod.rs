@@ -31,7 +31,7 @@ use crate::group::{Attachment, Entry, Group, Heir, Home, Removed, Services, too_
 use crate::health::Domains;
 use crate::index::{Index, Place};
 use crate::limits::{Metering, Quota};
-use crate::strategy::Strategy;
+use crate::strategy::{Order, Strategy};
 
 use aliases::Aliases;
 use by_id::ById;
@@ -60,11 +60,13 @@ pub(crate) struct Strategies {
     /// The strategy of the model names that `single` does not name.
     pub(crate) usual: Strategy,
     pub(crate) single: FxHashMap<Arc<str>, Strategy>,
+    /// Whether all of them pick by tiers.
+    pub(crate) tiers: bool,
 }
 
 impl Strategies {
-    fn of(&self, model_name: &str) -> Strategy {
-        self.single.get(model_name).copied().unwrap_or(self.usual)
+    fn of(&self, model_name: &str) -> Order {
+        Order { strategy: self.single.get(model_name).copied().unwrap_or(self.usual), tiers: self.tiers }
     }
 }
 
@@ -199,8 +201,8 @@ impl<T: Attachment> Registry<T> {
         if stays.is_none() && next > 0 {
             entry.join();
         }
-        let strategy = self.strategy_of(&model_name);
-        self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index)).put(&entry, id, &mut removed);
+        let order = self.order_of(&model_name);
+        self.groups.entry(model_name).or_insert_with(|| Group::new(order, index)).put(&entry, id, &mut removed);
         removed.entries.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
         removed.entries.extend(old.into_iter().chain(stays));
         Ok(removed)
@@ -262,10 +264,10 @@ impl<T: Attachment> Registry<T> {
     }
 
     fn index(&self, model_name: &str) -> Arc<Index> {
-        Arc::new(Index::new(self.strategy_of(model_name), self.services.rules.get().health()))
+        Arc::new(Index::new(self.order_of(model_name), self.services.rules.get().health()))
     }
 
-    fn strategy_of(&self, model_name: &str) -> Strategy {
+    fn order_of(&self, model_name: &str) -> Order {
         self.strategies().of(model_name)
     }
 

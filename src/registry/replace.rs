@@ -96,8 +96,8 @@ impl<T: Attachment> Registry<T> {
         }
         let models: FxHashSet<Arc<str>> = groups.keys().cloned().collect();
         for (model_name, (index, places)) in groups {
-            let strategy = self.strategy_of(&model_name);
-            let mut group = self.groups.entry(model_name).or_insert_with(|| Group::new(strategy, index));
+            let order = self.order_of(&model_name);
+            let mut group = self.groups.entry(model_name).or_insert_with(|| Group::new(order, index));
             group.replace_all(places, &self.services.clock, &mut removed);
         }
         let gone = self.groups.iter().map(|group| Arc::clone(group.key())).filter(|name| !models.contains(name));

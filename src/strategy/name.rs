@@ -74,6 +74,14 @@ macro_rules! names {
 }
 each_rule!(names);
 
+/// How a group picks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Order {
+    pub(crate) strategy: Strategy,
+    /// Whether the strategy picks among the candidates of the lowest priority only.
+    pub(crate) tiers: bool,
+}
+
 #[allow(clippy::derivable_impls)] // the table knows no attribute for one row
 impl Default for Strategy {
     fn default() -> Self {

@@ -78,6 +78,11 @@ pub(crate) trait Rule: Sized {
         None
     }
 
+    /// Tells whether the rule looks at a candidate at all.
+    fn competes(_whole: &Self::Summary, _candidate: &impl Candidate) -> bool {
+        true
+    }
+
     /// Returns what the rule compares, for people to read.
     fn score(whole: &Self::Summary, candidate: &impl Candidate) -> f64;
 
