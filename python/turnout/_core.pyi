@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar, final
 
@@ -515,6 +516,61 @@ class Router:
         seed: int | None = None,
         clock: ManualClock | None = None,
     ) -> Self: ...
+
+    # --- configs ---
+    @classmethod
+    def from_config(
+        cls,
+        source: str | Path | Mapping[str, Any],
+        *,
+        strict: bool = False,
+        seed: int | None = None,
+        clock: ManualClock | None = None,
+    ) -> Self:
+        """Make a router from a config.
+
+        It needs pydantic and PyYAML: ``pip install 'turnout[config]'``.
+
+        Args:
+            source: A file in YAML, TOML or JSON, or what would stand in it as a mapping. It has turnout's own
+                form or that of LiteLLM's Router and proxy. What is in it tells which.
+            strict: Whether a setting that has no effect is an error. Otherwise one warning names all of them.
+            seed: As for the router.
+            clock: As for the router.
+
+        Returns:
+            The router.
+
+        Raises:
+            ConfigurationError: Something is wrong. The text has a line for each problem, with the file and
+                the line in it.
+            ImportError: A library is missing.
+            TypeError: The source is neither a path nor a mapping.
+
+        Example:
+            >>> from turnout import Router
+            >>> config = {"deployments": [{"id": "eu", "model_name": "gpt-4o"}]}
+            >>> router = Router.from_config(config)
+            >>> router.select("gpt-4o")
+            'eu'
+        """
+
+    def reload(self, source: str | Path | Mapping[str, Any], *, strict: bool = False) -> None:
+        """Take over a config while the router is in use. Counts, leases, cooldowns and waiters stay.
+
+        Deployments are told apart by their ids. Options that the config does not name are as for a new
+        router. All is checked before anything is changed.
+
+        Args:
+            source: As for :meth:`from_config`.
+            strict: As for :meth:`from_config`.
+
+        Raises:
+            ConfigurationError: Something is wrong, or an option differs that a router in use cannot change.
+                Nothing is changed then.
+            ImportError: A library is missing.
+            TypeError: The source is neither a path nor a mapping.
+        """
 
     # --- options ---
     def configure(

@@ -45,3 +45,25 @@ class _Method:
 
 for _name in _METHODS:
     setattr(Router, _name, _Method(_name))
+
+
+def _from_config(cls: type[Router], source: Any, *, strict: bool = False, seed: int | None = None, clock: Any = None) -> Router:
+    """Make a router from a config."""
+    from turnout.config import load
+
+    loaded = load(source, strict=strict)
+    loaded.warn(stacklevel=2)
+    return loaded.router(cls, seed=seed, clock=clock)
+
+
+def _reload(self: Router, source: Any, *, strict: bool = False) -> None:
+    """Take over a config while the router is in use. Counts, leases, cooldowns and waiters stay."""
+    from turnout.config import load
+
+    loaded = load(source, strict=strict)
+    loaded.warn(stacklevel=2)
+    loaded.put_into(self)
+
+
+Router.from_config = classmethod(_from_config)  # type: ignore[assignment, method-assign]
+Router.reload = _reload  # type: ignore[method-assign]

@@ -15,7 +15,7 @@ use crate::router::Router;
 ///
 /// It may be subclassed. ``__new__`` takes the arguments. So a subclass with arguments of its own defines
 /// ``__new__``.
-#[pyclass(name = "Router", module = "turnout", subclass, frozen)]
+#[pyclass(name = "Router", weakref, module = "turnout", subclass, frozen)]
 pub(crate) struct PyRouter {
     pub(crate) router: Router<Attached>,
     pub(super) subscriptions: Arc<Subscriptions>,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import CoroutineType, TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from turnout.execution.attempts import Attempts, Run
 from turnout.execution.options import NOTHING, Options
@@ -90,12 +90,14 @@ def call(self: Router, model_name: str, send: Callable[[Lease], _T], /, **given:
         lease = self._begin(model_name)
         if lease is not None:
             try:
-                result = _sent(send, lease)
+                result = send(lease)
             except BaseException as error:
                 run = begin(self, model_name, {}, pays=False)
                 if not run.attempt(model_name, lease, 0.0).__exit__(type(error), error, None):
                     raise
             else:
+                if type(result) is CoroutineType:
+                    _refuse(result, send, lease)
                 lease.success()
                 return result
             return _call(run, send)
@@ -106,16 +108,17 @@ def call(self: Router, model_name: str, send: Callable[[Lease], _T], /, **given:
 def _call(run: Run, send: Callable[[Lease], _T]) -> _T:
     while True:
         with run.acquire() as lease:
-            return _sent(send, lease)
+            result = send(lease)
+            if type(result) is CoroutineType:
+                _refuse(result, send, lease)
+            return result
 
 
-def _sent(send: Callable[[Lease], _T], lease: Lease) -> _T:
-    result = send(lease)
-    if isinstance(result, Coroutine):
-        result.close()
-        lease.release(unused=True)
-        raise TypeError(f"send must not be a coroutine function here, as {send!r} is: use call_async")
-    return result
+def _refuse(coroutine: Any, send: object, lease: Lease) -> NoReturn:
+    """Refuses a function that would have to be awaited, before it has sent anything."""
+    coroutine.close()
+    lease.release(unused=True)
+    raise TypeError(f"send must not be a coroutine function here, as {send!r} is: use call_async")
 
 
 def call_async(self: Router, model_name: str, send: Callable[[Lease], Awaitable[_T]], /, **given: Any) -> Coroutine[Any, Any, _T]:

@@ -1,0 +1,98 @@
+"""What a config comes to, for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from turnout._core import Deployment
+from turnout.config import Loaded
+
+__all__ = ["as_data", "show"]
+
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+def as_data(loaded: Loaded) -> dict[str, Any]:
+    """Return what a config comes to, as plain data without secrets.
+
+    Args:
+        loaded: What it comes to.
+
+    Returns:
+        The data.
+    """
+    return {
+        "form": loaded.form,
+        "deployments": [_facts(deployment) for deployment in loaded.deployments],
+        "aliases": loaded.aliases,
+        "options": {name: _plain(value) for name, value in sorted(loaded.options.items())},
+        "problems": [problem._asdict() for problem in loaded.problems],
+    }
+
+
+def _facts(deployment: Deployment) -> dict[str, Any]:
+    return {
+        "id": deployment.deployment_id,
+        "model_name": deployment.model_name,
+        "model": deployment.model,
+        "host": _host(deployment),
+        "weight": deployment.weight,
+        "priority": deployment.priority,
+        "limits": _limits(deployment),
+        "tags": list(deployment.tags),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Returns an option as text, or a mapping of texts."""
+    return {name: str(one) for name, one in value.items()} if isinstance(value, dict) else str(value)
+
+
+def _host(deployment: Deployment) -> str | None:
+    return None if deployment.endpoint is None else urlsplit(deployment.endpoint.base_url).netloc
+
+
+def _limits(deployment: Deployment) -> list[str]:
+    usual = ((deployment.rpm_limit, "requests a minute"), (deployment.tpm_limit, "tokens a minute"))
+    said = [f"{amount} {what}" for amount, what in usual if amount is not None]
+    if deployment.max_parallel_requests is not None:
+        said.append(f"{deployment.max_parallel_requests} at once")
+    said += [f"{limit.amount} {limit.unit.replace('_', ' ')} in {limit.per:g} s" for limit in deployment.limits]
+    return said + [f"quota {quota.quota_id}" for quota in deployment.quotas]
+
+
+def show(loaded: Loaded, out: Console) -> None:
+    """Write what a config comes to.
+
+    Args:
+        loaded: What it comes to.
+        out: Where it is written.
+    """
+    for problem in loaded.problems:
+        out.print(Text.assemble((problem.level, _COLOURS[problem.level]), " ", str(problem)), soft_wrap=True)
+    if any(problem.level == "error" for problem in loaded.problems):
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("model name", "deployment", "model", "host", "weight", "priority", "limits"):
+        table.add_column(title, overflow="fold")
+    for deployment in sorted(loaded.deployments, key=lambda one: (one.model_name, one.priority)):
+        facts = _facts(deployment)
+        cells = [
+            facts["model_name"],
+            facts["id"],
+            facts["model"],
+            facts["host"] or "–",
+            str(facts["weight"]),
+            str(facts["priority"]),
+        ]
+        table.add_row(*map(Text, [*cells, ", ".join(facts["limits"]) or "none"]))
+    out.print(table)
+    lines = [f"{alias} stands for {target}" for alias, target in sorted(loaded.aliases.items())]
+    lines += [f"{name}: {value}" for name, value in sorted(loaded.options.items())]
+    for line in lines:
+        out.print(Text(line), soft_wrap=True)
