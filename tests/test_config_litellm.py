@@ -184,6 +184,7 @@ def test_rules_of_one_entry() -> None:
         allowed_fails=2, min_requests=0, cooldown_time=9
     )
     assert one().health is None
+    assert loaded({**entry(), "model_info": None}).deployments[0].health is None
 
 
 # --- settings ---
@@ -272,6 +273,9 @@ def test_fallbacks_of_all_kinds() -> None:
         ({"rpm": 5}, "warning", "it belongs into litellm_params of each entry"),
         ({"redis_host": "h"}, "warning", "each process counts for itself"),
         ({"num_retrys": 5}, "warning", "did you mean 'num_retries'?"),
+        ({"num_retries": 10**12}, "error", "router_settings.num_retries: attempts must be an int from 1"),
+        ({"cooldown_time": 10**12}, "error", "router_settings.cooldown_time: cooldown_time must be a finite number"),
+        ({"routing_groups": "g"}, "error", "this must be a list of groups, not 'g'"),
         ({"num_retries": "many"}, "error", "must be a number, not 'many'"),
     ],
 )

@@ -159,16 +159,24 @@ class _Settings:
         Returns:
             Keywords of :class:`turnout.Router`.
         """
-        options = {
-            "strategy": self._strategy("routing_strategy"),
-            "strategies": self._groups(),
-            "health": self._rules(self.count("allowed_fails"), self._cooldown()),
-            "retry": self._retry(),
-            "fallbacks": self._fallbacks(names),
-            "timeouts": self._timeouts(),
-            "model_options": self._policies(),
-        }
-        return {name: value for name, value in options.items() if value}
+        options: dict[str, Any] = {}
+        for name, setting, make in (
+            ("strategy", "routing_strategy", lambda: self._strategy("routing_strategy")),
+            ("strategies", "routing_groups", self._groups),
+            ("health", "cooldown_time", lambda: self._rules(self.count("allowed_fails"), self._cooldown())),
+            ("retry", "num_retries", self._retry),
+            ("fallbacks", "fallbacks", lambda: self._fallbacks(names)),
+            ("timeouts", "timeout", self._timeouts),
+            ("model_options", "model_group_retry_policy", self._policies),
+        ):
+            try:
+                value = make()
+            except (ValueError, TypeError) as error:
+                self._problems.error(self._place(setting), str(error))
+                continue
+            if value:
+                options[name] = value
+        return options
 
     def aliases(self) -> dict[str, str]:
         """Return names, and what they stand for."""
@@ -211,6 +219,8 @@ class _Settings:
 
     def _groups(self) -> dict[str, Strategy]:
         said = self.get("routing_groups")
+        if said is not None and not isinstance(said, list):
+            self._problems.error(self.where("routing_groups"), f"this must be a list of groups, not {said!r}")
         found = {}
         for nth, group in enumerate(said if isinstance(said, list) else []):
             where = (*self.where("routing_groups"), nth)

@@ -147,8 +147,8 @@ def _entry(said: Any, where: Where, problems: Problems) -> Entry | None:
         problems.error(where, f"this must be a mapping, not a {type(said).__name__}")
         return None
     parts: dict[str, dict[str, Any]] = {}
-    for name, default in (("litellm_params", None), ("model_info", {})):
-        part = said.get(name, default)
+    for name in ("litellm_params", "model_info"):
+        part = {} if name == "model_info" and said.get(name) is None else said.get(name)
         if not isinstance(part, Mapping):
             problems.error((*where, name), "this must be a mapping" if name in said else "this is required")
             return None
