@@ -100,8 +100,11 @@ class Deployment:
 
     Args:
         deployment_id: Unique in a router, not empty.
-        model_name: The public name that requests ask for, not empty.
-        model: The provider's own model identifier; ``model_name`` if not given.
+        model_name: The public name that requests ask for, not empty. A ``*`` in it stands for any characters:
+            ``"openai/*"`` serves every name that begins with ``openai/``, unless it is another model name or
+            an alias. Of several that fit the longest counts.
+        model: The provider's own model identifier; ``model_name`` if not given. A ``*`` in it stands for what
+            the ``*`` of ``model_name`` stands for (see :attr:`Lease.model`).
         weight: Relative share under ``simple_shuffle``, 0 to 4,294,967,295. A weight of 0 gets no traffic
             from that strategy while another candidate has more.
         priority: Rank under ``priority_based``, and in a router with tiers, lower first, 0 to 4,294,967,295.
@@ -306,6 +309,20 @@ class Lease:
         """The model name whose group was asked (an alias is resolved)."""
 
     @property
+    def model(self) -> str:
+        """The provider's own identifier of the model to ask for.
+
+        It is ``deployment.model``. If the deployment's ``model_name`` has a ``*``, each ``*`` of the model is
+        replaced by what that of the model name stands for in the name that was asked for.
+
+        Examples:
+            >>> from turnout import Deployment, Router
+            >>> router = Router([Deployment("openai", "openai/*", model="*")])
+            >>> router.acquire("openai/gpt-4o").model
+            'gpt-4o'
+        """
+
+    @property
     def tokens(self) -> int:
         """The tokens reserved at acquire."""
 
@@ -459,6 +476,9 @@ class Router:
         strategies: The strategies of single model names.
         tiers: Whether the strategies pick among the candidates of the lowest ``priority`` only. Those of the
             next one serve once none of these is left: cooling down, full or at their limits.
+        default_tag: The tag of the deployments that serve requests without tags, and requests whose tags no
+            deployment of the group has. It counts in groups that have a deployment with this tag. With None,
+            any deployment serves requests without tags. LiteLLM's tag for this is ``"default"``.
         allowed_fails: Deprecated, like the next three: give :class:`turnout.MinuteRules` as ``health``.
         min_requests: See ``allowed_fails``.
         cooldown_time: See ``allowed_fails``.
@@ -501,6 +521,7 @@ class Router:
         strategy: Strategy | _StrategyName = "simple_shuffle",
         strategies: Mapping[str, Strategy | _StrategyName] | None = None,
         tiers: bool = False,
+        default_tag: str | None = None,
         allowed_fails: int | None = None,
         min_requests: int | None = None,
         cooldown_time: float | None = None,
@@ -579,6 +600,7 @@ class Router:
         strategy: Strategy | _StrategyName | None = None,
         strategies: Mapping[str, Strategy | _StrategyName] | None = None,
         tiers: bool | None = None,
+        default_tag: str | None = None,
         health: Health | MinuteRules | None = None,
         learning: Learning | None = None,
         retry: Retry | None = None,
@@ -596,6 +618,7 @@ class Router:
             strategy: The rule for every model name that ``strategies`` does not name.
             strategies: The strategies of single model names. They replace all that there were.
             tiers: As for the router.
+            default_tag: As for the router; an empty text for no such tag. A call that waits keeps its tags.
             health: The rules of cooldown and probation. A cooldown that has begun keeps its end.
             learning: What is learnt from providers.
             retry: As for the router. A call that has begun keeps its options.
@@ -710,7 +733,11 @@ class Router:
         """Follow aliases to the model name.
 
         Args:
-            name: A model name or an alias.
+            name: A model name or an alias, or a name that a model name with ``*`` serves.
+
+        Returns:
+            The model name. It may have a ``*``: the exact name comes first, then an alias, then the longest
+            model name with ``*`` that fits.
 
         Raises:
             ModelNotFound: It leads to no model that has a deployment.
@@ -1366,6 +1393,10 @@ class Router:
     @property
     def tiers(self) -> bool:
         """Whether the strategies pick among the candidates of the lowest priority only."""
+
+    @property
+    def default_tag(self) -> str | None:
+        """The tag of the deployments that serve requests without tags; None if there is no such tag."""
 
     @property
     def strategies(self) -> dict[str, Strategy]:

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::base::error::Error;
 use crate::base::labels::{Dialect, Labels};
 use crate::base::names::not_empty;
+use crate::base::wildcard::{captures, fill, is_pattern};
 use crate::health::Rules;
 use crate::limits::{Limit, Quota};
 
@@ -28,6 +29,8 @@ pub struct Deployment {
     rpm_limit: Option<NonZeroU64>,
     tpm_limit: Option<NonZeroU64>,
     max_parallel_requests: Option<NonZeroU32>,
+    /// Whether its model name is a pattern.
+    serves_many: bool,
     id: Arc<str>,
     model_name: Arc<str>,
     model: Arc<str>,
@@ -58,6 +61,7 @@ impl Deployment {
         let model_name = not_empty("model_name", model_name)?;
         Ok(Self {
             id,
+            serves_many: is_pattern(&model_name),
             model: Arc::clone(&model_name),
             model_name,
             tags: Arc::default(),
@@ -202,6 +206,25 @@ impl Deployment {
     #[must_use]
     pub fn model(&self) -> &str {
         &self.model
+    }
+
+    /// Returns whether its model name has a `*`, and so stands for many names.
+    #[inline]
+    pub(crate) fn serves_many(&self) -> bool {
+        self.serves_many
+    }
+
+    /// Returns the provider's own identifier of the model that a request asks for. It is [`Self::model`] with
+    /// each `*` replaced by what the `*` of the model name stands for in `name`.
+    ///
+    /// ```
+    /// let deployment = turnout::Deployment::new("openai", "openai/*")?.with_model("*")?;
+    /// assert_eq!(deployment.model_for("openai/gpt-4o"), "gpt-4o");
+    /// # Ok::<(), turnout::Error>(())
+    /// ```
+    #[must_use]
+    pub fn model_for(&self, name: &str) -> String {
+        captures(&self.model_name, name).map_or_else(|| self.model.to_string(), |captures| fill(&self.model, &captures))
     }
 
     /// Returns its labels.

@@ -139,7 +139,7 @@ class Plan:
         self.deadline = deadline
         self.fallbacks = 0
         self._names: list[str] = []
-        self._visited = {resolve(model_name)}
+        self._visited = {self._target(model_name)}
         self._dead = frozenset(exclude)
         self.over: GiveUp | None = None
         self._has_tried = False
@@ -168,7 +168,13 @@ class Plan:
         names = [*self._names, *own]
         if not names:
             return names
-        return [name for name in dict.fromkeys(names) if self._resolve(name) not in self._visited]
+        return [name for name in dict.fromkeys(names) if self._target(name) not in self._visited]
+
+    def _target(self, name: str) -> str:
+        """Returns what a name stands for: aliases of one model name are one target."""
+        resolved = self._resolve(name)
+        # A model name with * serves many models.
+        return name if "*" in resolved else resolved
 
     # --- what comes next ---
 
@@ -313,7 +319,7 @@ class Plan:
         if not names:
             return False
         self._names = names[1:]
-        self._visited.add(self._resolve(names[0]))
+        self._visited.add(self._target(names[0]))
         self.fallbacks += 1
         self._begin(names[0])
         return True
