@@ -66,6 +66,7 @@ _StrategyName: TypeAlias = Literal[
     "priority_based",
     "rate_limit_aware",
     "round_robin",
+    "cheapest",
     # LiteLLM's spellings
     "simple-shuffle",
     "least-busy",
@@ -125,6 +126,12 @@ class Deployment:
             :class:`turnout.Health` or a :class:`turnout.MinuteRules`. The router's rules decide about a whole
             group (``panic_threshold``, ``fail_open``, ``outlier_factor``, failure domains). Outliers are
             looked for among deployments whose ``window`` is the router's.
+        retry: How calls follow a failure of this deployment with another attempt, in place of the router's
+            ``retry``. A ``retry`` of the call itself comes first. Its ``budget`` is not used: a call has one.
+        input_price: The price of a million tokens of prompts, from 0 to 1e9 in any one currency, rounded to
+            a millionth; None if it is not known. ``cheapest`` compares it. If only one of the two prices is
+            given, the other tokens are free.
+        output_price: The price of a million tokens of answers, likewise.
         endpoint: Where and how it is reached, for the clients and transports of this package; None if that is
             the application's business.
 
@@ -155,6 +162,9 @@ class Deployment:
         metadata: Mapping[str, Any] | None = None,
         domain: str | None = None,
         health: Health | MinuteRules | None = None,
+        retry: Retry | None = None,
+        input_price: float | None = None,
+        output_price: float | None = None,
         endpoint: Endpoint | None = None,
     ) -> Self: ...
     @property
@@ -212,6 +222,18 @@ class Deployment:
     @property
     def health(self) -> Health | MinuteRules | None:
         """Its own rules of cooldown and probation; None if it follows the router's."""
+
+    @property
+    def retry(self) -> Retry | None:
+        """How calls follow a failure of it with another attempt; None if the router's rules decide."""
+
+    @property
+    def input_price(self) -> float | None:
+        """The price of a million tokens of prompts; None if it is not known."""
+
+    @property
+    def output_price(self) -> float | None:
+        """The price of a million tokens of answers; None if it is not known."""
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -1416,6 +1438,9 @@ class RoutingContext:
         rpm_current: Requests this minute, 0 to 2**64 - 1.
         rpm_limit: Most requests in a minute; None or 0 for no limit.
         avg_latency_us: Smoothed latency in microseconds; 0 for unknown.
+        input_price: The price of a million tokens of prompts, from 0 to 1e9 in any one currency; None for
+            unknown. If only one of the two prices is given, the other one is 0.
+        output_price: The price of a million tokens of answers, likewise.
 
     Raises:
         ConfigurationError: A number is out of range.
@@ -1434,6 +1459,8 @@ class RoutingContext:
         rpm_current: int = 0,
         rpm_limit: int | None = None,
         avg_latency_us: int = 0,
+        input_price: float | None = None,
+        output_price: float | None = None,
     ) -> Self: ...
     @property
     def deployment_id(self) -> str:
@@ -1470,6 +1497,14 @@ class RoutingContext:
     @property
     def avg_latency_us(self) -> int:
         """Smoothed latency in microseconds; 0 for unknown."""
+
+    @property
+    def input_price(self) -> float | None:
+        """The price of a million tokens of prompts; None for unknown."""
+
+    @property
+    def output_price(self) -> float | None:
+        """The price of a million tokens of answers; None for unknown."""
 
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
@@ -1798,6 +1833,30 @@ def rate_limit_aware(contexts: Sequence[RoutingContext], /) -> str | None:
 
     Args:
         contexts: The candidates, in registration order.
+
+    Returns:
+        The chosen deployment's id, None without candidates.
+    """
+
+def cheapest(
+    contexts: Sequence[RoutingContext],
+    /,
+    *,
+    tokens: int = 0,
+    input_tokens: int | None = None,
+    output_tokens: int | None = None,
+) -> str | None:
+    """Pick the candidate that costs least for a request, ties uniformly at random.
+
+    The cost is the sum of both kinds of tokens, each times its price, with at least one token of each kind. If
+    only ``tokens`` is known, one half of them is the prompt; with 0 both halves are the same. A candidate without
+    prices comes after all that have some.
+
+    Args:
+        contexts: The candidates, in registration order.
+        tokens: The tokens of the request, 0 for unknown.
+        input_tokens: The tokens of the prompt; given together with ``output_tokens`` or with ``tokens``.
+        output_tokens: The tokens of the answer, likewise.
 
     Returns:
         The chosen deployment's id, None without candidates.

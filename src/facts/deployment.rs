@@ -3,6 +3,7 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
+use super::price::Price;
 use crate::base::error::Error;
 use crate::base::labels::{Dialect, Labels};
 use crate::base::names::not_empty;
@@ -46,6 +47,8 @@ struct Rare {
     domain: Option<Arc<str>>,
     dialect: Option<Dialect>,
     health: Option<Arc<Rules>>,
+    input_price: Option<u64>,
+    output_price: Option<u64>,
 }
 
 /// The rules were checked: none of their numbers is NaN, so each equals itself.
@@ -182,6 +185,12 @@ impl Deployment {
         Ok(self.with_rare(|rare| rare.health = health.map(Arc::new)))
     }
 
+    /// Sets the prices of the tokens of prompts and of answers: see [`Price`].
+    #[must_use]
+    pub fn with_prices(self, input: Option<u64>, output: Option<u64>) -> Self {
+        self.with_rare(|rare| (rare.input_price, rare.output_price) = (input, output))
+    }
+
     /// Returns its unique id.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -279,6 +288,25 @@ impl Deployment {
 
     pub(crate) fn shared_health(&self) -> Option<&Arc<Rules>> {
         self.rare.as_ref()?.health.as_ref()
+    }
+
+    /// Returns the price of the tokens of prompts, if it is given.
+    #[must_use]
+    pub fn input_price(&self) -> Option<u64> {
+        self.rare.as_ref()?.input_price
+    }
+
+    /// Returns the price of the tokens of answers, if it is given.
+    #[must_use]
+    pub fn output_price(&self) -> Option<u64> {
+        self.rare.as_ref()?.output_price
+    }
+
+    /// Returns what its tokens cost. If one price is given, the other tokens are free. None if no price is
+    /// given.
+    #[must_use]
+    pub fn price(&self) -> Option<Price> {
+        Price::of(self.input_price(), self.output_price())
     }
 
     /// Returns the relative share.

@@ -139,10 +139,10 @@ impl<T: Attachment> Group<T> {
         self.places.ids.get(position as usize)?.as_ref()
     }
 
-    /// Returns the source of chance for a pick.
+    /// Returns what the rule has beside the members for a pick.
     #[inline]
-    pub(crate) fn chance<'a>(&'a self, rng: &'a Rng) -> Chance<'a> {
-        Chance { rng, next_turn: &self.index.words.next_turn, peek: false }
+    pub(crate) fn chance<'a>(&'a self, rng: &'a Rng, request: &Request) -> Chance<'a> {
+        Chance { rng, next_turn: &self.index.words.next_turn, peek: false, size: request.into() }
     }
 
     /// Returns the bits of the quotas that stop a request.
