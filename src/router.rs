@@ -72,12 +72,12 @@ impl<T: Attachment> Router<T> {
 
     // --- registry ---
 
-    /// Adds a deployment at the end of its group. If its model name has a `*`, the group serves every name that
-    /// fits and that is no other group's or alias's name; the longest such model name counts.
-    ///
-    ///  If a deployment has the same id, the new one replaces its
+    /// Adds a deployment at the end of its group. If a deployment has the same id, the new one replaces its
     /// facts and keeps its state and its place. If the model name is another, the deployment moves to that
     /// group.
+    ///
+    /// If its model name has a `*`, the group serves every name that fits and that is neither a model name
+    /// nor an alias. The longest such model name counts.
     ///
     /// # Errors
     /// If its model name is an alias, or if a quota has other limits than in another deployment.

@@ -1,6 +1,7 @@
 """The default tag, which serves requests without tags."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,15 +15,15 @@ def router_of(*tags: Sequence[str], default_tag: str | None = "default") -> Rout
     )
 
 
-def served(router: Router, tags: Iterable[str] = (), **wishes: object) -> set[str]:
+def served(router: Router, tags: Iterable[str] = (), **wishes: Any) -> set[str]:
     """The ids that serve a request, by picks, by leases and by what is explained."""
     wishes["tags"] = list(tags)
     rounds = len(router) * 2
-    picked = {router.select("m", **wishes) for _ in range(rounds)}  # type: ignore[arg-type]
+    picked = {router.select("m", **wishes) for _ in range(rounds)}
     for _ in range(rounds):
-        with router.acquire("m", **wishes) as lease:  # type: ignore[call-overload]
+        with router.acquire("m", **wishes) as lease:
             assert lease.deployment_id in picked
-    assert {one.deployment_id for one in router.explain("m", **wishes).verdicts if one.gate is None} == picked  # type: ignore[arg-type]
+    assert {one.deployment_id for one in router.explain("m", **wishes).verdicts if one.gate is None} == picked
     return picked
 
 
@@ -85,7 +86,7 @@ def test_the_option_can_be_changed() -> None:
     with pytest.raises(ConfigurationError, match="default_tag"):
         Router(default_tag="")
     with pytest.raises(TypeError, match="default_tag"):
-        Router(default_tag=1)  # type: ignore[arg-type]
+        Router(default_tag=1)
 
 
 def test_a_request_that_waits_keeps_to_the_default_tag() -> None:

@@ -4,6 +4,7 @@ import math
 import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -39,7 +40,9 @@ def test_a_price_that_is_not_known_comes_last() -> None:
     assert router.select("m") == "1"
     router.cool_down("1", 60)
     assert router.select("m") in {"0", "2"}
-    assert math.isinf(router.explain("m").verdicts[0].score or 0)
+    explained = router.explain("m")
+    assert math.isinf(explained.verdicts[0].score or 0)
+    assert explained.to_dict()["verdicts"][0]["score"] is None
 
 
 def test_one_price_alone_means_that_the_other_tokens_are_free() -> None:
@@ -127,8 +130,8 @@ def test_who_may_be_picked_is_as_the_rule_says(
     for nth in cooling:
         if nth < len(prices):
             router.cool_down(str(nth), 60)
-    wishes = {"exclude": {str(nth) for nth in excluded}}
-    given = {} if size is None else {"input_tokens": size[0], "output_tokens": size[1]}
+    wishes: dict[str, Any] = {"exclude": {str(nth) for nth in excluded}}
+    given: dict[str, Any] = {} if size is None else {"input_tokens": size[0], "output_tokens": size[1]}
     left = [nth for nth in range(len(prices)) if nth not in cooling | excluded]
     if not left:
         return
@@ -142,8 +145,8 @@ def test_who_may_be_picked_is_as_the_rule_says(
 
     least = min(map(cost, left))
     expected = {str(nth) for nth in left if cost(nth) == least}
-    chances = {one.deployment_id: one.probability for one in router.explain("m", **wishes, **given).verdicts if one.probability}  # type: ignore[arg-type]
+    chances = {one.deployment_id: one.probability for one in router.explain("m", **wishes, **given).verdicts if one.probability}
     assert chances == pytest.approx(dict.fromkeys(expected, 1 / len(expected)))
-    assert {router.select("m", **wishes, **given) for _ in range(20)} <= expected  # type: ignore[arg-type]
-    with router.acquire("m", **wishes, **given) as lease:  # type: ignore[call-overload]
+    assert {router.select("m", **wishes, **given) for _ in range(20)} <= expected
+    with router.acquire("m", **wishes, **given) as lease:
         assert lease.deployment_id in expected

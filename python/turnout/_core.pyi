@@ -45,6 +45,7 @@ __all__ = [
     "_time_zone",
     "_write_unraisable",
     "build_routing_contexts",
+    "cheapest",
     "least_busy",
     "lowest_latency",
     "lowest_priority",
@@ -340,7 +341,8 @@ class Lease:
         Examples:
             >>> from turnout import Deployment, Router
             >>> router = Router([Deployment("openai", "openai/*", model="*")])
-            >>> router.acquire("openai/gpt-4o").model
+            >>> with router.acquire("openai/gpt-4o") as lease:
+            ...     lease.model
             'gpt-4o'
         """
 
@@ -1848,9 +1850,9 @@ def cheapest(
 ) -> str | None:
     """Pick the candidate that costs least for a request, ties uniformly at random.
 
-    The cost is the sum of both kinds of tokens, each times its price, with at least one token of each kind. If
-    only ``tokens`` is known, one half of them is the prompt; with 0 both halves are the same. A candidate without
-    prices comes after all that have some.
+    The cost is the sum of both kinds of tokens, each times its price, with at least one token of each kind.
+    If only ``tokens`` is known, one half of them is the prompt; with 0 both halves are the same. A candidate
+    without prices comes after all that have some.
 
     Args:
         contexts: The candidates, in registration order.

@@ -28,7 +28,8 @@ pub enum Refusal {
     Dialect,
     /// The deployment lacks the tags that the request asks for.
     Tags,
-    /// The deployment lacks the default tag. The request asks for no tags, or for tags that no deployment has.
+    /// The deployment lacks the default tag. The request asks for no tags, or for tags that no deployment
+    /// has.
     DefaultTag,
     /// The request names the only deployments that may serve it, and this is none of them.
     Only,
