@@ -7,6 +7,7 @@ pick. It needs prometheus_client: ``pip install 'turnout[prometheus]'``.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from operator import sub
 from typing import Any, NamedTuple
 from weakref import ref
 
@@ -30,7 +31,7 @@ class _Family(NamedTuple):
 # Without the namespace, and without the suffix that the kind adds: _total or _info. A column of the snapshot
 # that is not None is a value.
 _OF_DEPLOYMENT = {
-    "total_requests": ("deployment_requests", "counter", "Requests that the deployment was given."),
+    "total_requests": ("deployment_requests", "counter", "Requests that were sent and have ended."),
     "total_successes": ("deployment_successes", "counter", "Requests that ended with a success."),
     "total_failures": ("deployment_failures", "counter", "Requests that ended with a failure that counts against its health."),
     "total_tokens": ("deployment_tokens", "counter", "Tokens of requests that ended with a success."),
@@ -158,6 +159,8 @@ class _Reading:
     def read(self, router: Router, most: int | None) -> None:
         metrics = router.metrics()
         columns = router.snapshot()
+        # A request that is given back unsent falls out of the total. Less those in flight, the total never falls.
+        columns["total_requests"] = list(map(sub, columns["total_requests"], columns["in_flight"]))
         ids, groups, statuses = columns["deployment_id"], columns["model_name"], columns["status"]
         shown = len(ids) if most is None else min(most, len(ids))
         self._add("router", {**self._labels, "version": __version__, "strategy": str(router.strategy)}, 1)
