@@ -56,11 +56,11 @@ def test_every_kind_of_event_has_a_level(kind: EventKind, caplog: pytest.LogCapt
     caplog.set_level(logging.DEBUG, logger="turnout")
     told = []
 
-    class Router_:
+    class Telling:
         def subscribe(self, callback: object) -> None:
             told.append(callback)
 
-    log_events(Router_())  # type: ignore[arg-type]
+    log_events(Telling())  # type: ignore[arg-type]
     told[0](Event(kind, None, "m", 1.0, "why"))  # type: ignore[operator]
     assert [text for _, text in said(caplog)] == [f"group 'm': {kind}: why"]
 
@@ -69,7 +69,9 @@ def test_a_name_cannot_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
     router, _ = router_of("a\nERROR forged", "b")
     log_events(router)
     router.cool_down("a\nERROR forged", 60.0)
-    assert [text for _, text in said(caplog)] == ["deployment 'a\\nERROR forged' of group 'm': cooldown: asked for, out for 60.000 s"]
+    assert [text for _, text in said(caplog)] == [
+        "deployment 'a\\nERROR forged' of group 'm': cooldown: asked for, out for 60.000 s"
+    ]
 
 
 def test_another_logger_is_taken(caplog: pytest.LogCaptureFixture) -> None:

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from turnout import ConfigurationError, Deployment, Health, Limit, ManualClock, NoAvailableDeployment, Quota, Router, Status
+from turnout import ConfigurationError, Deployment, Health, Lease, Limit, ManualClock, NoAvailableDeployment, Quota, Router, Status
 
 pytest.importorskip("prometheus_client")
 
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 from turnout.integrations.prometheus import Collector
 
@@ -86,7 +86,8 @@ def full_router() -> Router:
 
 
 def test_every_metric_has_a_value_and_is_described() -> None:
-    registry = registry_of(full_router())
+    router = full_router()
+    registry = registry_of(router)
     collected = {(m.name, m.type, m.documentation) for m in registry.collect() if m.samples}
     collector = Collector(Router())
     assert collected == {(m.name, m.type, m.documentation) for m in collector.describe()}
@@ -94,7 +95,8 @@ def test_every_metric_has_a_value_and_is_described() -> None:
 
 
 def test_values_are_those_of_the_router() -> None:
-    found = values(registry_of(full_router()))
+    router = full_router()
+    found = values(registry_of(router))
 
     def value(name: str, **labels: str) -> float:
         return found[(f"turnout_{name}", frozenset(labels.items()))]
@@ -130,7 +132,10 @@ def test_names_and_units_follow_the_rules() -> None:
 
 def test_the_linter_of_prometheus_has_nothing_to_say() -> None:
     promtool = needed("promtool")
-    for text in (generate_latest(registry_of(full_router())), generate_latest(registry_of({"x": full_router(), "y": full_router()}))):
+    router, other = full_router(), full_router()
+    for routers in (router, {"x": router, "y": other}):
+        text = generate_latest(registry_of(routers))
+        assert text.count(b"\n") > 150
         ran = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
         assert (ran.returncode, ran.stdout + ran.stderr) == (0, b"")
 
@@ -139,14 +144,15 @@ def test_another_namespace() -> None:
     assert {m.name.partition("_")[0] for m in Collector(Router(), namespace="llm").describe()} == {"llm"}
 
 
-ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|([^|]*)\|([^|]*)\|$", re.MULTILINE)
 
 
 def test_the_page_has_every_metric_with_its_type_labels_and_unit() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
     told = {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels, _, _ in ROW.findall(page)}
     real: dict[str, tuple[str, frozenset[str]]] = {}
-    for metric in registry_of(full_router()).collect():
+    router = full_router()
+    for metric in registry_of(router).collect():
         (labels,) = {frozenset(sample.labels) for sample in metric.samples}
         (name,) = {sample.name for sample in metric.samples}
         real[name] = (metric.type, labels)
@@ -184,7 +190,9 @@ def test_the_bound_can_be_chosen(most: int | None, left_out: int) -> None:
 
 
 def test_limits_that_differ_in_no_label_are_one_series() -> None:
-    router = Router([Deployment("a", "m", rpm_limit=30, limits=[Limit(requests=20, per=60), Limit(requests=25, per=60, offset=5.0)])])
+    router = Router(
+        [Deployment("a", "m", rpm_limit=30, limits=[Limit(requests=20, per=60), Limit(requests=25, per=60, offset=5.0)])]
+    )
     found = values(registry_of(router))
     own = frozenset({("group", "m"), ("deployment", "a"), ("per", "60"), ("kind", "fixed")})
     assert found[("turnout_deployment_limit_requests", own)] == 20
@@ -252,11 +260,18 @@ def test_a_counter_never_falls_while_requests_are_given_back() -> None:
     registry = registry_of(router)
     ended = threading.Event()
 
+    def end(lease: Lease, way: int) -> None:
+        if way == 0:
+            lease.success()
+        elif way == 1:
+            lease.failure("bad_request")
+        else:
+            lease.release(unused=way == 2)
+
     def work(seed: int) -> None:
         draw = random.Random(seed)
         while not ended.is_set():
-            lease = router.acquire("m", tokens=3)
-            draw.choice([lease.release, lambda: lease.release(unused=True), lease.success, lambda: lease.failure("bad_request")])()
+            end(router.acquire("m", tokens=3), draw.randrange(4))
 
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
     for worker in workers:
@@ -330,6 +345,10 @@ class Server(NamedTuple):
     def wait_for(self, expression: str, value: float) -> None:
         until(lambda: self.value(expression) == value, lambda: f"{expression} is {self.value(expression)}, not {value}")
 
+    def wait_for_any(self, expression: str) -> None:
+        """Rates need two scrapes."""
+        until(lambda: bool(self.query(expression)), lambda: f"nothing for {expression}")
+
 
 def until(reached: Callable[[], bool], why: Callable[[], str]) -> None:
     deadline = time.monotonic() + 60.0
@@ -355,7 +374,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     (folder / "prometheus.yml").write_text(CONFIG.format(port=http.server_port))
-    command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data", f"--web.listen-address={address}"]
+    command = [
+        program,
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address={address}",
+    ]
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             found = Server(f"http://{address}", registry)
@@ -410,7 +434,8 @@ def test_a_real_server_reads_the_values(scraped: Callable[..., Server]) -> None:
     assert left is not None
     assert 3_500 < left <= 3_600
     kinds = server.ask("/api/v1/metadata")
-    assert kinds["values_router_info"][0]["type"] in {"info", "gauge"}
+    assert kinds["values_deployment_requests"][0]["type"] == "counter"
+    assert kinds["values_deployment_latency_seconds"][0]["type"] == "gauge"
     assert server.value("up") == 1
 
 
@@ -460,9 +485,8 @@ def test_a_real_server_knows_all_that_the_dashboard_asks(scraped: Callable[..., 
         plain = expression.replace("$job", "turnout").replace("$group", ".*")
         plain = plain.replace("$__rate_interval", "1m").replace("$__range", "1m")
         assert "$" not in plain
-        found: list[Any] = []
-        # Rates need two scrapes. A comparison drops what is not cooling down.
-        until(lambda: bool(found or found.extend(server.query(plain.removesuffix(" > 0"))) or found), lambda: f"nothing for {plain}")  # noqa: B023
+        # A comparison drops what is not cooling down.
+        server.wait_for_any(plain.removesuffix(" > 0"))
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
             metric, label = re.fullmatch(r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variable["definition"]).groups()  # type: ignore[union-attr]
@@ -488,9 +512,12 @@ def test_the_dashboard_has_no_panel_twice_or_over_another() -> None:
 
 
 def test_the_formats_agree() -> None:
-    registry = registry_of(full_router())
+    router = full_router()
+    registry = registry_of(router)
     text = [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
-    openmetrics = [line for line in generate_openmetrics(registry).decode().splitlines() if not line.startswith("#")]
+    encode, _ = choose_encoder("application/openmetrics-text; version=1.0.0")
+    assert encode(registry).endswith(b"# EOF\n")
+    openmetrics = [line for line in encode(registry).decode().splitlines() if not line.startswith("#")]
     assert len(text) == len(openmetrics)
     assert {line.rsplit(" ", 1)[0] for line in text} == {line.rsplit(" ", 1)[0] for line in openmetrics}
 
@@ -501,7 +528,7 @@ def test_nobody_waits_and_somebody_waits() -> None:
     with router.acquire("m"):
         with pytest.raises(NoAvailableDeployment):
             router.acquire("m")
-        waiter = threading.Thread(target=lambda: router.acquire("m", wait=30.0).success())
+        waiter = threading.Thread(target=lambda: router.acquire("m", timeout=30.0).success())
         waiter.start()
         until(lambda: registry.get_sample_value("turnout_group_requests_waiting", {"group": "m"}) == 1, lambda: "nobody waits")
     waiter.join()

@@ -50,7 +50,6 @@ def log_events(router: "Router", logger: logging.Logger = _log) -> Callable[[], 
         >>> from turnout.logs import log_events
         >>> router = Router([Deployment("eu", "gpt-4o")])
         >>> end = log_events(router)
-        >>> end()
     """
     _check(logger)
 

@@ -7,6 +7,7 @@ pick. It needs prometheus_client: ``pip install 'turnout[prometheus]'``.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from operator import sub
 from typing import Any, NamedTuple
 from weakref import ref
@@ -47,7 +48,11 @@ _OF_DEPLOYMENT = {
     "cooldown_remaining": ("deployment_cooldown_remaining_seconds", "gauge", "Time until its cooldown ends, 0 outside of one."),
     "consecutive_failures": ("deployment_consecutive_failures", "gauge", "Failures since the last success or cooldown."),
     "trips": ("deployment_trips", "gauge", "Cooldowns that are not forgotten."),
-    "slow_start_share": ("deployment_slow_start_ratio", "gauge", "Part of its fair share that slow start lets it have, 1 outside of one."),
+    "slow_start_share": (
+        "deployment_slow_start_ratio",
+        "gauge",
+        "Part of its fair share that slow start lets it have, 1 outside of one.",
+    ),
 }
 _OF_ROUTER = {
     "attempts": ("attempts", "counter", "Attempts of whole requests."),
@@ -111,8 +116,9 @@ class Collector(_Collector):
         >>> registry.register(Collector(router))
         >>> router.acquire("gpt-4o").success(tokens=12)
         True
-        >>> registry.get_sample_value("turnout_deployment_tokens_total", {"group": "gpt-4o", "deployment": "eu"})
-        12.0
+        >>> labels = {"group": "gpt-4o", "deployment": "eu"}
+        >>> registry.get_sample_value("turnout_deployment_tokens_total", labels)
+        12
     """
 
     def __init__(
@@ -124,7 +130,9 @@ class Collector(_Collector):
             raise ConfigurationError(f"namespace must be of the letters a-z and A-Z, digits and underscores, not {namespace!r}")
         if max_deployments is not None:
             if isinstance(max_deployments, bool) or not isinstance(max_deployments, int):
-                raise TypeError(f"max_deployments must be an int or None, not {max_deployments!r} ({type(max_deployments).__name__})")
+                raise TypeError(
+                    f"max_deployments must be an int or None, not {max_deployments!r} ({type(max_deployments).__name__})"
+                )
             if max_deployments < 0:
                 raise ConfigurationError(f"max_deployments must be at least 0, not {max_deployments}")
         self._namespace = namespace
@@ -159,7 +167,7 @@ class _Reading:
     def read(self, router: Router, most: int | None) -> None:
         metrics = router.metrics()
         columns = router.snapshot()
-        # A request that is given back unsent falls out of the total. Less those in flight, the total never falls.
+        # A request that is given back unsent falls out of the total. Less those in flight, it never falls.
         columns["total_requests"] = list(map(sub, columns["total_requests"], columns["in_flight"]))
         ids, groups, statuses = columns["deployment_id"], columns["model_name"], columns["status"]
         shown = len(ids) if most is None else min(most, len(ids))
@@ -194,15 +202,13 @@ class _Reading:
             own = {**self._labels, "group": group}
             for status in Status:
                 self._add("group_deployments", {**own, "status": status.value}, members.get((group, status), 0))
-            try:
+            with suppress(ModelNotFound):  # it may have been removed since
                 self._add("group_requests_waiting", own, router.waiting(group))
-            except ModelNotFound:
-                pass  # removed since
             self._add("group_panicking", own, int(group in panicking))
 
     def _read_limits(self, columns: Mapping[str, list[Any]], labels: list[dict[str, str]]) -> None:
-        # Prometheus refuses a scrape that has a series twice. A quota is met at each of its deployments, and two
-        # limits may differ in nothing that is a label: the one that is nearest to its end counts.
+        # Prometheus refuses a scrape that has a series twice. A quota is met at each of its deployments, and
+        # two limits may differ in nothing that is a label: the one that is nearest to its end counts.
         nearest: dict[tuple[str, ...], _Amount] = {}
         for row, own in enumerate(labels):
             for amount in _amounts(columns, row):
