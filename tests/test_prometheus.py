@@ -22,7 +22,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from turnout import ConfigurationError, Deployment, Health, Lease, Limit, ManualClock, NoAvailableDeployment, Quota, Router, Status
+from turnout import (
+    ConfigurationError,
+    Deployment,
+    FailureKind,
+    Health,
+    Lease,
+    Limit,
+    ManualClock,
+    NoAvailableDeployment,
+    Quota,
+    Retry,
+    Router,
+    Status,
+)
 
 pytest.importorskip("prometheus_client")
 
@@ -82,14 +95,28 @@ def full_router() -> Router:
     return router
 
 
+def attempt(router: Router) -> None:
+    """Makes an attempt that fails, and one that ends well and notes its first token."""
+
+    failures = [ConnectionError()]
+
+    def send(lease: Lease) -> None:
+        if failures:
+            raise failures.pop()
+        lease.first_token()
+
+    router.call("m", send)
+
+
 # --- names ---
 
 
 def test_every_metric_has_a_value_and_is_described() -> None:
     router = full_router()
-    registry = registry_of(router)
+    registry = registry_of(router, attempts=True)
+    attempt(router)
     collected = {(m.name, m.type, m.documentation) for m in registry.collect() if m.samples}
-    collector = Collector(Router())
+    collector = Collector(router, attempts=True)
     assert collected == {(m.name, m.type, m.documentation) for m in collector.describe()}
     assert all(not m.samples for m in collector.describe())
 
@@ -122,10 +149,10 @@ def test_values_are_those_of_the_router() -> None:
 
 
 def test_names_and_units_follow_the_rules() -> None:
-    for metric in Collector(Router()).describe():
+    for metric in Collector(Router(), attempts=True).describe():
         assert re.fullmatch(r"turnout_[a-z_]+", metric.name)
         assert metric.documentation.endswith(".")
-        assert metric.type in {"counter", "gauge", "info"}
+        assert metric.type in {"counter", "gauge", "histogram", "info"}
         # The kind adds these suffixes itself. Base units: no milliseconds, minutes or percent.
         assert not re.search(r"_(total|info|count|sum|bucket|ms|milliseconds|minutes|percent)$", metric.name)
 
@@ -134,7 +161,9 @@ def test_the_linter_of_prometheus_has_nothing_to_say() -> None:
     promtool = needed("promtool")
     router, other = full_router(), full_router()
     for routers in (router, {"x": router, "y": other}):
-        text = generate_latest(registry_of(routers))
+        registry = registry_of(routers, attempts=True)
+        attempt(router)
+        text = generate_latest(registry)
         assert text.count(b"\n") > 150
         ran = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
         assert (ran.returncode, ran.stdout + ran.stderr) == (0, b"")
@@ -152,10 +181,13 @@ def test_the_page_has_every_metric_with_its_type_labels_and_unit() -> None:
     told = {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels, _, _ in ROW.findall(page)}
     real: dict[str, tuple[str, frozenset[str]]] = {}
     router = full_router()
-    for metric in registry_of(router).collect():
-        (labels,) = {frozenset(sample.labels) for sample in metric.samples}
-        (name,) = {sample.name for sample in metric.samples}
-        real[name] = (metric.type, labels)
+    registry = registry_of(router, attempts=True)
+    attempt(router)
+    for metric in registry.collect():
+        # A histogram has samples of several names, some with a bound.
+        (labels,) = {frozenset(sample.labels) - {"le"} for sample in metric.samples}
+        names = {sample.name for sample in metric.samples}
+        real[metric.name if metric.type == "histogram" else names.pop()] = (metric.type, labels)
     assert told == real
     for name, _, _, unit, meaning in ROW.findall(page):
         stem = name.removesuffix("_total")
@@ -198,6 +230,60 @@ def test_limits_that_differ_in_no_label_are_one_series() -> None:
     assert found[("turnout_deployment_limit_requests", own)] == 20
 
 
+# --- attempts ---
+
+
+def test_attempts_are_counted_by_outcome_and_time() -> None:
+    clock = ManualClock(1.0)
+    router = Router([Deployment("a", "m")], clock=clock, retry=Retry(attempts=1))
+    registry = registry_of(router, attempts=True)
+    own = {"group": "m", "deployment": "a"}
+
+    def send(lease: Lease) -> None:
+        clock.advance(0.25)
+        lease.first_token()
+        clock.advance(2.25)
+
+    router.call("m", send)
+    router.call("m", send)
+    with pytest.raises(ValueError, match="odd"):
+        router.call("m", lambda lease: int("odd"))
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"turnout_attempt_{name}", {**own, **labels})
+
+    assert value("outcomes_total", outcome="success") == 2
+    assert sum(value("outcomes_total", outcome=kind.value) or 0 for kind in FailureKind) == 1
+    assert [value("duration_seconds_bucket", le=le) for le in ("0.1", "1.0", "2.5", "+Inf")] == [1, 1, 3, 3]
+    assert (value("duration_seconds_count"), value("duration_seconds_sum")) == (3, 5.0)
+    assert [value("first_token_seconds_bucket", le=le) for le in ("0.1", "0.25", "+Inf")] == [0, 2, 2]
+    assert (value("first_token_seconds_count"), value("first_token_seconds_sum")) == (2, 0.5)
+
+
+def test_attempts_of_a_deployment_that_is_gone_are_forgotten() -> None:
+    router = Router([Deployment("a", "m")])
+    registry = registry_of(router, attempts=True)
+    own = {"group": "m", "deployment": "a", "outcome": "success"}
+    for expected in (1, 2):
+        router.call("m", lambda lease: None)
+        assert registry.get_sample_value("turnout_attempt_outcomes_total", own) == expected
+    router.remove_deployment("a")
+    assert registry.get_sample_value("turnout_attempt_outcomes_total", own) is None
+    router.add_deployment(Deployment("a", "m"))
+    assert registry.get_sample_value("turnout_attempt_outcomes_total", own) is None
+    router.call("m", lambda lease: None)
+    assert registry.get_sample_value("turnout_attempt_outcomes_total", own) == 1
+
+
+def test_a_collector_that_is_gone_does_not_listen() -> None:
+    router = Router([Deployment("a", "m")])
+    collector = Collector(router, attempts=True)
+    assert len(router._execution.listeners) == 1
+    del collector
+    gc.collect()
+    assert len(router._execution.listeners) == 0
+
+
 # --- routers ---
 
 
@@ -220,9 +306,10 @@ def test_a_second_collector_needs_another_namespace() -> None:
     assert registry.get_sample_value("other_attempts_total") == 0
 
 
-def test_a_router_is_not_kept_alive() -> None:
+@pytest.mark.parametrize("attempts", [False, True])
+def test_a_router_is_not_kept_alive(attempts: bool) -> None:
     router = Router([Deployment("a", "m")])
-    collector, weak = Collector(router), weakref.ref(router)
+    collector, weak = Collector(router, attempts=attempts), weakref.ref(router)
     registry = CollectorRegistry()
     registry.register(collector)
     assert values(registry)
@@ -473,9 +560,10 @@ def test_a_real_server_sees_one_new_start_where_a_deployment_comes_back(scraped:
 
 def test_a_real_server_knows_all_that_the_dashboard_asks(scraped: Callable[..., Server]) -> None:
     router = full_router()
-    server = scraped(router)
+    server = scraped(router, attempts=True)
+    attempt(router)
     server.wait_for("turnout_deployments_left_out", 0)
-    names = {sample.name for metric in registry_of(router).collect() for sample in metric.samples}
+    names = {sample.name for metric in server.registry.collect() for sample in metric.samples}
     expressions = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
     assert len(expressions) >= 16
     for expression in expressions:
