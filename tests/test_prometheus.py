@@ -341,6 +341,20 @@ def test_odd_arguments_are_refused(arguments: Any, options: Any, error: type[Exc
 # --- counters ---
 
 
+def test_a_request_that_is_given_back_unsent_is_none() -> None:
+    router = Router([Deployment("a", "m")])
+    registry = registry_of(router)
+    router.acquire("m").release()
+    counts = []
+    for way in ("success", "unused", "used"):
+        lease = router.acquire("m")
+        counts.append(registry.get_sample_value("turnout_deployment_requests_total", {"group": "m", "deployment": "a"}))
+        end = lease.success() if way == "success" else lease.release(unused=way == "unused")
+        assert end
+        counts.append(registry.get_sample_value("turnout_deployment_requests_total", {"group": "m", "deployment": "a"}))
+    assert counts == [1, 2, 2, 2, 2, 3]
+
+
 def test_a_counter_never_falls_while_requests_are_given_back() -> None:
     """A fall by one would be read as a new start from 0, and all that was counted as new."""
     router = Router([Deployment("a", "m"), Deployment("b", "m")])
@@ -374,6 +388,21 @@ def test_a_counter_never_falls_while_requests_are_given_back() -> None:
         for worker in workers:
             worker.join()
     assert before[("turnout_deployment_requests_total", frozenset({("group", "m"), ("deployment", "a")}))] > 0
+
+
+def test_a_deployment_that_goes_during_a_scrape_has_its_last_values() -> None:
+    class Going(Router):
+        def snapshot(self) -> dict[str, list[Any]]:
+            found = super().snapshot()
+            self.remove_deployment("a")
+            return found
+
+    router = Going([Deployment("a", "m"), Deployment("b", "n")])
+    found = values(registry_of(router))
+    assert found[("turnout_deployment_requests_total", frozenset({("group", "m"), ("deployment", "a")}))] == 0
+    # These are asked for later.
+    assert [dict(own)["group"] for name, own in found if name == "turnout_group_requests_waiting"] == ["n"]
+    assert [dict(own)["deployment"] for name, own in found if name == "turnout_deployment_info"] == ["b"]
 
 
 def test_deployments_come_and_go_while_it_is_scraped() -> None:
