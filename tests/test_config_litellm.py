@@ -253,7 +253,7 @@ def test_fallbacks_of_all_kinds() -> None:
         {"a": ["b", "c"], "b": ["c"]}, context_window={"a": ["c"]}, content_policy={"b": ["c"]}
     )
     default = loaded(entry("a"), entry("b"), default_fallbacks=["b"]).options["fallbacks"]
-    assert default == Fallbacks({"a": ["b"], "b": []})
+    assert default == Fallbacks({"a": ["b"]})
     short = loaded(entry("a"), entry("b"), entry("c"), fallbacks=[{"a": ["b", "c"]}], max_fallbacks=1).options["fallbacks"]
     assert short == Fallbacks({"a": ["b"]})
 
