@@ -9,19 +9,18 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from collections.abc import Mapping
 from typing import Any
 
 import litellm
 from litellm.router import router_arguments
 from litellm.router_config import build_router_config
 from litellm.router_python_host import PythonHost
-from litellm.types.router import CustomRoutingStrategyBase
 
 from turnout._core import Lease, Router
-from turnout.integrations.litellm.leases import fail, follow
+from turnout.integrations.litellm.leases import deployment_id, fail, follow
 from turnout.integrations.litellm.pending import Pending
 from turnout.integrations.litellm.picks import Picks
+from turnout.integrations.litellm.strategy import Strategy
 
 __all__ = ["routed", "turnout_of"]
 
@@ -51,8 +50,7 @@ def routed(*args: Any, turnout_router: Router | None = None, **kwargs: Any) -> l
     picks = Picks(turnout_router, arguments)
     pending = Pending()
     router = litellm.Router.from_config(build_router_config(arguments), host=_Host(pending))
-    strategy = _Strategy(router, picks, pending)
-    router.register_plugin(strategy)
+    router.register_plugin(Strategy(router, picks, pending))
     picks.router(router)  # what is wrong shows here, and not at the first request
     _routers[router] = picks
     return router
@@ -79,42 +77,6 @@ def turnout_of(router: litellm.Router) -> Router:
 _routers: weakref.WeakKeyDictionary[litellm.Router, Picks] = weakref.WeakKeyDictionary()
 
 
-class _Strategy(CustomRoutingStrategyBase):  # type: ignore[misc]
-    """Answers LiteLLM's Router when it asks for a deployment."""
-
-    def __init__(self, router: litellm.Router, picks: Picks, pending: Pending) -> None:
-        # The Router keeps this object.
-        self._host = weakref.ref(router)
-        self._picks = picks
-        self._pending = pending
-
-    async def async_get_available_deployment(
-        self,
-        model: str,
-        messages: Any = None,
-        input: Any = None,  # noqa: A002 # LiteLLM's name
-        specific_deployment: bool | None = False,
-        request_kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Pick a deployment for one attempt."""
-        return self.get_available_deployment(model, messages, input, specific_deployment, request_kwargs)
-
-    def get_available_deployment(
-        self,
-        model: str,
-        messages: Any = None,
-        input: Any = None,  # noqa: A002 # LiteLLM's name
-        specific_deployment: bool | None = False,
-        request_kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Pick a deployment for one attempt."""
-        self._pending.drop()
-        said = {"messages": messages, "input": input, **(request_kwargs or {})}
-        lease, deployment = self._picks.named(self._host(), model, said)
-        self._pending.put(lease)
-        return deployment
-
-
 class _Host(PythonHost):  # type: ignore[misc]
     """LiteLLM's host, whose endpoints hold the lease of their attempt."""
 
@@ -133,14 +95,14 @@ def _leased(endpoint: Any, pending: Pending) -> Any:
 
     @functools.wraps(endpoint)
     async def called_async(*args: Any, **kwargs: Any) -> Any:
-        lease = pending.take(_deployment_id(kwargs))
+        lease = pending.take(deployment_id(kwargs))
         if lease is None:
             return await endpoint(*args, **kwargs)
         return await _awaited(lease, endpoint(*args, **kwargs))
 
     @functools.wraps(endpoint)
     def called(*args: Any, **kwargs: Any) -> Any:
-        lease = pending.take(_deployment_id(kwargs))
+        lease = pending.take(deployment_id(kwargs))
         if lease is None:
             return endpoint(*args, **kwargs)
         try:
@@ -159,8 +121,3 @@ async def _awaited(lease: Lease, answer: Any) -> Any:
     except BaseException as error:
         fail(lease, error)
         raise
-
-
-def _deployment_id(kwargs: Mapping[str, Any]) -> Any:
-    info = kwargs.get("model_info")
-    return info.get("id") if isinstance(info, Mapping) else None

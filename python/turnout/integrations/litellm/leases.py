@@ -9,9 +9,22 @@ from typing import Any
 
 from turnout._core import Lease
 
-__all__ = ["fail", "follow", "settle", "tokens_of"]
+__all__ = ["deployment_id", "fail", "follow", "settle", "tokens_of"]
 
 _PREFIX = "llm_provider-"
+
+
+def deployment_id(attempt: Any) -> Any:
+    """Read which deployment an attempt is for.
+
+    Args:
+        attempt: The arguments of the attempt.
+
+    Returns:
+        The id; None if it is no attempt of a Router.
+    """
+    info = attempt.get("model_info") if isinstance(attempt, Mapping) else None
+    return info.get("id") if isinstance(info, Mapping) else None
 
 
 def tokens_of(answer: Any) -> dict[str, int]:

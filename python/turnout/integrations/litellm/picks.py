@@ -17,7 +17,7 @@ from turnout.config.loaded import Loaded
 from turnout.exceptions import ModelNotFound, NoAvailableDeployment, RequestTooLarge
 from turnout.transports.asks import estimate
 
-__all__ = ["Picks", "Refused"]
+__all__ = ["Picks", "Refused", "settings_of"]
 
 # What says how an entry is picked. Credentials and addresses stay with LiteLLM.
 _PARAMS = frozenset(
@@ -36,6 +36,8 @@ _SETTINGS = frozenset(
         *("optional_pre_call_checks", "enable_weighted_failover", "provider_budget_config"),
     )
 )
+# What LiteLLM's Router does if nobody says otherwise. turnout has rules of its own for that.
+_USUAL = {"cooldown_time": 5, "allowed_fails": 3}
 _CONTENT = ("messages", "input", "prompt", "tools", "max_tokens", "max_completion_tokens", "max_output_tokens")
 _BUCKETS = ("metadata", "litellm_metadata")
 
@@ -161,6 +163,20 @@ class Picks:
         wait = getattr(refused, "retry_after", None)
         text = f"turnout has no deployment for {model!r}" if refused is None else str(refused)
         raise Refused(text, model, float(wait or 0.0)) from refused
+
+
+def settings_of(host: Any) -> dict[str, Any]:
+    """Read the settings of a Router of LiteLLM that exists.
+
+    Args:
+        host: LiteLLM's Router.
+
+    Returns:
+        Those that are not as LiteLLM has them anyway.
+    """
+    settings = host.settings()
+    said = {**{name: getattr(settings, name, None) for name in _SETTINGS}, **settings.as_dict()}
+    return {name: value for name, value in said.items() if value is not False and value not in (None, _USUAL.get(name), {}, [])}
 
 
 def _load(entries: Iterable[Mapping[str, Any]], settings: Mapping[str, Any]) -> Loaded:
