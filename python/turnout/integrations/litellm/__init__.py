@@ -1,0 +1,1 @@
+"""LiteLLM: turnout in LiteLLM's Router and in its proxy."""
