@@ -1,1 +1,5 @@
-"""LiteLLM: turnout in LiteLLM's Router and in its proxy."""
+"""LiteLLM: turnout in the place of its Router, in its Router, and in its proxy."""
+
+from turnout.integrations.litellm.router import Router as Router
+
+__all__ = ["Router"]

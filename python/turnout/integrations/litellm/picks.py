@@ -17,7 +17,7 @@ from turnout.config.loaded import Loaded
 from turnout.exceptions import ModelNotFound, NoAvailableDeployment, RequestTooLarge
 from turnout.transports.asks import estimate
 
-__all__ = ["Picks", "Refused", "settings_of"]
+__all__ = ["Picks", "Refused", "settings_of", "size_of"]
 
 # What says how an entry is picked. Credentials and addresses stay with LiteLLM.
 _PARAMS = frozenset(
@@ -155,7 +155,7 @@ class Picks:
         for exclude in (never | tried, never) if tried - never else (never,):
             for group in _groups(router, ids):
                 try:
-                    return router.acquire(group, only=ids, exclude=exclude, tokens=_size(request))
+                    return router.acquire(group, only=ids, exclude=exclude, tokens=size_of(request))
                 except (NoAvailableDeployment, RequestTooLarge) as error:
                     refused = error
                 except ModelNotFound:
@@ -252,7 +252,7 @@ def _strings(value: Any) -> set[str]:
     return {one for one in value if isinstance(one, str)} if isinstance(value, (list, tuple, set, frozenset)) else set()
 
 
-def _size(request: Mapping[str, Any]) -> int:
+def size_of(request: Mapping[str, Any]) -> int:
     """Returns the tokens that a request may use, estimated as for the clients of this package."""
     said = {name: value for name in _CONTENT if (value := request.get(name)) is not None}
     try:
