@@ -1,6 +1,7 @@
 """The Router in place of LiteLLM's: nothing stays in flight, each attempt counts once, and callers see LiteLLM."""
 
 import asyncio
+import contextlib
 import gc
 import pickle
 import time
@@ -259,7 +260,8 @@ def test_a_stream_of_a_task_gives_its_place_back(provider: Provider, ending: str
         streams = [await router.acompletion("m", MESSAGES, stream=True) for _ in range(6)]
         assert in_flight(router.turnout) == 6
         for stream in streams:
-            await stream.__anext__()
+            with contextlib.suppress(Exception if ending == "broken" else ()):
+                await stream.__anext__()
         if ending == "closed":
             for stream in streams:
                 await stream.aclose()
