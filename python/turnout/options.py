@@ -125,8 +125,8 @@ class MinuteRules:
         cooldown_time: Seconds that a cooldown lasts, unless the provider names a wait.
         success_threshold: Consecutive successes that end the probation after a cooldown or a failure, at
             least 1.
-        majority: Whether a majority of failures starts a cooldown too: more than half of at least ten requests
-            of the minute.
+        majority: Whether a majority of failures starts a cooldown too: more than half of at least ten
+            requests of the minute.
 
     Raises:
         TypeError: A value is of the wrong type.
