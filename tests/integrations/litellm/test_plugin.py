@@ -106,6 +106,14 @@ def test_retries_go_to_other_deployments(provider: Provider) -> None:
     assert [mine.stats(id_).total_requests for id_ in "abc"] == [1, 1, 1]
 
 
+def test_retries_in_plain_code(provider: Provider) -> None:
+    router, mine = three(provider, num_retries=2)
+    provider.script(Reply.error(500), Reply.error(500))
+    router.completion("m", MESSAGES)
+    ended(mine)
+    assert counted(mine) == (3, 1, 2)
+
+
 def test_cancelled(provider: Provider) -> None:
     router, mine = three(provider)
     provider.always(Reply.text().hang(after="request"))
@@ -222,6 +230,21 @@ def test_a_stream_that_breaks(provider: Provider) -> None:
     assert counted(mine)[:2] == (1, 0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_litellm_tells_late_is_about_the_attempt_before(provider: Provider, stream: bool) -> None:
+    router, mine = three(provider, num_retries=1)
+    provider.script(Reply.error(500), Reply.text("one two three four").delay(head=0.3, between=0.1))
+
+    async def run() -> None:
+        answer = await router.acompletion("m", MESSAGES, stream=stream)
+        if stream:
+            assert [part async for part in answer]
+        await nothing_in_flight(mine)
+
+    asyncio.run(run())
+    assert counted(mine) == (2, 1, 1)
+
+
 def test_a_refused_pick_falls_back(provider: Provider) -> None:
     router = litellm.Router(
         model_list=[entry(provider, "a", rpm=1), entry(provider, "spare", "n")], fallbacks=[{"m": ["n"]}], num_retries=0
@@ -236,6 +259,18 @@ def test_a_refused_pick_falls_back(provider: Provider) -> None:
     mine = plugin.turnout_router
     assert [mine.stats(id_).total_requests for id_ in ("a", "spare")] == [1, 2]
     assert in_flight(mine) == 0
+
+
+def test_orders(provider: Provider) -> None:
+    router = litellm.Router(model_list=[entry(provider, str(nth), order=nth) for nth in (1, 2)], num_retries=0)
+    plugin = Plugin(router)
+    router.register_plugin(plugin)
+    mine = plugin.turnout_router
+    router.completion("m", MESSAGES)
+    assert [mine.stats(id_).total_requests for id_ in "12"] == [1, 0]
+    provider.script(Reply.error(500))
+    asyncio.run(router.acompletion("m", MESSAGES))
+    assert [mine.stats(id_).total_requests for id_ in "12"] == [2, 1]
 
 
 def test_a_program_that_replaces_the_callbacks(provider: Provider) -> None:

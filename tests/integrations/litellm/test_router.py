@@ -1,4 +1,4 @@
-"""The Router in place of LiteLLM's: nothing stays in flight, each attempt counts once, and callers see LiteLLM."""
+"""The Router in place of LiteLLM's: nothing stays in flight, and each attempt counts once."""
 
 import asyncio
 import contextlib
@@ -172,7 +172,7 @@ def test_refusals_are_errors_of_litellm(provider: Provider, is_async: bool) -> N
     with pytest.raises(litellm.RateLimitError, match="rpm_limit") as refused:
         called(router, is_async)
     assert 0 < float(refused.value.response.headers["retry-after"]) <= 60
-    with pytest.raises(litellm.BadRequestError, match="nobody|no deployment serves the model"):
+    with pytest.raises(litellm.BadRequestError, match="no deployment serves the model"):
         called(router, is_async, model="unknown")
     assert len(provider.requests) == 1
 
@@ -357,7 +357,7 @@ def test_a_pick_without_a_call(provider: Provider) -> None:
 
 
 def test_a_method_that_is_not_there_says_so() -> None:
-    with pytest.raises(AttributeError, match="docs/litellm.md"):
+    with pytest.raises(AttributeError, match=r"docs/litellm\.md"):
         Router().acreate_batch  # noqa: B018
 
 

@@ -1,7 +1,7 @@
 """Ends leases by what LiteLLM tells its callbacks about each attempt.
 
 No callback is told of a cancelled call or of a stream that was dropped. There the lease ends with the task,
-or with LiteLLM's record of the call (its logging object). Nobody keeps that longer than the call or its stream.
+or with LiteLLM's record of the call (its logging object), which lives no longer than the call or its stream.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.types.router import RouterRateLimitError
 
 from turnout._core import Lease
 from turnout.integrations.litellm.leases import deployment_id, fail, settle, tokens_of
@@ -99,7 +100,10 @@ class Hooks(CustomLogger):  # type: ignore[misc]
             settle(attempt.lease, answer)
 
     def _failed(self, kwargs: Any) -> None:
-        attempt, error = self._end(kwargs), kwargs.get("exception")
+        error = kwargs.get("exception")
+        if isinstance(error, RouterRateLimitError):
+            return  # A pick was refused. This comes late: the attempt at a fallback may be on its way.
+        attempt = self._end(kwargs)
         if attempt is not None:
             if isinstance(error, BaseException):
                 fail(attempt.lease, error)

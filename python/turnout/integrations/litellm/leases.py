@@ -7,7 +7,8 @@ import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
-from turnout._core import Lease
+from turnout._core import Lease, _StreamScanner
+from turnout.transports.answers import as_keywords
 
 __all__ = ["deployment_id", "fail", "follow", "settle", "tokens_of"]
 
@@ -111,11 +112,17 @@ class _Following:
         self._lease = lease
         self._last: Any = None
         self._tokens: dict[str, int] = {}
+        self._scanner: _StreamScanner | None = None
         self.is_reading = False
 
     def part(self, part: Any) -> None:
         """A part has come."""
         self._lease.first_token()
+        if isinstance(part, (bytes, bytearray)):  # /v1/messages
+            self._scanner = self._scanner or _StreamScanner("anthropic", False)
+            self._scanner.feed(bytes(part))
+            self._tokens = as_keywords(self._scanner.usage)
+            return
         self._last = part
         self._tokens = tokens_of(part) or self._tokens
 

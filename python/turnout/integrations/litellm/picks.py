@@ -9,7 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import litellm
-from litellm.types.router import RouterRateLimitError
+
+try:
+    import litellm.router_config as _  # noqa: F401
+    from litellm.types.router import RouterRateLimitError
+except ImportError as _error:
+    raise ImportError("turnout in LiteLLM's Router needs litellm 1.110 or newer") from _error
 
 from turnout._core import Lease, Router, _scan_request
 from turnout.config import check
@@ -17,7 +22,7 @@ from turnout.config.loaded import Loaded
 from turnout.exceptions import ModelNotFound, NoAvailableDeployment, RequestTooLarge
 from turnout.transports.asks import estimate
 
-__all__ = ["Picks", "Refused", "settings_of", "size_of"]
+__all__ = ["Picks", "Refused", "of_order", "settings_of", "size_of"]
 
 # What says how an entry is picked. Credentials and addresses stay with LiteLLM.
 _PARAMS = frozenset(
@@ -126,11 +131,25 @@ class Picks:
                 message=f"no deployment serves {model!r}. Passed model={model}", model=model, llm_provider=""
             )
         settings = host.settings()
+        found = of_order(found, request)
         ids = [entry["model_info"]["id"] for entry in found]
         if settings.enable_tag_filtering:
             ids = _tagged(found, _tags(request), bool(settings.tag_filtering_match_any))
         lease = self.among(host, ids, request, model)
         return lease, next(entry for entry in found if entry["model_info"]["id"] == lease.deployment_id)
+
+    def knows(self, host: Any, ids: Iterable[str]) -> bool:
+        """Tell whether turnout has any of some deployments.
+
+        Args:
+            host: LiteLLM's Router.
+            ids: Their ids.
+
+        Returns:
+            Whether it has.
+        """
+        router = self.router(host)
+        return any(id_ in router for id_ in ids)
 
     def among(self, host: Any, ids: Sequence[str], request: Mapping[str, Any], model: str) -> Lease:
         """Pick one of some deployments.
@@ -163,6 +182,21 @@ class Picks:
         wait = getattr(refused, "retry_after", None)
         text = f"turnout has no deployment for {model!r}" if refused is None else str(refused)
         raise Refused(text, model, float(wait or 0.0)) from refused
+
+
+def of_order(found: list[Any], request: Mapping[str, Any]) -> list[Any]:
+    """Keep the deployments of the ``order`` that LiteLLM has come to in this call.
+
+    Args:
+        found: The deployments.
+        request: The request's arguments.
+
+    Returns:
+        Those; all of them if LiteLLM is at no order.
+    """
+    order = request.get("_target_order")
+    kept = [entry for entry in found if order is not None and entry["litellm_params"].get("order") == order]
+    return kept or found
 
 
 def settings_of(host: Any) -> dict[str, Any]:
