@@ -20,9 +20,9 @@ from turnout import (
     RateLimitExceeded,
     Status,
     WaitTimeout,
+    classify_exception,
 )
 from turnout import Router as Core
-from turnout import classify_exception as classify
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its own
@@ -51,6 +51,11 @@ def routed(model_list: list[dict[str, Any]], clock: ManualClock | None = None, *
     return Core.from_config({"model_list": model_list, "router_settings": settings}, seed=7, clock=clock)
 
 
+def classify(error: Exception) -> FailureKind | None:
+    failure = classify_exception(error)
+    return None if failure is None else failure.kind
+
+
 def picks(router: Core, number: int, **wishes: Any) -> Counter[str]:
     return Counter(router.select("m", **wishes) for _ in range(number))
 
@@ -59,7 +64,7 @@ def hold(router: Core, **number: int) -> list[Lease]:
     return [router.acquire("m", only={id_}) for id_, many in number.items() for _ in range(many)]
 
 
-def fail(router: Core, id_: str, kind: str = "error", times: int = 1, **more: Any) -> None:
+def fail(router: Core, id_: str, kind: Any = "error", times: int = 1, **more: Any) -> None:
     for _ in range(times):
         router.record_failure(id_, kind, **more)
 
@@ -453,14 +458,14 @@ def test_47_an_upsert_keeps_the_id_and_what_is_not_there_can_be_removed() -> Non
 def test_48_a_429_in_an_error_of_connection_is_a_rate_limit() -> None:
     error = litellm.APIConnectionError(message="x", llm_provider="openai", model="m")
     error.response = httpx.Response(429, request=httpx.Request("POST", "https://any.example"))
-    assert classify(error).kind is FailureKind.RATE_LIMIT
+    assert classify(error) is FailureKind.RATE_LIMIT
 
 
 def test_49_a_status_may_be_a_text() -> None:
     class Failed(Exception):
         status_code = "404"
 
-    assert classify(Failed()).kind is FailureKind.NOT_FOUND
+    assert classify(Failed()) is FailureKind.NOT_FOUND
 
 
 KINDS = {
@@ -483,4 +488,4 @@ def test_50_litellms_classes_mean_what_they_say(name: str) -> None:
     given: dict[str, Any] = {"message": "x", "llm_provider": "openai", "model": "m"}
     if name in ("PermissionDeniedError", "UnprocessableEntityError"):
         given["response"] = httpx.Response(403 if name[0] == "P" else 422, request=httpx.Request("POST", "https://any.example"))
-    assert classify(getattr(litellm, name)(**given)).kind is KINDS[name]
+    assert classify(getattr(litellm, name)(**given)) is KINDS[name]
