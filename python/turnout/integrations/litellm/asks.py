@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from turnout._core import Router
 from turnout.exceptions import ConfigurationError, ModelNotFound
 from turnout.execution.options import Fallbacks, Options, Retry, Timeouts
-from turnout.integrations.litellm.picks import size_of
+from turnout.integrations.litellm.sizes import size_of
 
 __all__ = ["Ask", "read"]
 

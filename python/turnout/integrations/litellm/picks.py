@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,13 +15,13 @@ try:
 except ImportError as _error:
     raise ImportError("turnout in LiteLLM's Router needs litellm 1.110 or newer") from _error
 
-from turnout._core import Lease, Router, _scan_request
+from turnout._core import Lease, Router
 from turnout.config import check
 from turnout.config.loaded import Loaded
 from turnout.exceptions import ModelNotFound, NoAvailableDeployment, RequestTooLarge
-from turnout.transports.asks import estimate
+from turnout.integrations.litellm.sizes import size_of
 
-__all__ = ["Picks", "Refused", "of_order", "settings_of", "size_of"]
+__all__ = ["Picks", "Refused", "of_order", "settings_of"]
 
 # What says how an entry is picked. Credentials and addresses stay with LiteLLM.
 _PARAMS = frozenset(
@@ -43,7 +42,6 @@ _SETTINGS = frozenset(
 )
 # What LiteLLM's Router does if nobody says otherwise. turnout has rules of its own for that.
 _USUAL = {"cooldown_time": 5, "allowed_fails": 3}
-_CONTENT = ("messages", "input", "prompt", "tools", "max_tokens", "max_completion_tokens", "max_output_tokens")
 _BUCKETS = ("metadata", "litellm_metadata")
 
 
@@ -284,13 +282,3 @@ def _tried(request: Mapping[str, Any]) -> set[str]:
 
 def _strings(value: Any) -> set[str]:
     return {one for one in value if isinstance(one, str)} if isinstance(value, (list, tuple, set, frozenset)) else set()
-
-
-def size_of(request: Mapping[str, Any]) -> int:
-    """Returns the tokens that a request may use, estimated as for the clients of this package."""
-    said = {name: value for name in _CONTENT if (value := request.get(name)) is not None}
-    try:
-        body = json.dumps(said, default=str, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    except (ValueError, TypeError, RecursionError):
-        return 0
-    return estimate(body, _scan_request(body))
