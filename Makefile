@@ -31,7 +31,8 @@ SEED ?=
 # What `make deny` checks. Advisories need the network, the others do not: make deny CHECKS="licenses bans sources"
 CHECKS ?= advisories licenses bans sources
 
-.PHONY: help demo test test-clients test-httpx test-schedules test-miri lint format format-check docs deny install-check hooks
+.PHONY: help demo test test-clients test-httpx test-schedules test-miri lint format format-check docs docs-rust docs-serve deny
+.PHONY: install-check hooks
 .PHONY: soak fuzz test-free-threaded bench bench-beside bench-requests bench-simulated bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: five servers, 600 requests of the openai SDK, a table
@@ -103,8 +104,15 @@ format-check: $(VENV)/.lint ## Check the formats and the quick lints, without ch
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The site of docs/ is in target/site afterwards. It reads the sources as text and needs no build of the core.
+docs: docs-rust $(VENV)/.docs ## Build the site of docs/ and the documentation of the core; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(VENV)/.docs ## Serve the site of docs/ on loopback, and build it again after each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict --watch python
+
 # With the Python half, which needs a Python, and without it, which is what stays in target/doc.
-docs: $(VENV)/.venv ## Build the documentation of the Rust core; a warning is an error
+docs-rust: $(VENV)/.venv ## Build the documentation of the Rust core; a warning is an error (part of docs)
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
 
@@ -192,7 +200,7 @@ $(VENV)/.floor: $(VENV)/.venv $(FLOOR_SOURCES)
 	$(BIN)/maturin develop --release --quiet --manifest-path $(FLOOR) --target-dir target
 	touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.hooks: $(VENV)/.%: $(VENV)/.venv pyproject.toml
+$(VENV)/.demo $(VENV)/.docs $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.hooks: $(VENV)/.%: $(VENV)/.venv pyproject.toml
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@
 
