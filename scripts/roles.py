@@ -3,7 +3,7 @@
 Griffe, which reads the sources for it, loads this file: see ``extensions`` in mkdocs.yml.
 
 - A reference, such as ``:class:`turnout.Limit```, becomes a link. One that leads nowhere fails the build.
-- An example becomes a block of code.
+- An example becomes a block of code. The two colons before an indented one become one.
 - The arguments of a class are those of its ``__new__``, where the native module has no ``__init__``.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 import griffe  # type: ignore[import-not-found, unused-ignore]
 
 _ROLE = re.compile(r":(?:class|func|meth|exc|mod|attr|data):`([\w.]+)`")
+_COLONS = re.compile(r"::$", re.MULTILINE)
 # From a prompt to the next empty line.
 _EXAMPLE = re.compile(r"^( *)>>> .*(?:\n.*\S.*)*", re.MULTILINE)
 
@@ -26,7 +27,7 @@ class Roles(griffe.Extension):  # type: ignore[misc, unused-ignore]
 
     def _walk(self, thing: Any) -> None:
         if thing.docstring:
-            text = _EXAMPLE.sub(r"\1```pycon\n\g<0>\n\1```", thing.docstring.value)
+            text = _EXAMPLE.sub(r"\1```pycon\n\g<0>\n\1```", _COLONS.sub(":", thing.docstring.value))
             thing.docstring.value = _ROLE.sub(lambda role: f"[`{role[1]}`][{_path(thing, role[1])}]", text)
         if thing.is_class and "__new__" in thing.members and "__init__" not in thing.members:
             made = thing.members["__init__"] = thing.members.pop("__new__")

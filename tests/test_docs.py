@@ -24,7 +24,7 @@ from turnout.transports.pools import Pools
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 needs_make = pytest.mark.skipif(os.name == "nt", reason="the Makefile is for a POSIX shell")
-# A block that needs a library of its own says so: ```python needs=boto3. One that is a file has the name of it:
+# A block that needs a library of its own says so: ```python needs=boto3. One that is a file has its name:
 # ```yaml title="router.yaml"
 BLOCK = re.compile(r"^```(\w*)(?: needs=([\w.]+))?(?: title=\"([\w.]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
