@@ -277,7 +277,7 @@ class _Settings:
             return Health(consecutive_failures=None, failure_rate=None, cooldown_time=0.0)
         if allowed is not None:
             # LiteLLM allows so many; here it is the number that is too many.
-            return MinuteRules(allowed_fails=allowed + 1, min_requests=0, cooldown_time=cooldown or _USUAL_COOLDOWN)
+            return MinuteRules(allowed_fails=allowed + 1, min_requests=0, cooldown_time=cooldown or _USUAL_COOLDOWN, majority=False)
         return None if cooldown is None else Health(cooldown_time=cooldown)
 
     def _retry(self) -> Retry | None:
