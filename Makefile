@@ -104,9 +104,10 @@ format-check: $(VENV)/.lint ## Check the formats and the quick lints, without ch
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The site of docs/ is in target/site afterwards. It reads the sources as text and needs no build of the core.
+# The site of docs/ is in target/site afterwards. It reads the sources as text and needs no build of the core. Not --quiet: that
+# would hide warnings from --strict too.
 docs: docs-rust $(VENV)/.docs ## Build the site of docs/ and the documentation of the core; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-serve: $(VENV)/.docs ## Serve the site of docs/ on loopback, and build it again after each change
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict --watch python
