@@ -242,8 +242,8 @@ def test_the_reference_has_every_public_name_once() -> None:
     own = set(turnout.__all__)
     expected = RETURNED | {f"turnout.{name}" for name in own}
     for module in MODULES:
-        # A module that has only names of the package, such as turnout.limits, has no place of its own. An integration may have
-        # a class of the same name, which is another one.
+        # A module that has only names of the package, such as turnout.limits, has no place. A class of an
+        # integration is another one, even if it has the same name.
         known = set() if module.startswith("integrations.") else own
         if further := set(names_of(f"turnout.{module}")) - known:
             expected |= {f"turnout.{module}", *(f"turnout.{module}.{name}" for name in further)}
