@@ -250,10 +250,10 @@ def test_fallbacks_of_all_kinds() -> None:
         content_policy_fallbacks=[{"b": ["c"]}],
     )
     assert found.options["fallbacks"] == Fallbacks(
-        {"a": ["b", "c"], "b": ["c"], "c": []}, context_window={"a": ["c"]}, content_policy={"b": ["c"]}
+        {"a": ["b", "c"], "b": ["c"]}, context_window={"a": ["c"]}, content_policy={"b": ["c"]}
     )
     default = loaded(entry("a"), entry("b"), default_fallbacks=["b"]).options["fallbacks"]
-    assert default == Fallbacks({"a": ["b"], "b": []})
+    assert default == Fallbacks({"a": ["b"]})
     short = loaded(entry("a"), entry("b"), entry("c"), fallbacks=[{"a": ["b", "c"]}], max_fallbacks=1).options["fallbacks"]
     assert short == Fallbacks({"a": ["b"]})
 
