@@ -34,7 +34,8 @@ SEED ?=
 # What `make deny` checks. Advisories need the network, the others do not: make deny CHECKS="licenses bans sources"
 CHECKS ?= advisories licenses bans sources
 
-.PHONY: help demo test test-clients test-httpx test-litellm test-schedules test-miri lint format format-check docs deny install-check hooks
+.PHONY: help demo test test-clients test-httpx test-litellm test-schedules test-miri lint format format-check
+.PHONY: docs docs-rust docs-serve deny install-check hooks
 .PHONY: soak fuzz test-free-threaded bench bench-beside bench-requests bench-simulated bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: five servers, 600 requests of the openai SDK, a table
@@ -63,7 +64,7 @@ test-httpx: $(OPENAI2)/.family $(VENV)/.built ## Run the tests of routed request
 # turnout in the place of LiteLLM's Router, in it, and in its proxy, which is started as a user starts it.
 test-litellm: $(LITELLM_PROXY)/.group $(LITELLM_OLDEST)/.group $(VENV)/.built ## Run the tests of turnout beside LiteLLM (part of test)
 	$(LITELLM_PROXY)/bin/python -m pytest tests/integrations/litellm
-	$(LITELLM_PROXY)/bin/python -m pytest tests/test_docs.py -k "run_from_top and litellm"
+	$(LITELLM_PROXY)/bin/python -m pytest tests/test_docs.py -k "litellm and (run_from_top or docstrings)"
 	$(LITELLM_OLDEST)/bin/python -m pytest tests/integrations/litellm
 
 # The core under schedules that a scheduler chooses: see tests/schedules.rs.
@@ -113,8 +114,16 @@ format-check: $(VENV)/.lint ## Check the formats and the quick lints, without ch
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The site of docs/ is in target/site afterwards. It reads the sources as text and needs no build of the core. Not --quiet: that
+# would hide warnings from --strict too.
+docs: docs-rust $(VENV)/.docs ## Build the site of docs/ and the documentation of the core; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.docs ## Serve the site of docs/ on loopback, and build it again after each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict --watch python
+
 # With the Python half, which needs a Python, and without it, which is what stays in target/doc.
-docs: $(VENV)/.venv ## Build the documentation of the Rust core; a warning is an error
+docs-rust: $(VENV)/.venv ## Build the documentation of the Rust core; a warning is an error (part of docs)
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
 
@@ -209,7 +218,7 @@ $(VENV)/.floor: $(VENV)/.venv $(FLOOR_SOURCES)
 	$(BIN)/maturin develop --release --quiet --manifest-path $(FLOOR) --target-dir target
 	touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.hooks: $(VENV)/.%: $(VENV)/.venv pyproject.toml
+$(VENV)/.demo $(VENV)/.docs $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.hooks: $(VENV)/.%: $(VENV)/.venv pyproject.toml
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@
 
