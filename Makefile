@@ -31,7 +31,7 @@ SEED ?=
 # What `make deny` checks. Advisories need the network, the others do not: make deny CHECKS="licenses bans sources"
 CHECKS ?= advisories licenses bans sources
 
-.PHONY: help demo test test-clients test-httpx test-schedules test-miri lint format format-check docs deny install-check hooks
+.PHONY: help demo test test-clients test-httpx test-schedules test-miri lint format format-check docs deny install-check wheels hooks
 .PHONY: soak fuzz test-free-threaded bench bench-beside bench-requests bench-simulated bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: five servers, 600 requests of the openai SDK, a table
@@ -120,6 +120,10 @@ install-check: ## Install the package as a user does, and try it
 	target/install-check/bin/python -m pip install --quiet .
 	target/install-check/bin/python tests/smoke.py
 
+# Each is tried in an environment of its own: see scripts/wheels.py. Takes two minutes an interpreter.
+wheels: $(VENV)/.wheels ## Build and try the source distribution, and a wheel for each CPython that is here
+	$(BIN)/python scripts/wheels.py
+
 # Before a commit format-check runs, before a push lint: see .pre-commit-config.yaml.
 hooks: $(VENV)/.hooks ## Install the git hooks that check commits and pushes
 	$(BIN)/pre-commit install
@@ -192,7 +196,7 @@ $(VENV)/.floor: $(VENV)/.venv $(FLOOR_SOURCES)
 	$(BIN)/maturin develop --release --quiet --manifest-path $(FLOOR) --target-dir target
 	touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.hooks: $(VENV)/.%: $(VENV)/.venv pyproject.toml
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.wheels $(VENV)/.hooks: $(VENV)/.%: $(VENV)/.venv pyproject.toml
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@
 
