@@ -120,7 +120,7 @@ install-check: ## Install the package as a user does, and try it
 	target/install-check/bin/python -m pip install --quiet .
 	target/install-check/bin/python tests/smoke.py
 
-# Each is tried in an environment of its own: see scripts/wheels.py. Takes two minutes an interpreter.
+# Each is tried in an environment of its own: see scripts/wheels.py. Takes a minute an interpreter.
 wheels: $(VENV)/.wheels ## Build and try the source distribution, and a wheel for each CPython that is here
 	$(BIN)/python scripts/wheels.py
 
