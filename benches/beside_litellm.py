@@ -9,9 +9,9 @@ Each pair of blocks gives a ratio. The table shows the medians of both and of th
 of the latter. All is CPU time of the process, with that of its other threads: LiteLLM does a part of its work
 in these.
 
-- Picks: LiteLLM's ``await router.select(name)``, which its own calls use, and its ``get_available_deployment``
-  where no loop runs. turnout's ``select`` stands beside both. Its ``acquire`` with its release stands beside
-  the former: it reserves what LiteLLM's pick does not.
+- Picks: LiteLLM's ``await router.select(name)``, which its own calls use, and ``get_available_deployment``,
+  which waits for nothing. turnout's ``select`` stands beside both. Its ``acquire`` with its release stands
+  beside the former: it reserves what LiteLLM's pick does not.
 - Calls: ``await Router.acompletion(…)`` with a mocked answer, beside ``router.call_async`` whose function
   awaits ``litellm.acompletion`` with that answer. Both stand beside ``litellm.acompletion`` alone. What
   LiteLLM logs after a call is a part of it: each block waits for it.
@@ -31,7 +31,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,7 +54,7 @@ STRATEGIES = {
 SQUARED = {"latency_based", "usage_based"}
 """Strategies whose cost grows with the square of the number of deployments in LiteLLM: among 10 alone."""
 MANY = 1_000
-FIRST = 20_000_000  # nanoseconds that a block of a pick takes, about
+BLOCK = 20_000_000  # nanoseconds that a block of picks takes, about
 
 Block: TypeAlias = Callable[[], Awaitable[float]]
 """Does something a number of times. Returns the CPU seconds of one time."""
@@ -98,7 +99,9 @@ def turnout_router(n: int, strategy: str = "simple_shuffle") -> Any:
     members = [
         turnout.Deployment(f"deployment-{nth}", MODEL, rpm_limit=NEVER, tpm_limit=NEVER, metadata=PROVIDER) for nth in range(n)
     ]
-    return turnout.Router(members, strategy=strategy)
+    router = turnout.Router(members, strategy=strategy)
+    router.select(MODEL)  # nothing is left for later
+    return router
 
 
 # --- by turns ---
@@ -109,7 +112,7 @@ def times_for(once: Callable[[], object], most: int = 100_000) -> int:
     once()
     began = time.perf_counter_ns()
     once()
-    return max(2, min(most, FIRST // max(1, time.perf_counter_ns() - began)))
+    return max(2, min(most, BLOCK // max(1, time.perf_counter_ns() - began)))
 
 
 def calls_of(once: Callable[[], object]) -> Block:
@@ -132,7 +135,7 @@ async def awaits_of(once: Callable[[], Awaitable[object]], times: int = 0) -> Bl
     if not times:
         began = time.perf_counter_ns()
         await once()
-        times = max(2, FIRST // (time.perf_counter_ns() - began))
+        times = max(2, BLOCK // (time.perf_counter_ns() - began))
 
     async def block() -> float:
         began = time.process_time()
@@ -144,18 +147,27 @@ async def awaits_of(once: Callable[[], Awaitable[object]], times: int = 0) -> Bl
     return block
 
 
-async def by_turns(blocks: Mapping[str, Block], pairs: int) -> list[dict[str, float]]:
+async def by_turns(blocks: dict[str, Block], pairs: int) -> list[dict[str, float]]:
     """Runs blocks by turns, every second time the other way round."""
     for block in blocks.values():
         await block()
     taken = []
     for nth in range(pairs):
         names = list(blocks) if nth % 2 else list(reversed(blocks))
-        taken.append({name: await blocks[name]() for name in names})
+        each = {}
+        for name in names:
+            gc.collect()  # nobody pays for another's garbage
+            each[name] = await blocks[name]()
+        taken.append(each)
     return taken
 
 
 # --- what is measured ---
+
+
+def lease(router: Any) -> None:
+    """Takes a lease and gives it back."""
+    router.acquire(MODEL).release()
 
 
 async def picks(sizes: Sequence[int], pairs: int) -> list[Row]:
@@ -168,10 +180,10 @@ async def picks(sizes: Sequence[int], pairs: int) -> list[Row]:
             theirs, ours = litellm_router(n, strategy), turnout_router(n, strategy)
             taken = await by_turns(
                 {
-                    "litellm": await awaits_of(lambda theirs=theirs: theirs.select(MODEL)),  # type: ignore[misc]
-                    "litellm, sync": calls_of(lambda theirs=theirs: theirs.get_available_deployment(MODEL)),  # type: ignore[misc]
-                    "select": calls_of(lambda ours=ours: ours.select(MODEL)),  # type: ignore[misc]
-                    "acquire": calls_of(lambda ours=ours: ours.acquire(MODEL).release()),  # type: ignore[misc]
+                    "litellm": await awaits_of(partial(theirs.select, MODEL)),
+                    "litellm, sync": calls_of(partial(theirs.get_available_deployment, MODEL)),
+                    "select": calls_of(partial(ours.select, MODEL)),
+                    "acquire": calls_of(partial(lease, ours)),
                 },
                 pairs,
             )
@@ -185,19 +197,19 @@ async def picks(sizes: Sequence[int], pairs: int) -> list[Row]:
 async def calls(sizes: Sequence[int], pairs: int) -> list[Row]:
     """Measures whole calls with a mocked answer."""
     litellm = import_module("litellm")
+
+    async def send(lease: Any) -> object:
+        return await litellm.acompletion(messages=MESSAGES, **lease.deployment.metadata)
+
     rows = []
     for n in sizes:
         theirs, ours = litellm_router(n), turnout_router(n)
-
-        async def send(lease: Any) -> object:
-            return await litellm.acompletion(messages=MESSAGES, **lease.deployment.metadata)
-
         times = 50 if n < MANY else 20
         taken = await by_turns(
             {
-                "direct": await awaits_of(lambda: litellm.acompletion(messages=MESSAGES, **PROVIDER), times),
-                "litellm": await awaits_of(lambda theirs=theirs: theirs.acompletion(model=MODEL, messages=MESSAGES), times),  # type: ignore[misc]
-                "turnout": await awaits_of(lambda ours=ours, send=send: ours.call_async(MODEL, send), times),  # type: ignore[misc]
+                "direct": await awaits_of(partial(litellm.acompletion, messages=MESSAGES, **PROVIDER), times),
+                "litellm": await awaits_of(partial(theirs.acompletion, model=MODEL, messages=MESSAGES), times),
+                "turnout": await awaits_of(partial(ours.call_async, MODEL, send), times),
             },
             pairs,
         )
@@ -213,22 +225,24 @@ async def calls(sizes: Sequence[int], pairs: int) -> list[Row]:
 def construction(sizes: Sequence[int], pairs: int) -> list[Row]:
     """Measures construction."""
 
-    def seconds(make: Callable[[], Any], times: int) -> float:
+    def seconds(make: Callable[[int], Any], n: int, times: int) -> float:
         gc.collect()
         began = time.process_time()
         for _ in range(times):
-            make()
+            make(n)
         return (time.process_time() - began) / times
 
     litellm_router(1), turnout_router(1)  # the first ones import what the imports left for later
     rows = []
     for n in sizes:
         taken = []
+        times = max(1, 10 * MANY // n)
         for nth in range(pairs if n < MANY else min(pairs, 5)):
-            subjects = [(lambda n=n: litellm_router(n), 1), (lambda n=n: turnout_router(n).select(MODEL), max(1, 10 * MANY // n))]  # type: ignore[misc]
-            order = (0, 1) if nth % 2 else (1, 0)
-            both = {place: seconds(*subjects[place]) for place in order}
-            taken.append((both[0], both[1]))
+            if nth % 2:
+                theirs, ours = seconds(litellm_router, n, 1), seconds(turnout_router, n, times)
+            else:
+                ours, theirs = seconds(turnout_router, n, times), seconds(litellm_router, n, 1)
+            taken.append((theirs, ours))
         rows.append(row(f"construction, {n:,} deployments", "ms", 1e3, taken))
     return rows
 
@@ -258,7 +272,7 @@ def imports(pairs: int) -> list[Row]:
         cpu.append((theirs[0] - empty[0], ours[0] - empty[0]))
         memory.append((theirs[1] - empty[1], ours[1] - empty[1]))
     rows = [row("import", "ms", 1e3, cpu)]
-    return rows + [row("import, resident memory", "MB", 1e-6, memory)] if memory[0][1] else rows
+    return [*rows, row("import, resident memory", "MB", 1e-6, memory)] if memory[0][1] else rows
 
 
 PARTS = ("picks", "calls", "construction", "imports")
@@ -274,6 +288,15 @@ def measure(parts: Sequence[str], sizes: Sequence[int], pairs: int) -> Iterator[
         yield from asyncio.run(picks(sizes, pairs))
     if "calls" in parts:
         yield from asyncio.run(calls(sizes, pairs))
+
+
+def figure(value: float) -> str:
+    """Writes a number with three digits or more.
+
+    >>> figure(0.08671), figure(1234.5)
+    ('0.0867', '1,234')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def main() -> int:
@@ -294,8 +317,8 @@ def main() -> int:
     rows = []
     for each in measure(options.only, options.sizes, options.pairs):
         rows.append(each)
-        figures = f"{each.litellm:>12,.4g}{each.turnout:>12,.4g} {each.unit:<3}{each.ratio:>12,.4g}"
-        print(f"{each.what:<62}{figures}  {each.low:,.4g} to {each.high:,.4g}", flush=True)
+        figures = f"{figure(each.litellm):>12}{figure(each.turnout):>12} {each.unit:<3}{figure(each.ratio):>12}"
+        print(f"{each.what:<62}{figures}  {figure(each.low)} to {figure(each.high)}", flush=True)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps([each._asdict() for each in rows], indent=1) + "\n")
     return 0
