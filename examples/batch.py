@@ -30,7 +30,7 @@ async def main() -> dict[str, str]:
         async def ask(question: str) -> None:
             async def send(lease: Lease) -> str:
                 reply = await clients[lease.deployment_id].chat.completions.create(
-                    model=lease.deployment.model, messages=[{"role": "user", "content": question}]
+                    model=lease.model, messages=[{"role": "user", "content": question}]
                 )
                 if reply.usage is not None:
                     lease.success(tokens=reply.usage.total_tokens)  # the real number takes the place of the estimate

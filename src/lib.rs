@@ -53,7 +53,7 @@ pub use base::labels::Dialect;
 pub use base::manual_clock::ManualClock;
 pub use base::rng::Rng;
 pub use base::time::{Nanos, nanos, reading};
-pub use facts::{Deployment, Learning, Request, Waiting, Wishes};
+pub use facts::{Deployment, Learning, Price, Request, Size, Waiting, Wishes};
 pub use gates::Refusal;
 pub use group::{Attachment, Entry, Metrics, Removed, Stats};
 pub use health::{Cause, FailureKind, HealthRules, MinuteRules, Rules, Scope, Status};

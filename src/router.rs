@@ -65,8 +65,8 @@ impl<T: Attachment> Router<T> {
             bell: Doorbell::default(),
         });
         let queue = Queue::new(Arc::clone(&services), settings.waiting);
-        let registry =
-            Registry::new(services, Strategies { usual: settings.strategy, single: settings.strategies, tiers: settings.tiers });
+        let strategies = Strategies { usual: settings.strategy, single: settings.strategies, tiers: settings.tiers };
+        let registry = Registry::new(services, strategies, settings.default_tag);
         Ok(Self { picker: Picker::new(registry, Rng::new(settings.seed)), queue })
     }
 
@@ -75,6 +75,9 @@ impl<T: Attachment> Router<T> {
     /// Adds a deployment at the end of its group. If a deployment has the same id, the new one replaces its
     /// facts and keeps its state and its place. If the model name is another, the deployment moves to that
     /// group.
+    ///
+    /// If its model name has a `*`, the group serves every name that fits and that is neither a model name
+    /// nor an alias. The longest such model name counts.
     ///
     /// # Errors
     /// If its model name is an alias, or if a quota has other limits than in another deployment.
@@ -202,12 +205,24 @@ impl<T: Attachment> Router<T> {
         self.registry().aliases()
     }
 
-    /// Returns the model name that a name leads to.
+    /// Returns the model name that a name leads to. It has a `*` if that name is one of many that it stands
+    /// for.
     ///
     /// # Errors
     /// If no deployment serves that model.
     pub fn resolve(&self, name: &str) -> Result<Arc<str>, Error> {
         self.registry().resolve(name)
+    }
+
+    /// Returns the name that the aliases lead to from a name. With `*` among the model names it need not be a
+    /// model name.
+    ///
+    /// # Errors
+    /// If no deployment serves that model.
+    #[cfg(feature = "python")]
+    pub(crate) fn resolve_alias(&self, name: &str) -> Result<Arc<str>, Error> {
+        self.resolve(name)?;
+        Ok(self.registry().asked_for(name))
     }
 
     // --- options ---
@@ -240,6 +255,12 @@ impl<T: Attachment> Router<T> {
         self.registry().strategies().tiers
     }
 
+    /// Returns the tag of the deployments that serve requests without tags; None for no such tag.
+    #[must_use]
+    pub fn default_tag(&self) -> Option<Arc<str>> {
+        self.registry().default_tag()
+    }
+
     /// Returns the strategies of single model names.
     #[must_use]
     pub fn strategies(&self) -> FxHashMap<Arc<str>, Strategy> {
@@ -260,7 +281,8 @@ impl<T: Attachment> Router<T> {
     /// If no deployment serves the model, or none passes every gate.
     #[inline]
     pub fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&T::Id) -> R) -> Result<R, Error> {
-        self.picker.select(model_name, request, found)
+        let stand_in = self.registry().stand_in(model_name, request);
+        self.picker.select(model_name, stand_in.as_ref().unwrap_or(request), found)
     }
 
     /// Picks a deployment and reserves a place in flight, one request and the request's tokens. It reserves
@@ -280,13 +302,15 @@ impl<T: Attachment> Router<T> {
     /// As for [`Router::acquire`].
     #[inline]
     pub fn acquire_at(&self, model_name: &str, request: &Request, priority: i32) -> Result<Lease<T>, Error> {
+        let stand_in = self.registry().stand_in(model_name, request);
+        let request = stand_in.as_ref().unwrap_or(request);
         let lease = if self.services().bell.is_waited_at() {
             self.queue.acquire(&self.picker, model_name, request, priority)
         } else {
             self.picker.acquire(model_name, request)
         };
         self.picker.deliver();
-        lease
+        lease.map(|lease| lease.asked_for(|| self.registry().asked_for(model_name)))
     }
 
     /// Like [`Router::acquire`], for a request that may wait. None if a request waits for the model name
@@ -297,9 +321,10 @@ impl<T: Attachment> Router<T> {
         if self.services().bell.is_waited_at() && self.queue.is_contended(&self.resolve(model_name).ok()?) {
             return None;
         }
-        let lease = self.picker.acquire_at_once(model_name, request);
+        let stand_in = self.registry().stand_in(model_name, request);
+        let lease = self.picker.acquire_at_once(model_name, stand_in.as_ref().unwrap_or(request));
         self.picker.deliver();
-        lease
+        lease.map(|lease| lease.asked_for(|| self.registry().asked_for(model_name)))
     }
 
     /// Says what a pick would do now, and why. It has no side effect.
@@ -307,7 +332,8 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If no deployment serves the model.
     pub fn explain(&self, model_name: &str, request: &Request) -> Result<Explanation<T>, Error> {
-        self.picker.explain(model_name, request)
+        let stand_in = self.registry().stand_in(model_name, request);
+        self.picker.explain(model_name, stand_in.as_ref().unwrap_or(request))
     }
 
     // --- waiting ---
@@ -317,7 +343,9 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If no deployment serves the model.
     pub fn wait(&self, model_name: &str, request: Request, patience: Patience, waker: Waker) -> Result<Waiter<T>, Error> {
-        Ok(self.queue.wait(self.resolve(model_name)?, request, patience, waker))
+        let names = (self.resolve(model_name)?, self.registry().asked_for(model_name));
+        let stand_in = self.registry().stand_in(model_name, &request);
+        Ok(self.queue.wait(names, stand_in.unwrap_or(request), patience, waker))
     }
 
     /// Looks whether a waiter of this router has its lease. It tries for all waiters for its model name, if

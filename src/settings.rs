@@ -26,6 +26,9 @@ pub struct Settings {
     pub strategies: FxHashMap<Arc<str>, Strategy>,
     /// Whether the strategies pick among the candidates of the lowest priority only.
     pub tiers: bool,
+    /// The tag of the deployments that serve requests without tags, and those whose tags no deployment of the
+    /// group has. It counts in groups that have such a deployment. None for no such tag.
+    pub default_tag: Option<Arc<str>>,
     /// The rules by which deployments cool down and come back.
     pub health: Rules,
     /// The options for what is learnt from providers.

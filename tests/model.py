@@ -4,6 +4,7 @@ It keeps every minute that was ever counted, looks at everything anew for each p
 Where a strategy draws, it says who may be drawn. Times are whole nanoseconds.
 """
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -372,7 +373,7 @@ class Router:
             return {deployment.deployment_id for deployment in weighted or candidates}
         keys = [self._key(strategy, deployment, candidates) for deployment in candidates]
         best = [deployment.deployment_id for deployment, key in zip(candidates, keys, strict=True) if key == min(keys)]
-        return set(best if strategy is Strategy.LEAST_BUSY else best[:1])
+        return set(best if strategy in (Strategy.LEAST_BUSY, Strategy.CHEAPEST) else best[:1])
 
     def _key(self, strategy: Strategy, deployment: Deployment, candidates: list[Deployment]) -> float:
         """What a strategy takes the least of."""
@@ -382,6 +383,10 @@ class Router:
             return state.in_flight
         if strategy is Strategy.PRIORITY_BASED:
             return deployment.priority
+        if strategy is Strategy.CHEAPEST:
+            # One half of the tokens is the prompt.
+            prices = (deployment.input_price, deployment.output_price)
+            return math.inf if prices == (None, None) else sum(price or 0 for price in prices)
         if strategy is Strategy.USAGE_BASED:
             return tokens * 100 // deployment.tpm_limit if deployment.tpm_limit else 0
         if strategy is Strategy.LATENCY_BASED:

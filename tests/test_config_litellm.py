@@ -288,11 +288,11 @@ def test_slips_are_named(settings: dict[str, Any], level: str, words: str) -> No
 
 
 def test_slips_of_an_entry_are_named() -> None:
-    found = loaded(entry(rpm_limit=5, tag_regex=["x"]), entry("openai/*"))
+    found = loaded(entry(rpm_limit=5, tag_regex=["x"]), entry("n", model="openai/*"))
     assert [one.partition(": ")[2] for one in said(found, "warning")] == [
         "LiteLLM knows no such setting: did you mean 'rpm'?",
         "this has no effect: tags are compared as a whole here",
-        "a name with '*' is no pattern here: it serves requests for this very name",
+        "this '*' stands for nothing: model_name has none",
     ]
 
 
@@ -332,3 +332,61 @@ router_settings:
     router = Router.from_config(path, strict=True)
     assert [(one.model_name, one.rpm_limit) for one in router.deployments()] == [("gpt", 600), ("other", 6)]
     assert router.strategy is Strategy.LEAST_BUSY
+
+
+# --- names with *, the default tag, prices, retries ---
+
+
+def test_a_name_with_a_star_is_a_pattern() -> None:
+    found = loaded(
+        entry("openai/*", model="openai/*"),
+        entry("*", model="anthropic/*"),
+        entry("azure/*", model="azure/*", api_base="https://eu.example.com"),
+        fallbacks=[{"openai/large": ["claude"]}, {"openai/*": ["azure/gpt"]}],
+    )
+    assert said(found) == []
+    router = found.router()
+    for name, model, has_endpoint in (("openai/gpt", "gpt", True), ("claude", "claude", True), ("azure/gpt", "gpt", False)):
+        with router.acquire(name) as lease:
+            assert (lease.model, lease.deployment.endpoint is not None) == (model, has_endpoint)
+
+
+def test_the_strategy_of_one_name_of_a_pattern_has_no_effect() -> None:
+    found = loaded(
+        entry("openai/*", model="openai/*"),
+        routing_groups=[{"group_name": "g", "models": ["openai/gpt"], "routing_strategy": "least-busy"}],
+    )
+    assert any("the strategy of 'openai/gpt' has no effect: name 'openai/*'" in one for one in said(found, "warning"))
+
+
+@pytest.mark.parametrize(("enabled", "tag"), [(True, "default"), (None, None), (False, None)])
+def test_filtering_by_tags_has_a_default_tag(enabled: bool | None, tag: str | None) -> None:
+    found = loaded(entry(tags=["default"]), entry("m", api_base="https://b.example"), enable_tag_filtering=enabled)
+    assert found.router().default_tag == tag
+    assert bool(said(found, "warning")) == (enabled is False)
+
+
+def test_costs_of_tokens_are_prices_of_a_million() -> None:
+    found = loaded(
+        entry("m", input_cost_per_token=1.5e-07, output_cost_per_token="6e-7"),
+        {**entry("m", api_base="https://b.example"), "model_info": {"input_cost_per_token": 2.5e-06}},
+        routing_strategy="cost-based-routing",
+    )
+    first, second = found.deployments
+    assert (first.input_price, first.output_price) == (0.15, 0.6)
+    assert (second.input_price, second.output_price) == (2.5, None)
+    assert said(found) == []
+    assert found.router().strategy is Strategy.CHEAPEST
+    assert found.router().select("m") == first.deployment_id
+    without = loaded(entry("m"), routing_strategy="cost-based-routing")
+    assert any("has no price, so it is picked last" in one for one in said(without, "warning"))
+    wrong = loaded(entry("m", input_cost_per_token="free"))
+    assert any("input_cost_per_token: this must be a number, not 'free'" in one for one in said(wrong, "error"))
+
+
+def test_retries_of_an_entry_are_its_own() -> None:
+    found = loaded(entry("m", num_retries=0), entry("m", api_base="https://b.example"), num_retries=3, retry_after=1)
+    first, second = found.deployments
+    assert first.retry is not None
+    assert (first.retry.attempts, first.retry.backoff, second.retry) == (1, Backoff(base=1, factor=1.0, jitter="none"), None)
+    assert found.options["retry"].attempts == 4

@@ -150,6 +150,7 @@ SCORES: dict[Strategy, tuple[str, list[float], list[float]]] = {
     Strategy.PRIORITY_BASED: ("priority", [7, 5, 5], [0, 1, 0]),
     Strategy.RATE_LIMIT_AWARE: ("remaining share", [0.55, 0.9, 1], [0, 0, 1]),
     Strategy.ROUND_ROBIN: ("share of turns", [1 / 3] * 3, [1, 0, 0]),
+    Strategy.CHEAPEST: ("expected cost", [2.5, 2, 2], [0, 0.5, 0.5]),
 }
 
 
@@ -157,9 +158,9 @@ SCORES: dict[Strategy, tuple[str, list[float], list[float]]] = {
 def test_scores_are_what_the_strategy_compares(strategy: Strategy) -> None:
     router = Router(
         [
-            Deployment("a", "m", weight=3, priority=7, tpm_limit=1000, rpm_limit=100, tags=["a"]),
-            Deployment("b", "m", weight=1, priority=5, tpm_limit=1000, rpm_limit=10),
-            Deployment("c", "m", weight=0, priority=5),
+            Deployment("a", "m", weight=3, priority=7, tpm_limit=1000, rpm_limit=100, tags=["a"], input_price=2, output_price=3),
+            Deployment("b", "m", weight=1, priority=5, tpm_limit=1000, rpm_limit=10, input_price=3, output_price=1),
+            Deployment("c", "m", weight=0, priority=5, output_price=4),
         ],
         strategy=strategy,
         clock=ManualClock(),

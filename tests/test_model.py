@@ -65,6 +65,8 @@ def deployment(chance: Random) -> Deployment:
         tpm_limit=chance.choice([None, None, 10, 50, 1000, 2**42]),
         max_parallel_requests=chance.choice([None, None, 2, 4]),
         tags=chance.choice([(), ("eu",), ("eu", "fast"), ("us",)]),
+        input_price=chance.choice([None, 0, 1, 2]),
+        output_price=chance.choice([None, 0, 1, 2]),
     )
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "_time_zone",
     "_write_unraisable",
     "build_routing_contexts",
+    "cheapest",
     "least_busy",
     "lowest_latency",
     "lowest_priority",
@@ -66,6 +67,7 @@ _StrategyName: TypeAlias = Literal[
     "priority_based",
     "rate_limit_aware",
     "round_robin",
+    "cheapest",
     # LiteLLM's spellings
     "simple-shuffle",
     "least-busy",
@@ -100,8 +102,11 @@ class Deployment:
 
     Args:
         deployment_id: Unique in a router, not empty.
-        model_name: The public name that requests ask for, not empty.
-        model: The provider's own model identifier; ``model_name`` if not given.
+        model_name: The public name that requests ask for, not empty. A ``*`` in it stands for any characters:
+            ``"openai/*"`` serves every name that begins with ``openai/``, unless it is another model name or
+            an alias. Of several that fit the longest counts.
+        model: The provider's own model identifier; ``model_name`` if not given. A ``*`` in it stands for what
+            the ``*`` of ``model_name`` stands for (see :attr:`Lease.model`).
         weight: Relative share under ``simple_shuffle``, 0 to 4,294,967,295. A weight of 0 gets no traffic
             from that strategy while another candidate has more.
         priority: Rank under ``priority_based``, and in a router with tiers, lower first, 0 to 4,294,967,295.
@@ -122,6 +127,12 @@ class Deployment:
             :class:`turnout.Health` or a :class:`turnout.MinuteRules`. The router's rules decide about a whole
             group (``panic_threshold``, ``fail_open``, ``outlier_factor``, failure domains). Outliers are
             looked for among deployments whose ``window`` is the router's.
+        retry: How calls follow a failure of this deployment with another attempt, in place of the router's
+            ``retry``. A ``retry`` of the call itself comes first. Its ``budget`` is not used: a call has one.
+        input_price: The price of a million tokens of prompts, from 0 to 1e9 in any one currency, rounded to
+            a millionth; None if it is not known. ``cheapest`` compares it. If only one of the two prices is
+            given, the other tokens are free.
+        output_price: The price of a million tokens of answers, likewise.
         endpoint: Where and how it is reached, for the clients and transports of this package; None if that is
             the application's business.
 
@@ -152,6 +163,9 @@ class Deployment:
         metadata: Mapping[str, Any] | None = None,
         domain: str | None = None,
         health: Health | MinuteRules | None = None,
+        retry: Retry | None = None,
+        input_price: float | None = None,
+        output_price: float | None = None,
         endpoint: Endpoint | None = None,
     ) -> Self: ...
     @property
@@ -209,6 +223,18 @@ class Deployment:
     @property
     def health(self) -> Health | MinuteRules | None:
         """Its own rules of cooldown and probation; None if it follows the router's."""
+
+    @property
+    def retry(self) -> Retry | None:
+        """How calls follow a failure of it with another attempt; None if the router's rules decide."""
+
+    @property
+    def input_price(self) -> float | None:
+        """The price of a million tokens of prompts; None if it is not known."""
+
+    @property
+    def output_price(self) -> float | None:
+        """The price of a million tokens of answers; None if it is not known."""
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -304,6 +330,21 @@ class Lease:
     @property
     def model_name(self) -> str:
         """The model name whose group was asked (an alias is resolved)."""
+
+    @property
+    def model(self) -> str:
+        """The provider's own identifier of the model to ask for.
+
+        It is ``deployment.model``. If the deployment's ``model_name`` has a ``*``, each ``*`` of the model is
+        replaced by what that of the model name stands for in the name that was asked for.
+
+        Examples:
+            >>> from turnout import Deployment, Router
+            >>> router = Router([Deployment("openai", "openai/*", model="*")])
+            >>> with router.acquire("openai/gpt-4o") as lease:
+            ...     lease.model
+            'gpt-4o'
+        """
 
     @property
     def tokens(self) -> int:
@@ -459,6 +500,9 @@ class Router:
         strategies: The strategies of single model names.
         tiers: Whether the strategies pick among the candidates of the lowest ``priority`` only. Those of the
             next one serve once none of these is left: cooling down, full or at their limits.
+        default_tag: The tag of the deployments that serve requests without tags, and requests whose tags no
+            deployment of the group has. It counts in groups that have a deployment with this tag. With None,
+            any deployment serves requests without tags. LiteLLM's tag for this is ``"default"``.
         allowed_fails: Deprecated, like the next three: give :class:`turnout.MinuteRules` as ``health``.
         min_requests: See ``allowed_fails``.
         cooldown_time: See ``allowed_fails``.
@@ -501,6 +545,7 @@ class Router:
         strategy: Strategy | _StrategyName = "simple_shuffle",
         strategies: Mapping[str, Strategy | _StrategyName] | None = None,
         tiers: bool = False,
+        default_tag: str | None = None,
         allowed_fails: int | None = None,
         min_requests: int | None = None,
         cooldown_time: float | None = None,
@@ -579,6 +624,7 @@ class Router:
         strategy: Strategy | _StrategyName | None = None,
         strategies: Mapping[str, Strategy | _StrategyName] | None = None,
         tiers: bool | None = None,
+        default_tag: str | None = None,
         health: Health | MinuteRules | None = None,
         learning: Learning | None = None,
         retry: Retry | None = None,
@@ -596,6 +642,7 @@ class Router:
             strategy: The rule for every model name that ``strategies`` does not name.
             strategies: The strategies of single model names. They replace all that there were.
             tiers: As for the router.
+            default_tag: As for the router; an empty text for no such tag. A call that waits keeps its tags.
             health: The rules of cooldown and probation. A cooldown that has begun keeps its end.
             learning: What is learnt from providers.
             retry: As for the router. A call that has begun keeps its options.
@@ -710,7 +757,11 @@ class Router:
         """Follow aliases to the model name.
 
         Args:
-            name: A model name or an alias.
+            name: A model name or an alias, or a name that a model name with ``*`` serves.
+
+        Returns:
+            The model name. It may have a ``*``: the exact name comes first, then an alias, then the longest
+            model name with ``*`` that fits.
 
         Raises:
             ModelNotFound: It leads to no model that has a deployment.
@@ -1368,6 +1419,10 @@ class Router:
         """Whether the strategies pick among the candidates of the lowest priority only."""
 
     @property
+    def default_tag(self) -> str | None:
+        """The tag of the deployments that serve requests without tags; None if there is no such tag."""
+
+    @property
     def strategies(self) -> dict[str, Strategy]:
         """The strategies of single model names."""
 
@@ -1385,6 +1440,9 @@ class RoutingContext:
         rpm_current: Requests this minute, 0 to 2**64 - 1.
         rpm_limit: Most requests in a minute; None or 0 for no limit.
         avg_latency_us: Smoothed latency in microseconds; 0 for unknown.
+        input_price: The price of a million tokens of prompts, from 0 to 1e9 in any one currency; None for
+            unknown. If only one of the two prices is given, the other one is 0.
+        output_price: The price of a million tokens of answers, likewise.
 
     Raises:
         ConfigurationError: A number is out of range.
@@ -1403,6 +1461,8 @@ class RoutingContext:
         rpm_current: int = 0,
         rpm_limit: int | None = None,
         avg_latency_us: int = 0,
+        input_price: float | None = None,
+        output_price: float | None = None,
     ) -> Self: ...
     @property
     def deployment_id(self) -> str:
@@ -1439,6 +1499,14 @@ class RoutingContext:
     @property
     def avg_latency_us(self) -> int:
         """Smoothed latency in microseconds; 0 for unknown."""
+
+    @property
+    def input_price(self) -> float | None:
+        """The price of a million tokens of prompts; None for unknown."""
+
+    @property
+    def output_price(self) -> float | None:
+        """The price of a million tokens of answers; None for unknown."""
 
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
@@ -1767,6 +1835,30 @@ def rate_limit_aware(contexts: Sequence[RoutingContext], /) -> str | None:
 
     Args:
         contexts: The candidates, in registration order.
+
+    Returns:
+        The chosen deployment's id, None without candidates.
+    """
+
+def cheapest(
+    contexts: Sequence[RoutingContext],
+    /,
+    *,
+    tokens: int = 0,
+    input_tokens: int | None = None,
+    output_tokens: int | None = None,
+) -> str | None:
+    """Pick the candidate that costs least for a request, ties uniformly at random.
+
+    The cost is the sum of both kinds of tokens, each times its price, with at least one token of each kind.
+    If only ``tokens`` is known, one half of them is the prompt; with 0 both halves are the same. A candidate
+    without prices comes after all that have some.
+
+    Args:
+        contexts: The candidates, in registration order.
+        tokens: The tokens of the request, 0 for unknown.
+        input_tokens: The tokens of the prompt; given together with ``output_tokens`` or with ``tokens``.
+        output_tokens: The tokens of the answer, likewise.
 
     Returns:
         The chosen deployment's id, None without candidates.

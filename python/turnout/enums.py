@@ -15,9 +15,9 @@ class _Name(str, Enum):
 class Strategy(_Name):
     """The rule that picks among candidates.
 
-    The rules and their names are those of litellm-rs. LiteLLM's own spellings are accepted in their place:
-    ``"simple-shuffle"``, ``"least-busy"``, ``"usage-based-routing"``, ``"usage-based-routing-v2"``,
-    ``"latency-based-routing"``, ``"cost-based-routing"``.
+    The rules and their names are those of litellm-rs, but for ``cheapest``. LiteLLM's own spellings are
+    accepted in their place: ``"simple-shuffle"``, ``"least-busy"``, ``"usage-based-routing"``,
+    ``"usage-based-routing-v2"``, ``"latency-based-routing"``, ``"cost-based-routing"``.
     """
 
     SIMPLE_SHUFFLE = "simple_shuffle"
@@ -34,6 +34,8 @@ class Strategy(_Name):
     """Farthest from its token and request limits, ties to the first."""
     ROUND_ROBIN = "round_robin"
     """In turn."""
+    CHEAPEST = "cheapest"
+    """The least expected cost of the request, ties at random."""
 
 
 class FailureKind(_Name):

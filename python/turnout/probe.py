@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeAlias
 
+import turnout.logs  # noqa: F401 - without it the logger is not quiet by default
 from turnout._core import Deployment, Router
 from turnout.enums import Status
 from turnout.exceptions import ConfigurationError, DeploymentNotFound

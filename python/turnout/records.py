@@ -239,11 +239,15 @@ class Explanation:
         """Return the explanation as plain data that `json.dumps` takes.
 
         Returns:
-            The attributes as a dict, the verdicts as a list of dicts.
+            The attributes as a dict, the verdicts as a list of dicts. An infinite score, that of an unknown
+            price, is None: JSON has no such number.
         """
         plain = asdict(self)
         plain["strategy"] = str(self.strategy)
         plain["verdicts"] = list(plain["verdicts"])
+        for verdict in plain["verdicts"]:
+            if verdict["score"] == float("inf"):
+                verdict["score"] = None
         return plain
 
     def __str__(self) -> str:

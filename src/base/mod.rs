@@ -17,3 +17,4 @@ pub(crate) mod sync;
 pub(crate) mod time;
 pub(crate) mod trips;
 pub(crate) mod wall;
+pub(crate) mod wildcard;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::error::Error;
+use super::wildcard::{is_pattern, overlay};
 
 /// A wrong name is compared with at most this many names. The comparison must not cost much more than a pick.
 const MOST_COMPARED: usize = 1000;
@@ -21,7 +22,7 @@ pub(crate) fn not_empty(what: &str, name: &str) -> Result<Arc<str>, Error> {
 
 /// Returns the known names that are most like the one asked for, best first. A name is like it if at most a
 /// third of its characters are slips. A slip is a wrong, missing or needless character, or two characters
-/// that have changed places.
+/// that have changed places. Of a known name with `*` only the other characters count.
 pub(crate) fn nearest(name: &str, known: impl Iterator<Item = Arc<str>>) -> Vec<String> {
     const MOST: usize = 3;
     if name.len() > LONGEST_COMPARED {
@@ -31,11 +32,16 @@ pub(crate) fn nearest(name: &str, known: impl Iterator<Item = Arc<str>>) -> Vec<
     let mut like: Vec<_> = known
         .take(MOST_COMPARED)
         .filter_map(|known| {
+            if known.len() > LONGEST_COMPARED {
+                return None;
+            }
+            let is_like = known.to_lowercase();
+            let name = if is_pattern(&known) { overlay(&is_like, &name)? } else { name.clone() };
             let longer = name.len().max(known.len());
             // A name without a character in common is not like it, even if both are short.
             let allowed = (longer.max(3) / 3).min(longer.saturating_sub(1));
-            let is_near = known.len() <= LONGEST_COMPARED && known.len().abs_diff(name.len()) <= allowed;
-            let slips = if is_near { strsim::osa_distance(&name, &known.to_lowercase()) } else { usize::MAX };
+            let is_near = known.len().abs_diff(name.len()) <= allowed;
+            let slips = if is_near { strsim::osa_distance(&name, &is_like) } else { usize::MAX };
             (slips <= allowed).then_some((slips, known))
         })
         .collect();
@@ -63,6 +69,7 @@ mod tests {
         assert!(near("m", &["x", "gpt"]).is_empty());
         assert_eq!(near("cooler", &["cool", "hot"]), ["cool"]);
         assert!(near(&"a".repeat(200), &["a"]).is_empty());
+        assert_eq!(near("opneai/gpt-4o", &["openai/*", "azure/*", "gpt-4o"]), ["openai/*"]);
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
+use super::price::Price;
 use crate::base::error::Error;
 use crate::base::labels::{Dialect, Labels};
 use crate::base::names::not_empty;
+use crate::base::wildcard::{captures, fill, is_pattern};
 use crate::health::Rules;
 use crate::limits::{Limit, Quota};
 
@@ -28,6 +30,8 @@ pub struct Deployment {
     rpm_limit: Option<NonZeroU64>,
     tpm_limit: Option<NonZeroU64>,
     max_parallel_requests: Option<NonZeroU32>,
+    /// Whether its model name is a pattern.
+    serves_many: bool,
     id: Arc<str>,
     model_name: Arc<str>,
     model: Arc<str>,
@@ -43,6 +47,8 @@ struct Rare {
     domain: Option<Arc<str>>,
     dialect: Option<Dialect>,
     health: Option<Arc<Rules>>,
+    input_price: Option<u64>,
+    output_price: Option<u64>,
 }
 
 /// The rules were checked: none of their numbers is NaN, so each equals itself.
@@ -58,6 +64,7 @@ impl Deployment {
         let model_name = not_empty("model_name", model_name)?;
         Ok(Self {
             id,
+            serves_many: is_pattern(&model_name),
             model: Arc::clone(&model_name),
             model_name,
             tags: Arc::default(),
@@ -178,6 +185,12 @@ impl Deployment {
         Ok(self.with_rare(|rare| rare.health = health.map(Arc::new)))
     }
 
+    /// Sets the prices of the tokens of prompts and of answers: see [`Price`].
+    #[must_use]
+    pub fn with_prices(self, input: Option<u64>, output: Option<u64>) -> Self {
+        self.with_rare(|rare| (rare.input_price, rare.output_price) = (input, output))
+    }
+
     /// Returns its unique id.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -202,6 +215,25 @@ impl Deployment {
     #[must_use]
     pub fn model(&self) -> &str {
         &self.model
+    }
+
+    /// Returns whether its model name has a `*`, and so stands for many names.
+    #[inline]
+    pub(crate) fn serves_many(&self) -> bool {
+        self.serves_many
+    }
+
+    /// Returns the provider's own identifier of the model that a request asks for. It is [`Self::model`] with
+    /// each `*` replaced by what the `*` of the model name stands for in `name`.
+    ///
+    /// ```
+    /// let deployment = turnout::Deployment::new("openai", "openai/*")?.with_model("*")?;
+    /// assert_eq!(deployment.model_for("openai/gpt-4o"), "gpt-4o");
+    /// # Ok::<(), turnout::Error>(())
+    /// ```
+    #[must_use]
+    pub fn model_for(&self, name: &str) -> String {
+        captures(&self.model_name, name).map_or_else(|| self.model.to_string(), |captures| fill(&self.model, &captures))
     }
 
     /// Returns its labels.
@@ -256,6 +288,25 @@ impl Deployment {
 
     pub(crate) fn shared_health(&self) -> Option<&Arc<Rules>> {
         self.rare.as_ref()?.health.as_ref()
+    }
+
+    /// Returns the price of the tokens of prompts, if it is given.
+    #[must_use]
+    pub fn input_price(&self) -> Option<u64> {
+        self.rare.as_ref()?.input_price
+    }
+
+    /// Returns the price of the tokens of answers, if it is given.
+    #[must_use]
+    pub fn output_price(&self) -> Option<u64> {
+        self.rare.as_ref()?.output_price
+    }
+
+    /// Returns what its tokens cost. If one price is given, the other tokens are free. None if no price is
+    /// given.
+    #[must_use]
+    pub fn price(&self) -> Option<Price> {
+        Price::of(self.input_price(), self.output_price())
     }
 
     /// Returns the relative share.

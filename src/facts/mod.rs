@@ -2,8 +2,10 @@
 
 mod deployment;
 mod options;
+mod price;
 mod request;
 
 pub use deployment::Deployment;
 pub use options::{Learning, Waiting};
+pub use price::{Price, Size};
 pub use request::{Request, Wishes};

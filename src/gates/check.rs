@@ -66,7 +66,9 @@ impl<T> Check<'_, '_, T> {
     #[inline(always)]
     fn tags(&self) -> Result<(), Refusal> {
         match &self.request.wishes {
-            Some(wishes) if !wishes.accepts_tags(self.entry.deployment().labels()) => Err(Refusal::Tags),
+            Some(wishes) if !wishes.accepts_tags(self.entry.deployment().labels()) => {
+                Err(if wishes.by_default { Refusal::DefaultTag } else { Refusal::Tags })
+            }
             _ => Ok(()),
         }
     }

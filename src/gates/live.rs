@@ -3,6 +3,7 @@
 use super::check::minute_ends_in;
 use crate::base::clock::Now;
 use crate::counters::{State, mark};
+use crate::facts::Price;
 use crate::group::Entry;
 use crate::limits::{Counts, Unit, Usage};
 use crate::strategy::{Candidate, RoutingContext};
@@ -92,6 +93,11 @@ impl<T> Candidate for Live<'_, '_, T> {
     fn avg_first_token_us(&self) -> u64 {
         self.state.avg_first_token_us()
     }
+
+    #[inline]
+    fn price(&self) -> Option<Price> {
+        self.entry.deployment().price()
+    }
 }
 
 /// Takes a snapshot of what a strategy sees of a deployment.
@@ -110,5 +116,6 @@ pub(crate) fn routing_context<T>(entry: &Entry<T>, now: &Now<'_>) -> RoutingCont
         rpm_current: rpm.current,
         rpm_limit: rpm.limit,
         avg_latency_us: stats.avg_latency_us,
+        price: deployment.price(),
     }
 }

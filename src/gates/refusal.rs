@@ -28,6 +28,9 @@ pub enum Refusal {
     Dialect,
     /// The deployment lacks the tags that the request asks for.
     Tags,
+    /// The deployment lacks the default tag. The request asks for no tags, or for tags that no deployment
+    /// has.
+    DefaultTag,
     /// The request names the only deployments that may serve it, and this is none of them.
     Only,
     /// The request excludes the deployment.
@@ -104,7 +107,7 @@ impl Refusal {
     pub fn gate(&self) -> Gate {
         match self {
             Self::Dialect => Gate::Dialect,
-            Self::Tags => Gate::Tags,
+            Self::Tags | Self::DefaultTag => Gate::Tags,
             Self::Only => Gate::Only,
             Self::Excluded => Gate::Excluded,
             Self::CoolingDown { .. } => Gate::CoolingDown,
@@ -129,6 +132,7 @@ impl fmt::Display for Refusal {
             Self::Dialect => f.write_str("does not speak the dialect of the request"),
             Self::Only => f.write_str("not among the only deployments asked for"),
             Self::Tags => f.write_str("lacks the tags asked for"),
+            Self::DefaultTag => f.write_str("lacks the default tag, which serves here"),
             Self::Excluded => f.write_str("excluded by the request"),
             Self::CoolingDown { ends_in, cause: None } => write!(f, "cooling down, ends in {:.1} s", seconds(ends_in)),
             Self::CoolingDown { ends_in, cause: Some(cause) } => {

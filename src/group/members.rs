@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::entry::{Attachment, Entry};
 use super::services::Services;
+use super::tags::{Tags, asks_for};
 use crate::base::clock::{Clock, Now};
 use crate::base::error::Error;
 use crate::base::position::Position;
 use crate::base::rng::Rng;
 use crate::counters::{State, StateTable};
-use crate::facts::Request;
+use crate::facts::{Request, Wishes};
 use crate::health::HealthRules;
 use crate::index::{self, AnyForest, Index, Members, QuotaBits};
 use crate::limits::Quotas;
@@ -92,13 +93,14 @@ pub(crate) struct Group<T: Attachment> {
     len: usize,
     /// The sum of the members' weights.
     weights: u64,
+    tags: Tags,
     /// The quotas that members share with each other or with other groups. An index knows only their bits.
     pub(crate) quotas: Quotas,
 }
 
 impl<T: Attachment> Group<T> {
     pub(crate) fn new(order: Order, index: Arc<Index>) -> Self {
-        Self { order, index, places: Places::new(), len: 0, weights: 0, quotas: Quotas::default() }
+        Self { order, index, places: Places::new(), len: 0, weights: 0, tags: Tags::default(), quotas: Quotas::default() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -137,16 +139,27 @@ impl<T: Attachment> Group<T> {
         self.places.ids.get(position as usize)?.as_ref()
     }
 
-    /// Returns the source of chance for a pick.
+    /// Returns what the rule has beside the members for a pick.
     #[inline]
-    pub(crate) fn chance<'a>(&'a self, rng: &'a Rng) -> Chance<'a> {
-        Chance { rng, next_turn: &self.index.words.next_turn, peek: false }
+    pub(crate) fn chance<'a>(&'a self, rng: &'a Rng, request: &Request) -> Chance<'a> {
+        Chance { rng, next_turn: &self.index.words.next_turn, peek: false, size: request.into() }
     }
 
     /// Returns the bits of the quotas that stop a request.
     #[inline]
     pub(crate) fn spent_quotas(&self, request: &Request, now: &Now<'_>) -> QuotaBits {
         self.quotas.spent(|| (request.into(), now.get()))
+    }
+
+    /// Returns the request that takes the place of one without tags, or with tags that no member has: it asks
+    /// for the default tag. None if the request itself is served, or if no member has the default tag.
+    pub(crate) fn stand_in(&self, request: &Request, default_tag: &str) -> Option<Request> {
+        let is_served = |wishes: &Wishes| {
+            let any = || self.members().any(|(_, entry)| wishes.accepts_tags(entry.deployment.labels()));
+            !wishes.tags.is_empty() && self.tags.may_serve(wishes) && (wishes.tags.len() == 1 || any())
+        };
+        let stands_in = self.tags.has(default_tag) && !request.wishes.as_deref().is_some_and(is_served);
+        stands_in.then(|| asks_for(request, default_tag))
     }
 
     /// Returns the members and their places, in registration order.
@@ -220,7 +233,9 @@ impl<T: Attachment> Group<T> {
         if let Some(old) = self.places.members.get(entry.home.place.position() as usize).and_then(Option::as_ref) {
             self.quotas.leave(old.metering.as_deref());
             self.weights -= u64::from(old.deployment.weight());
+            self.tags.leave(&old.deployment);
         }
+        self.tags.enter(&entry.deployment);
         self.quotas.enter(entry.metering.as_deref());
         self.weights += u64::from(entry.deployment.weight());
         self.len += usize::from(self.places.put(entry, id, removed));
@@ -234,6 +249,7 @@ impl<T: Attachment> Group<T> {
         let position = entry.home.place.position();
         self.quotas.leave(entry.metering.as_deref());
         self.weights -= u64::from(entry.deployment.weight());
+        self.tags.leave(&entry.deployment);
         self.len -= usize::from(!self.places.take(position, removed));
         self.note_members();
         let now = Now::new(&entry.services.clock);
@@ -249,8 +265,11 @@ impl<T: Attachment> Group<T> {
     /// Replaces all members by others.
     pub(crate) fn replace_all(&mut self, places: Places<T>, clock: &Clock, removed: &mut Removed<T>) {
         self.len = places.len();
-        self.quotas = Quotas::default();
-        places.members.iter().flatten().for_each(|entry| self.quotas.enter(entry.metering.as_deref()));
+        (self.quotas, self.tags) = (Quotas::default(), Tags::default());
+        for entry in places.members.iter().flatten() {
+            self.quotas.enter(entry.metering.as_deref());
+            self.tags.enter(&entry.deployment);
+        }
         self.weights = places.members.iter().flatten().map(|entry| u64::from(entry.deployment.weight())).sum();
         std::mem::replace(&mut self.places, places).take_all(removed);
         self.places.members.iter().flatten().for_each(|entry| entry.stop_metering());

@@ -4,6 +4,7 @@ mod entry;
 mod members;
 mod services;
 mod stats;
+mod tags;
 
 pub use entry::{Attachment, Entry};
 pub(crate) use entry::{Heir, Home};

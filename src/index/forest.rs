@@ -360,7 +360,7 @@ mod tests {
     use crate::base::rng::Rng;
     use crate::base::sync::atomic::{AtomicU64, Ordering};
     use crate::base::time::SECOND;
-    use crate::facts::Wishes;
+    use crate::facts::{Size, Wishes};
     use crate::strategy::{RoundRobin, RoutingContext};
 
     /// A member with `tokens` left, which understates what is left until a time.
@@ -441,7 +441,8 @@ mod tests {
             let wishes = Wishes { tags: tags.to_vec(), ..Wishes::default() };
             let labels = Some(&wishes).filter(|wishes| wishes.asks_for_labels());
             let filter = Filter { tokens, places: None, lacks_part: false, labels, spent: 0 };
-            let chance = Chance { rng: &Rng::new(Some(0)), next_turn: &self.next_turn, peek: false };
+            let chance =
+                Chance { rng: &Rng::new(Some(0)), next_turn: &self.next_turn, peek: false, size: Size { input: 1, output: 1 } };
             let clock = Clock::Manual(Arc::clone(&self.clock));
             self.forest.pick(&self.members, &filter, &Now::new(&clock), &chance, |_| ())
         }

@@ -389,7 +389,10 @@ mod tests {
     use crate::base::rng::Rng;
     use crate::base::sync::atomic::AtomicU64;
     use crate::base::time::Nanos;
+    use crate::facts::Size;
     use crate::strategy::{Candidate, Candidates, Choice, RoutingContext, Step};
+
+    const SIZE: Size = Size { input: 1, output: 1 };
 
     /// The less busy of two candidates that are drawn. The pick of this rule does not follow from a summary.
     #[derive(Debug)]
@@ -448,7 +451,7 @@ mod tests {
             }
             let picks = |pick: &dyn Fn(&Chance<'_>) -> Option<Position>| {
                 let (rng, next_turn) = (Rng::new(Some(3)), AtomicU64::new(0));
-                let chance = Chance { rng: &rng, next_turn: &next_turn, peek: false };
+                let chance = Chance { rng: &rng, next_turn: &next_turn, peek: false, size: SIZE };
                 (0..50).map(|_| pick(&chance).unwrap()).collect::<Vec<_>>()
             };
             let by_tree = picks(&|chance| tree.pick(chance, |_| ()));
@@ -459,11 +462,11 @@ mod tests {
                 labels: None,
                 spent: 0,
             };
-            assert_eq!(by_tree, picks(&|chance| TwoChoices::choose(&Candidates::new(present(), present), chance)));
+            assert_eq!(by_tree, picks(&|chance| TwoChoices::choose(&Candidates::new(present(), present, SIZE), chance)));
             let others = || present().filter(|&(place, _)| place != 0);
             if members > 1 {
                 let by_filter = picks(&|chance| tree.pick_filtered(&filter, chance));
-                assert_eq!(by_filter, picks(&|chance| TwoChoices::choose(&Candidates::new(others(), others), chance)));
+                assert_eq!(by_filter, picks(&|chance| TwoChoices::choose(&Candidates::new(others(), others, SIZE), chance)));
             }
         }
     }

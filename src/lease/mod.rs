@@ -56,6 +56,8 @@ pub struct Lease<T> {
     first_token_us: AtomicU32,
     /// Whether it has the one place of a deployment on probation.
     probes: bool,
+    /// The provider's own identifier of the model, where the deployment serves many; None elsewhere.
+    model: Option<Box<str>>,
     /// Its charges beside those of its minute; None for most.
     receipt: Option<Box<Receipt>>,
 }
@@ -98,6 +100,7 @@ impl<T> Lease<T> {
             ended: AtomicBool::new(false),
             first_token_us: AtomicU32::new(0),
             probes,
+            model: None,
             receipt,
         })
     }
@@ -106,6 +109,22 @@ impl<T> Lease<T> {
     #[must_use]
     pub fn deployment(&self) -> &Deployment {
         self.entry.deployment()
+    }
+
+    /// Returns the provider's own identifier of the model to ask for: that of the deployment, with each `*`
+    /// replaced by what it stands for in the name that was asked for.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        self.model.as_deref().unwrap_or_else(|| self.deployment().model())
+    }
+
+    /// Learns which name was asked for, if the deployment serves many.
+    #[inline]
+    pub(crate) fn asked_for(mut self, name: impl FnOnce() -> Arc<str>) -> Self {
+        if self.deployment().serves_many() {
+            self.model = Some(self.deployment().model_for(&name()).into());
+        }
+        self
     }
 
     /// Returns what the application attached to it.

@@ -64,7 +64,7 @@ impl<T: Attachment> Picker<T> {
     #[inline]
     pub(crate) fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&T::Id) -> R) -> Result<R, Error> {
         let picked = self.registry.with_group(model_name, |model_name, group| {
-            let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng));
+            let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng, request));
             if group.index.words.ramp.is_on() {
                 group.prepare_ramp(&now);
             }
@@ -163,7 +163,7 @@ impl<T: Attachment> Picker<T> {
         request: &Request,
         otherwise: impl FnOnce(Now<'a>, bool) -> Result<Lease<T>, E>,
     ) -> Result<Lease<T>, E> {
-        let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng));
+        let (now, chance) = (Now::new(self.clock()), group.chance(&self.rng, request));
         if group.index.words.ramp.is_on() {
             group.prepare_ramp(&now);
         }

@@ -91,7 +91,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
         if group.index.words.ramp.is_on() {
             group.prepare_ramp(&now);
         }
-        Self { group, request, now, chance: group.chance(rng), services, waived: Waived::default(), lost: Vec::new() }
+        Self { group, request, now, chance: group.chance(rng, request), services, waived: Waived::default(), lost: Vec::new() }
     }
 
     /// Finds out which gates are open to all deployments.
@@ -121,7 +121,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
     }
 
     fn choose_by<R: Rule>(&self, mut observer: impl Observer) -> Option<Position> {
-        let candidates = Candidates::<R, _>::new(self.candidates(&mut observer), || self.candidates(Unobserved));
+        let candidates = Candidates::<R, _>::new(self.candidates(&mut observer), || self.candidates(Unobserved), self.chance.size);
         let (whole, picked) = (candidates.whole(), R::choose(&candidates, &self.chance));
         observer.assessed(R::SCORE, |position| {
             let candidate = self.live(self.group.member(position)?);

@@ -78,7 +78,23 @@ pub(crate) fn reading(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
     moment(name, "a finite number of seconds from 0 to 1e10", time::reading, value)
 }
 
-fn moment(name: &str, allowed: &str, convert: impl Fn(f64) -> Option<Nanos>, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
+/// The price of a million tokens, in millionths of a unit of the currency.
+pub(crate) fn price(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // it is in range
+    let millionths = |price: f64| (0.0..=1e9).contains(&price).then(|| (price * PRICE_UNITS).round() as u64);
+    moment(name, "a finite number from 0 to 1e9", millionths, value)
+}
+
+/// How many of the units of [`price`] make one unit of the currency.
+const PRICE_UNITS: f64 = 1e6;
+
+/// A price in units of the currency.
+#[allow(clippy::cast_precision_loss)] // a price was a float
+pub(crate) fn price_in_units(price: u64) -> f64 {
+    price as f64 / PRICE_UNITS
+}
+
+fn moment(name: &str, allowed: &str, convert: impl Fn(f64) -> Option<u64>, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
     // An int may be too large for a float.
     let seconds = match value.extract::<f64>() {
         Ok(seconds) => seconds,
@@ -208,5 +224,5 @@ fn wishes(
     tags.dedup();
     let exclude = exclude.map(|ids| texts("exclude", ids)).transpose()?.unwrap_or_default();
     let only = optional(only, |ids| texts("only", ids))?;
-    Ok(Box::new(Wishes { tags, any_tag, exclude, only, dialect: optional(dialect, self::dialect)? }))
+    Ok(Box::new(Wishes { tags, any_tag, exclude, only, dialect: optional(dialect, self::dialect)?, by_default: false }))
 }

@@ -7,7 +7,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping, PyMappingProxy, PyString, PyTuple};
 
-use super::args::{optional, text, texts, whole};
+use super::args::{self, optional, price_in_units, text, texts, whole};
 use super::errors::wrong_type;
 use super::limits::{limit_from, limit_objects, quota_from, quota_objects};
 use super::options;
@@ -25,6 +25,7 @@ pub(crate) struct PyDeployment {
     limits: Option<Py<PyTuple>>,
     quotas: Option<Py<PyTuple>>,
     health: Option<Py<PyAny>>,
+    retry: Option<Py<PyAny>>,
     endpoint: Option<Py<PyAny>>,
 }
 
@@ -34,10 +35,10 @@ impl PyDeployment {
     #[pyo3(
         signature = (deployment_id, model_name, *, model=None, weight=None, priority=None, rpm_limit=None, tpm_limit=None,
                      max_parallel_requests=None, limits=None, quotas=None, tags=None, metadata=None, domain=None, health=None,
-                     endpoint=None),
+                     retry=None, input_price=None, output_price=None, endpoint=None),
         text_signature = "(deployment_id, model_name, *, model=None, weight=1, priority=0, rpm_limit=None, tpm_limit=None, \
                           max_parallel_requests=None, limits=(), quotas=(), tags=(), metadata=None, domain=None, health=None, \
-                          endpoint=None)"
+                          retry=None, input_price=None, output_price=None, endpoint=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
@@ -56,6 +57,9 @@ impl PyDeployment {
         metadata: Option<&Bound<'_, PyAny>>,
         domain: Option<&Bound<'_, PyAny>>,
         health: Option<&Bound<'_, PyAny>>,
+        retry: Option<&Bound<'_, PyAny>>,
+        input_price: Option<&Bound<'_, PyAny>>,
+        output_price: Option<&Bound<'_, PyAny>>,
         endpoint: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let id = text("deployment_id", deployment_id)?;
@@ -88,6 +92,9 @@ impl PyDeployment {
         }
         facts = facts.with_domain(domain.filter(|domain| !domain.is_none()).map(|domain| text("domain", domain)).transpose()?)?;
         facts = facts.with_health(optional(health, options::rules)?)?.with_dialect(optional(endpoint, options::dialect)?);
+        let price = |name: &str, value| optional(value, |value| args::price(name, value));
+        facts = facts.with_prices(price("input_price", input_price)?, price("output_price", output_price)?);
+        optional(retry, options::retry)?;
         // An exact str, so that no instance of a subclass outlives this call.
         let id = PyString::new(py, id).unbind();
         Ok(Self {
@@ -97,6 +104,7 @@ impl PyDeployment {
             limits: limits.map(Bound::unbind),
             quotas: quotas.map(Bound::unbind),
             health: kept(health),
+            retry: kept(retry),
             endpoint: kept(endpoint),
         })
     }
@@ -188,6 +196,24 @@ impl PyDeployment {
         self.health.as_ref().map(|health| health.clone_ref(py))
     }
 
+    /// How calls follow a failure of it with another attempt; None if the router's rules decide.
+    #[getter]
+    fn retry(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.retry.as_ref().map(|retry| retry.clone_ref(py))
+    }
+
+    /// The price of a million tokens of prompts; None if it is not known.
+    #[getter]
+    fn input_price(&self) -> Option<f64> {
+        self.facts.input_price().map(price_in_units)
+    }
+
+    /// The price of a million tokens of answers; None if it is not known.
+    #[getter]
+    fn output_price(&self) -> Option<f64> {
+        self.facts.output_price().map(price_in_units)
+    }
+
     /// Where and how it is reached; None if that is the application's business.
     #[getter]
     fn endpoint(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -217,7 +243,8 @@ impl PyDeployment {
         let other = other.get();
         let equal = self.facts == other.facts
             && self.metadata(py).eq(other.metadata(py))?
-            && self.endpoint(py).into_pyobject(py)?.eq(other.endpoint(py))?;
+            && self.endpoint(py).into_pyobject(py)?.eq(other.endpoint(py))?
+            && self.retry(py).into_pyobject(py)?.eq(other.retry(py))?;
         Ok(equal.into_pyobject(py)?.to_owned().into_any().unbind())
     }
 
@@ -241,6 +268,7 @@ impl PyDeployment {
         visit.call(&self.limits)?;
         visit.call(&self.quotas)?;
         visit.call(&self.health)?;
+        visit.call(&self.retry)?;
         visit.call(&self.endpoint)
     }
 }
@@ -290,6 +318,15 @@ impl PyDeployment {
         }
         if let Some(health) = &self.health {
             keywords.set_item("health", health)?;
+        }
+        if let Some(retry) = &self.retry {
+            keywords.set_item("retry", retry)?;
+        }
+        if let Some(price) = facts.input_price() {
+            keywords.set_item("input_price", price_in_units(price))?;
+        }
+        if let Some(price) = facts.output_price() {
+            keywords.set_item("output_price", price_in_units(price))?;
         }
         if let Some(endpoint) = &self.endpoint {
             keywords.set_item("endpoint", endpoint)?;

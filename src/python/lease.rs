@@ -122,6 +122,12 @@ impl PyLease {
         self.lease.deployment().model_name()
     }
 
+    /// The provider's own identifier of the model to ask for.
+    #[getter]
+    fn model(&self) -> &str {
+        self.lease.model()
+    }
+
     /// The tokens reserved at acquire.
     #[getter]
     fn tokens(&self) -> u64 {

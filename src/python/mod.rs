@@ -48,8 +48,8 @@ mod _core {
     use super::said::{is_read, read_header_pairs, read_number, read_plain_headers, read_time};
     #[pymodule_export]
     use super::strategies::{
-        PyRoundRobinCounters, PyRoutingContext, build_routing_contexts, least_busy, lowest_latency, lowest_priority, lowest_usage,
-        rate_limit_aware, round_robin, weighted_random,
+        PyRoundRobinCounters, PyRoutingContext, build_routing_contexts, cheapest, least_busy, lowest_latency, lowest_priority,
+        lowest_usage, rate_limit_aware, round_robin, weighted_random,
     };
 
     #[pymodule_export]

@@ -50,6 +50,7 @@ imported! {
     LIMIT = "turnout.limits" "Limit",
     QUOTA = "turnout.limits" "Quota",
     HEALTH = "turnout.options" "Health",
+    RETRY = "turnout.execution.options" "Retry",
     LEARNING = "turnout.options" "Learning",
     MINUTE_RULES = "turnout.options" "MinuteRules",
     WAITING = "turnout.options" "Waiting",

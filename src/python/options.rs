@@ -25,6 +25,11 @@ pub(crate) fn dialect(endpoint: &Bound<'_, PyAny>) -> PyResult<Dialect> {
     args::dialect(&endpoint.getattr("dialect")?)
 }
 
+/// Checks that a value is a `turnout.Retry`.
+pub(crate) fn retry(value: &Bound<'_, PyAny>) -> PyResult<()> {
+    must_be("retry", &modules::RETRY, "a Retry or None", value)
+}
+
 /// Reads a `turnout.Learning`.
 pub(crate) fn learning(value: &Bound<'_, PyAny>) -> PyResult<Learning> {
     must_be("learning", &modules::LEARNING, "a Learning or None", value)?;

@@ -19,6 +19,7 @@ use super::said::read_headers;
 use super::{interrupt, modules, options, pause, records, section};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
+use crate::base::names::not_empty;
 use crate::facts::Deployment;
 use crate::group::Removed;
 use crate::health::{FailureKind, MinuteRules, Rules};
@@ -31,10 +32,10 @@ use crate::strategy::Strategy;
 impl PyRouter {
     #[new]
     #[pyo3(
-        signature = (deployments=None, *, strategy=None, strategies=None, tiers=None, allowed_fails=None, min_requests=None, cooldown_time=None,
+        signature = (deployments=None, *, strategy=None, strategies=None, tiers=None, default_tag=None, allowed_fails=None, min_requests=None, cooldown_time=None,
                      success_threshold=None, health=None, learning=None, waiting=None, retry=None, fallbacks=None, timeouts=None,
                      hedge=None, model_options=None, seed=None, clock=None),
-        text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, tiers=False, allowed_fails=None, min_requests=None, \
+        text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, tiers=False, default_tag=None, allowed_fails=None, min_requests=None, \
                           cooldown_time=None, success_threshold=None, health=None, learning=None, waiting=None, retry=None, \
                           fallbacks=None, timeouts=None, hedge=None, model_options=None, seed=None, clock=None)"
     )]
@@ -45,6 +46,7 @@ impl PyRouter {
         strategy: Option<&Bound<'_, PyAny>>,
         strategies: Option<&Bound<'_, PyAny>>,
         tiers: Option<&Bound<'_, PyAny>>,
+        default_tag: Option<&Bound<'_, PyAny>>,
         allowed_fails: Option<&Bound<'_, PyAny>>,
         min_requests: Option<&Bound<'_, PyAny>>,
         cooldown_time: Option<&Bound<'_, PyAny>>,
@@ -97,6 +99,7 @@ impl PyRouter {
             strategy: strategy.map_or(Ok(Strategy::default()), self::strategy)?,
             strategies: optional(strategies, per_model)?.unwrap_or_default(),
             tiers: tiers.map_or(Ok(false), |tiers| flag("tiers", tiers))?,
+            default_tag: optional(default_tag, |tag| Ok(not_empty("default_tag", text("default_tag", tag)?)?))?,
             health,
             learning: optional(learning, options::learning)?.unwrap_or_default(),
             waiting: optional(waiting, options::waiting)?.unwrap_or_default(),
@@ -115,7 +118,7 @@ impl PyRouter {
     // --- options ---
 
     /// Change options while the router is in use. Counts, leases, cooldowns and waiters stay.
-    #[pyo3(signature = (*, strategy=None, strategies=None, tiers=None, health=None, learning=None, retry=None, fallbacks=None,
+    #[pyo3(signature = (*, strategy=None, strategies=None, tiers=None, default_tag=None, health=None, learning=None, retry=None, fallbacks=None,
                         timeouts=None, hedge=None, model_options=None))]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn configure(
@@ -124,6 +127,7 @@ impl PyRouter {
         strategy: Option<&Bound<'_, PyAny>>,
         strategies: Option<&Bound<'_, PyAny>>,
         tiers: Option<&Bound<'_, PyAny>>,
+        default_tag: Option<&Bound<'_, PyAny>>,
         health: Option<&Bound<'_, PyAny>>,
         learning: Option<&Bound<'_, PyAny>>,
         retry: Option<&Bound<'_, PyAny>>,
@@ -137,6 +141,9 @@ impl PyRouter {
             strategy: optional(strategy, self::strategy)?,
             strategies: optional(strategies, per_model)?,
             tiers: optional(tiers, |tiers| flag("tiers", tiers))?,
+            default_tag: optional(default_tag, |tag| {
+                Ok(Some(text("default_tag", tag)?).filter(|tag| !tag.is_empty()).map(Arc::from))
+            })?,
             health: optional(health, options::rules)?,
             learning: optional(learning, options::learning)?,
         };
@@ -328,6 +335,12 @@ impl PyRouter {
     #[getter]
     fn tiers(&self) -> bool {
         self.router.tiers()
+    }
+
+    /// The tag of the deployments that serve requests without tags; None if there is no such tag.
+    #[getter]
+    fn default_tag(&self) -> Option<String> {
+        self.router.default_tag().map(|tag| tag.to_string())
     }
 
     /// The strategies of single model names.

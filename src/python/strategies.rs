@@ -6,10 +6,11 @@ use pyo3::CastIntoError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::args::{items, optional, text, texts, whole};
+use super::args::{Tokens, items, optional, price, price_in_units, split, text, texts, whole};
 use super::errors::wrong_type;
 use super::handle::PyRouter;
 use crate::base::rng::Rng;
+use crate::facts::{Price, Request, Size};
 use crate::strategy::{self, RoundRobinCounters, RoutingContext};
 
 /// An immutable snapshot of one candidate: all that a strategy sees.
@@ -21,9 +22,9 @@ impl PyRoutingContext {
     #[new]
     #[pyo3(
         signature = (*, deployment_id, weight=None, priority=None, active_requests=None, tpm_current=None, tpm_limit=None,
-                     rpm_current=None, rpm_limit=None, avg_latency_us=None),
+                     rpm_current=None, rpm_limit=None, avg_latency_us=None, input_price=None, output_price=None),
         text_signature = "(*, deployment_id, weight=1, priority=0, active_requests=0, tpm_current=0, tpm_limit=None, rpm_current=0, \
-                          rpm_limit=None, avg_latency_us=0)"
+                          rpm_limit=None, avg_latency_us=0, input_price=None, output_price=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
@@ -36,12 +37,15 @@ impl PyRoutingContext {
         rpm_current: Option<&Bound<'_, PyAny>>,
         rpm_limit: Option<&Bound<'_, PyAny>>,
         avg_latency_us: Option<&Bound<'_, PyAny>>,
+        input_price: Option<&Bound<'_, PyAny>>,
+        output_price: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let small = |name: &str, value: Option<&Bound<'_, PyAny>>, usual: u32| {
             value.map_or(Ok(usual), |value| whole(name, 0, u32::MAX, value))
         };
         let large = |name: &str, value: Option<&Bound<'_, PyAny>>| value.map_or(Ok(0), |value| whole(name, 0, u64::MAX, value));
         let limit = |name: &str, value: Option<&Bound<'_, PyAny>>| optional(value, |value| whole(name, 0, u64::MAX, value));
+        let price = |name: &str, value: Option<&Bound<'_, PyAny>>| optional(value, |value| price(name, value));
         Ok(Self(RoutingContext {
             deployment_id: text("deployment_id", deployment_id)?.into(),
             weight: small("weight", weight, 1)?,
@@ -52,6 +56,7 @@ impl PyRoutingContext {
             rpm_current: large("rpm_current", rpm_current)?,
             rpm_limit: limit("rpm_limit", rpm_limit)?,
             avg_latency_us: large("avg_latency_us", avg_latency_us)?,
+            price: Price::of(price("input_price", input_price)?, price("output_price", output_price)?),
         }))
     }
 
@@ -109,6 +114,18 @@ impl PyRoutingContext {
         self.0.avg_latency_us
     }
 
+    /// The price of a million tokens of prompts; None for unknown.
+    #[getter]
+    fn input_price(&self) -> Option<f64> {
+        self.0.price.map(|price| price_in_units(price.input))
+    }
+
+    /// The price of a million tokens of answers; None for unknown.
+    #[getter]
+    fn output_price(&self) -> Option<f64> {
+        self.0.price.map(|price| price_in_units(price.output))
+    }
+
     fn __eq__(&self, py: Python<'_>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let Ok(other) = other.cast::<Self>() else { return Ok(py.NotImplemented()) };
         Ok((self.0 == other.get().0).into_pyobject(py)?.to_owned().into_any().unbind())
@@ -122,10 +139,11 @@ impl PyRoutingContext {
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let limit = |limit: Option<u64>| limit.map_or_else(|| "None".to_owned(), |limit| limit.to_string());
+        let price = |price: Option<f64>| price.map_or_else(|| "None".to_owned(), |price| format!("{price:?}"));
         let context = &self.0;
         Ok(format!(
             "RoutingContext(deployment_id={}, weight={}, priority={}, active_requests={}, tpm_current={}, tpm_limit={}, \
-             rpm_current={}, rpm_limit={}, avg_latency_us={})",
+             rpm_current={}, rpm_limit={}, avg_latency_us={}, input_price={}, output_price={})",
             PyString::new(py, &context.deployment_id).repr()?,
             context.weight,
             context.priority,
@@ -135,6 +153,8 @@ impl PyRoutingContext {
             context.rpm_current,
             limit(context.rpm_limit),
             context.avg_latency_us,
+            price(self.input_price()),
+            price(self.output_price()),
         ))
     }
 }
@@ -224,6 +244,24 @@ pub(crate) fn round_robin(
 ) -> PyResult<Option<String>> {
     let (contexts, model_name) = (Contexts::new(contexts)?, text("model_name", model_name)?);
     Ok(contexts.pick(|contexts| strategy::round_robin(model_name, contexts, &counters.get().0)))
+}
+
+/// Pick the candidate that costs least for a request, ties uniformly at random.
+#[pyfunction]
+#[pyo3(
+    signature = (contexts, /, *, tokens=None, input_tokens=None, output_tokens=None),
+    text_signature = "(contexts, /, *, tokens=0, input_tokens=None, output_tokens=None)"
+)]
+pub(crate) fn cheapest(
+    contexts: &Bound<'_, PyAny>,
+    tokens: Option<Tokens>,
+    input_tokens: Option<&Bound<'_, PyAny>>,
+    output_tokens: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Option<String>> {
+    let contexts = Contexts::new(contexts)?;
+    let (tokens, split) = split(tokens.map(|tokens| tokens.0), input_tokens, output_tokens)?;
+    let size = Size::from(&Request { tokens: tokens.unwrap_or(0), split, ..Request::default() });
+    Ok(contexts.pick(|contexts| strategy::cheapest(contexts, size, &Rng::default())))
 }
 
 /// Take a snapshot of some deployments for the functions of this module.

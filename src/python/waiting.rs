@@ -182,7 +182,7 @@ impl PyWaiter {
         request: Request,
         patience: Patience,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let model_name = router.get().router.resolve(model_name)?;
+        let model_name = router.get().router.resolve_alias(model_name)?;
         let stage = Mutex::new(Stage::Asks { model_name, request, patience });
         modules::WAIT_ASYNC.call1(router.py(), (Self { router: router.clone().unbind(), stage },))
     }

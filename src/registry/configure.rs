@@ -29,6 +29,8 @@ pub struct Changed {
     pub strategies: Option<FxHashMap<Arc<str>, Strategy>>,
     /// Whether the strategies pick among the candidates of the lowest priority only.
     pub tiers: Option<bool>,
+    /// The tag of the deployments that serve requests without tags; an inner None for no such tag.
+    pub default_tag: Option<Option<Arc<str>>>,
     /// The rules by which deployments cool down and come back.
     pub health: Option<Rules>,
     /// The options for what is learnt from providers.
@@ -43,6 +45,9 @@ impl<T: Attachment> Registry<T> {
     pub(crate) fn configure(&self, changed: Changed) -> Result<(), Error> {
         changed.health.map_or(Ok(()), |rules| rules.check())?;
         let _changes = self.change();
+        if let Some(tag) = changed.default_tag {
+            self.default_tag.set(tag);
+        }
         if let Some(learning) = changed.learning {
             self.services.learning.set(learning);
         }

@@ -10,8 +10,10 @@
 mod aliases;
 mod by_id;
 mod configure;
+mod default_tag;
 mod ledgers;
 mod newcomer;
+mod patterns;
 mod replace;
 
 use std::sync::{Arc, Weak};
@@ -26,7 +28,7 @@ use crate::base::position::Position;
 use crate::base::sync::atomic::AtomicBool;
 use crate::base::sync::{self, Mutex, MutexGuard, hold};
 use crate::counters::{Slot, StateTable, mark};
-use crate::facts::Deployment;
+use crate::facts::{Deployment, Request};
 use crate::group::{Attachment, Entry, Group, Heir, Home, Removed, Services, too_many};
 use crate::health::Domains;
 use crate::index::{Index, Place};
@@ -36,8 +38,10 @@ use crate::strategy::{Order, Strategy};
 use aliases::Aliases;
 use by_id::ById;
 pub use configure::Changed;
+use default_tag::DefaultTag;
 use ledgers::{Ledgers, must_agree, take_over};
 pub(crate) use newcomer::Newcomer;
+use patterns::Patterns;
 
 type Map<V> = sync::Map<Arc<str>, V>;
 
@@ -46,12 +50,14 @@ pub(crate) struct Registry<T: Attachment> {
     deployments: Arc<ById<T>>,
     groups: Map<Group<T>>,
     aliases: Aliases,
+    patterns: Patterns,
     domains: Domains<Entry<T>>,
     /// Held for the length of a change.
     changing: Mutex<Changes>,
     pub(crate) table: Arc<StateTable>,
     services: Arc<Services>,
     strategies: Mutex<Strategies>,
+    default_tag: DefaultTag,
 }
 
 /// Which strategy each group follows.
@@ -99,7 +105,7 @@ struct Belongings<T> {
 }
 
 impl<T: Attachment> Registry<T> {
-    pub(crate) fn new(services: Arc<Services>, strategies: Strategies) -> Self {
+    pub(crate) fn new(services: Arc<Services>, strategies: Strategies, default_tag: Option<Arc<str>>) -> Self {
         let deployments = Arc::<ById<T>>::default();
         let forks: Weak<ById<T>> = Arc::downgrade(&deployments);
         fork::tell(forks);
@@ -107,11 +113,13 @@ impl<T: Attachment> Registry<T> {
             deployments,
             groups: sync::busy_map(),
             aliases: Aliases::default(),
+            patterns: Patterns::default(),
             domains: Domains::default(),
             changing: Mutex::default(),
             table: StateTable::new(),
             services,
             strategies: Mutex::new(strategies),
+            default_tag: DefaultTag::new(default_tag),
         }
     }
 
@@ -202,6 +210,7 @@ impl<T: Attachment> Registry<T> {
             entry.join();
         }
         let order = self.order_of(&model_name);
+        self.patterns.note(&model_name, true);
         self.groups.entry(model_name).or_insert_with(|| Group::new(order, index)).put(&entry, id, &mut removed);
         removed.entries.extend(self.deployments.insert(Arc::clone(entry.deployment.shared_id()), entry));
         removed.entries.extend(old.into_iter().chain(stays));
@@ -273,10 +282,13 @@ impl<T: Attachment> Registry<T> {
 
     /// Takes a deployment out of its group. Removes the group too, if it was the last member.
     fn leave_group(&self, entry: &Entry<T>, removed: &mut Removed<T>) {
-        self.groups.remove_if_mut(entry.deployment.model_name(), |_, group| {
+        let emptied = self.groups.remove_if_mut(entry.deployment.model_name(), |_, group| {
             group.take(entry, removed);
             group.len() == 0
         });
+        if let Some((model_name, _)) = emptied {
+            self.patterns.note(&model_name, false);
+        }
     }
 
     // --- model names and aliases ---
@@ -290,8 +302,9 @@ impl<T: Attachment> Registry<T> {
         names
     }
 
-    /// Calls `with` with the group that a model name or alias leads to. `with` runs under a lock and must not
-    /// use the registry.
+    /// Calls `with` with the group that a name leads to: the model name itself, else the one that an alias
+    /// stands for, else the longest model name with `*` that fits. `with` runs under a lock and must not use
+    /// the registry.
     #[inline]
     pub(crate) fn with_group<R>(
         &self,
@@ -302,15 +315,34 @@ impl<T: Attachment> Registry<T> {
             return with(group.key(), group.value());
         }
         let resolved = self.aliases.follow(name);
-        match resolved.as_ref().and_then(|resolved| self.groups.get(resolved)) {
+        let exact = resolved.as_ref().and_then(|resolved| self.groups.get(resolved));
+        match exact.or_else(|| self.patterns.of(resolved.as_deref().unwrap_or(name)).find_map(|pattern| self.groups.get(&pattern)))
+        {
             Some(group) => with(group.key(), group.value()),
             None => Err(self.model_not_found(name, resolved)),
         }
     }
 
+    /// Returns the name that the aliases lead to from a name. It is what a model name with `*` is asked for.
+    pub(crate) fn asked_for(&self, name: &str) -> Arc<str> {
+        self.aliases.follow(name).unwrap_or_else(|| name.into())
+    }
+
     /// Returns the model name that a model name or alias leads to.
     pub(crate) fn resolve(&self, name: &str) -> Result<Arc<str>, Error> {
         self.with_group(name, |model_name, _| Ok(Arc::clone(model_name)))
+    }
+
+    pub(crate) fn default_tag(&self) -> Option<Arc<str>> {
+        self.default_tag.get()
+    }
+
+    /// Returns the request that takes the place of one in a router with a default tag: see
+    /// [`Group::stand_in`].
+    #[inline]
+    pub(crate) fn stand_in(&self, name: &str, request: &Request) -> Option<Request> {
+        let default_tag = self.default_tag()?;
+        self.with_group(name, |_, group| Ok(group.stand_in(request, &default_tag))).ok()?
     }
 
     pub(crate) fn aliases(&self) -> Vec<(Arc<str>, Arc<str>)> {

@@ -99,11 +99,13 @@ impl<T: Attachment> Registry<T> {
             let order = self.order_of(&model_name);
             let mut group = self.groups.entry(model_name).or_insert_with(|| Group::new(order, index));
             group.replace_all(places, &self.services.clock, &mut removed);
+            self.patterns.note(group.key(), true);
         }
         let gone = self.groups.iter().map(|group| Arc::clone(group.key())).filter(|name| !models.contains(name));
         for name in gone.collect::<Vec<_>>() {
             if let Some((_, group)) = self.groups.remove(&name) {
                 group.take_all(&mut removed);
+                self.patterns.note(&name, false);
             }
         }
         removed

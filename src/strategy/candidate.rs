@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::facts::Price;
 use crate::limits::Usage;
 
 /// A candidate as strategies see it. A router answers from its live counters. It reads each counter only when
@@ -24,6 +25,10 @@ pub trait Candidate {
     /// Returns the smoothed time to the first token in microseconds; 0 for unknown.
     fn avg_first_token_us(&self) -> u64 {
         0
+    }
+    /// Returns what its tokens cost; None if that is not known.
+    fn price(&self) -> Option<Price> {
+        None
     }
 }
 
@@ -55,6 +60,8 @@ pub struct RoutingContext {
     pub rpm_limit: Option<u64>,
     /// Smoothed latency in microseconds; 0 for unknown.
     pub avg_latency_us: u64,
+    /// What its tokens cost; None if that is not known.
+    pub price: Option<Price>,
 }
 
 impl RoutingContext {
@@ -71,6 +78,7 @@ impl RoutingContext {
             rpm_current: 0,
             rpm_limit: None,
             avg_latency_us: 0,
+            price: None,
         }
     }
 }
@@ -98,6 +106,10 @@ impl Candidate for RoutingContext {
 
     fn avg_latency_us(&self) -> u64 {
         self.avg_latency_us
+    }
+
+    fn price(&self) -> Option<Price> {
+        self.price
     }
 }
 
@@ -128,5 +140,9 @@ impl<C: Candidate> Candidate for &C {
 
     fn avg_first_token_us(&self) -> u64 {
         (**self).avg_first_token_us()
+    }
+
+    fn price(&self) -> Option<Price> {
+        (**self).price()
     }
 }

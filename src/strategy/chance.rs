@@ -1,8 +1,9 @@
-//! The source of draws and turns.
+//! What a rule has beside the candidates: draws, turns, and the size of the request.
 
 use crate::base::position::Position;
 use crate::base::rng::Rng;
 use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::facts::Size;
 
 /// The choice that follows from the summary of all candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,13 +20,15 @@ pub(crate) enum Choice {
     Turn { count: u64 },
 }
 
-/// The source of draws and turns.
+/// What a rule has beside the candidates.
 pub(crate) struct Chance<'a> {
     pub(crate) rng: &'a Rng,
     /// The counter of turns.
     pub(crate) next_turn: &'a AtomicU64,
     /// Whether to look at the next draw or turn and leave it.
     pub(crate) peek: bool,
+    /// The size of the request.
+    pub(crate) size: Size,
 }
 
 /// The next step when the summary of all candidates is known.

@@ -12,6 +12,7 @@
 
 mod candidate;
 mod chance;
+mod cheapest;
 mod first_least;
 mod least_busy;
 mod lowest_latency;
@@ -29,6 +30,8 @@ pub use candidate::{Candidate, RoutingContext};
 pub(crate) use chance::Chance;
 #[cfg(test)]
 pub(crate) use chance::{Choice, Step};
+pub(crate) use cheapest::Cheapest;
+pub use cheapest::cheapest;
 pub(crate) use least_busy::LeastBusy;
 pub use least_busy::least_busy;
 pub(crate) use lowest_latency::LowestLatency;

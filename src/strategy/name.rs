@@ -27,6 +27,8 @@ macro_rules! each_rule {
             RateLimitAware: RateLimitAware, "rate_limit_aware" [];
             /// In turn: [`round_robin`](crate::strategy::round_robin).
             RoundRobin: RoundRobin, "round_robin" [];
+            /// The least expected cost: [`cheapest`](crate::strategy::cheapest).
+            Cheapest: Cheapest, "cheapest" [];
         }
     };
 }

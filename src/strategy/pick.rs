@@ -6,6 +6,7 @@ use super::rule::{Rule, View};
 use crate::base::position::Position;
 use crate::base::rng::Rng;
 use crate::base::sync::atomic::AtomicU64;
+use crate::facts::{Request, Size};
 
 /// Candidates in registration order, and their summary. They can be walked over again.
 pub(crate) struct Candidates<R: Rule, F> {
@@ -20,10 +21,10 @@ where
     I: Iterator<Item = (Position, C)>,
     C: Candidate,
 {
-    /// Sums up candidates. `again` walks over the same ones once more.
+    /// Sums up candidates for a request of some size. `again` walks over the same ones once more.
     #[inline]
-    pub(crate) fn new(candidates: impl Iterator<Item = (Position, C)>, again: F) -> Self {
-        let leaves = candidates.map(|(position, candidate)| R::sum_up(position, R::leaf(&candidate)));
+    pub(crate) fn new(candidates: impl Iterator<Item = (Position, C)>, again: F, size: Size) -> Self {
+        let leaves = candidates.map(|(position, candidate)| R::narrow(R::sum_up(position, R::leaf(&candidate)), size));
         let whole = leaves.fold(R::Summary::default(), |summary, leaf| R::join(&summary, &leaf));
         Self { whole, again }
     }
@@ -65,13 +66,13 @@ where
 /// Picks from a slice of snapshots.
 pub(super) fn pick<R: Rule>(contexts: &[impl Candidate], chance: &Chance<'_>) -> Option<usize> {
     let candidates = || (0..).zip(contexts);
-    let picked = R::choose(&Candidates::<R, _>::new(candidates(), candidates), chance);
+    let picked = R::choose(&Candidates::<R, _>::new(candidates(), candidates, chance.size), chance);
     picked.and_then(|position| usize::try_from(position).ok())
 }
 
 /// Picks from a slice of snapshots by a rule that takes no turns.
 pub(super) fn pick_drawn<R: Rule>(contexts: &[impl Candidate], rng: &Rng) -> Option<usize> {
-    pick::<R>(contexts, &Chance { rng, next_turn: &AtomicU64::new(0), peek: false })
+    pick::<R>(contexts, &Chance { rng, next_turn: &AtomicU64::new(0), peek: false, size: Size::from(&Request::default()) })
 }
 
 /// Picks from a slice of snapshots by a rule that neither draws nor takes turns.

@@ -17,6 +17,7 @@ use crate::base::position::Position;
 use crate::base::rng::Rng;
 use crate::base::sync::Map;
 use crate::base::sync::atomic::AtomicU64;
+use crate::facts::{Request, Size};
 
 /// See the module.
 #[derive(Debug)]
@@ -102,5 +103,8 @@ pub fn round_robin(model_name: &str, contexts: &[impl Candidate], counters: &Rou
         counters.0.entry(model_name.to_owned()).or_default();
     }
     let turn = counters.0.get(model_name)?;
-    pick::<RoundRobin>(contexts, &Chance { rng: &Rng::new(Some(0)), next_turn: &turn, peek: false })
+    pick::<RoundRobin>(
+        contexts,
+        &Chance { rng: &Rng::new(Some(0)), next_turn: &turn, peek: false, size: Size::from(&Request::default()) },
+    )
 }

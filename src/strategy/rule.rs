@@ -3,6 +3,7 @@
 use super::candidate::Candidate;
 use super::chance::{Chance, Choice, Step};
 use crate::base::position::Position;
+use crate::facts::Size;
 
 /// How a strategy picks.
 ///
@@ -46,6 +47,14 @@ pub(crate) trait Rule: Sized {
         None
     }
 
+    /// Returns the summary for a request of some size. A rule that looks at the request reads
+    /// [`Rule::choice`], [`Rule::share`], [`Rule::score`] and [`Rule::probability`] off such a summary of the
+    /// whole. What is narrowed for one size is joined only with what is narrowed for the same.
+    #[inline]
+    fn narrow(summary: Self::Summary, _size: Size) -> Self::Summary {
+        summary
+    }
+
     /// Returns the choice that follows from the summary of all candidates.
     fn choice(summary: &Self::Summary) -> Choice;
 
@@ -54,7 +63,7 @@ pub(crate) trait Rule: Sized {
     /// finds them and compares their leaves.
     #[inline]
     fn choose(view: &impl View<Self>, chance: &Chance<'_>) -> Option<Position> {
-        let whole = view.whole();
+        let whole = Self::narrow(view.whole(), chance.size);
         match chance.step(Self::choice(&whole)) {
             Step::Done(picked) => picked,
             Step::Find(left) => view.find(&whole, left),

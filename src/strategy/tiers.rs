@@ -12,6 +12,7 @@ use super::candidate::Candidate;
 use super::chance::Choice;
 use super::rule::Rule;
 use crate::base::position::Position;
+use crate::facts::Size;
 
 /// The rule `R` among the candidates of the lowest priority.
 #[derive(Debug)]
@@ -77,6 +78,11 @@ impl<R: Rule + std::fmt::Debug> Rule for Tiered<R> {
     }
 
     #[inline]
+    fn narrow(summary: Self::Summary, size: Size) -> Self::Summary {
+        Summary { of_tier: R::narrow(summary.of_tier, size), ..summary }
+    }
+
+    #[inline]
     fn choice(summary: &Self::Summary) -> Choice {
         R::choice(&summary.of_tier)
     }
@@ -104,17 +110,19 @@ impl<R: Rule + std::fmt::Debug> Rule for Tiered<R> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::Tiered;
+    use super::{Size, Tiered};
     use crate::base::rng::Rng;
     use crate::base::sync::atomic::AtomicU64;
+    use crate::facts::Price;
     use crate::strategy::pick::pick;
     use crate::strategy::rule::Rule;
-    use crate::strategy::{Chance, LeastBusy, LowestLatency, LowestPriority, LowestUsage, RateLimitAware, RoundRobin};
+    use crate::strategy::{Chance, Cheapest, LeastBusy, LowestLatency, LowestPriority, LowestUsage, RateLimitAware, RoundRobin};
     use crate::strategy::{RoutingContext, WeightedRandom};
 
     fn contexts() -> impl Strategy<Value = Vec<RoutingContext>> {
         let one = (0_u32..3, 0_u32..3, 0_u32..3, 0_u64..3).prop_map(|(priority, weight, active_requests, avg_latency_us)| {
-            RoutingContext { weight, priority, active_requests, avg_latency_us, ..RoutingContext::new("any") }
+            let price = (weight > 0).then(|| Price { input: avg_latency_us, output: active_requests.into() });
+            RoutingContext { weight, priority, active_requests, avg_latency_us, price, ..RoutingContext::new("any") }
         });
         proptest::collection::vec(one, 0..9)
     }
@@ -125,8 +133,9 @@ mod tests {
         let tier: Vec<_> = (0..contexts.len()).filter(|&nth| Some(contexts[nth].priority) == lowest).collect();
         let of_tier: Vec<_> = tier.iter().map(|&nth| &contexts[nth]).collect();
         let (next_turn, other_turn) = (AtomicU64::new(turn), AtomicU64::new(turn));
-        let tiered = pick::<Tiered<R>>(contexts, &Chance { rng: &Rng::new(Some(seed)), next_turn: &next_turn, peek: false });
-        let alone = pick::<R>(&of_tier, &Chance { rng: &Rng::new(Some(seed)), next_turn: &other_turn, peek: false });
+        let size = Size { input: 2, output: 1 };
+        let tiered = pick::<Tiered<R>>(contexts, &Chance { rng: &Rng::new(Some(seed)), next_turn: &next_turn, peek: false, size });
+        let alone = pick::<R>(&of_tier, &Chance { rng: &Rng::new(Some(seed)), next_turn: &other_turn, peek: false, size });
         (tiered, alone.map(|nth| tier[nth]))
     }
 
@@ -143,7 +152,7 @@ mod tests {
                     prop_assert_eq!(tiered, alone);
                 )*};
             }
-            check!(WeightedRandom, LeastBusy, LowestUsage, LowestLatency, LowestPriority, RateLimitAware, RoundRobin);
+            check!(WeightedRandom, LeastBusy, LowestUsage, LowestLatency, LowestPriority, RateLimitAware, RoundRobin, Cheapest);
         }
 
         #[test]

@@ -31,7 +31,7 @@ pub(super) struct Class {
 impl Class {
     pub(super) fn of(request: &Request, is_known: impl Fn(&str) -> bool) -> Self {
         let Some(wishes) = request.wishes.as_deref() else { return Self::default() };
-        let Wishes { tags, any_tag, exclude, only, dialect } = wishes;
+        let Wishes { tags, any_tag, exclude, only, dialect, by_default: _ } = wishes;
         let mut tags = tags.clone();
         tags.sort_unstable();
         tags.dedup();

@@ -53,6 +53,8 @@ pub struct Patience {
 pub struct Waiter<T> {
     pub(super) queue: Arc<Queue<T>>,
     pub(super) model_name: Arc<str>,
+    /// The name that was asked for. It differs from the model name if that has a `*`.
+    pub(super) asked_for: Arc<str>,
     pub(super) request: Arc<Request>,
     pub(super) patience: Patience,
     pub(super) waker: Waker,
@@ -188,8 +190,16 @@ impl<T> Queue<T> {
     }
 
     /// Makes a waiter. It has no place in line before its first poll.
-    pub(crate) fn wait(self: &Arc<Self>, model_name: Arc<str>, request: Request, patience: Patience, waker: Waker) -> Waiter<T> {
-        Waiter { queue: Arc::clone(self), model_name, request: Arc::new(request), patience, waker, entered: OnceLock::new() }
+    /// `asked_for` is the name that led to the model name.
+    pub(crate) fn wait(
+        self: &Arc<Self>,
+        (model_name, asked_for): (Arc<str>, Arc<str>),
+        request: Request,
+        patience: Patience,
+        waker: Waker,
+    ) -> Waiter<T> {
+        let (queue, request) = (Arc::clone(self), Arc::new(request));
+        Waiter { queue, model_name, asked_for, request, patience, waker, entered: OnceLock::new() }
     }
 
     /// Returns how many requests wait, for any model name.

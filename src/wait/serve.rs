@@ -69,7 +69,8 @@ impl<T: Attachment> Queue<T> {
         }
         if is_contended {
             let patience = Patience { timeout: Some(0), priority };
-            let waiter = self.wait(resolved, request.clone(), patience, Waker::noop().clone());
+            let names = (resolved, picker.registry.asked_for(model_name));
+            let waiter = self.wait(names, request.clone(), patience, Waker::noop().clone());
             if let Progress::Served(lease) = self.poll(picker, &waiter)? {
                 return Ok(lease);
             }
@@ -132,7 +133,7 @@ impl<T: Attachment> Queue<T> {
         self.serve(picker, lines, waiter, (key, now), bells);
         if let Some(served) = lines.served.remove(&key.1) {
             self.services.bell.leave();
-            return served.outcome.map(Progress::Served);
+            return served.outcome.map(|lease| Progress::Served(lease.asked_for(|| Arc::clone(&waiter.asked_for))));
         }
         let oldest_served = lines.served_at.front().map(|&(at, _)| at);
         let Some(line) = lines.of.get_mut(model_name) else { return Ok(Progress::Waits(None)) };

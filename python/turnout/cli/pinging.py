@@ -56,17 +56,14 @@ def ping(loaded: Loaded, model_name: str | None, timeout: float) -> list[Answer]
         The answers, in the order of the deployments.
 
     Raises:
-        ConfigurationError: There is no deployment of this name.
+        ConfigurationError: There is no deployment.
+        ModelNotFound: Nobody serves the name.
         ImportError: No HTTP library is installed.
     """
     http = _http()
-    chosen = [
-        one for one in loaded.deployments if model_name is None or loaded.aliases.get(model_name, model_name) == one.model_name
-    ]
+    chosen = loaded.deployments if model_name is None else _deployments(loaded.router(), model_name)
     if not chosen:
-        raise ConfigurationError(
-            f"there is no deployment of the model name {model_name!r}" if model_name else "there is no deployment"
-        )
+        raise ConfigurationError("there is no deployment")
     # The limits of the config are not in the way, and nobody else answers.
     router = Router(
         [Deployment(one.deployment_id, one.deployment_id, model=one.model, endpoint=one.endpoint) for one in chosen],
@@ -76,6 +73,21 @@ def ping(loaded: Loaded, model_name: str | None, timeout: float) -> list[Answer]
     )
     with http.Client(router, timeout=timeout) as client, ThreadPoolExecutor(_AT_ONCE) as threads:
         return list(threads.map(lambda one: _ask(router, client, one), chosen))
+
+
+def _deployments(router: Router, name: str) -> list[Deployment]:
+    """Returns the deployments that serve a name. If they serve many models, their model is that one."""
+    served = router.deployments(name)
+    asked = name
+    while asked in router.aliases():
+        asked = router.aliases()[asked]
+    return [_for_one(one, asked) if "*" in one.model_name else one for one in served]
+
+
+def _for_one(many: Deployment, name: str) -> Deployment:
+    # Its limits are not in the way.
+    with Router([Deployment(many.deployment_id, many.model_name, model=many.model)]).acquire(name) as lease:
+        return many.replace(model=lease.model)
 
 
 def _http() -> Any:
@@ -91,6 +103,9 @@ def _ask(router: Router, client: Any, one: Deployment) -> Answer:
     id_ = one.deployment_id
     if one.endpoint is None:
         return Answer(id_, one.model_name, False, None, None, [], "it has no endpoint, so the client of the application must ask")
+    if "*" in one.model:
+        text = "it serves many models: give the name of one"
+        return Answer(id_, one.model_name, False, None, None, [], text)
     path, body = _request(one)
     began = time.monotonic()
     try:

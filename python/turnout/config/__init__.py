@@ -14,11 +14,13 @@ try:
 except ImportError as _error:
     raise ImportError("turnout.config needs pydantic and PyYAML: pip install 'turnout[config]'") from _error
 
+from turnout._core import Router
 from turnout.config import litellm, own
 from turnout.config.document import Document, Source, read
 from turnout.config.loaded import Loaded
 from turnout.config.problems import Problem, Problems, near
 from turnout.config.watching import watch
+from turnout.exceptions import ModelNotFound
 from turnout.execution.options import Fallbacks
 
 __all__ = ["Loaded", "Problem", "Source", "check", "load", "schema", "watch"]
@@ -85,6 +87,14 @@ def _form(document: Document, problems: Problems) -> Callable[[Document, Problem
     return own.load
 
 
+def _is_served(router: Router, name: str) -> bool:
+    try:
+        router.resolve(name)
+    except ModelNotFound:
+        return False
+    return True
+
+
 def _look_over(loaded: Loaded, problems: Problems) -> None:
     """Looks for names that lead nowhere, and tries to make the router."""
     try:
@@ -92,17 +102,20 @@ def _look_over(loaded: Loaded, problems: Problems) -> None:
     except (ValueError, TypeError) as error:
         problems.error((), str(error))
         return
-    served = {*router.models(), *router.aliases()}
     if not loaded.deployments:
         problems.warn((), "there is no deployment in service")
         return
 
     def look(what: str, names: Iterable[str]) -> None:
-        for name in sorted(set(names) - served):
-            problems.warn((), f"nobody serves {name!r}, {what}{near(name, served)}")
+        for name in sorted(set(names)):
+            if not _is_served(router, name):
+                problems.warn((), f"nobody serves {name!r}, {what}{near(name, {*router.models(), *router.aliases()})}")
 
     look("which an alias stands for", loaded.aliases.values())
     look("which has options of its own", [*loaded.options.get("strategies", ()), *loaded.options.get("model_options", ())])
+    for name in sorted(loaded.options.get("strategies", ())):
+        if name not in router.models() and _is_served(router, name):
+            problems.warn((), f"the strategy of {name!r} has no effect: name {router.resolve(name)!r}, whose group serves it")
     fallbacks = loaded.options.get("fallbacks") or Fallbacks()
     for chains in (fallbacks.general, fallbacks.context_window, fallbacks.content_policy, fallbacks.rate_limit):
         assert isinstance(chains, Mapping)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from turnout._core import Router
+from turnout._core import Deployment, Router
 from turnout.config.document import Document, Where
 from turnout.config.litellm_entries import Entry, count, deployments, entries, number
 from turnout.config.loaded import Loaded
@@ -46,7 +46,6 @@ _WITHOUT_EFFECT = {
     "redis_password": "each process counts for itself",
     "health_check_interval": "call report_health",
     "tag_filtering_match_any": "give tags_match with the request",
-    "enable_tag_filtering": "tags of a request are always looked at",
 }
 _MEANT = {
     "enable_load_balancing": "it is always on",
@@ -85,7 +84,8 @@ def load(document: Document, problems: Problems) -> Loaded:
     if most:
         found = [entry._replace(limits={"max_parallel_requests": most, **entry.limits}) for entry in found]
     options = settings.options({entry.model_name for entry in found})
-    made = deployments(found, problems, settings.rules_of)
+    made = deployments(found, problems, settings)
+    settings.look_for_prices(options, made)
     if any(entry.order is not None for entry in found):
         options["tiers"] = True
     aliases = settings.aliases()
@@ -163,6 +163,7 @@ class _Settings:
         for name, setting, make in (
             ("strategy", "routing_strategy", lambda: self._strategy("routing_strategy")),
             ("strategies", "routing_groups", self._groups),
+            ("default_tag", "enable_tag_filtering", self._default_tag),
             ("health", "cooldown_time", lambda: self._rules(self.count("allowed_fails"), self._cooldown())),
             ("retry", "num_retries", self._retry),
             ("fallbacks", "fallbacks", lambda: self._fallbacks(names)),
@@ -206,11 +207,41 @@ class _Settings:
         usual = self.count("allowed_fails") if allowed is None else allowed
         return self._rules(usual, self._cooldown() if cooldown is None else float(cooldown))
 
+    def retry_of(self, entry: Entry, problems: Problems) -> Retry | None:
+        """Return the rules of retrying of one entry; None for those of the router."""
+        said = entry.params.get("num_retries")
+        retries = None if said is None else count(said, (*entry.where, "litellm_params", "num_retries"), problems)
+        return None if retries is None else self._made(retries, self.seconds("retry_after"))
+
+    def look_for_prices(self, options: dict[str, Any], made: list[Deployment]) -> None:
+        """Look for deployments without prices where prices decide.
+
+        Args:
+            options: The options of the router.
+            made: The deployments.
+        """
+        usual, single = options.get("strategy"), options.get("strategies", {})
+        for one in made:
+            if single.get(one.model_name, usual) is Strategy.CHEAPEST and one.input_price is one.output_price is None:
+                text = (
+                    f"{one.deployment_id!r} has no price, so it is picked last: give input_cost_per_token and output_cost_per_token"
+                )
+                self._problems.warn(self._place("routing_strategy"), text)
+
+    def _default_tag(self) -> str | None:
+        said = self.get("enable_tag_filtering")
+        if said is False:
+            self._problems.warn(self.where("enable_tag_filtering"), "this has no effect: tags of a request are always looked at")
+        return "default" if said is True else None
+
     def _strategy(self, name: str) -> Strategy | None:
         said = self.get(name)
         return None if said is None else self._named(said, self.where(name))
 
     def _named(self, said: Any, where: Where) -> Strategy | None:
+        if said == "cost-based-routing":
+            # By itself the router takes it for litellm-rs' rule of this name, which looks at priorities.
+            return Strategy.CHEAPEST
         try:
             return Router(strategy=said).strategy  # it knows LiteLLM's spellings
         except (ValueError, TypeError) as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -18,10 +18,11 @@ from turnout.config.problems import Problems
 from turnout.config.providers import known, provider_of
 from turnout.config.values import GONE, credential, is_credential, resolved
 from turnout.endpoints import Endpoint, Env
+from turnout.execution.options import Retry
 from turnout.limits import Limit
 from turnout.options import Health, MinuteRules
 
-__all__ = ["Entry", "count", "deployments", "entries", "number"]
+__all__ = ["Entry", "Rules", "count", "deployments", "entries", "number"]
 
 _MOST_WEIGHT = 2**32 - 1
 _LIMITS = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "max_parallel_requests")
@@ -50,9 +51,6 @@ _WITHOUT_EFFECT = {
     "tag_regex": "tags are compared as a whole here",
     "max_budget": "turnout counts no money",
     "budget_duration": "turnout counts no money",
-    "num_retries": "num_retries of router_settings holds for all",
-    "input_cost_per_token": "it is kept in the metadata",
-    "output_cost_per_token": "it is kept in the metadata",
 }
 
 
@@ -160,8 +158,8 @@ def _entry(said: Any, where: Where, problems: Problems) -> Entry | None:
             problems.error(where, f"{name} must be a text with at least one character, not {value!r}")
             return None
     _look_for_slips(params, (*where, "litellm_params"), problems)
-    if "*" in str(names[0]):
-        problems.warn((*where, "model_name"), "a name with '*' is no pattern here: it serves requests for this very name")
+    if "*" in str(names[1]) and "*" not in str(names[0]):
+        problems.warn((*where, "litellm_params", "model"), "this '*' stands for nothing: model_name has none")
     limits = {}
     for name in _LIMITS:
         # What stands beside the model name comes first.
@@ -203,13 +201,23 @@ def _look_for_slips(params: dict[str, Any], where: Where, problems: Problems) ->
 # --- deployments ---
 
 
-def deployments(found: list[Entry], problems: Problems, health: Callable[..., Health | MinuteRules | None]) -> list[Deployment]:
+class Rules(Protocol):
+    """What the settings of the router and of an entry come to together."""
+
+    def rules_of(self, entry: Entry, problems: Problems) -> Health | MinuteRules | None:
+        """Return the rules of cooldown of one entry; None for those of the router."""
+
+    def retry_of(self, entry: Entry, problems: Problems) -> Retry | None:
+        """Return the rules of retrying of one entry; None for those of the router."""
+
+
+def deployments(found: list[Entry], problems: Problems, rules: Rules) -> list[Deployment]:
     """Make deployments.
 
     Args:
         found: The entries.
         problems: Where problems are noted.
-        health: Returns the rules of cooldown for the numbers of a deployment; None for those of the router.
+        rules: What the settings of the router come to.
 
     Returns:
         The deployments that are in service.
@@ -225,7 +233,7 @@ def deployments(found: list[Entry], problems: Problems, health: Callable[..., He
         # Where others have a rank, those without come last. LiteLLM does not use them at all.
         unranked = _MOST_WEIGHT if entry.model_name in has_order else 0
         priority = unranked if entry.order is None else entry.order
-        deployment = _deployment(entry, id_, weights[entry.where], priority, health, problems)
+        deployment = _deployment(entry, id_, weights[entry.where], priority, rules, problems)
         if deployment is not None:
             made.append(deployment)
     return made
@@ -280,7 +288,7 @@ def _deployment(
     id_: str,
     weight: int,
     priority: int,
-    health: Callable[..., Health | MinuteRules | None],
+    rules: Rules,
     problems: Problems,
 ) -> Deployment | None:
     params, info = entry.params, entry.info
@@ -298,7 +306,10 @@ def _deployment(
             limits=_limits(entry, problems),
             tags=_tags(entry, problems),
             metadata={"litellm_params": _kept(params), "model_info": info},
-            health=health(entry, problems),
+            health=rules.rules_of(entry, problems),
+            retry=rules.retry_of(entry, problems),
+            input_price=_price(entry, "input_cost_per_token", problems),
+            output_price=_price(entry, "output_cost_per_token", problems),
             endpoint=endpoint,
         )
     except (ValueError, TypeError) as error:
@@ -316,6 +327,9 @@ def _endpoint(params: Mapping[str, Any]) -> tuple[Endpoint | None, str]:
     key = params.get("api_key") or (Env(provider.key) if provider.key else None)
     query = {}
     if named == "azure":
+        if "*" in model:
+            # The name of the model is a part of the address.
+            return None, model
         base_url = base_url.rstrip("/")
         if not re.search(r"/openai(/|$)", base_url):
             base_url = f"{base_url}/openai/deployments/{model}"
@@ -325,6 +339,15 @@ def _endpoint(params: Mapping[str, Any]) -> tuple[Endpoint | None, str]:
         base_url = base_url.rstrip("/").removesuffix("/v1")
     headers = {str(name): value for name, value in (params.get("extra_headers") or {}).items() if isinstance(value, (str, Env))}
     return Endpoint(base_url, api_key=key, headers=headers, query=query, auth=provider.auth, dialect=provider.dialect), model
+
+
+def _price(entry: Entry, name: str, problems: Problems) -> float | None:
+    """Returns the price of a million tokens."""
+    for section, part in (("litellm_params", entry.params), ("model_info", entry.info)):
+        if part.get(name) is not None:
+            price = number(part[name], (*entry.where, section, name), problems)
+            return None if price is None else float(price * 1_000_000)
+    return None
 
 
 def _limits(entry: Entry, problems: Problems) -> list[Limit]:

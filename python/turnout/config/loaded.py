@@ -21,6 +21,7 @@ _USUAL = {
     "strategy": Strategy.SIMPLE_SHUFFLE,
     "strategies": {},
     "tiers": False,
+    "default_tag": "",
     "health": Health(),
     "learning": Learning(),
     "retry": Retry(),

@@ -97,6 +97,9 @@ class DeploymentConfig(BaseModel):
     domain: str | None = Field(None, description="Its failure domain, such as a region.")
     health: _Health | None = Field(None, description="Rules of cooldown of its own.")
     minute_rules: _MinuteRules | None = Field(None, description="Rules of cooldown that count in clock minutes.")
+    retry: _Retry | None = Field(None, description="How calls follow a failure of it with another attempt.")
+    input_price: float | None = Field(None, description="The price of a million tokens of prompts.")
+    output_price: float | None = Field(None, description="The price of a million tokens of answers.")
     endpoint: EndpointConfig | None = Field(None, description="Where it is reached.")
 
 
@@ -108,6 +111,7 @@ class RouterConfig(BaseModel):
     strategy: _Strategy = Field("simple_shuffle", description="The rule that picks.")
     strategies: dict[str, _Strategy] = Field({}, description="The rules of single model names.")
     tiers: bool = Field(False, description="Whether it picks among the candidates of the lowest priority only.")
+    default_tag: str | None = Field(None, description="The tag of the deployments that serve requests without tags.")
     health: _Health | None = Field(None, description="The rules of cooldown.")
     minute_rules: _MinuteRules | None = Field(None, description="Rules of cooldown that count in clock minutes.")
     learning: _Learning | None = Field(None, description="What is learnt from providers.")

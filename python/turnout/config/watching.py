@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import ref
 
+import turnout.logs  # noqa: F401 - without it the logger is not quiet by default
 from turnout.exceptions import ConfigurationError
 
 if TYPE_CHECKING:

@@ -47,6 +47,7 @@ class Run:
         "_copies",
         "_exclude",
         "_has_begun",
+        "_has_own_retry",
         "_has_own_total",
         "_hops",
         "_is_told",
@@ -100,6 +101,7 @@ class Run:
         self.options = options = self.execution.of(router, model_name, call)
         assert options.retry is not None
         assert options.timeouts is not None
+        self._has_own_retry = call.retry is not None
         # A deadline of the caller's may be shorter than any deployment can answer.
         self._has_own_total = total is not None or call.timeouts is not None
         total = options.timeouts.total if total is None else total
@@ -221,7 +223,9 @@ class Run:
             Why there is no further attempt; None if there may be one.
         """
         self.error = error
-        self.plan.failed(attempt.lease.deployment_id, attempt.kind, unsent=attempt.unsent)
+        deployment = attempt.lease.deployment
+        retry = None if self._has_own_retry else deployment.retry
+        self.plan.failed(deployment.deployment_id, attempt.kind, unsent=attempt.unsent, retry=retry)
         if not isinstance(error, Exception):
             return GiveUp("the call was interrupted")
         return self.plan.over

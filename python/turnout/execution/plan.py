@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple, Protocol
 
 from turnout.enums import FailureKind
-from turnout.execution.options import Options
+from turnout.execution.options import Options, Retry
 
 __all__ = ["Acquire", "GiveUp", "Pause", "Plan", "Step", "Withdraws", "least"]
 
@@ -108,8 +108,10 @@ class Plan:
         "_price",
         "_repeats",
         "_resolve",
+        "_retry",
         "_tried",
         "_tries",
+        "_usual_retry",
         "_visited",
         "_waits",
         "deadline",
@@ -130,7 +132,10 @@ class Plan:
         exclude: Collection[str] = (),
         repeats: bool = True,
     ) -> None:
+        assert options.retry is not None
         self._options = options
+        # A deployment that fails may have rules of its own, until the call turns to another model name.
+        self._retry = self._usual_retry = options.retry
         self._draw = draw
         self._resolve = resolve
         self._budget = budget
@@ -139,7 +144,7 @@ class Plan:
         self.deadline = deadline
         self.fallbacks = 0
         self._names: list[str] = []
-        self._visited = {resolve(model_name)}
+        self._visited = {self._target(model_name)}
         self._dead = frozenset(exclude)
         self.over: GiveUp | None = None
         self._has_tried = False
@@ -152,6 +157,7 @@ class Plan:
     def _begin(self, model_name: str) -> None:
         """Turns to a model name."""
         self.model_name = model_name
+        self._retry = self._usual_retry
         self._last = None
         self._tries = 0
         self._tried: frozenset[str] = frozenset()
@@ -168,7 +174,13 @@ class Plan:
         names = [*self._names, *own]
         if not names:
             return names
-        return [name for name in dict.fromkeys(names) if self._resolve(name) not in self._visited]
+        return [name for name in dict.fromkeys(names) if self._target(name) not in self._visited]
+
+    def _target(self, name: str) -> str:
+        """Returns what a name stands for: aliases of one model name are one target."""
+        resolved = self._resolve(name)
+        # A model name with * serves many models.
+        return name if "*" in resolved else resolved
 
     # --- what comes next ---
 
@@ -226,12 +238,11 @@ class Plan:
         Returns:
             What to acquire, without a wait; or why no attempt may begin.
         """
-        assert self._options.retry is not None
         if self.over is not None:
             return self.over
         if not self._repeats:
             return GiveUp("the request must not be sent twice")
-        if self._tries + len(busy) >= self._options.retry.attempts:
+        if self._tries + len(busy) >= self._retry.attempts:
             return GiveUp("all attempts are spent")
         if not self._pay():
             return GiveUp(SPENT_BUDGET)
@@ -251,8 +262,7 @@ class Plan:
             self._waits = True
         elif not self._waits:
             # Deployments that were tried are better than none, but a fallback may be better than to wait.
-            assert self._options.retry is not None
-            may_repeat = bool(self._tried) and self._options.retry.same_deployment
+            may_repeat = bool(self._tried) and self._retry.same_deployment
             if not may_repeat or is_limited or self._last is FailureKind.RATE_LIMIT:
                 if is_limited and self._last is None:
                     self._last = FailureKind.RATE_LIMIT
@@ -265,23 +275,22 @@ class Plan:
 
     def _repeat(self, may_repeat: bool) -> None:
         """Lets the deployments that were tried be tried again, after a pause."""
-        assert self._options.retry is not None
         self._waits = True
         if may_repeat:
             self._tried = frozenset()
-            self._pause = self._options.retry.backoff.pause(self._backoffs, self._draw)
+            self._pause = self._retry.backoff.pause(self._backoffs, self._draw)
             self._backoffs += 1
 
-    def failed(self, deployment_id: str, kind: FailureKind | None, *, unsent: bool = False) -> None:
+    def failed(self, deployment_id: str, kind: FailureKind | None, *, unsent: bool = False, retry: Retry | None = None) -> None:
         """Note that an attempt failed.
 
         Args:
             deployment_id: The deployment.
             kind: What went wrong; None if it says nothing of the deployment, and so ends the call.
             unsent: Whether the deployment certainly did not get the request.
+            retry: The rules of the deployment itself; None if it has none, or if the call has some.
         """
-        assert self._options.retry is not None
-        retry = self._options.retry
+        self._retry = retry = retry or self._usual_retry
         self._has_tried, self._paid, self._last = True, 0, kind
         self._tries += 1
         self._price = _TIMEOUT_COSTS if kind is FailureKind.TIMEOUT else 1
@@ -313,7 +322,7 @@ class Plan:
         if not names:
             return False
         self._names = names[1:]
-        self._visited.add(self._resolve(names[0]))
+        self._visited.add(self._target(names[0]))
         self.fallbacks += 1
         self._begin(names[0])
         return True

@@ -153,7 +153,7 @@ class Exchange:
 
     def _body(self, endpoint: Endpoint) -> bytes:
         """Returns the body for the deployment."""
-        ask, model = self._ask, self._attempt.lease.deployment.model
+        ask, model = self._ask, self._attempt.lease.model
         body = ask.body
         if ask.scan is not None:
             body = _rewrite_request(body, ask.scan, model, self._drops_usage)

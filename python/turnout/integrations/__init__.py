@@ -1,0 +1,1 @@
+"""Other projects that turnout works in; each module imports its library itself."""
