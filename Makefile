@@ -129,9 +129,10 @@ hooks: $(VENV)/.hooks ## Install the git hooks that check commits and pushes
 	$(BIN)/pre-commit install
 
 # Through Python, beside an empty native call, a pure-Python twin and whichever peers are installed, and against the budgets.
-# Takes up to ten minutes with the peers, less than four without.
-bench: $(VENV)/.built $(VENV)/.floor ## Measure through Python, beside peers; up to ten minutes
+# Takes up to a quarter of an hour with the peers, less than four minutes without.
+bench: $(VENV)/.built $(VENV)/.floor ## Measure through Python, beside peers; up to 15 minutes
 	$(BIN)/python benches/compare.py
+	$(BIN)/python benches/beside_litellm.py
 	$(BIN)/python benches/import_time.py
 
 bench-requests: $(VENV)/.test $(VENV)/.built ## Measure routed requests of an SDK beside plain ones; three minutes
