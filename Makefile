@@ -35,7 +35,7 @@ SEED ?=
 CHECKS ?= advisories licenses bans sources
 
 .PHONY: help demo test test-clients test-httpx test-litellm test-schedules test-miri lint format format-check
-.PHONY: docs docs-rust docs-serve deny install-check hooks
+.PHONY: docs docs-rust docs-serve deny install-check wheels hooks
 .PHONY: soak fuzz test-free-threaded bench bench-beside bench-requests bench-simulated bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: five servers, 600 requests of the openai SDK, a table
@@ -139,14 +139,19 @@ install-check: ## Install the package as a user does, and try it
 	target/install-check/bin/python -m pip install --quiet .
 	target/install-check/bin/python tests/smoke.py
 
+# Each is tried in an environment of its own: see scripts/wheels.py. Takes a minute an interpreter.
+wheels: $(VENV)/.wheels ## Build and try the source distribution, and a wheel for each CPython that is here
+	$(BIN)/python scripts/wheels.py
+
 # Before a commit format-check runs, before a push lint: see .pre-commit-config.yaml.
 hooks: $(VENV)/.hooks ## Install the git hooks that check commits and pushes
 	$(BIN)/pre-commit install
 
 # Through Python, beside an empty native call, a pure-Python twin and whichever peers are installed, and against the budgets.
-# Takes up to ten minutes with the peers, less than four without.
-bench: $(VENV)/.built $(VENV)/.floor ## Measure through Python, beside peers; up to ten minutes
+# Takes up to a quarter of an hour with the peers, less than four minutes without.
+bench: $(VENV)/.built $(VENV)/.floor ## Measure through Python, beside peers; up to 15 minutes
 	$(BIN)/python benches/compare.py
+	$(BIN)/python benches/beside_litellm.py
 	$(BIN)/python benches/import_time.py
 
 bench-requests: $(VENV)/.test $(VENV)/.built ## Measure routed requests of an SDK beside plain ones; three minutes
@@ -218,7 +223,7 @@ $(VENV)/.floor: $(VENV)/.venv $(FLOOR_SOURCES)
 	$(BIN)/maturin develop --release --quiet --manifest-path $(FLOOR) --target-dir target
 	touch $@
 
-$(VENV)/.demo $(VENV)/.docs $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.hooks: $(VENV)/.%: $(VENV)/.venv pyproject.toml
+$(VENV)/.demo $(VENV)/.docs $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.wheels $(VENV)/.hooks: $(VENV)/.%: $(VENV)/.venv pyproject.toml
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@
 
