@@ -20,6 +20,10 @@ _OURS = (
 )
 
 
+# Functions whose ``metadata`` goes to the provider. What is for callbacks stands beside it.
+_SENT_METADATA = ("responses", "anthropic_messages", "generate_content", "batch", "file")
+
+
 class Ask(NamedTuple):
     """A request.
 
@@ -27,6 +31,7 @@ class Ask(NamedTuple):
         model: The model name that turnout is asked for.
         keywords: What LiteLLM gets.
         metadata: What the caller says about the request, for the callbacks of LiteLLM.
+        bucket: The keyword under which LiteLLM takes that.
         wishes: Keywords of :meth:`turnout.Router.acquire`.
         options: The options of this request, as for :meth:`turnout.Router.call`.
         streams: Whether the answer is a stream.
@@ -35,16 +40,18 @@ class Ask(NamedTuple):
     model: str
     keywords: dict[str, Any]
     metadata: dict[str, Any]
+    bucket: str
     wishes: dict[str, Any]
     options: dict[str, Any]
     streams: bool
 
 
-def read(router: Router, model: str, given: Mapping[str, Any]) -> Ask:
+def read(router: Router, name: str, model: str, given: Mapping[str, Any]) -> Ask:
     """Read a request.
 
     Args:
         router: The turnout router.
+        name: The name of LiteLLM's function.
         model: The name that was asked for: a model name, an alias, or the id of a deployment.
         given: The arguments of the request.
 
@@ -58,7 +65,8 @@ def read(router: Router, model: str, given: Mapping[str, Any]) -> Ask:
     if not isinstance(model, str):
         raise TypeError(f"model must be a str, not {model!r} ({type(model).__name__})")
     keywords = {name: value for name, value in given.items() if name not in _OURS and value is not None}
-    metadata = keywords.pop("metadata", None) or {}
+    bucket = "litellm_metadata" if any(part in name for part in _SENT_METADATA) else "metadata"
+    metadata = keywords.pop(bucket, None) or {}
     wishes: dict[str, Any] = {"tokens": size_of(keywords)}
     if tags := given.get("tags") or metadata.get("tags"):
         wishes["tags"] = tags
@@ -68,7 +76,7 @@ def read(router: Router, model: str, given: Mapping[str, Any]) -> Ask:
     if only is not None:
         wishes["only"] = only
     streams = bool(given.get("stream"))
-    return Ask(model, keywords, metadata, wishes, _options(router, model, given, streams=streams), streams)
+    return Ask(model, keywords, metadata, bucket, wishes, _options(router, model, given, streams=streams), streams)
 
 
 def _named(router: Router, name: str) -> tuple[str, list[str] | None]:

@@ -91,7 +91,7 @@ def sent(attempt: Attempt, ask: Ask) -> dict[str, Any]:
         keywords["timeout"] = timeout
     info = {**deployment.metadata.get("model_info", {}), "id": deployment.deployment_id}
     said = {"model_group": ask.model, "deployment": keywords["model"], "model_info": info}
-    return {**keywords, "model_info": info, "metadata": {**said, **ask.metadata}}
+    return {**keywords, "model_info": info, ask.bucket: {**said, **ask.metadata}}
 
 
 def _model(lease: Lease, deployment: Deployment) -> str:

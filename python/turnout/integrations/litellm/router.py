@@ -5,7 +5,7 @@ its end.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -185,7 +185,7 @@ class Router:
             litellm.BadRequestError: Nobody serves the name.
         """
         given = {**kwargs, **{name: value for name, value in (("messages", messages), ("input", input)) if value is not None}}
-        ask = read(self.turnout, model, given)
+        ask = read(self.turnout, "completion", model, given)
         with translated(ask.model):
             return self._entries[self.turnout.select(ask.model, **ask.wishes)]
 
@@ -213,60 +213,60 @@ class Router:
             litellm.RateLimitError: No deployment may serve the request now.
             litellm.BadRequestError: Nobody serves the name.
         """
-        return self._call(litellm.completion, model, {"messages": messages, **kwargs})
+        return self._call("completion", model, {"messages": messages, **kwargs})
 
     async def acompletion(self, model: str, messages: list[Any], **kwargs: Any) -> Any:
         """Do what :meth:`completion` does, in a task of asyncio."""
-        return await self._acall(litellm.acompletion, model, {"messages": messages, **kwargs})
+        return await self._acall("acompletion", model, {"messages": messages, **kwargs})
 
     def text_completion(self, model: str, prompt: Any, **kwargs: Any) -> Any:
         """Do what ``litellm.text_completion`` does; see :meth:`completion`."""
-        return self._call(litellm.text_completion, model, {"prompt": prompt, **kwargs})
+        return self._call("text_completion", model, {"prompt": prompt, **kwargs})
 
     async def atext_completion(self, model: str, prompt: Any, **kwargs: Any) -> Any:
         """Do what ``litellm.atext_completion`` does; see :meth:`completion`."""
-        return await self._acall(litellm.atext_completion, model, {"prompt": prompt, **kwargs})
+        return await self._acall("atext_completion", model, {"prompt": prompt, **kwargs})
 
     def embedding(self, model: str, input: Any, **kwargs: Any) -> Any:  # noqa: A002 - LiteLLM's name
         """Do what ``litellm.embedding`` does; see :meth:`completion`."""
-        return self._call(litellm.embedding, model, {"input": input, **kwargs})
+        return self._call("embedding", model, {"input": input, **kwargs})
 
     async def aembedding(self, model: str, input: Any, **kwargs: Any) -> Any:  # noqa: A002 - LiteLLM's name
         """Do what ``litellm.aembedding`` does; see :meth:`completion`."""
-        return await self._acall(litellm.aembedding, model, {"input": input, **kwargs})
+        return await self._acall("aembedding", model, {"input": input, **kwargs})
 
     def responses(self, model: str, input: Any, **kwargs: Any) -> Any:  # noqa: A002 - LiteLLM's name
         """Do what ``litellm.responses`` does; see :meth:`completion`."""
-        return self._call(litellm.responses, model, {"input": input, **kwargs})
+        return self._call("responses", model, {"input": input, **kwargs})
 
     async def aresponses(self, model: str, input: Any, **kwargs: Any) -> Any:  # noqa: A002 - LiteLLM's name
         """Do what ``litellm.aresponses`` does; see :meth:`completion`."""
-        return await self._acall(litellm.aresponses, model, {"input": input, **kwargs})
+        return await self._acall("aresponses", model, {"input": input, **kwargs})
 
     def __getattr__(self, name: str) -> Any:
         """Find the other functions of LiteLLM that send one request to one model, by their names there."""
         if name in _OTHERS:
-            function = getattr(litellm, name)
-            return functools.partial(self._acall_named if name in _ASYNC else self._call_named, function)
+            return functools.partial(self._acall_named if name in _ASYNC else self._call_named, name)
         raise AttributeError(
             f"turnout's Router has no {name!r}: see docs/litellm.md for what it has, and router.turnout for the router beneath"
         )
 
-    def _call_named(self, function: Callable[..., Any], model: str, **kwargs: Any) -> Any:
-        return self._call(function, model, kwargs)
+    def _call_named(self, name: str, model: str, **kwargs: Any) -> Any:
+        return self._call(name, model, kwargs)
 
-    def _acall_named(self, function: Callable[..., Any], model: str, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        return self._acall(function, model, kwargs)
+    def _acall_named(self, name: str, model: str, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        return self._acall(name, model, kwargs)
 
     # --- the way of a request ---
 
-    def _begin(self, model: str, given: dict[str, Any]) -> tuple[Ask, Run]:
-        ask = read(self.turnout, model, given)
+    def _begin(self, name: str, model: str, given: dict[str, Any]) -> tuple[Ask, Run]:
+        ask = read(self.turnout, name, model, given)
         return ask, begin(self.turnout, ask.model, {**ask.wishes, **ask.options}, streams=ask.streams)
 
-    def _call(self, function: Callable[..., Any], model: str, given: dict[str, Any]) -> Any:
+    def _call(self, name: str, model: str, given: dict[str, Any]) -> Any:
+        function = getattr(litellm, name)
         with translated(model):
-            ask, run = self._begin(model, given)
+            ask, run = self._begin(name, model, given)
             while True:
                 attempt = run.acquire()
                 try:
@@ -274,9 +274,10 @@ class Router:
                 except BaseException as error:
                     _go_on(run, attempt, error)
 
-    async def _acall(self, function: Callable[..., Any], model: str, given: dict[str, Any]) -> Any:
+    async def _acall(self, name: str, model: str, given: dict[str, Any]) -> Any:
+        function = getattr(litellm, name)
         with translated(model):
-            ask, run = self._begin(model, given)
+            ask, run = self._begin(name, model, given)
             while True:
                 attempt = await run.acquire_async()
                 try:
