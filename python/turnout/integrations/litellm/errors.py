@@ -10,7 +10,7 @@ import litellm
 
 from turnout.exceptions import ModelNotFound, NoAvailableDeployment, RequestTooLarge
 
-__all__ = ["translated"]
+__all__ = ["translated", "unwrapped"]
 
 
 @contextmanager
@@ -32,3 +32,16 @@ def translated(model: str) -> Iterator[None]:
         raise litellm.RateLimitError(message=str(error), llm_provider="", model=model, response=answer) from error
     except TimeoutError as error:
         raise litellm.Timeout(message=str(error), model=model, llm_provider="") from error
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Return what a stream failed with. LiteLLM wraps it for its own Router, which takes it out again.
+
+    Args:
+        error: What the stream raised.
+
+    Returns:
+        The error for the caller.
+    """
+    original = getattr(error, "original_exception", None)
+    return original if isinstance(error, litellm.exceptions.MidStreamFallbackError) and isinstance(original, Exception) else error

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 from turnout._core import Lease, _StreamScanner
 from turnout.transports.answers import as_keywords
 
-__all__ = ["deployment_id", "fail", "follow", "settle", "tokens_of"]
+__all__ = ["deployment_id", "fail", "follow", "opened", "opened_async", "settle", "tokens_of"]
 
 _PREFIX = "llm_provider-"
+
+_Shown: TypeAlias = "Callable[[BaseException], BaseException]"
+
+
+def _as_it_is(error: BaseException) -> BaseException:
+    return error
 
 
 def deployment_id(attempt: Any) -> Any:
@@ -75,13 +81,14 @@ def fail(lease: Lease, error: BaseException) -> None:
     lease.__exit__(type(error), error, error.__traceback__)
 
 
-def follow(lease: Lease, answer: Any) -> Any:
+def follow(lease: Lease, answer: Any, shown: _Shown = _as_it_is) -> Any:
     """End a lease by what LiteLLM returned: a whole answer at once, a stream when it ends, fails, is closed
     or is dropped.
 
     Args:
         lease: The lease.
         answer: What LiteLLM returned.
+        shown: Gives the error that the reader gets for one of the stream.
 
     Returns:
         What stands for it: a whole answer itself, and a stream of the same class.
@@ -90,15 +97,43 @@ def follow(lease: Lease, answer: Any) -> Any:
         settle(lease, answer)
         return answer
     _observe(lease, answer)
-    following = _Following(lease)
+    following = _Following(lease, shown)
     try:
         answer.__class__ = _followed(type(answer))
         answer._turnout = following
     except (TypeError, AttributeError):  # a generator, or a class with slots
         return _read_async(following, answer) if hasattr(answer, "__anext__") else _read(following, answer)
-    # A stream that was dropped. It must not keep itself alive, so this knows only the lease.
-    weakref.finalize(answer, lease.release).atexit = False
+    # A stream that was dropped. What follows it must not keep it alive, so it does not know it.
+    weakref.finalize(answer, following.leave).atexit = False
     return answer
+
+
+def opened(stream: Any) -> Any:
+    """Wait for the first part of a stream that is followed, so that a failure up to it can be mended.
+
+    Args:
+        stream: What :func:`follow` returned.
+
+    Returns:
+        The stream.
+
+    Raises:
+        Exception: The stream failed before. Its lease has not ended.
+    """
+    following = getattr(stream, "_turnout", None)
+    if isinstance(following, _Following) and hasattr(stream, "__next__"):
+        with following.opening(), contextlib.suppress(StopIteration):
+            following.kept.append(next(stream))
+    return stream
+
+
+async def opened_async(stream: Any) -> Any:
+    """Do what :func:`opened` does, in a task."""
+    following = getattr(stream, "_turnout", None)
+    if isinstance(following, _Following) and hasattr(stream, "__anext__"):
+        with following.opening(), contextlib.suppress(StopAsyncIteration):
+            following.kept.append(await anext(stream))
+    return stream
 
 
 class _Following:
@@ -106,14 +141,26 @@ class _Following:
 
     Attributes:
         is_reading: Whether a part is being read. LiteLLM closes a stream itself while it reads the end.
+        kept: The first part, if it was read and not yet handed on.
     """
 
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
+    def __init__(self, lease: Lease, shown: _Shown) -> None:
+        self._lease, self._shown = lease, shown
+        self.kept: list[Any] = []
+        self._is_opening = self._is_finished = False
         self._last: Any = None
         self._tokens: dict[str, int] = {}
         self._scanner: _StreamScanner | None = None
         self.is_reading = False
+
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[None]:
+        """The first part is read. If that fails, the attempt ends the lease."""
+        self._is_opening = True
+        try:
+            yield
+        finally:
+            self._is_opening = False
 
     def part(self, part: Any) -> None:
         """A part has come."""
@@ -125,19 +172,31 @@ class _Following:
             return
         self._last = part
         self._tokens = tokens_of(part) or self._tokens
+        choices = _get(part, "choices")
+        if (isinstance(choices, list) and choices and _get(choices[0], "finish_reason")) or _get(
+            part, "type"
+        ) == "response.completed":
+            self._is_finished = True
 
     def end(self) -> None:
         """The stream has ended."""
         # LiteLLM may add the usage to the last part after that was read.
         self._lease.success(**(tokens_of(self._last) or self._tokens))
 
-    def fail(self, error: BaseException) -> None:
-        """The stream has failed, or its reader was cancelled."""
-        fail(self._lease, error)
+    def fail(self, error: BaseException) -> BaseException:
+        """The stream has failed, or its reader was cancelled. Returns the error for the reader."""
+        error = self._shown(error)
+        if not self._is_opening:
+            fail(self._lease, error)
+        return error
 
     def leave(self) -> None:
-        """The reader has left."""
-        if not self.is_reading:
+        """The reader has left. Many do so at the last part, and do not wait for the end."""
+        if self.is_reading:
+            return
+        if self._is_finished:
+            self.end()
+        else:
             self._lease.release(**self._tokens)  # type: ignore[arg-type]
 
 
@@ -159,6 +218,8 @@ def _followed(cls: type) -> type:
 def _anext(read: Any) -> Any:
     async def __anext__(self: Any) -> Any:  # noqa: N807 # the method's name
         following: _Following = self._turnout
+        if following.kept:
+            return following.kept.pop()
         following.is_reading = True
         try:
             part = await read(self)
@@ -166,8 +227,10 @@ def _anext(read: Any) -> Any:
             following.end()
             raise
         except BaseException as error:
-            following.fail(error)
-            raise
+            shown = following.fail(error)
+            if shown is error:
+                raise
+            raise shown from shown.__cause__
         finally:
             following.is_reading = False
         following.part(part)
@@ -179,6 +242,8 @@ def _anext(read: Any) -> Any:
 def _next(read: Any) -> Any:
     def __next__(self: Any) -> Any:  # noqa: N807 # the method's name
         following: _Following = self._turnout
+        if following.kept:
+            return following.kept.pop()
         following.is_reading = True
         try:
             part = read(self)
@@ -186,8 +251,10 @@ def _next(read: Any) -> Any:
             following.end()
             raise
         except BaseException as error:
-            following.fail(error)
-            raise
+            shown = following.fail(error)
+            if shown is error:
+                raise
+            raise shown from shown.__cause__
         finally:
             following.is_reading = False
         following.part(part)
@@ -219,8 +286,10 @@ async def _read_async(following: _Following, stream: Any) -> AsyncIterator[Any]:
             yield part
         following.end()
     except BaseException as error:
-        following.fail(error)
-        raise
+        shown = following.fail(error)
+        if shown is error:
+            raise
+        raise shown from shown.__cause__
     finally:
         following.leave()
         if hasattr(stream, "aclose"):
@@ -234,8 +303,10 @@ def _read(following: _Following, stream: Any) -> Iterator[Any]:
             yield part
         following.end()
     except BaseException as error:
-        following.fail(error)
-        raise
+        shown = following.fail(error)
+        if shown is error:
+            raise
+        raise shown from shown.__cause__
     finally:
         following.leave()
         if hasattr(stream, "close"):

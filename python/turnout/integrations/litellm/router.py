@@ -19,8 +19,8 @@ from turnout.execution.attempts import Attempt, Run
 from turnout.execution.call import begin
 from turnout.execution.options import Timeouts
 from turnout.integrations.litellm.asks import Ask, read
-from turnout.integrations.litellm.errors import translated
-from turnout.integrations.litellm.leases import follow
+from turnout.integrations.litellm.errors import translated, unwrapped
+from turnout.integrations.litellm.leases import follow, opened, opened_async
 from turnout.integrations.litellm.params import plain, sent, with_ids
 
 __all__ = ["Router"]
@@ -270,7 +270,8 @@ class Router:
             while True:
                 attempt = run.acquire()
                 try:
-                    return _ended(attempt, function(**sent(attempt, ask)))
+                    answer = opened(follow(attempt.lease, function(**sent(attempt, ask)), unwrapped))
+                    return _ended(attempt, answer)
                 except BaseException as error:
                     _go_on(run, attempt, error)
 
@@ -282,7 +283,7 @@ class Router:
                 attempt = await run.acquire_async()
                 try:
                     with attempt.scope() as scope:
-                        answer = await function(**sent(attempt, ask))
+                        answer = await opened_async(follow(attempt.lease, await function(**sent(attempt, ask)), unwrapped))
                     if scope is not None and scope.cancelled_caught:
                         raise litellm.Timeout(str(attempt.timed_out()), model=model, llm_provider="")
                     return _ended(attempt, answer)
@@ -309,7 +310,6 @@ _OTHERS = frozenset((*_ASYNC, *(name.removeprefix("a") for name in _ASYNC)))
 
 def _ended(attempt: Attempt, answer: Any) -> Any:
     """Ends an attempt that was answered. A stream ends the lease itself."""
-    answer = follow(attempt.lease, answer)
     attempt.note(None, None, None)
     return answer
 
