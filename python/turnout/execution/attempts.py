@@ -453,6 +453,15 @@ class Attempt:
         """Return the time of the router's clock, in seconds."""
         return self._run.now()
 
+    def bound(self, seconds: float) -> None:
+        """Let the attempt take less time, for a reason of its own deployment.
+
+        Args:
+            seconds: The most seconds, counted from its begin.
+        """
+        if self.timeout is None or seconds <= self.timeout:
+            self.timeout, self._is_short = seconds, False
+
     def succeed(self, status: int | None = None) -> None:
         """End the attempt with a success.
 

@@ -110,3 +110,50 @@ def test_a_stream_that_is_left_at_its_last_part_is_a_success(provider: Provider)
         gc.collect()
         time.sleep(0.001)
     assert counted(router.turnout) == (1, 1, 0)
+
+
+# --- settings ---
+
+
+def test_tags_are_for_callbacks_alone_unless_they_filter(provider: Provider) -> None:
+    router = Router([entry(provider, "a"), entry(provider, "b", tags=["x"])])
+    assert router.completion("m", MESSAGES, metadata={"tags": ["team-x"]}).choices
+
+
+@pytest.mark.parametrize(("matches_any", "expected"), [(None, {"a", "b"}), (True, {"a", "b"}), (False, {"b"})])
+def test_one_tag_is_enough_unless_all_are_asked_for(provider: Provider, matches_any: bool | None, expected: set[str]) -> None:
+    entries = [entry(provider, "a", tags=["x"]), entry(provider, "b", tags=["x", "y"])]
+    router = Router(entries, enable_tag_filtering=True, tag_filtering_match_any=matches_any)
+    answers = [router.completion("m", MESSAGES, metadata={"tags": ["x", "y"]}, mock_response="hi") for _ in range(40)]
+    assert {answer._hidden_params["model_id"] for answer in answers} == expected
+
+
+def test_default_params_are_for_what_a_request_does_not_say(provider: Provider) -> None:
+    router = Router([entry(provider, "a")], default_litellm_params={"temperature": 0.25})
+    router.completion("m", MESSAGES)
+    router.completion("m", MESSAGES, temperature=0.5)
+    assert [request.json["temperature"] for request in provider.requests] == [0.25, 0.5]
+
+
+@both
+def test_the_time_of_a_deployment_comes_before_that_of_the_router(provider: Provider, is_async: bool) -> None:
+    router = Router([entry(provider, "patient", timeout=20), entry(provider, "usual")], timeout=0.2, num_retries=0)
+    provider.always(Reply.text("late").delay(head=0.6))
+    assert called(router, is_async, model="patient").choices
+    with pytest.raises(litellm.Timeout):
+        called(router, is_async, model="usual")
+    with pytest.raises(litellm.Timeout):
+        called(router, is_async, model="patient", timeout=0.2)
+
+
+def test_prices_of_a_deployment_make_the_cost_of_an_answer(provider: Provider) -> None:
+    priced = entry(provider, "a", input_cost_per_token=1.0, output_cost_per_token=2.0)
+    costs = [made(model_list=[priced]).completion(model="m", messages=MESSAGES) for made in (litellm.Router, Router)]
+    assert costs[0]._hidden_params["response_cost"] == costs[1]._hidden_params["response_cost"] > 1
+
+
+def test_a_request_leaves_the_settings_as_they_are(provider: Provider) -> None:
+    router = Router([entry(provider, "a", extra_body={"seed": 7}, extra_headers={"x-a": "1"})])
+    before = repr(router.turnout.get_deployment("a").metadata["litellm_params"])
+    router.completion("m", MESSAGES, extra_body={"user": "u"})
+    assert repr(router.turnout.get_deployment("a").metadata["litellm_params"]) == before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from turnout.exceptions import ConfigurationError, ModelNotFound
 from turnout.execution.options import Fallbacks, Options, Retry, Timeouts
 from turnout.integrations.litellm.sizes import size_of
 
-__all__ = ["Ask", "read"]
+__all__ = ["Ask", "Usual", "read", "seconds", "usual"]
 
 # What turnout reads of a request. LiteLLM does not get it.
 _OURS = (
@@ -22,6 +22,25 @@ _OURS = (
 
 # Functions whose ``metadata`` goes to the provider. What is for callbacks stands beside it.
 _SENT_METADATA = ("responses", "anthropic_messages", "generate_content", "batch", "file")
+
+
+_TIMEOUTS = ("timeout", "request_timeout")
+
+
+class Usual(NamedTuple):
+    """What holds for each request, and is no option of turnout.
+
+    Attributes:
+        keywords: What LiteLLM gets, where a request does not say it.
+        filters_tags: Whether tags of a request choose deployments. Otherwise they are for callbacks alone.
+        matches_any: Whether one of them is enough.
+        longest: The most seconds that a deployment names for itself; None if none does.
+    """
+
+    keywords: Mapping[str, Any]
+    filters_tags: bool
+    matches_any: bool
+    longest: float | None
 
 
 class Ask(NamedTuple):
@@ -35,6 +54,9 @@ class Ask(NamedTuple):
         wishes: Keywords of :meth:`turnout.Router.acquire`.
         options: The options of this request, as for :meth:`turnout.Router.call`.
         streams: Whether the answer is a stream.
+        timeout: The bound of an attempt that the request itself names, in seconds or as an object of httpx;
+            None without one.
+        usual_timeout: The bound of an attempt at a deployment that names none.
     """
 
     model: str
@@ -44,13 +66,35 @@ class Ask(NamedTuple):
     wishes: dict[str, Any]
     options: dict[str, Any]
     streams: bool
+    timeout: Any
+    usual_timeout: float | None
 
 
-def read(router: Router, name: str, model: str, given: Mapping[str, Any]) -> Ask:
+def usual(settings: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> Usual:
+    """Read what holds for each request.
+
+    Args:
+        settings: The settings of the Router.
+        entries: Its deployments.
+
+    Returns:
+        What holds.
+    """
+    named = [seconds(entry.get("litellm_params", {}).get(name)) for entry in entries for name in (*_TIMEOUTS, "stream_timeout")]
+    return Usual(
+        settings.get("default_litellm_params") or {},
+        bool(settings.get("enable_tag_filtering", False)),
+        bool(settings.get("tag_filtering_match_any", True)),
+        max((said for said in named if said is not None), default=None),
+    )
+
+
+def read(router: Router, usual: Usual, name: str, model: str, given: Mapping[str, Any]) -> Ask:
     """Read a request.
 
     Args:
         router: The turnout router.
+        usual: What holds for each request.
         name: The name of LiteLLM's function.
         model: The name that was asked for: a model name, an alias, or the id of a deployment.
         given: The arguments of the request.
@@ -64,19 +108,34 @@ def read(router: Router, name: str, model: str, given: Mapping[str, Any]) -> Ask
     """
     if not isinstance(model, str):
         raise TypeError(f"model must be a str, not {model!r} ({type(model).__name__})")
+    given = {**usual.keywords, **given}
     keywords = {name: value for name, value in given.items() if name not in _OURS and value is not None}
     bucket = "litellm_metadata" if any(part in name for part in _SENT_METADATA) else "metadata"
     metadata = keywords.pop(bucket, None) or {}
     wishes: dict[str, Any] = {"tokens": size_of(keywords)}
-    if tags := given.get("tags") or metadata.get("tags"):
-        wishes["tags"] = tags
+    if usual.filters_tags and (tags := given.get("tags") or metadata.get("tags")):
+        wishes["tags"], wishes["tags_match"] = tags, "any" if usual.matches_any else "all"
     if isinstance(given.get("priority"), int):
         wishes["priority"] = given["priority"]
     model, only = _named(router, model)
     if only is not None:
         wishes["only"] = only
     streams = bool(given.get("stream"))
-    return Ask(model, keywords, metadata, bucket, wishes, _options(router, model, given, streams=streams), streams)
+    whole = router._execution.of(router, model, Options())
+    options = _options(whole, model, given)
+    timeout = given.get("stream_timeout") if streams else None
+    if timeout is None:
+        timeout = next((given[name] for name in _TIMEOUTS if given.get(name) is not None), None)
+    assert isinstance(whole.timeouts, Timeouts)
+    of_router = whole.timeouts.first_token if streams and whole.timeouts.first_token is not None else whole.timeouts.attempt
+    longest = max((said for said in (seconds(timeout), usual.longest, of_router) if said is not None), default=None)
+    if longest is not None:
+        # The bound of an attempt is known once its deployment is: the setting of a deployment comes before
+        # that of the router, even where it is longer.
+        total = whole.timeouts.total
+        total = None if total is None else max(total, longest)
+        options["timeouts"] = replace(whole.timeouts, attempt=None, first_token=None, total=total)
+    return Ask(model, keywords, metadata, bucket, wishes, options, streams, timeout, of_router)
 
 
 def _named(router: Router, name: str) -> tuple[str, list[str] | None]:
@@ -92,11 +151,26 @@ def _named(router: Router, name: str) -> tuple[str, list[str] | None]:
     return name, None
 
 
-def _options(router: Router, model: str, given: Mapping[str, Any], *, streams: bool) -> dict[str, Any]:
+def seconds(said: Any) -> float | None:
+    """Return a number of seconds, also one in a text.
+
+    Args:
+        said: What a request or a deployment says.
+
+    Returns:
+        The seconds; None for anything else, and for 0, which LiteLLM takes for no bound.
+    """
+    if isinstance(said, bool) or not isinstance(said, (int, float, str)):
+        return None
+    try:
+        return float(said) or None
+    except ValueError:
+        return None
+
+
+def _options(usual: Options, model: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options that a request has of its own. What it does not say stays as the router has it."""
-    usual: Options = router._execution.of(router, model, Options())
     assert isinstance(usual.retry, Retry)
-    assert isinstance(usual.timeouts, Timeouts)
     assert isinstance(usual.fallbacks, Fallbacks)
     options: dict[str, Any] = {}
     retries = given.get("num_retries", given.get("max_retries"))
@@ -106,10 +180,6 @@ def _options(router: Router, model: str, given: Mapping[str, Any], *, streams: b
         if retries < 0:
             raise ConfigurationError(f"num_retries must be at least 0, not {retries}")
         options["retry"] = replace(usual.retry, attempts=retries + 1)
-    timeout = given.get("stream_timeout") if streams else None
-    timeout = given.get("timeout", given.get("request_timeout")) if timeout is None else timeout
-    if isinstance(timeout, (int, float)) and not isinstance(timeout, bool):
-        options["timeouts"] = replace(usual.timeouts, attempt=float(timeout))
     if given.get("disable_fallbacks"):
         options["fallbacks"] = Fallbacks()
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from turnout._core import Deployment, Lease
 from turnout.config.litellm_entries import usual_id
 from turnout.endpoints import Env
 from turnout.exceptions import ConfigurationError
-from turnout.execution.plan import least
+from turnout.integrations.litellm.asks import seconds
 
 if TYPE_CHECKING:
     from turnout.execution.attempts import Attempt
@@ -23,6 +24,8 @@ __all__ = ["plain", "sent", "with_ids"]
 
 # turnout makes the attempts.
 _NO_RETRIES = {"num_retries": 0, "max_retries": 0}
+# turnout keeps these for itself, and LiteLLM writes costs on answers by them.
+_PRICES = ("input_cost_per_token", "output_cost_per_token")
 
 
 def plain(given: Any) -> Any:
@@ -69,12 +72,13 @@ def with_ids(entries: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def sent(attempt: Attempt, ask: Ask) -> dict[str, Any]:
-    """Return the arguments of one attempt.
+def sent(attempt: Attempt, ask: Ask, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of one attempt, and bound its time.
 
     Args:
         attempt: The attempt.
         ask: The request.
+        entry: The entry of the deployment, as it was given; empty if it has gone.
 
     Returns:
         Keywords for the function of LiteLLM.
@@ -83,12 +87,20 @@ def sent(attempt: Attempt, ask: Ask) -> dict[str, Any]:
     deployment = lease.deployment
     shown = {name: _shown(value) for name, value in deployment.metadata.get("litellm_params", {}).items()}
     params = {name: value for name, value in shown.items() if value is not None}
-    stream_timeout = params.pop("stream_timeout", None)
-    own = stream_timeout if ask.streams and stream_timeout is not None else params.get("timeout")
-    timeout = least(_seconds(own), attempt.timeout)
+    params.update({name: said for name in _PRICES if (said := entry.get("litellm_params", {}).get(name)) is not None})
+    timeouts = {name: params.pop(name, None) for name in ("stream_timeout", "timeout", "request_timeout")}
+    timeout = ask.timeout
+    if timeout is None:
+        own = (said for name, said in timeouts.items() if said and (ask.streams or name != "stream_timeout"))
+        timeout = next(own, ask.usual_timeout)
+    bound = seconds(timeout)
+    if bound is not None:
+        attempt.bound(bound)
     keywords = {**params, **ask.keywords, **_NO_RETRIES, "model": _model(lease, deployment)}
-    if timeout is not None:
-        keywords["timeout"] = timeout
+    if bound is None and timeout is not None and not isinstance(timeout, (int, float, str)):
+        keywords["timeout"] = timeout  # an httpx.Timeout
+    elif attempt.timeout is not None:
+        keywords["timeout"] = attempt.timeout
     info = {**deployment.metadata.get("model_info", {}), "id": deployment.deployment_id}
     said = {"model_group": ask.model, "deployment": keywords["model"], "model_info": info}
     return {**keywords, "model_info": info, ask.bucket: {**said, **ask.metadata}}
@@ -105,11 +117,7 @@ def _shown(value: Any) -> Any:
     """Returns a setting; None for a variable that is not set. LiteLLM then looks for the usual one."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return os.environ.get(value.name) if isinstance(value, Env) else value
-
-
-def _seconds(said: Any) -> float | None:
-    try:
-        return None if said is None else float(said)
-    except (TypeError, ValueError):  # an httpx.Timeout: LiteLLM takes it from the settings
-        return None
+    if isinstance(value, Env):
+        return os.environ.get(value.name)
+    # Nobody may write into the settings.
+    return copy.deepcopy(value) if isinstance(value, (dict, list)) else value

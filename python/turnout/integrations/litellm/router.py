@@ -18,12 +18,15 @@ from turnout.exceptions import ModelNotFound
 from turnout.execution.attempts import Attempt, Run
 from turnout.execution.call import begin
 from turnout.execution.options import Timeouts
-from turnout.integrations.litellm.asks import Ask, read
+from turnout.integrations.litellm.asks import Ask, read, usual
 from turnout.integrations.litellm.errors import translated, unwrapped
 from turnout.integrations.litellm.leases import follow, opened, opened_async
 from turnout.integrations.litellm.params import plain, sent, with_ids
 
 __all__ = ["Router"]
+
+# Settings that are no part of a config: they hold for each request.
+_OF_REQUESTS = ("default_litellm_params", "enable_tag_filtering", "tag_filtering_match_any")
 
 
 class Router:
@@ -160,8 +163,12 @@ class Router:
         return entry
 
     def _load(self, entries: Mapping[str, Mapping[str, Any]]) -> Loaded:
-        loaded = check({"model_list": list(entries.values()), "router_settings": self._settings})
+        settings = {name: value for name, value in self._settings.items() if name not in _OF_REQUESTS}
+        if self._settings.get("enable_tag_filtering"):
+            settings["enable_tag_filtering"] = True
+        loaded = check({"model_list": list(entries.values()), "router_settings": settings})
         loaded.raise_for(strict=self._strict)
+        self._usual = usual(self._settings, entries.values())
         # LiteLLM's Router refuses at once where all are busy, and callers count on that.
         timeouts = replace(loaded.options.get("timeouts") or Timeouts(), capacity=0.0)
         return loaded._replace(options={**loaded.options, "timeouts": timeouts})
@@ -185,7 +192,7 @@ class Router:
             litellm.BadRequestError: Nobody serves the name.
         """
         given = {**kwargs, **{name: value for name, value in (("messages", messages), ("input", input)) if value is not None}}
-        ask = read(self.turnout, "completion", model, given)
+        ask = read(self.turnout, self._usual, "completion", model, given)
         with translated(ask.model):
             return self._entries[self.turnout.select(ask.model, **ask.wishes)]
 
@@ -260,8 +267,11 @@ class Router:
     # --- the way of a request ---
 
     def _begin(self, name: str, model: str, given: dict[str, Any]) -> tuple[Ask, Run]:
-        ask = read(self.turnout, name, model, given)
+        ask = read(self.turnout, self._usual, name, model, given)
         return ask, begin(self.turnout, ask.model, {**ask.wishes, **ask.options}, streams=ask.streams)
+
+    def _sent(self, attempt: Attempt, ask: Ask) -> dict[str, Any]:
+        return sent(attempt, ask, self._entries.get(attempt.lease.deployment_id, {}))  # it may have been taken out
 
     def _call(self, name: str, model: str, given: dict[str, Any]) -> Any:
         function = getattr(litellm, name)
@@ -270,7 +280,7 @@ class Router:
             while True:
                 attempt = run.acquire()
                 try:
-                    answer = opened(follow(attempt.lease, function(**sent(attempt, ask)), unwrapped))
+                    answer = opened(follow(attempt.lease, function(**self._sent(attempt, ask)), unwrapped))
                     return _ended(attempt, answer)
                 except BaseException as error:
                     _go_on(run, attempt, error)
@@ -282,8 +292,9 @@ class Router:
             while True:
                 attempt = await run.acquire_async()
                 try:
+                    keywords = self._sent(attempt, ask)
                     with attempt.scope() as scope:
-                        answer = await opened_async(follow(attempt.lease, await function(**sent(attempt, ask)), unwrapped))
+                        answer = await opened_async(follow(attempt.lease, await function(**keywords), unwrapped))
                     if scope is not None and scope.cancelled_caught:
                         raise litellm.Timeout(str(attempt.timed_out()), model=model, llm_provider="")
                     return _ended(attempt, answer)
