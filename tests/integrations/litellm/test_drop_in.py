@@ -18,13 +18,16 @@ with warnings.catch_warnings():
 from hosting import MESSAGES, counted, entry, in_flight
 from turnout.integrations.litellm import Router
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{name}") for name in ("UserWarning", "DeprecationWarning")]  # litellm's
+# LiteLLM's. It keeps the connections of tasks for later tasks of the same loop, and does not close them.
+_THEIRS = ("UserWarning", "DeprecationWarning", "ResourceWarning")
+pytestmark = [pytest.mark.filterwarnings(f"ignore::{name}") for name in _THEIRS]
 
 
 @pytest.fixture
 def provider() -> Iterator[Provider]:
     with Provider() as provider:
         yield provider
+    gc.collect()  # what is left is collected here, and not in another test
 
 
 def called(router: Router, is_async: bool, name: str = "completion", **keywords: Any) -> Any:
@@ -157,3 +160,79 @@ def test_a_request_leaves_the_settings_as_they_are(provider: Provider) -> None:
     before = repr(router.turnout.get_deployment("a").metadata["litellm_params"])
     router.completion("m", MESSAGES, extra_body={"user": "u"})
     assert repr(router.turnout.get_deployment("a").metadata["litellm_params"]) == before
+
+
+# --- deployments and settings that change ---
+
+
+def test_deployments_are_of_litellms_class(provider: Provider) -> None:
+    router = Router([entry(provider, "a"), entry(provider, "b", "n")])
+    deployment = router.get_deployment("a")
+    assert (deployment.model_name, deployment.litellm_params.model, deployment.model_info.id) == ("m", "openai/gpt-4o", "a")
+    assert router.get_deployment_by_model_group_name("n").model_info.id == "b"
+    assert router.delete_deployment("b").model_info.id == "b"
+    assert router.get_deployment_by_model_group_name("n") is router.get_deployment("b") is router.get_model_info("b") is None
+    assert (router.has_model_id("a"), router.has_model_id("b")) == (True, False)
+    names = [router.resolve_model_name_from_model_id(name) for name in ("a", "openai/gpt-4o", "m", "unknown", None)]
+    assert names == ["m", "m", "m", None, None]
+
+
+def test_aliases_are_listed_as_litellms_router_lists_them(provider: Provider) -> None:
+    aliases = {"al": "m", "secret": {"model": "m", "hidden": True}}
+    listed = []
+    for made in (litellm.Router, Router):
+        router = made(model_list=[entry(provider, "a")], model_group_alias=aliases)
+        found = (router.get_model_list(), router.get_model_list(model_name="al"), router.get_model_list(model_name="unknown"))
+        listed.append([[(one["model_name"], one["model_info"]["id"]) for one in part] for part in found])
+    assert listed[0] == listed[1]
+    assert router.get_model_names() == ["al", "m"]
+
+
+def test_settings_change_while_the_router_is_in_use(provider: Provider) -> None:
+    router = Router([entry(provider, "a"), entry(provider, "b")], num_retries=0)
+    with router.turnout.acquire("m", only=["a"]):
+        router.update_settings(routing_strategy="least-busy", num_retries=1)
+        assert router.get_available_deployment("m")["model_info"]["id"] == "b"
+    assert (router.routing_strategy, router.get_settings()["num_retries"]) == ("least-busy", 1)
+    provider.script(Reply.error(500))
+    assert router.completion("m", MESSAGES).choices
+    with pytest.raises(ValueError, match="by-feeling"):
+        router.update_settings(routing_strategy="by-feeling")
+    assert router.routing_strategy == "least-busy"
+
+
+def test_batches_of_completions(provider: Provider) -> None:
+    router = Router([entry(provider, "a"), entry(provider, "b", "n")], num_retries=0)
+
+    async def run() -> tuple[Any, Any, Any, Any]:
+        return (
+            await router.abatch_completion(["m", "unknown"], MESSAGES),
+            await router.abatch_completion(["m", "n"], [MESSAGES, MESSAGES, MESSAGES]),
+            await router.abatch_completion_one_model_multiple_requests("m", [MESSAGES, MESSAGES]),
+            await router.schedule_acompletion("m", MESSAGES, priority=1),
+        )
+
+    one, many, same, scheduled = asyncio.run(run())
+    assert [type(answer).__name__ for answer in one] == ["ModelResponse", "BadRequestError"]
+    assert [[answer._hidden_params["model_id"] for answer in answers] for answers in many] == [["a", "b"]] * 3
+    assert len(same) == 2
+    assert scheduled.choices
+    assert in_flight(router.turnout) == 0
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_messages_of_anthropic(provider: Provider, streams: bool) -> None:
+    if streams:
+        pytest.importorskip("fastapi", reason="LiteLLM reads these streams with a part of its proxy")
+    router = Router([entry(provider, "a", model="anthropic/claude-sonnet-4-5", api_base=provider.url)])
+
+    async def run() -> None:
+        answer = await router.anthropic_messages(model="m", messages=MESSAGES, max_tokens=10, stream=streams)
+        if streams:
+            assert [part async for part in answer]
+        else:
+            assert answer["content"][0]["text"]
+
+    asyncio.run(run())
+    assert counted(router.turnout) == (1, 1, 0)
+    assert router.turnout.metrics().total_tokens > 0

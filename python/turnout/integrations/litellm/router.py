@@ -4,6 +4,7 @@ its end.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
@@ -11,17 +12,16 @@ from typing import Any
 
 import litellm
 
-from turnout._core import Router as Core
 from turnout.config import check
 from turnout.config.loaded import Loaded
-from turnout.exceptions import ModelNotFound
 from turnout.execution.attempts import Attempt, Run
 from turnout.execution.call import begin
 from turnout.execution.options import Timeouts
 from turnout.integrations.litellm.asks import Ask, read, usual
 from turnout.integrations.litellm.errors import translated, unwrapped
 from turnout.integrations.litellm.leases import follow, opened, opened_async
-from turnout.integrations.litellm.params import plain, sent, with_ids
+from turnout.integrations.litellm.listing import Listing
+from turnout.integrations.litellm.params import sent
 
 __all__ = ["Router"]
 
@@ -29,7 +29,7 @@ __all__ = ["Router"]
 _OF_REQUESTS = ("default_litellm_params", "enable_tag_filtering", "tag_filtering_match_any")
 
 
-class Router:
+class Router(Listing):
     """Takes what ``litellm.Router`` takes, and has the methods of it that people call.
 
     Each request is carried to its end by turnout: retries at other deployments, fallbacks, time limits. Each
@@ -59,116 +59,19 @@ class Router:
     """
 
     def __init__(self, model_list: Iterable[Any] | None = None, *, strict: bool = False, **settings: Any) -> None:
+        super().__init__(model_list or (), settings)
         self._strict = strict
-        self._settings = {name: plain(value) for name, value in settings.items() if value is not None}
-        self._entries = with_ids(plain(entry) for entry in model_list or ())
-        loaded = self._load(self._entries)
+        loaded = self._load(self._entries, self._settings)
         loaded.warn(stacklevel=2)
-        self.turnout: Core = loaded.router()
+        self.turnout = loaded.router()
 
-    # --- deployments ---
-
-    @property
-    def model_list(self) -> list[dict[str, Any]]:
-        """The deployments, as they were given, each with its id as ``model_info.id``."""
-        return list(self._entries.values())
-
-    @property
-    def model_names(self) -> list[str]:
-        """The model names, sorted."""
-        return self.turnout.models()
-
-    def get_model_names(self) -> list[str]:
-        """Return the model names and aliases, sorted."""
-        return sorted({*self.turnout.models(), *self.turnout.aliases()})
-
-    def get_model_ids(self, model_name: str | None = None) -> list[str]:
-        """Return the ids of the deployments that are in service.
-
-        Args:
-            model_name: Only those that serve this name; None for all.
-        """
-        try:
-            return [one.deployment_id for one in self.turnout.deployments(model_name)]
-        except ModelNotFound:
-            return []
-
-    def get_model_list(self, model_name: str | None = None) -> list[dict[str, Any]]:
-        """Return the deployments, as they were given, each with its id as ``model_info.id``.
-
-        Args:
-            model_name: Only those that serve this name; None for all.
-        """
-        if model_name is None:
-            return self.model_list
-        return [self._entries[id_] for id_ in self.get_model_ids(model_name) if id_ in self._entries]
-
-    def get_deployment(self, model_id: str) -> dict[str, Any] | None:
-        """Return the deployment with an id; None without one."""
-        return self._entries.get(model_id)
-
-    def set_model_list(self, model_list: Iterable[Any]) -> None:
-        """Replace all deployments. Counts, leases and cooldowns of ids that stay are kept.
-
-        Args:
-            model_list: As for the router.
-
-        Raises:
-            turnout.ConfigurationError: Something is wrong. Nothing is changed then.
-        """
-        entries = with_ids(plain(entry) for entry in model_list)
-        self._load(entries).put_into(self.turnout)
-        self._entries = entries
-
-    def add_deployment(self, deployment: Any) -> Any:
-        """Add a deployment, unless there is one with its id.
-
-        Args:
-            deployment: The deployment, as one of ``model_list``.
-
-        Returns:
-            It; None if there was one with its id.
-        """
-        id_ = _id_of(plain(deployment))
-        if id_ is not None and id_ in self._entries:
-            return None
-        return self.upsert_deployment(deployment)
-
-    def upsert_deployment(self, deployment: Any) -> Any:
-        """Add a deployment, or replace the one with its id.
-
-        Args:
-            deployment: The deployment, as one of ``model_list``.
-
-        Returns:
-            It.
-        """
-        entry = plain(deployment)
-        others = [known for id_, known in self._entries.items() if id_ != _id_of(entry)]
-        self.set_model_list([*others, entry])
-        return deployment
-
-    def delete_deployment(self, id: str) -> dict[str, Any] | None:  # noqa: A002 - LiteLLM's name
-        """Take a deployment out.
-
-        Args:
-            id: Its id.
-
-        Returns:
-            It; None if there was none.
-        """
-        entry = self._entries.get(id)
-        if entry is not None:
-            self.set_model_list([known for known in self._entries.values() if known is not entry])
-        return entry
-
-    def _load(self, entries: Mapping[str, Mapping[str, Any]]) -> Loaded:
-        settings = {name: value for name, value in self._settings.items() if name not in _OF_REQUESTS}
-        if self._settings.get("enable_tag_filtering"):
-            settings["enable_tag_filtering"] = True
-        loaded = check({"model_list": list(entries.values()), "router_settings": settings})
+    def _load(self, entries: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> Loaded:
+        routed = {name: value for name, value in settings.items() if name not in _OF_REQUESTS}
+        if settings.get("enable_tag_filtering"):
+            routed["enable_tag_filtering"] = True
+        loaded = check({"model_list": list(entries.values()), "router_settings": routed})
         loaded.raise_for(strict=self._strict)
-        self._usual = usual(self._settings, entries.values())
+        self._usual = usual(settings, entries.values())
         # LiteLLM's Router refuses at once where all are busy, and callers count on that.
         timeouts = replace(loaded.options.get("timeouts") or Timeouts(), capacity=0.0)
         return loaded._replace(options={**loaded.options, "timeouts": timeouts})
@@ -250,6 +153,42 @@ class Router:
         """Do what ``litellm.aresponses`` does; see :meth:`completion`."""
         return await self._acall("aresponses", model, {"input": input, **kwargs})
 
+    async def schedule_acompletion(self, model: str, messages: list[Any], priority: int, **kwargs: Any) -> Any:
+        """Do what :meth:`acompletion` does. Among calls that wait, lower priorities come first."""
+        return await self.acompletion(model, messages, priority=priority, **kwargs)
+
+    async def abatch_completion(self, models: list[str], messages: list[Any], **kwargs: Any) -> list[Any]:
+        """Ask several models at once.
+
+        Args:
+            models: The model names.
+            messages: The messages; or a list of such lists, and each model gets each of them.
+            **kwargs: As for :meth:`completion`.
+
+        Returns:
+            An answer or an exception for each model; for a list of lists, a list of those for each of them.
+        """
+        if not (messages and isinstance(messages[0], list)):
+            return await self._at_once([(model, messages) for model in models], kwargs)
+        answers = await self._at_once([(model, one) for one in messages for model in models], kwargs)
+        return [answers[at : at + len(models)] for at in range(0, len(answers), len(models))]
+
+    async def abatch_completion_one_model_multiple_requests(self, model: str, messages: list[Any], **kwargs: Any) -> list[Any]:
+        """Ask one model several times at once.
+
+        Args:
+            model: The model name.
+            messages: A list of messages for each request.
+            **kwargs: As for :meth:`completion`.
+
+        Returns:
+            An answer or an exception for each request.
+        """
+        return await self._at_once([(model, one) for one in messages], kwargs)
+
+    async def _at_once(self, asked: list[tuple[str, Any]], kwargs: dict[str, Any]) -> list[Any]:
+        return await asyncio.gather(*(self.acompletion(*one, **kwargs) for one in asked), return_exceptions=True)
+
     def __getattr__(self, name: str) -> Any:
         """Find the other functions of LiteLLM that send one request to one model, by their names there."""
         if name in _OTHERS:
@@ -315,8 +254,9 @@ class Router:
         return f"<turnout's Router in place of LiteLLM's, {len(self.turnout)} deployments in service>"
 
 
-_ASYNC = ("aimage_generation", "amoderation", "arerank", "aspeech", "atranscription")
-_OTHERS = frozenset((*_ASYNC, *(name.removeprefix("a") for name in _ASYNC)))
+_BOTH = ("aimage_generation", "amoderation", "arerank", "aspeech", "atranscription")
+_ASYNC = (*_BOTH, "anthropic_messages")
+_OTHERS = frozenset((*_ASYNC, *(name.removeprefix("a") for name in _BOTH)))
 
 
 def _ended(attempt: Attempt, answer: Any) -> Any:
@@ -336,8 +276,3 @@ def _go_on(run: Run, attempt: Attempt, error: BaseException) -> None:
         if isinstance(error, Exception):
             run.last(over)
         raise error
-
-
-def _id_of(entry: Mapping[str, Any]) -> str | None:
-    id_ = (entry.get("model_info") or {}).get("id")
-    return None if id_ is None else str(id_)
