@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     import openai
 
 from hosting import MESSAGES, counted, entry, in_flight
-from turnout.integrations.litellm import Router
+from turnout.integrations.litellm import NoDeployments, Router
 
 # LiteLLM's. It keeps the connections of tasks for later tasks of the same loop, and does not close them.
 _THEIRS = ("UserWarning", "DeprecationWarning", "ResourceWarning")
@@ -236,3 +236,80 @@ def test_messages_of_anthropic(provider: Provider, streams: bool) -> None:
     asyncio.run(run())
     assert counted(router.turnout) == (1, 1, 0)
     assert router.turnout.metrics().total_tokens > 0
+
+
+# --- requests ---
+
+
+@both
+def test_the_model_of_a_deployment_names_it(provider: Provider, is_async: bool) -> None:
+    router = Router([entry(provider, "a"), entry(provider, "b", model="openai/gpt-4.1")])
+    for specific in (True, False):
+        answer = called(router, is_async, model="openai/gpt-4.1", specific_deployment=specific)
+        assert answer._hidden_params["model_id"] == "b"
+
+
+@both
+def test_a_fallback_may_have_keywords_of_its_own(provider: Provider, is_async: bool) -> None:
+    router = Router([entry(provider, "a"), entry(provider, "b", "n")], num_retries=0)
+    provider.script(Reply.error(500))
+    called(router, is_async, temperature=0.1, fallbacks=[{"model": "n", "temperature": 0.9}])
+    assert [request.json["temperature"] for request in provider.requests] == [0.1, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("asked", "setting", "error"),
+    [
+        ("mock_testing_fallbacks", "fallbacks", "InternalServerError"),
+        ("mock_testing_context_fallbacks", "context_window_fallbacks", "ContextWindowExceededError"),
+        ("mock_testing_content_policy_fallbacks", "content_policy_fallbacks", "ContentPolicyViolationError"),
+    ],
+)
+def test_a_failure_can_be_simulated(provider: Provider, asked: str, setting: str, error: str) -> None:
+    settings: dict[str, Any] = {setting: [{"m": ["n"]}]}
+    router = Router([entry(provider, "a"), entry(provider, "b", "n")], **settings)
+    answer = router.completion("m", MESSAGES, **{asked: True})
+    assert answer._hidden_params["model_id"] == "b"
+    assert router.turnout.stats("a").total_requests == 0
+    with pytest.raises(getattr(litellm, error)):
+        router.completion("n", MESSAGES, **{asked: True})
+
+
+def test_a_refusal_is_of_both_classes_that_litellms_router_raises(provider: Provider) -> None:
+    from litellm.types.router import RouterRateLimitError
+
+    router = Router([entry(provider, "a", rpm=1)], num_retries=0)
+    router.completion("m", MESSAGES)
+    for expected in (NoDeployments, RouterRateLimitError, litellm.RateLimitError, openai.RateLimitError, ValueError):
+        with pytest.raises(expected) as refused:
+            router.completion("m", MESSAGES)
+    assert 0 < refused.value.cooldown_time <= 60
+    assert "rpm_limit" in str(refused.value)
+
+
+@both
+def test_an_answer_says_where_it_comes_from(provider: Provider, is_async: bool) -> None:
+    router = Router([entry(provider, "a"), entry(provider, "b", "n")], num_retries=0, fallbacks=[{"m": ["n"]}])
+    provider.script(Reply.error(500))
+    hidden = called(router, is_async)._hidden_params
+    assert hidden["model_id"] == "b"
+    names = ("model-group", "attempted-retries", "attempted-fallbacks")
+    assert [hidden["additional_headers"][f"x-litellm-{name}"] for name in names] == ["n", 0, 1]
+    retried = Router([entry(provider, "a"), entry(provider, "b")], num_retries=1)
+    provider.script(Reply.error(500))
+    assert called(retried, is_async)._hidden_params["additional_headers"]["x-litellm-attempted-retries"] == 1
+
+
+def test_callbacks_are_told_of_the_deployment(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    from litellm.integrations.custom_logger import CustomLogger
+
+    class Logger(CustomLogger):  # type: ignore[misc] # its types are not read
+        def log_pre_api_call(self, model: Any, messages: Any, kwargs: Any) -> None:
+            seen.append(kwargs["litellm_params"]["metadata"])
+
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(litellm, "callbacks", [Logger()])
+    router = Router([entry(provider, "a"), entry(provider, "b", "n")], num_retries=0, fallbacks=[{"m": ["n"]}])
+    provider.script(Reply.error(500))
+    router.completion("m", MESSAGES, metadata={"mine": 1})
+    assert [(one["model_group"], one["model_info"]["id"], one["mine"]) for one in seen] == [("m", "a", 1), ("n", "b", 1)]

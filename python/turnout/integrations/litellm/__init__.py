@@ -1,5 +1,6 @@
 """LiteLLM: turnout in the place of its Router, in its Router, and in its proxy."""
 
+from turnout.integrations.litellm.errors import NoDeployments as NoDeployments
 from turnout.integrations.litellm.router import Router as Router
 
-__all__ = ["Router"]
+__all__ = ["NoDeployments", "Router"]

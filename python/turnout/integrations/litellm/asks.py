@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import litellm
+
 from turnout._core import Router
 from turnout.exceptions import ConfigurationError, ModelNotFound
 from turnout.execution.options import Fallbacks, Options, Retry, Timeouts
@@ -25,6 +27,12 @@ _SENT_METADATA = ("responses", "anthropic_messages", "generate_content", "batch"
 
 
 _TIMEOUTS = ("timeout", "request_timeout")
+# Failures that a request asks for, to try out its fallbacks.
+_SIMULATED = {
+    "mock_testing_fallbacks": "error",
+    "mock_testing_context_fallbacks": "context_window",
+    "mock_testing_content_policy_fallbacks": "content_policy",
+}
 
 
 class Usual(NamedTuple):
@@ -57,6 +65,7 @@ class Ask(NamedTuple):
         timeout: The bound of an attempt that the request itself names, in seconds or as an object of httpx;
             None without one.
         usual_timeout: The bound of an attempt at a deployment that names none.
+        changes: Keywords for LiteLLM that hold for one fallback alone, by its model name.
     """
 
     model: str
@@ -68,6 +77,7 @@ class Ask(NamedTuple):
     streams: bool
     timeout: Any
     usual_timeout: float | None
+    changes: Mapping[str, Mapping[str, Any]]
 
 
 def usual(settings: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> Usual:
@@ -109,7 +119,8 @@ def read(router: Router, usual: Usual, name: str, model: str, given: Mapping[str
     if not isinstance(model, str):
         raise TypeError(f"model must be a str, not {model!r} ({type(model).__name__})")
     given = {**usual.keywords, **given}
-    keywords = {name: value for name, value in given.items() if name not in _OURS and value is not None}
+    taken = {*_OURS, *_SIMULATED}
+    keywords = {name: value for name, value in given.items() if name not in taken and value is not None}
     bucket = "litellm_metadata" if any(part in name for part in _SENT_METADATA) else "metadata"
     metadata = keywords.pop(bucket, None) or {}
     wishes: dict[str, Any] = {"tokens": size_of(keywords)}
@@ -122,11 +133,15 @@ def read(router: Router, usual: Usual, name: str, model: str, given: Mapping[str
         wishes["only"] = only
     streams = bool(given.get("stream"))
     whole = router._execution.of(router, model, Options())
-    options = _options(whole, model, given)
+    assert isinstance(whole.timeouts, Timeouts)
+    assert isinstance(whole.fallbacks, Fallbacks)
+    changes: dict[str, dict[str, Any]] = {}
+    options = _options(whole, model, given, changes)
+    if (simulated := next((kind for said, kind in _SIMULATED.items() if given.get(said)), None)) is not None:
+        model = _simulated(model, simulated, options.get("fallbacks", whole.fallbacks))
     timeout = given.get("stream_timeout") if streams else None
     if timeout is None:
         timeout = next((given[name] for name in _TIMEOUTS if given.get(name) is not None), None)
-    assert isinstance(whole.timeouts, Timeouts)
     of_router = whole.timeouts.first_token if streams and whole.timeouts.first_token is not None else whole.timeouts.attempt
     longest = max((said for said in (seconds(timeout), usual.longest, of_router) if said is not None), default=None)
     if longest is not None:
@@ -135,7 +150,7 @@ def read(router: Router, usual: Usual, name: str, model: str, given: Mapping[str
         total = whole.timeouts.total
         total = None if total is None else max(total, longest)
         options["timeouts"] = replace(whole.timeouts, attempt=None, first_token=None, total=total)
-    return Ask(model, keywords, metadata, bucket, wishes, options, streams, timeout, of_router)
+    return Ask(model, keywords, metadata, bucket, wishes, options, streams, timeout, of_router, changes)
 
 
 def _named(router: Router, name: str) -> tuple[str, list[str] | None]:
@@ -145,6 +160,11 @@ def _named(router: Router, name: str) -> tuple[str, list[str] | None]:
     except ModelNotFound:
         if name in router:
             return router.get_deployment(name).model_name, [name]
+        # LiteLLM's Router takes the model of a deployment too, with its provider.
+        named = [one for one in router.deployments() if one.metadata.get("litellm_params", {}).get("model") == name]
+        if named:
+            group = named[0].model_name
+            return group, [one.deployment_id for one in named if one.model_name == group]
     else:
         if name in router and router.get_deployment(name).model_name != router.resolve(name):
             return router.get_deployment(name).model_name, [name]
@@ -168,8 +188,20 @@ def seconds(said: Any) -> float | None:
         return None
 
 
-def _options(usual: Options, model: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that a request has of its own. What it does not say stays as the router has it."""
+def _simulated(model: str, kind: str, fallbacks: Fallbacks) -> str:
+    """Returns the fallback that a failure of this kind leads to. No deployment is asked or blamed for it."""
+    names = fallbacks.after(model, kind)
+    if names:
+        return names[0]
+    error = {"context_window": litellm.ContextWindowExceededError, "content_policy": litellm.ContentPolicyViolationError}
+    made = error.get(kind, litellm.InternalServerError)
+    raise made(message=f"a failure of {model!r} is simulated, and it has no fallback", model=model, llm_provider="")
+
+
+def _options(usual: Options, model: str, given: Mapping[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Returns the options that a request has of its own, and notes the changes that its fallbacks make. What
+    it does not say stays as the router has it.
+    """
     assert isinstance(usual.retry, Retry)
     assert isinstance(usual.fallbacks, Fallbacks)
     options: dict[str, Any] = {}
@@ -183,7 +215,7 @@ def _options(usual: Options, model: str, given: Mapping[str, Any]) -> dict[str, 
     if given.get("disable_fallbacks"):
         options["fallbacks"] = Fallbacks()
     else:
-        said = {name: _chains(model, name, given.get(name)) for name in ("fallbacks", *_KINDS)}
+        said = {name: _chains(model, name, given.get(name), changes) for name in ("fallbacks", *_KINDS)}
         if any(chains is not None for chains in said.values()):
             general = usual.fallbacks.general if said["fallbacks"] is None else said["fallbacks"]
             kinds = {kind: getattr(usual.fallbacks, kind) if said[name] is None else said[name] for name, kind in _KINDS.items()}
@@ -194,8 +226,10 @@ def _options(usual: Options, model: str, given: Mapping[str, Any]) -> dict[str, 
 _KINDS = {"context_window_fallbacks": "context_window", "content_policy_fallbacks": "content_policy"}
 
 
-def _chains(model: str, name: str, said: Any) -> dict[str, list[str]] | None:
-    """Returns fallbacks of one request: names, or mappings of a name to names, as LiteLLM takes them."""
+def _chains(model: str, name: str, said: Any, changes: dict[str, dict[str, Any]]) -> dict[str, list[str]] | None:
+    """Returns fallbacks of one request: names, names with keywords of their own, or mappings of a name to
+    names, as LiteLLM takes them.
+    """
     if said is None:
         return None
     if not isinstance(said, (list, tuple)):
@@ -204,6 +238,9 @@ def _chains(model: str, name: str, said: Any) -> dict[str, list[str]] | None:
     for one in said:
         if isinstance(one, str):
             chains.setdefault(model, []).append(one)
+        elif isinstance(one, Mapping) and isinstance(one.get("model"), str):
+            chains.setdefault(model, []).append(one["model"])
+            changes[one["model"]] = {key: value for key, value in one.items() if key != "model"}
         elif isinstance(one, Mapping) and all(isinstance(targets, (list, tuple)) for targets in one.values()):
             for origin, targets in one.items():
                 chains.setdefault(origin, []).extend(targets)

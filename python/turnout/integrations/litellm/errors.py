@@ -7,10 +7,30 @@ from contextlib import contextmanager
 
 import httpx
 import litellm
+from litellm.types.router import RouterRateLimitError
 
 from turnout.exceptions import ModelNotFound, NoAvailableDeployment, RequestTooLarge
 
-__all__ = ["translated", "unwrapped"]
+__all__ = ["NoDeployments", "translated", "unwrapped"]
+
+
+class NoDeployments(RouterRateLimitError, litellm.RateLimitError):  # type: ignore[misc] # its types are not read
+    """No deployment may serve the request now. LiteLLM's Router raises one class or the other, by the place
+    that notices. So this one is both.
+
+    Args:
+        refusal: What turnout says.
+        model: The name that was asked for.
+
+    Attributes:
+        cooldown_time: Seconds until a deployment may be available; 0.0 if nobody knows.
+    """
+
+    def __init__(self, refusal: NoAvailableDeployment, model: str) -> None:
+        headers = {} if refusal.retry_after is None else {"retry-after": f"{refusal.retry_after:.3f}"}
+        answer = httpx.Response(429, headers=headers, request=httpx.Request("POST", "https://turnout.invalid"))
+        RouterRateLimitError.__init__(self, model, refusal.retry_after or 0.0, False, [])
+        litellm.RateLimitError.__init__(self, message=str(refusal), llm_provider="", model=model, response=answer)
 
 
 @contextmanager
@@ -27,9 +47,7 @@ def translated(model: str) -> Iterator[None]:
     except RequestTooLarge as error:
         raise litellm.BadRequestError(message=str(error), model=model, llm_provider="") from error
     except NoAvailableDeployment as error:
-        headers = {} if error.retry_after is None else {"retry-after": f"{error.retry_after:.3f}"}
-        answer = httpx.Response(429, headers=headers, request=httpx.Request("POST", "https://turnout.invalid"))
-        raise litellm.RateLimitError(message=str(error), llm_provider="", model=model, response=answer) from error
+        raise NoDeployments(error, model) from error
     except TimeoutError as error:
         raise litellm.Timeout(message=str(error), model=model, llm_provider="") from error
 

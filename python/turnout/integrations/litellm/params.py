@@ -96,13 +96,14 @@ def sent(attempt: Attempt, ask: Ask, entry: Mapping[str, Any]) -> dict[str, Any]
     bound = seconds(timeout)
     if bound is not None:
         attempt.bound(bound)
-    keywords = {**params, **ask.keywords, **_NO_RETRIES, "model": _model(lease, deployment)}
+    keywords = {**params, **ask.keywords, **ask.changes.get(attempt.model_name, {}), **_NO_RETRIES}
+    keywords["model"] = _model(lease, deployment)
     if bound is None and timeout is not None and not isinstance(timeout, (int, float, str)):
         keywords["timeout"] = timeout  # an httpx.Timeout
     elif attempt.timeout is not None:
         keywords["timeout"] = attempt.timeout
     info = {**deployment.metadata.get("model_info", {}), "id": deployment.deployment_id}
-    said = {"model_group": ask.model, "deployment": keywords["model"], "model_info": info}
+    said = {"model_group": attempt.model_name, "deployment": keywords["model"], "model_info": info}
     return {**keywords, "model_info": info, ask.bucket: {**said, **ask.metadata}}
 
 

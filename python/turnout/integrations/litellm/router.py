@@ -220,7 +220,7 @@ class Router(Listing):
                 attempt = run.acquire()
                 try:
                     answer = opened(follow(attempt.lease, function(**self._sent(attempt, ask)), unwrapped))
-                    return _ended(attempt, answer)
+                    return _ended(run, attempt, answer)
                 except BaseException as error:
                     _go_on(run, attempt, error)
 
@@ -236,7 +236,7 @@ class Router(Listing):
                         answer = await opened_async(follow(attempt.lease, await function(**keywords), unwrapped))
                     if scope is not None and scope.cancelled_caught:
                         raise litellm.Timeout(str(attempt.timed_out()), model=model, llm_provider="")
-                    return _ended(attempt, answer)
+                    return _ended(run, attempt, answer)
                 except BaseException as error:
                     _go_on(run, attempt, error)
 
@@ -259,8 +259,20 @@ _ASYNC = (*_BOTH, "anthropic_messages")
 _OTHERS = frozenset((*_ASYNC, *(name.removeprefix("a") for name in _BOTH)))
 
 
-def _ended(attempt: Attempt, answer: Any) -> Any:
-    """Ends an attempt that was answered. A stream ends the lease itself."""
+def _ended(run: Run, attempt: Attempt, answer: Any) -> Any:
+    """Ends an attempt that was answered, and writes on the answer where it comes from, as LiteLLM's Router
+    does. A stream ends the lease itself.
+    """
+    hidden = getattr(answer, "_hidden_params", None)
+    if isinstance(hidden, dict):
+        models = [record.model_name for record in run.records]
+        hidden["model_id"] = attempt.lease.deployment_id
+        hidden["additional_headers"] = {
+            **(hidden.get("additional_headers") or {}),
+            "x-litellm-model-group": attempt.model_name,
+            "x-litellm-attempted-retries": models.count(attempt.model_name),
+            "x-litellm-attempted-fallbacks": len({*models, attempt.model_name}) - 1,
+        }
     attempt.note(None, None, None)
     return answer
 
