@@ -313,3 +313,27 @@ def test_callbacks_are_told_of_the_deployment(provider: Provider, monkeypatch: p
     provider.script(Reply.error(500))
     router.completion("m", MESSAGES, metadata={"mine": 1})
     assert [(one["model_group"], one["model_info"]["id"], one["mine"]) for one in seen] == [("m", "a", 1), ("n", "b", 1)]
+
+
+@both
+@pytest.mark.parametrize("settings", [{}, {"timeout": 30}])
+def test_requests_share_a_connection(provider: Provider, is_async: bool, settings: dict[str, Any]) -> None:
+    router = Router([entry(provider, "a")], **settings)
+
+    async def run() -> None:
+        for _ in range(10):
+            await router.acompletion("m", MESSAGES)
+
+    if is_async:
+        asyncio.run(run())
+    else:
+        for _ in range(10):
+            router.completion("m", MESSAGES)
+    assert provider.connections == 1
+
+
+@pytest.mark.parametrize(("left", "expected"), [(599.97, 600.0), (600.0, 600.0), (29.2, 30.0), (0.123, 0.13), (0.0, 0.001)])
+def test_the_rest_of_the_time_is_rounded_up(left: float, expected: float) -> None:
+    from turnout.integrations.litellm.params import _rounded
+
+    assert _rounded(left) == pytest.approx(expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -101,10 +102,18 @@ def sent(attempt: Attempt, ask: Ask, entry: Mapping[str, Any]) -> dict[str, Any]
     if bound is None and timeout is not None and not isinstance(timeout, (int, float, str)):
         keywords["timeout"] = timeout  # an httpx.Timeout
     elif attempt.timeout is not None:
-        keywords["timeout"] = attempt.timeout
+        keywords["timeout"] = bound if attempt.timeout == bound else _rounded(attempt.timeout)
     info = {**deployment.metadata.get("model_info", {}), "id": deployment.deployment_id}
     said = {"model_group": attempt.model_name, "deployment": keywords["model"], "model_info": info}
     return {**keywords, "model_info": info, ask.bucket: {**said, **ask.metadata}}
+
+
+def _rounded(left: float) -> float:
+    """Returns what is left of the time of a whole call, rounded up to two digits. LiteLLM keeps a client, and
+    so its connections, for each time-out: they must not be as many as there are requests.
+    """
+    unit = 10.0 ** (math.floor(math.log10(max(left, 0.001))) - 1)
+    return round(math.ceil(left / unit) * unit, 4) or 0.001
 
 
 def _model(lease: Lease, deployment: Deployment) -> str:
