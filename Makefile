@@ -11,6 +11,9 @@ CLIENTS := .venv-clients
 # Families of clients that are routed, each in an environment of its own: see tests/families.
 OPENAI2 := .venv-openai2
 FRAMEWORKS := .venv-frameworks
+# LiteLLM's Router and its proxy, and the oldest LiteLLM: see tests/integrations/litellm.
+LITELLM_PROXY := .venv-litellm-proxy
+LITELLM_OLDEST := .venv-litellm-oldest
 # One for each interpreter that soaks: make soak PYTHON=python3.13
 SOAK := .venv-soak-$(notdir $(PYTHON))
 BIN := $(VENV)/bin
@@ -31,7 +34,8 @@ SEED ?=
 # What `make deny` checks. Advisories need the network, the others do not: make deny CHECKS="licenses bans sources"
 CHECKS ?= advisories licenses bans sources
 
-.PHONY: help demo test test-clients test-httpx test-schedules test-miri lint format format-check docs deny install-check wheels hooks
+.PHONY: help demo test test-clients test-httpx test-litellm test-schedules test-miri lint format format-check
+.PHONY: docs docs-rust docs-serve deny install-check wheels hooks
 .PHONY: soak fuzz test-free-threaded bench bench-beside bench-requests bench-simulated bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: five servers, 600 requests of the openai SDK, a table
@@ -42,6 +46,7 @@ test: $(VENV)/.test $(VENV)/.built ## Run all tests, Rust and Python
 	$(MAKE) test-schedules
 	$(BIN)/python -m pytest
 	$(MAKE) test-clients
+	$(MAKE) test-litellm
 
 # The exceptions of real client libraries. They stay out of the environment of the other tests, which pin little.
 test-clients: $(CLIENTS)/.clients $(FRAMEWORKS)/.family $(VENV)/.built ## Run the tests of real client libraries (part of test)
@@ -55,6 +60,12 @@ test-clients: $(CLIENTS)/.clients $(FRAMEWORKS)/.family $(VENV)/.built ## Run th
 test-httpx: $(OPENAI2)/.family $(VENV)/.built ## Run the tests of routed requests with openai 2 (part of test)
 	$(OPENAI2)/bin/python -m pytest tests/families
 	$(OPENAI2)/bin/python -m pytest tests/test_docs.py -k "run_from_top and clients"
+
+# turnout in the place of LiteLLM's Router, in it, and in its proxy, which is started as a user starts it.
+test-litellm: $(LITELLM_PROXY)/.group $(LITELLM_OLDEST)/.group $(VENV)/.built ## Run the tests of turnout beside LiteLLM (part of test)
+	$(LITELLM_PROXY)/bin/python -m pytest tests/integrations/litellm
+	$(LITELLM_PROXY)/bin/python -m pytest tests/test_docs.py -k "litellm and (run_from_top or docstrings)"
+	$(LITELLM_OLDEST)/bin/python -m pytest tests/integrations/litellm
 
 # The core under schedules that a scheduler chooses: see tests/schedules.rs.
 test-schedules: ## Run the tests of schedules alone (part of test)
@@ -85,7 +96,7 @@ lint: format-check $(VENV)/.test $(VENV)/.demo $(VENV)/.built ## Check formats, 
 	$(MAKE) docs
 	$(BIN)/python scripts/floors.py
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest turnout --allowlist tests/stubtest-allowlist.txt
+	$(BIN)/python -m mypy.stubtest turnout --mypy-config-file pyproject.toml --allowlist tests/stubtest-allowlist.txt
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/zizmor --offline --quiet .github
@@ -103,8 +114,16 @@ format-check: $(VENV)/.lint ## Check the formats and the quick lints, without ch
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The site of docs/ is in target/site afterwards. It reads the sources as text and needs no build of the core. Not --quiet: that
+# would hide warnings from --strict too.
+docs: docs-rust $(VENV)/.docs ## Build the site of docs/ and the documentation of the core; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.docs ## Serve the site of docs/ on loopback, and build it again after each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict --watch python
+
 # With the Python half, which needs a Python, and without it, which is what stays in target/doc.
-docs: $(VENV)/.venv ## Build the documentation of the Rust core; a warning is an error
+docs-rust: $(VENV)/.venv ## Build the documentation of the Rust core; a warning is an error (part of docs)
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
 
@@ -176,6 +195,13 @@ $(CLIENTS)/.clients: pyproject.toml
 	echo "$(CURDIR)/python" > "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/turnout.pth"
 	touch $@
 
+.venv-%/.group: pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-$*/bin/python -m pip install --quiet --group $*
+	echo "$(CURDIR)/python" > "$$(.venv-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/turnout.pth"
+	touch $@
+
 .venv-%/.family: pyproject.toml
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -197,9 +223,9 @@ $(VENV)/.floor: $(VENV)/.venv $(FLOOR_SOURCES)
 	$(BIN)/maturin develop --release --quiet --manifest-path $(FLOOR) --target-dir target
 	touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.wheels $(VENV)/.hooks: $(VENV)/.%: $(VENV)/.venv pyproject.toml
+$(VENV)/.demo $(VENV)/.docs $(VENV)/.test $(VENV)/.lint $(VENV)/.plot $(VENV)/.wheels $(VENV)/.hooks: $(VENV)/.%: $(VENV)/.venv pyproject.toml
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@
 
 clean: ## Remove the virtual environments and target
-	rm -rf $(VENV) $(CLIENTS) $(OPENAI2) $(FRAMEWORKS) .venv-soak-* target
+	rm -rf $(VENV) $(CLIENTS) $(OPENAI2) $(FRAMEWORKS) $(LITELLM_PROXY) $(LITELLM_OLDEST) .venv-soak-* target

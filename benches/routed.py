@@ -183,7 +183,7 @@ def litellm_client(url: str) -> Any:
     """Return LiteLLM's Router with the interface of a client; None where litellm is not installed."""
     if importlib.util.find_spec("litellm") is None:
         return None
-    import litellm  # type: ignore[import-not-found]
+    import litellm
 
     params = {"model": "openai/gpt-4o", "api_base": url, "api_key": "any"}
     models = [{"model_name": "gpt-4o", "litellm_params": params, "model_info": {"id": str(nth)}} for nth in range(3)]

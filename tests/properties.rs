@@ -333,7 +333,7 @@ fn is_probed(router: &Router<()>, model: &str) -> bool {
 /// `crowd` more deployments stand in each group, so that its index has as many levels as that takes.
 fn run(rule: Rule, tiers: bool, crowd: usize, breaker: Option<HealthRules>, steps: Vec<Step>) {
     let clock = Arc::new(ManualClock::new(30 * SECOND));
-    let health = MinuteRules { allowed_fails: 2, min_requests: 3, cooldown_time: 7 * SECOND, success_threshold: 2 };
+    let health = MinuteRules { allowed_fails: 2, min_requests: 3, cooldown_time: 7 * SECOND, success_threshold: 2, majority: true };
     let health = breaker.map_or(Rules::Minute(health), Rules::Health);
     let settings =
         Settings { strategy: rule, tiers, health, seed: Some(5), clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() };
@@ -523,7 +523,7 @@ proptest! {
     #[test]
     fn health_follows_its_rules(outcomes in prop::collection::vec((0..=FailureKind::ALL.len(), 0..80_u64), 1..120)) {
         let clock = Arc::new(ManualClock::new(0));
-        let rules = MinuteRules { allowed_fails: 3, min_requests: 5, cooldown_time: 4 * SECOND, success_threshold: 2 };
+        let rules = MinuteRules { allowed_fails: 3, min_requests: 5, cooldown_time: 4 * SECOND, success_threshold: 2, majority: true };
         let router = Router::new(Settings { health: Rules::Minute(rules), clock: Clock::Manual(Arc::clone(&clock)), ..Settings::default() }).unwrap();
         drop(router.add(Deployment::new("d", "model").unwrap(), ()).unwrap());
         let (mut minute, mut requests, mut fails, mut streak, mut degraded, mut until) = (0, 0, 0, 0, false, 0);

@@ -15,8 +15,10 @@ from turnout import (
     Fallbacks,
     Health,
     Limit,
+    ManualClock,
     MinuteRules,
     Router,
+    Status,
     Strategy,
     Timeouts,
 )
@@ -179,9 +181,9 @@ def test_what_goes_to_the_provider_is_kept_and_secrets_do_not_show() -> None:
 
 def test_rules_of_one_entry() -> None:
     assert one(cooldown_time="7").health == Health(cooldown_time=7)
-    assert one(info={"allowed_fails": 2}).health == MinuteRules(allowed_fails=3, min_requests=0)
+    assert one(info={"allowed_fails": 2}).health == MinuteRules(allowed_fails=3, min_requests=0, majority=False)
     assert loaded(entry(cooldown_time=9), allowed_fails=1).deployments[0].health == MinuteRules(
-        allowed_fails=2, min_requests=0, cooldown_time=9
+        allowed_fails=2, min_requests=0, cooldown_time=9, majority=False
     )
     assert one().health is None
     assert loaded({**entry(), "model_info": None}).deployments[0].health is None
@@ -210,7 +212,7 @@ def test_settings_of_the_router() -> None:
     assert (options["retry"].attempts, options["retry"].backoff) == (5, Backoff(base=2, factor=1.0, jitter="none"))
     assert options["timeouts"] == Timeouts(attempt=30, first_token=5)
     # LiteLLM allows so many; here it is the number that is too many.
-    assert options["health"] == MinuteRules(allowed_fails=4, min_requests=0, cooldown_time=60)
+    assert options["health"] == MinuteRules(allowed_fails=4, min_requests=0, cooldown_time=60, majority=False)
     assert said(found) == []
     assert found.router().resolve("y") == "b"
 
@@ -248,10 +250,10 @@ def test_fallbacks_of_all_kinds() -> None:
         content_policy_fallbacks=[{"b": ["c"]}],
     )
     assert found.options["fallbacks"] == Fallbacks(
-        {"a": ["b", "c"], "b": ["c"], "c": []}, context_window={"a": ["c"]}, content_policy={"b": ["c"]}
+        {"a": ["b", "c"], "b": ["c"]}, context_window={"a": ["c"]}, content_policy={"b": ["c"]}
     )
     default = loaded(entry("a"), entry("b"), default_fallbacks=["b"]).options["fallbacks"]
-    assert default == Fallbacks({"a": ["b"], "b": []})
+    assert default == Fallbacks({"a": ["b"]})
     short = loaded(entry("a"), entry("b"), entry("c"), fallbacks=[{"a": ["b", "c"]}], max_fallbacks=1).options["fallbacks"]
     assert short == Fallbacks({"a": ["b"]})
 
@@ -390,3 +392,13 @@ def test_retries_of_an_entry_are_its_own() -> None:
     assert first.retry is not None
     assert (first.retry.attempts, first.retry.backoff, second.retry) == (1, Backoff(base=1, factor=1.0, jitter="none"), None)
     assert found.options["retry"].attempts == 4
+
+
+def test_allowed_fails_are_allowed_whatever_the_rate() -> None:
+    router = loaded(entry("m"), entry("m", api_base="https://b.example"), allowed_fails=100).router(clock=ManualClock())
+    [id_, _] = [one.deployment_id for one in router.deployments()]
+    for _ in range(100):
+        router.record_failure(id_)
+    assert router.stats(id_).status is not Status.COOLING_DOWN
+    router.record_failure(id_)
+    assert router.stats(id_).status is Status.COOLING_DOWN

@@ -115,8 +115,7 @@ class MinuteRules:
     """The rules of litellm-rs, which count in clock minutes: ``Router(health=MinuteRules())``.
 
     A failure of kind ``rate_limit``, ``auth``, ``not_found``, ``timeout`` or ``manual`` starts a cooldown at
-    once. Another failure starts one by these numbers, or if more than half of at least ten requests of the
-    minute failed.
+    once. Another failure starts one by these numbers, or by a majority of failures.
 
     Args:
         allowed_fails: The number of failures in a clock minute that starts a cooldown, once ``min_requests``
@@ -126,6 +125,8 @@ class MinuteRules:
         cooldown_time: Seconds that a cooldown lasts, unless the provider names a wait.
         success_threshold: Consecutive successes that end the probation after a cooldown or a failure, at
             least 1.
+        majority: Whether a majority of failures starts a cooldown too: more than half of at least ten
+            requests of the minute.
 
     Raises:
         TypeError: A value is of the wrong type.
@@ -143,8 +144,10 @@ class MinuteRules:
     min_requests: int = 10
     cooldown_time: float = 5.0
     success_threshold: int = 3
+    majority: bool = True
 
     def __post_init__(self) -> None:
+        flag(self, "majority")
         whole(self, "allowed_fails", 0, _MOST_COUNTED)
         whole(self, "min_requests", 0, _MOST_COUNTED)
         seconds(self, "cooldown_time")

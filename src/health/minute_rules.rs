@@ -20,6 +20,8 @@ pub struct MinuteRules {
     pub allowed_fails: u64,
     /// The number of requests in a minute from which `allowed_fails` counts.
     pub min_requests: u64,
+    /// Whether a majority of failures starts a cooldown too: more than half of at least ten requests.
+    pub majority: bool,
     /// How long a cooldown lasts unless the failure says otherwise.
     pub cooldown_time: Nanos,
     /// Consecutive successes that end the probation, at least 1.
@@ -28,7 +30,7 @@ pub struct MinuteRules {
 
 impl Default for MinuteRules {
     fn default() -> Self {
-        Self { allowed_fails: 3, min_requests: 10, cooldown_time: 5 * SECOND, success_threshold: 3 }
+        Self { allowed_fails: 3, min_requests: 10, majority: true, cooldown_time: 5 * SECOND, success_threshold: 3 }
     }
 }
 
@@ -51,6 +53,6 @@ impl MinuteRules {
         let fails = u64::from(minute.fails);
         kind.trips_at_once()
             || (fails >= self.allowed_fails && requests >= self.min_requests)
-            || (requests >= MAJORITY_OF && fails.saturating_mul(2) > requests)
+            || (self.majority && requests >= MAJORITY_OF && fails.saturating_mul(2) > requests)
     }
 }

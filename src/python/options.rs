@@ -60,6 +60,7 @@ fn minute_rules(value: &Bound<'_, PyAny>) -> PyResult<MinuteRules> {
     Ok(MinuteRules {
         allowed_fails: count("allowed_fails", 0)?,
         min_requests: count("min_requests", 0)?,
+        majority: flag("majority", &get("majority")?)?,
         cooldown_time: length("cooldown_time", &get("cooldown_time")?)?,
         success_threshold: whole("success_threshold", 1, u32::MAX, &get("success_threshold")?)?,
     })

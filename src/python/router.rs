@@ -84,6 +84,7 @@ impl PyRouter {
                         .map_or(Ok(usual.allowed_fails), |fails| whole("allowed_fails", 0, u64::MAX, fails))?,
                     min_requests: min_requests
                         .map_or(Ok(usual.min_requests), |requests| whole("min_requests", 0, u64::MAX, requests))?,
+                    majority: usual.majority,
                     cooldown_time: cooldown_time.map_or(Ok(usual.cooldown_time), |time| length("cooldown_time", time))?,
                     success_threshold: success_threshold
                         .map_or(Ok(usual.success_threshold), |successes| whole("success_threshold", 1, u32::MAX, successes))?,

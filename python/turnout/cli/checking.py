@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -49,8 +51,30 @@ def _facts(deployment: Deployment) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Returns an option as text, or a mapping of texts."""
-    return {name: str(one) for name, one in value.items()} if isinstance(value, dict) else str(value)
+    """Returns an option as plain data: of an object, what is not as usual."""
+    if is_dataclass(value):
+        given = {one.name: getattr(value, one.name) for one in fields(value)}
+        return {name: _plain(one) for name, one in given.items() if one != _usual(type(value), name) and one != {}}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value if value is None or type(value) in (bool, int, float) else str(value)
+
+
+def _usual(of: Any, name: str) -> Any:
+    usual = next(one.default for one in fields(of) if one.name == name)
+    return None if usual is MISSING else usual
+
+
+def _text(value: Any) -> str:
+    """Returns plain data as people write it."""
+    if isinstance(value, dict):
+        named = ((name, f"({_text(one)})" if isinstance(one, dict) else _text(one)) for name, one in value.items())
+        return ", ".join(f"{name} = {text}" for name, text in named)
+    return f"[{', '.join(map(_text, value))}]" if isinstance(value, list) else str(value)
 
 
 def _host(deployment: Deployment) -> str | None:
@@ -93,6 +117,6 @@ def show(loaded: Loaded, out: Console) -> None:
         table.add_row(*map(Text, [*cells, ", ".join(facts["limits"]) or "none"]))
     out.print(table)
     lines = [f"{alias} stands for {target}" for alias, target in sorted(loaded.aliases.items())]
-    lines += [f"{name}: {value}" for name, value in sorted(loaded.options.items())]
+    lines += [f"{name}: {_text(_plain(value)) or 'as usual'}" for name, value in sorted(loaded.options.items())]
     for line in lines:
         out.print(Text(line), soft_wrap=True)

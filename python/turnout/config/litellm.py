@@ -83,7 +83,7 @@ def load(document: Document, problems: Problems) -> Loaded:
     most = settings.count("default_max_parallel_requests")
     if most:
         found = [entry._replace(limits={"max_parallel_requests": most, **entry.limits}) for entry in found]
-    options = settings.options({entry.model_name for entry in found})
+    options = settings.options({entry.model_name for entry in found if not entry.is_out})
     made = deployments(found, problems, settings)
     settings.look_for_prices(options, made)
     if any(entry.order is not None for entry in found):
@@ -277,7 +277,7 @@ class _Settings:
             return Health(consecutive_failures=None, failure_rate=None, cooldown_time=0.0)
         if allowed is not None:
             # LiteLLM allows so many; here it is the number that is too many.
-            return MinuteRules(allowed_fails=allowed + 1, min_requests=0, cooldown_time=cooldown or _USUAL_COOLDOWN)
+            return MinuteRules(allowed_fails=allowed + 1, min_requests=0, cooldown_time=cooldown or _USUAL_COOLDOWN, majority=False)
         return None if cooldown is None else Health(cooldown_time=cooldown)
 
     def _retry(self) -> Retry | None:
@@ -337,7 +337,8 @@ class _Settings:
         default = general.pop("*", []) or self._targets(self.get("default_fallbacks") or [], self._place("default_fallbacks"))
         if default:
             for name in sorted(names):
-                general.setdefault(name, [target for target in default if target != name])
+                if targets := [target for target in default if target != name]:
+                    general.setdefault(name, targets)
         long, refused = self._chains("context_window_fallbacks"), self._chains("content_policy_fallbacks")
         most = self.count("max_fallbacks")
         for chains in (general, long, refused):

@@ -22,7 +22,7 @@ from turnout.execution.options import Retry
 from turnout.limits import Limit
 from turnout.options import Health, MinuteRules
 
-__all__ = ["Entry", "Rules", "count", "deployments", "entries", "number"]
+__all__ = ["Entry", "Rules", "count", "deployments", "entries", "number", "usual_id"]
 
 _MOST_WEIGHT = 2**32 - 1
 _LIMITS = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "max_parallel_requests")
@@ -274,13 +274,27 @@ def _ids(found: list[Entry], problems: Problems) -> list[str]:
             if id_ in ids:
                 problems.error((*entry.where, "model_info", "id"), f"the id {id_!r} is given twice")
         else:
-            base = entry.params.get("api_base") or entry.params.get("base_url")
-            host = urlsplit(base).netloc if isinstance(base, str) else ""
-            name = f"{entry.model_name}:{entry.params['model']}{f'@{host}' if host else ''}"
-            seen[name] += 1
-            id_ = name if seen[name] == 1 else f"{name}#{seen[name]}"
+            id_ = usual_id(entry.model_name, entry.params, seen)
         ids.append(id_)
     return ids
+
+
+def usual_id(model_name: str, params: Mapping[str, Any], seen: Counter[str]) -> str:
+    """Return the id of an entry that names none: its names, its host, and a number if that is not enough.
+
+    Args:
+        model_name: Its model name.
+        params: Its ``litellm_params``.
+        seen: How often such an id was made before. It is counted on.
+
+    Returns:
+        The id.
+    """
+    base = params.get("api_base") or params.get("base_url")
+    host = urlsplit(base).netloc if isinstance(base, str) else ""
+    name = f"{model_name}:{params.get('model')}{f'@{host}' if host else ''}"
+    seen[name] += 1
+    return name if seen[name] == 1 else f"{name}#{seen[name]}"
 
 
 def _deployment(

@@ -1,0 +1,266 @@
+"""How a lease ends: by the answer that LiteLLM made, or by its stream."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+from turnout._core import Lease, _StreamScanner
+from turnout.transports.answers import as_keywords
+
+__all__ = ["deployment_id", "fail", "follow", "settle", "tokens_of"]
+
+_PREFIX = "llm_provider-"
+
+
+def deployment_id(attempt: Any) -> Any:
+    """Read which deployment an attempt is for.
+
+    Args:
+        attempt: The arguments of the attempt.
+
+    Returns:
+        The id; None if it is no attempt of a Router.
+    """
+    info = attempt.get("model_info") if isinstance(attempt, Mapping) else None
+    return info.get("id") if isinstance(info, Mapping) else None
+
+
+def tokens_of(answer: Any) -> dict[str, int]:
+    """Read the tokens that an answer, or a part of a stream, says were used.
+
+    Args:
+        answer: What LiteLLM returned.
+
+    Returns:
+        Keywords of :meth:`turnout.Lease.success`; none if it does not say.
+    """
+    for holder in (answer, _get(answer, "response"), _get(answer, "_hidden_params")):
+        usage = _get(holder, "usage")
+        if usage is None:
+            continue
+        prompt = _count(usage, "prompt_tokens", "input_tokens")
+        output = _count(usage, "completion_tokens", "output_tokens")
+        total = _count(usage, "total_tokens")
+        if total is None:
+            total = None if prompt is None and output is None else (prompt or 0) + (output or 0)
+        if total:
+            found = {"tokens": total, "input_tokens": prompt, "output_tokens": output}
+            if (prompt or 0) + (output or 0) > total:
+                found = {"tokens": total}
+            return {name: value for name, value in found.items() if value is not None}
+    return {}
+
+
+def settle(lease: Lease, answer: Any) -> None:
+    """End a lease by a whole answer.
+
+    Args:
+        lease: The lease.
+        answer: What LiteLLM returned.
+    """
+    _observe(lease, answer)
+    lease.success(**tokens_of(answer))
+
+
+def fail(lease: Lease, error: BaseException) -> None:
+    """End a lease by an exception. :func:`turnout.classify_exception` tells what it means.
+
+    Args:
+        lease: The lease.
+        error: The exception.
+    """
+    lease.__exit__(type(error), error, error.__traceback__)
+
+
+def follow(lease: Lease, answer: Any) -> Any:
+    """End a lease by what LiteLLM returned: a whole answer at once, a stream when it ends, fails, is closed
+    or is dropped.
+
+    Args:
+        lease: The lease.
+        answer: What LiteLLM returned.
+
+    Returns:
+        What stands for it: a whole answer itself, and a stream of the same class.
+    """
+    if not (hasattr(answer, "__anext__") or hasattr(answer, "__next__")):
+        settle(lease, answer)
+        return answer
+    _observe(lease, answer)
+    following = _Following(lease)
+    try:
+        answer.__class__ = _followed(type(answer))
+        answer._turnout = following
+    except (TypeError, AttributeError):  # a generator, or a class with slots
+        return _read_async(following, answer) if hasattr(answer, "__anext__") else _read(following, answer)
+    # A stream that was dropped. It must not keep itself alive, so this knows only the lease.
+    weakref.finalize(answer, lease.release).atexit = False
+    return answer
+
+
+class _Following:
+    """Follows a stream to its end.
+
+    Attributes:
+        is_reading: Whether a part is being read. LiteLLM closes a stream itself while it reads the end.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._last: Any = None
+        self._tokens: dict[str, int] = {}
+        self._scanner: _StreamScanner | None = None
+        self.is_reading = False
+
+    def part(self, part: Any) -> None:
+        """A part has come."""
+        self._lease.first_token()
+        if isinstance(part, (bytes, bytearray)):  # /v1/messages
+            self._scanner = self._scanner or _StreamScanner("anthropic", False)
+            self._scanner.feed(bytes(part))
+            self._tokens = as_keywords(self._scanner.usage)
+            return
+        self._last = part
+        self._tokens = tokens_of(part) or self._tokens
+
+    def end(self) -> None:
+        """The stream has ended."""
+        # LiteLLM may add the usage to the last part after that was read.
+        self._lease.success(**(tokens_of(self._last) or self._tokens))
+
+    def fail(self, error: BaseException) -> None:
+        """The stream has failed, or its reader was cancelled."""
+        fail(self._lease, error)
+
+    def leave(self) -> None:
+        """The reader has left."""
+        if not self.is_reading:
+            self._lease.release(**self._tokens)  # type: ignore[arg-type]
+
+
+_classes: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
+
+
+def _followed(cls: type) -> type:
+    """Returns a class of streams that are followed. An object of the given class can become one of this."""
+    known = _classes.get(cls)
+    if known is None:
+        made = {"__anext__": _anext, "__next__": _next, "aclose": _aclose, "close": _close}
+        # Only what the class has: LiteLLM asks whether a stream can be closed.
+        methods = {name: make(getattr(cls, name)) for name, make in made.items() if hasattr(cls, name)}
+        known = type(cls.__name__, (cls,), {**methods, "__module__": cls.__module__})
+        _classes[cls] = known
+    return known
+
+
+def _anext(read: Any) -> Any:
+    async def __anext__(self: Any) -> Any:  # noqa: N807 # the method's name
+        following: _Following = self._turnout
+        following.is_reading = True
+        try:
+            part = await read(self)
+        except StopAsyncIteration:
+            following.end()
+            raise
+        except BaseException as error:
+            following.fail(error)
+            raise
+        finally:
+            following.is_reading = False
+        following.part(part)
+        return part
+
+    return __anext__
+
+
+def _next(read: Any) -> Any:
+    def __next__(self: Any) -> Any:  # noqa: N807 # the method's name
+        following: _Following = self._turnout
+        following.is_reading = True
+        try:
+            part = read(self)
+        except StopIteration:
+            following.end()
+            raise
+        except BaseException as error:
+            following.fail(error)
+            raise
+        finally:
+            following.is_reading = False
+        following.part(part)
+        return part
+
+    return __next__
+
+
+def _aclose(close: Any) -> Any:
+    async def aclose(self: Any) -> Any:
+        self._turnout.leave()
+        return await close(self)
+
+    return aclose
+
+
+def _close(close: Any) -> Any:
+    def method(self: Any) -> Any:
+        self._turnout.leave()
+        return close(self)
+
+    return method
+
+
+async def _read_async(following: _Following, stream: Any) -> AsyncIterator[Any]:
+    try:
+        async for part in stream:
+            following.part(part)
+            yield part
+        following.end()
+    except BaseException as error:
+        following.fail(error)
+        raise
+    finally:
+        following.leave()
+        if hasattr(stream, "aclose"):
+            await stream.aclose()
+
+
+def _read(following: _Following, stream: Any) -> Iterator[Any]:
+    try:
+        for part in stream:
+            following.part(part)
+            yield part
+        following.end()
+    except BaseException as error:
+        following.fail(error)
+        raise
+    finally:
+        following.leave()
+        if hasattr(stream, "close"):
+            stream.close()
+
+
+def _observe(lease: Lease, answer: Any) -> None:
+    """Tells turnout what the provider's headers say about its limits."""
+    headers = _get(_get(answer, "_hidden_params"), "additional_headers")
+    if isinstance(headers, Mapping):
+        lease.observe({name.removeprefix(_PREFIX): value for name, value in headers.items() if isinstance(value, str)})
+
+
+def _get(holder: Any, name: str) -> Any:
+    """Returns an entry of a mapping, or an attribute; None without one."""
+    if isinstance(holder, Mapping):
+        return holder.get(name)
+    with contextlib.suppress(Exception):
+        return getattr(holder, name, None)
+    return None
+
+
+def _count(usage: Any, *names: str) -> int | None:
+    for name in names:
+        value = _get(usage, name)
+        if type(value) is int and value >= 0:
+            return value
+    return None
