@@ -4,9 +4,9 @@
     python benches/beside_litellm.py --pairs 7 --sizes 10 --only calls imports
 
 Both route the same deployments, with limits that are never reached. Blocks of both are run by turns in one
-process, in an order that changes. So a change of the clock rate meets both. Each pair of blocks gives a ratio. The table shows the medians of both and of the ratios, with a 95 % interval
-of the latter. All is CPU time of the process, with that of its other threads: LiteLLM does a part of its work
-in these.
+process, in an order that changes. So a change of the clock rate meets both. Each pair of blocks gives a
+ratio. The table shows the medians of both and of the ratios, with a 95 % interval of the latter. All is CPU
+time of the process, with that of its other threads: LiteLLM does a part of its work in these.
 
 - Picks: LiteLLM's ``await router.select(name)``, which its own calls use, and ``get_available_deployment``,
   which waits for nothing. turnout's ``select`` stands beside both. Its ``acquire`` with its release stands
