@@ -347,3 +347,26 @@ def test_cooling_down(provider: Provider) -> None:
     router.completion("m", MESSAGES)
     mine = turnout_of(router)
     assert sorted(mine.stats(id_).status for id_ in "abc").count(Status.COOLING_DOWN) == 1
+
+
+def test_an_answer_from_the_cache_was_never_asked_for(provider: Provider) -> None:
+    pytest.importorskip("fastapi", reason="litellm's cache needs fastapi")
+    from litellm.caching.caching import Cache
+
+    litellm.cache = None
+    router = three(provider, cache_responses=True)
+
+    async def run() -> None:
+        for _ in range(3):
+            await router.acompletion("m", MESSAGES)
+            await asyncio.sleep(0.05)  # LiteLLM fills its cache in a task of its own
+
+    try:
+        assert isinstance(litellm.cache, Cache)
+        asyncio.run(run())
+    finally:
+        litellm.cache = None
+    mine = turnout_of(router)
+    assert in_flight(mine) == 0
+    assert counted(mine)[1] == len(provider.requests) == 1
+    assert sum(mine.stats(id_).rpm_current for id_ in "abc") == 1
