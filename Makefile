@@ -93,7 +93,7 @@ lint: format-check $(VENV)/.test $(VENV)/.demo $(VENV)/.built ## Check formats, 
 	$(MAKE) docs
 	$(BIN)/python scripts/floors.py
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest turnout --allowlist tests/stubtest-allowlist.txt
+	$(BIN)/python -m mypy.stubtest turnout --allowlist tests/stubtest-allowlist.txt --mypy-config-file pyproject.toml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/zizmor --offline --quiet .github

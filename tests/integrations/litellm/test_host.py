@@ -4,6 +4,7 @@ import asyncio
 import gc
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -339,6 +340,18 @@ class TestPicks:
         asyncio.run(run())
         assert in_flight(turnout_of(router)) == 0
         assert counted(turnout_of(router))[1:] == (0, 0)
+
+
+def test_threads(provider: Provider) -> None:
+    router = three(provider)
+
+    def ask(_: int) -> Any:
+        return router.completion("m", MESSAGES)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(ask, range(40)))) == 40
+    assert in_flight(turnout_of(router)) == 0
+    assert counted(turnout_of(router)) == (40, 40, 0)
 
 
 def test_cooling_down(provider: Provider) -> None:
