@@ -4,6 +4,7 @@ import asyncio
 import gc
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -341,9 +342,44 @@ class TestPicks:
         assert counted(turnout_of(router))[1:] == (0, 0)
 
 
+def test_threads(provider: Provider) -> None:
+    router = three(provider)
+
+    def ask(_: int) -> Any:
+        return router.completion("m", MESSAGES)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(ask, range(40)))) == 40
+    assert in_flight(turnout_of(router)) == 0
+    assert counted(turnout_of(router)) == (40, 40, 0)
+
+
 def test_cooling_down(provider: Provider) -> None:
     router = three(provider, num_retries=3)
     provider.script(Reply.error(429, retry_after=30))
     router.completion("m", MESSAGES)
     mine = turnout_of(router)
     assert sorted(mine.stats(id_).status for id_ in "abc").count(Status.COOLING_DOWN) == 1
+
+
+def test_an_answer_from_the_cache_was_never_asked_for(provider: Provider) -> None:
+    pytest.importorskip("fastapi", reason="litellm's cache needs fastapi")
+    from litellm.caching.caching import Cache
+
+    litellm.cache = None
+    router = three(provider, cache_responses=True)
+
+    async def run() -> None:
+        for _ in range(3):
+            await router.acompletion("m", MESSAGES)
+            await asyncio.sleep(0.05)  # LiteLLM fills its cache in a task of its own
+
+    try:
+        assert isinstance(litellm.cache, Cache)
+        asyncio.run(run())
+    finally:
+        litellm.cache = None
+    mine = turnout_of(router)
+    assert in_flight(mine) == 0
+    assert counted(mine)[1] == len(provider.requests) == 1
+    assert sum(mine.stats(id_).rpm_current for id_ in "abc") == 1
