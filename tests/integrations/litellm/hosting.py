@@ -4,9 +4,14 @@ import asyncio
 import gc
 from typing import Any
 
+import pytest
 from turnout import Router
 from turnout.testing import Provider
 
+# Those of LiteLLM. A lease that is lost is heard.
+QUIET = [
+    pytest.mark.filterwarnings(f"ignore:{what}") for what in (":UserWarning", ":DeprecationWarning", "unclosed:ResourceWarning")
+]
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
