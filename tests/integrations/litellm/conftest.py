@@ -1,6 +1,7 @@
 """LiteLLM's Router without what it does beside requests."""
 
 import gc
+import importlib.util
 import os
 import sys
 import warnings
@@ -10,6 +11,12 @@ import pytest
 
 # It would look for prices on the network.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if importlib.util.find_spec("litellm") is not None:
+        # It leaves connections open, which are collected at any time.
+        config.addinivalue_line("filterwarnings", "ignore:unclosed:ResourceWarning")
 
 
 @pytest.fixture(scope="module", autouse=True)

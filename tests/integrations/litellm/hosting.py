@@ -8,10 +8,13 @@ import pytest
 from turnout import Router
 from turnout.testing import Provider
 
-# Those of LiteLLM. A lease that is lost is heard.
-QUIET = [
-    pytest.mark.filterwarnings(f"ignore:{what}") for what in (":UserWarning", ":DeprecationWarning", "unclosed:ResourceWarning")
-]
+# The warnings of LiteLLM are not heard. A lease that is lost is: pytest tells of that by a UserWarning too.
+QUIET = pytest.mark.filterwarnings(
+    "ignore::UserWarning",
+    "ignore::DeprecationWarning",
+    "ignore:unclosed:ResourceWarning",
+    "error::pytest.PytestUnraisableExceptionWarning",
+)
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
