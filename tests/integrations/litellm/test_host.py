@@ -16,10 +16,10 @@ with warnings.catch_warnings():
     litellm = pytest.importorskip("litellm", reason="litellm is in an environment of its own: make test-clients")
     pytest.importorskip("litellm.router_python_host", reason="litellm is older than 1.110")
 
-from hosting import MESSAGES, counted, entry, in_flight, nothing_in_flight
+from hosting import MESSAGES, QUIET, counted, entry, in_flight, nothing_in_flight
 from turnout.integrations.litellm.host import routed, turnout_of
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{name}") for name in ("UserWarning", "DeprecationWarning")]  # litellm's
+pytestmark = QUIET
 
 
 @pytest.fixture
@@ -181,6 +181,19 @@ class TestStreams:
         asyncio.run(run())
         assert counted(turnout_of(router)) == (6, 0, 0)
 
+    def test_of_responses_dropped(self, provider: Provider) -> None:
+        router = three(provider)
+        provider.always(Reply.text("one two three four").hang(after=3))
+
+        async def run() -> None:
+            stream = await router.aresponses(model="m", input="hi", stream=True)
+            assert in_flight(turnout_of(router)) == 1
+            del stream
+            await nothing_in_flight(turnout_of(router))
+
+        asyncio.run(run())
+        assert counted(turnout_of(router)) == (1, 0, 0)
+
     def test_dropped_in_plain_code(self, provider: Provider) -> None:
         router = three(provider)
         provider.always(Reply.text("one two three four").hang(after=3))
@@ -334,8 +347,9 @@ class TestPicks:
         router = three(provider)
 
         async def run() -> None:
-            await router.select("m", {})
-            await router.select("m", {})
+            for _ in range(3):
+                await router.select("m", {})
+                assert in_flight(turnout_of(router)) == 1  # it may be followed by an attempt
 
         asyncio.run(run())
         assert in_flight(turnout_of(router)) == 0

@@ -16,11 +16,11 @@ with warnings.catch_warnings():
     litellm = pytest.importorskip("litellm", reason="litellm is in an environment of its own: make test-clients")
     pytest.importorskip("litellm.router_python_host", reason="litellm is older than 1.110")
 
-from hosting import MESSAGES, counted, entry, in_flight, nothing_in_flight
+from hosting import MESSAGES, QUIET, counted, entry, in_flight, nothing_in_flight
 from turnout.integrations.litellm.hooks import Hooks
 from turnout.integrations.litellm.plugin import Plugin
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{name}") for name in ("UserWarning", "DeprecationWarning")]  # litellm's
+pytestmark = QUIET
 
 
 @pytest.fixture

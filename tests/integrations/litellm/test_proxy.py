@@ -24,9 +24,9 @@ with warnings.catch_warnings():
     for needed in ("fastapi", "uvicorn", "orjson", "apscheduler", "semver", "soundfile", "redis"):
         pytest.importorskip(needed, reason="litellm's proxy is in an environment of its own: make test-litellm-proxy")
 
-from hosting import MESSAGES, counted, entry, in_flight, nothing_in_flight
+from hosting import MESSAGES, QUIET, counted, entry, in_flight, nothing_in_flight
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{name}") for name in ("UserWarning", "DeprecationWarning")]  # litellm's
+pytestmark = QUIET
 KEY = "sk-" + "0123456789abcdef" * 4
 CHAT = "/v1/chat/completions"
 STARTS = "from litellm.proxy.proxy_cli import run_server; run_server()"

@@ -24,12 +24,11 @@ class Pending:
         self._held: ContextVar[_Held | None] = ContextVar("turnout_pending", default=None)
 
     def put(self, lease: Lease) -> None:
-        """Keep a lease for the attempt that follows.
+        """Keep a lease for the attempt that follows. What was kept before is to be dropped first.
 
         Args:
             lease: The lease.
         """
-        self.drop()
         runner = _runner()
         held = _Held(lease, runner)
         self._held.set(held)
