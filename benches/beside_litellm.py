@@ -4,17 +4,17 @@
     python benches/beside_litellm.py --pairs 7 --sizes 10 --only calls imports
 
 Both route the same deployments, with limits that are never reached. Blocks of both are run by turns in one
-process, first the one and then the other, then the other way round. So a change of the clock rate meets both.
-Each pair of blocks gives a ratio. The table shows the medians of both and of the ratios, with a 95 % interval
-of the latter. All is CPU time of the process, with that of its other threads: LiteLLM does a part of its work
-in these.
+process, in an order that changes. So a change of the clock rate meets both. Each pair of blocks gives a
+ratio. The table shows the medians of both and of the ratios, with a 95 % interval of the latter. All is CPU
+time of the process, with that of its other threads: LiteLLM does a part of its work in these.
 
 - Picks: LiteLLM's ``await router.select(name)``, which its own calls use, and ``get_available_deployment``,
   which waits for nothing. turnout's ``select`` stands beside both. Its ``acquire`` with its release stands
   beside the former: it reserves what LiteLLM's pick does not.
 - Calls: ``await Router.acompletion(…)`` with a mocked answer, beside ``router.call_async`` whose function
-  awaits ``litellm.acompletion`` with that answer. Both stand beside ``litellm.acompletion`` alone. What
-  LiteLLM logs after a call is a part of it: each block waits for it.
+  awaits ``litellm.acompletion`` with that answer, and beside ``turnout.integrations.litellm.Router``, which
+  takes the place of LiteLLM's. All stand beside ``litellm.acompletion`` alone. What LiteLLM logs after a call
+  is a part of it: each block waits for it.
 - Construction: from plain values to the first router that can pick.
 - Imports: ``from … import Router`` in a fresh process, less an empty interpreter in another one. The resident
   memory is that after the import.
@@ -28,6 +28,7 @@ import gc
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 import time
@@ -84,13 +85,13 @@ def row(what: str, unit: str, scale: float, pairs: Sequence[tuple[float, float]]
 # --- both routers ---
 
 
-def litellm_router(n: int, strategy: str = "simple_shuffle") -> Any:
-    """Makes LiteLLM's router of n deployments."""
+def litellm_router(n: int, strategy: str = "simple_shuffle", module: str = "litellm") -> Any:
+    """Makes LiteLLM's router of n deployments, or that of another module with its arguments."""
     models = [
         {"model_name": MODEL, "litellm_params": {**PROVIDER, "rpm": NEVER, "tpm": NEVER}, "model_info": {"id": f"deployment-{nth}"}}
         for nth in range(n)
     ]
-    return import_module("litellm").Router(model_list=models, routing_strategy=STRATEGIES[strategy], num_retries=0)
+    return import_module(module).Router(model_list=models, routing_strategy=STRATEGIES[strategy], num_retries=0)
 
 
 def turnout_router(n: int, strategy: str = "simple_shuffle") -> Any:
@@ -148,14 +149,14 @@ async def awaits_of(once: Callable[[], Awaitable[object]], times: int = 0) -> Bl
 
 
 async def by_turns(blocks: dict[str, Block], pairs: int) -> list[dict[str, float]]:
-    """Runs blocks by turns, every second time the other way round."""
+    """Runs blocks by turns, each time in an order of its own: none always follows the same one."""
     for block in blocks.values():
         await block()
     taken = []
-    for nth in range(pairs):
-        names = list(blocks) if nth % 2 else list(reversed(blocks))
+    rng = random.Random(1)
+    for _ in range(pairs):
         each = {}
-        for name in names:
+        for name in rng.sample(list(blocks), len(blocks)):
             gc.collect()  # nobody pays for another's garbage
             each[name] = await blocks[name]()
         taken.append(each)
@@ -203,22 +204,23 @@ async def calls(sizes: Sequence[int], pairs: int) -> list[Row]:
 
     rows = []
     for n in sizes:
-        theirs, ours = litellm_router(n), turnout_router(n)
-        times = 50 if n < MANY else 20
+        theirs, ours, instead = litellm_router(n), turnout_router(n), litellm_router(n, module="turnout.integrations.litellm")
+        times = 100 if n < MANY else 20
         taken = await by_turns(
             {
                 "direct": await awaits_of(partial(litellm.acompletion, messages=MESSAGES, **PROVIDER), times),
                 "litellm": await awaits_of(partial(theirs.acompletion, model=MODEL, messages=MESSAGES), times),
                 "turnout": await awaits_of(partial(ours.call_async, MODEL, send), times),
+                "instead": await awaits_of(partial(instead.acompletion, model=MODEL, messages=MESSAGES), times),
             },
             pairs,
         )
-        rows += [
-            row(f"a mocked call, {n:,}", "µs", 1e6, [(each["litellm"], each["turnout"]) for each in taken]),
-            row(f"a mocked call beside a direct one, {n:,}", "×", 1, [
-                (each["litellm"] / each["direct"], each["turnout"] / each["direct"]) for each in taken
-            ]),
-        ]  # fmt: skip
+        for ours_of, how in (("turnout", ""), ("instead", " (in its place)")):
+            pairs_of = [(each["litellm"], each[ours_of], each["direct"]) for each in taken]
+            what = f"a mocked call{how}"
+            rows.append(row(f"{what}, {n:,}", "µs", 1e6, [pair[:2] for pair in pairs_of]))
+            beside = [(theirs / direct, ours / direct) for theirs, ours, direct in pairs_of]
+            rows.append(row(f"{what}, beside a direct one, {n:,}", "×", 1, beside))
     return rows
 
 

@@ -56,8 +56,6 @@ before = set(sys.modules)
 import turnout
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
 assert new - {"turnout"} <= sys.stdlib_module_names, f"import turnout loads {sorted(new - {'turnout'} - sys.stdlib_module_names)}"
-import importlib.metadata
-assert turnout.__version__ == importlib.metadata.version("turnout"), "the native half is of another version"
 """
 
 
@@ -257,11 +255,19 @@ def check(file: Path, one: Interpreter, version: str) -> tuple[str, ...]:
         return file.name, one.version, *sizes, f"{import_time(python):.1f}"
 
 
-def file_for(one: Interpreter, files: Sequence[Path]) -> Path:
-    """Finds the wheel of an interpreter."""
-    digits = one.version.rstrip("t").replace(".", "")
-    tag = f"-cp{digits}-cp{one.version.replace('.', '')}-"
-    return next(file for file in files if tag in file.name)
+def file_of(one: Interpreter | None, files: Sequence[Path]) -> Path:
+    """Finds the wheel of an interpreter, or without one the source distribution.
+
+    Raises:
+        SystemExit: If it is not there.
+    """
+    end = ".tar.gz"
+    if one is not None:
+        end = f"-cp{one.version.rstrip('t').replace('.', '')}-cp{one.version.replace('.', '')}-"
+    found = [file for file in files if end in file.name]
+    if len(found) != 1:
+        sys.exit(f"there is not one file of {end!r} but {len(found)} among {[file.name for file in files]}")
+    return found[0]
 
 
 def main() -> int:
@@ -279,8 +285,8 @@ def main() -> int:
     version = version_of_cargo()
     files = sorted(options.out.glob(f"turnout-{version}*"))
     rows: list[tuple[str, ...]] = [("file", "Python", "kB", "library, kB", "import, ms")]
-    rows += [check(file_for(one, [file for file in files if file.suffix == ".whl"]), one, version) for one in found]
-    rows += [check(next(file for file in files if file.suffix == ".gz"), found[0], version)]
+    rows += [check(file_of(one, files), one, version) for one in found]
+    rows += [check(file_of(None, files), found[0], version)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *cells in rows:
         print("  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]))

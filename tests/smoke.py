@@ -20,6 +20,7 @@ def main(expected: str | None) -> None:
 
     version = metadata.version("turnout")
     assert expected in (None, version), f"version {version} is installed, not {expected}"
+    assert turnout.__version__ == version, f"the native half is {turnout.__version__}, the package {version}"
     assert all("extra ==" in need for need in metadata.requires("turnout") or []), "turnout depends on nothing"
     assert all((files(turnout) / name).is_file() for name in ("py.typed", "_core.pyi"))
     if sys.version_info >= (3, 13) and sysconfig.get_config_var("Py_GIL_DISABLED"):

@@ -4,9 +4,17 @@ import asyncio
 import gc
 from typing import Any
 
+import pytest
 from turnout import Router
 from turnout.testing import Provider
 
+# The warnings of LiteLLM are not heard. A lease that is lost is: pytest tells of that by a UserWarning too.
+QUIET = pytest.mark.filterwarnings(
+    "ignore::UserWarning",
+    "ignore::DeprecationWarning",
+    "ignore:unclosed:ResourceWarning",
+    "error::pytest.PytestUnraisableExceptionWarning",
+)
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,10 +16,10 @@ with warnings.catch_warnings():
     litellm = pytest.importorskip("litellm", reason="litellm is in an environment of its own: make test-clients")
     pytest.importorskip("litellm.router_python_host", reason="litellm is older than 1.110")
 
-from hosting import MESSAGES, counted, entry, in_flight, nothing_in_flight
+from hosting import MESSAGES, QUIET, counted, entry, in_flight, nothing_in_flight
 from turnout.integrations.litellm.host import routed, turnout_of
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{name}") for name in ("UserWarning", "DeprecationWarning")]  # litellm's
+pytestmark = QUIET
 
 
 @pytest.fixture
@@ -180,6 +181,19 @@ class TestStreams:
         asyncio.run(run())
         assert counted(turnout_of(router)) == (6, 0, 0)
 
+    def test_of_responses_dropped(self, provider: Provider) -> None:
+        router = three(provider)
+        provider.always(Reply.text("one two three four").hang(after=3))
+
+        async def run() -> None:
+            stream = await router.aresponses(model="m", input="hi", stream=True)
+            assert in_flight(turnout_of(router)) == 1
+            del stream
+            await nothing_in_flight(turnout_of(router))
+
+        asyncio.run(run())
+        assert counted(turnout_of(router)) == (1, 0, 0)
+
     def test_dropped_in_plain_code(self, provider: Provider) -> None:
         router = three(provider)
         provider.always(Reply.text("one two three four").hang(after=3))
@@ -333,12 +347,25 @@ class TestPicks:
         router = three(provider)
 
         async def run() -> None:
-            await router.select("m", {})
-            await router.select("m", {})
+            for _ in range(3):
+                await router.select("m", {})
+                assert in_flight(turnout_of(router)) == 1  # it may be followed by an attempt
 
         asyncio.run(run())
         assert in_flight(turnout_of(router)) == 0
         assert counted(turnout_of(router))[1:] == (0, 0)
+
+
+def test_threads(provider: Provider) -> None:
+    router = three(provider)
+
+    def ask(_: int) -> Any:
+        return router.completion("m", MESSAGES)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(ask, range(40)))) == 40
+    assert in_flight(turnout_of(router)) == 0
+    assert counted(turnout_of(router)) == (40, 40, 0)
 
 
 def test_cooling_down(provider: Provider) -> None:
@@ -347,3 +374,26 @@ def test_cooling_down(provider: Provider) -> None:
     router.completion("m", MESSAGES)
     mine = turnout_of(router)
     assert sorted(mine.stats(id_).status for id_ in "abc").count(Status.COOLING_DOWN) == 1
+
+
+def test_an_answer_from_the_cache_was_never_asked_for(provider: Provider) -> None:
+    pytest.importorskip("fastapi", reason="litellm's cache needs fastapi")
+    from litellm.caching.caching import Cache
+
+    litellm.cache = None
+    router = three(provider, cache_responses=True)
+
+    async def run() -> None:
+        for _ in range(3):
+            await router.acompletion("m", MESSAGES)
+            await asyncio.sleep(0.05)  # LiteLLM fills its cache in a task of its own
+
+    try:
+        assert isinstance(litellm.cache, Cache)
+        asyncio.run(run())
+    finally:
+        litellm.cache = None
+    mine = turnout_of(router)
+    assert in_flight(mine) == 0
+    assert counted(mine)[1] == len(provider.requests) == 1
+    assert sum(mine.stats(id_).rpm_current for id_ in "abc") == 1

@@ -16,11 +16,11 @@ with warnings.catch_warnings():
     litellm = pytest.importorskip("litellm", reason="litellm is in an environment of its own: make test-clients")
     pytest.importorskip("litellm.router_python_host", reason="litellm is older than 1.110")
 
-from hosting import MESSAGES, counted, entry, in_flight, nothing_in_flight
+from hosting import MESSAGES, QUIET, counted, entry, in_flight, nothing_in_flight
 from turnout.integrations.litellm.hooks import Hooks
 from turnout.integrations.litellm.plugin import Plugin
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{name}") for name in ("UserWarning", "DeprecationWarning")]  # litellm's
+pytestmark = QUIET
 
 
 @pytest.fixture
@@ -271,6 +271,47 @@ def test_orders(provider: Provider) -> None:
     provider.script(Reply.error(500))
     asyncio.run(router.acompletion("m", MESSAGES))
     assert [mine.stats(id_).total_requests for id_ in "12"] == [2, 1]
+
+
+def test_a_task_that_makes_many_calls(provider: Provider) -> None:
+    router, mine = three(provider)
+
+    async def run() -> None:
+        for _ in range(20):
+            await router.acompletion("m", MESSAGES)
+        task: Any = asyncio.current_task()
+        # What would run at its end: a callback for all calls, and those of the loop.
+        assert repr(task).count("cb=") == 1
+        assert "more" not in repr(task)
+        assert not hooks_of(task)
+
+    asyncio.run(run())
+    assert counted(mine) == (20, 20, 0)
+
+
+def hooks_of(task: Any) -> list[Any]:
+    gc.collect()
+    [hooks] = [callback for callback in litellm.callbacks if isinstance(callback, Hooks)]
+    return list(hooks._tasks[task])
+
+
+def test_an_answer_from_the_cache_was_never_asked_for(provider: Provider) -> None:
+    pytest.importorskip("fastapi", reason="litellm's cache needs fastapi")
+    litellm.cache = None
+    router, mine = three(provider, cache_responses=True)
+
+    async def run() -> None:
+        for _ in range(3):
+            await router.acompletion("m", MESSAGES)
+            await asyncio.sleep(0.05)  # LiteLLM fills its cache in a task of its own
+        await nothing_in_flight(mine)
+
+    try:
+        asyncio.run(run())
+    finally:
+        litellm.cache = None
+    assert counted(mine)[1] == len(provider.requests) == 1
+    assert sum(mine.stats(id_).rpm_current for id_ in "abc") == 1
 
 
 def test_a_program_that_replaces_the_callbacks(provider: Provider) -> None:

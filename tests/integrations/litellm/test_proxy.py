@@ -1,5 +1,6 @@
 """LiteLLM's proxy with one line in its config: nothing stays in flight, and each attempt counts once."""
 
+import asyncio
 import json
 import os
 import socket
@@ -23,9 +24,9 @@ with warnings.catch_warnings():
     for needed in ("fastapi", "uvicorn", "orjson", "apscheduler", "semver", "soundfile", "redis"):
         pytest.importorskip(needed, reason="litellm's proxy is in an environment of its own: make test-litellm-proxy")
 
-from hosting import MESSAGES, entry
+from hosting import MESSAGES, QUIET, counted, entry, in_flight, nothing_in_flight
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{name}") for name in ("UserWarning", "DeprecationWarning")]  # litellm's
+pytestmark = QUIET
 KEY = "sk-" + "0123456789abcdef" * 4
 CHAT = "/v1/chat/completions"
 STARTS = "from litellm.proxy.proxy_cli import run_server; run_server()"
@@ -93,9 +94,20 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         entries = [entry(provider, f"{name}{nth}", name) for name in ("well", "bad", "late", "limited") for nth in range(3)]
         entries += [entry(provider, "narrow0", "narrow", rpm=1), entry(provider, "spare0", "spare")]
         entries += [entry(provider, f"ranked{nth}", "ranked", order=nth) for nth in (1, 2)]
+        entries += [entry(provider, f"tagged-{tag}", "tagged", tags=[tag]) for tag in ("paid", "free", "default")]
+        sized = [entry(provider, f"sized{nth}", "sized") for nth in range(3)]
+        for one in sized[1:]:
+            one["model_info"]["max_input_tokens"] = 5
+        entries += sized
         config = {
             "model_list": entries,
-            "router_settings": {"num_retries": 0, "routing_strategy": "least-busy", "fallbacks": [{"narrow": ["spare"]}]},
+            "router_settings": {
+                "num_retries": 0,
+                "routing_strategy": "least-busy",
+                "fallbacks": [{"narrow": ["spare"]}],
+                "enable_tag_filtering": True,
+                "enable_pre_call_checks": True,
+            },
             "litellm_settings": {"callbacks": ["turnout.integrations.litellm.proxy.hook", "counts.hook"]},
         }
         (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
@@ -217,6 +229,19 @@ def test_retries(proxy: Proxy) -> None:
     assert change(before, after, "total_failures") == 2
 
 
+def test_tags(proxy: Proxy) -> None:
+    answers = [proxy.chat("tagged", metadata={"tags": [tag]}) for tag in ("paid", "free", "paid", "free")]
+    assert [answer.status_code for answer in [*answers, proxy.chat("tagged")]] == [200] * 5, answers[0].text
+    assert proxy.settled("tagged")["total_requests"] == [2, 2, 1]
+
+
+def test_long_prompts(proxy: Proxy) -> None:
+    long = [{"role": "user", "content": "one two three four five six seven eight"}]
+    answers = [proxy.client.post(CHAT, json={"model": "sized", "messages": long}) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200] * 4, answers[0].text
+    assert proxy.settled("sized")["total_requests"] == [4, 0, 0]
+
+
 def test_orders(proxy: Proxy) -> None:
     assert [proxy.chat("ranked").status_code for _ in range(3)] == [200] * 3
     assert proxy.settled("ranked")["total_requests"] == [3, 0]
@@ -238,6 +263,63 @@ def test_a_refused_pick_without_a_fallback(proxy: Proxy) -> None:
     assert "rpm" in answers[-1].text
     assert 0 < float(answers[-1].headers["retry-after"]) <= 60
     assert sum(proxy.settled("narrow")["in_flight"]) == 0
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any, Provider]]:
+    """A Router as the proxy has it, in this process, with a hook of its own."""
+    import litellm
+    from litellm.proxy import proxy_server
+    from turnout.integrations.litellm.proxy import Hook
+
+    with Provider() as provider:
+        router = litellm.Router(model_list=[entry(provider, id_) for id_ in "abc"], routing_strategy="least-busy", num_retries=0)
+        hook = Hook()
+        assert hook.turnout_router is None
+        monkeypatch.setattr(proxy_server, "llm_router", router)
+        monkeypatch.setattr(litellm, "callbacks", [*litellm.callbacks, hook])
+        yield router, hook, provider
+
+
+def test_cancelled_calls(inside: tuple[Any, Any, Provider]) -> None:
+    router, hook, provider = inside
+    provider.always(Reply.text().hang(after="request"))
+
+    async def run() -> None:
+        calls = [asyncio.create_task(router.acompletion("m", MESSAGES)) for _ in range(9)]
+        await asyncio.to_thread(provider.wait_for_requests, 9)
+        assert [hook.turnout_router.stats(id_).in_flight for id_ in "abc"] == [3, 3, 3]
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.sleep(0)  # callbacks of tasks
+        assert in_flight(hook.turnout_router) == 0
+
+    asyncio.run(run())
+    assert counted(hook.turnout_router) == (9, 0, 0)
+
+
+def test_streams_that_are_dropped(inside: tuple[Any, Any, Provider]) -> None:
+    router, hook, provider = inside
+    provider.always(Reply.text("one two three four").hang(after=3))
+
+    async def run() -> None:
+        streams = [await router.acompletion("m", MESSAGES, stream=True) for _ in range(6)]
+        assert in_flight(hook.turnout_router) == 6
+        del streams
+        await nothing_in_flight(hook.turnout_router)
+
+    asyncio.run(run())
+    assert counted(hook.turnout_router) == (6, 0, 0)
+
+
+def test_an_upload_goes_to_all(inside: tuple[Any, Any, Provider]) -> None:
+    router, hook, provider = inside
+    file = {"id": "f", "object": "file", "bytes": 1, "created_at": 1, "filename": "x", "purpose": "batch", "status": "processed"}
+    provider.always(Reply.json(file))
+    asyncio.run(router.acreate_file(model="m", file=("x.jsonl", b"{}"), purpose="batch"))
+    assert len(provider.requests) == 3
+    assert in_flight(hook.turnout_router) == 0
 
 
 def test_a_module_beside_the_config(tmp_path: Path) -> None:

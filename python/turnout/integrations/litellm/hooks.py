@@ -34,6 +34,7 @@ class Hooks(CustomLogger):  # type: ignore[misc]
         super().__init__()
         self.pending = Pending()
         self._attempts: dict[tuple[str, Any], _Attempt] = {}
+        self._tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], Any] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 
     # --- an attempt that is awaited ---
@@ -94,10 +95,7 @@ class Hooks(CustomLogger):  # type: ignore[misc]
         attempt = self._end(kwargs)
         if attempt is None:
             return
-        if kwargs.get("cache_hit"):
-            attempt.lease.release(unused=True)
-        else:
-            settle(attempt.lease, answer)
+        settle(attempt.lease, answer, is_cached=bool(kwargs.get("cache_hit")))
 
     def _failed(self, kwargs: Any) -> None:
         error = kwargs.get("exception")
@@ -121,16 +119,26 @@ class Hooks(CustomLogger):  # type: ignore[misc]
             before.lease.release()
         if record is not None:
             # The record must not be kept alive by this.
-            weakref.finalize(record, self._drop, key, attempt).atexit = False
+            attempt.forgotten = weakref.finalize(record, self._drop, key, attempt)
+            attempt.forgotten.atexit = False
         with contextlib.suppress(RuntimeError):  # plain code
             task = asyncio.current_task()
             if task is not None:
-                task.add_done_callback(lambda task: self._task_ended(key, attempt, task))
+                self._watch(task, key, attempt)
 
-    def _task_ended(self, key: tuple[str, Any], attempt: _Attempt, task: asyncio.Task[Any]) -> None:
-        # A stream may be read by another task than the one that opened it.
-        if task.cancelled() or not attempt.is_stream:
-            self._drop(key, attempt)
+    def _watch(self, task: asyncio.Task[Any], key: tuple[str, Any], attempt: _Attempt) -> None:
+        # A task may make many calls, and has one callback for all of them.
+        attempts = self._tasks.get(task)
+        if attempts is None:
+            attempts = self._tasks[task] = weakref.WeakValueDictionary()
+            task.add_done_callback(self._task_ended)
+        attempts[key] = attempt
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        for key, attempt in list(self._tasks.pop(task, {}).items()):
+            # A stream may be read by another task than the one that opened it.
+            if task.cancelled() or not attempt.is_stream:
+                self._drop(key, attempt)
 
     def _drop(self, key: tuple[str, Any], attempt: _Attempt) -> None:
         with self._lock:
@@ -144,7 +152,10 @@ class Hooks(CustomLogger):  # type: ignore[misc]
 
     def _end(self, data: Mapping[str, Any]) -> _Attempt | None:
         with self._lock:
-            return self._attempts.pop(_key(data), None)
+            attempt = self._attempts.pop(_key(data), None)
+        if attempt is not None and attempt.forgotten is not None:
+            attempt.forgotten.detach()
+        return attempt
 
 
 class _Mark:
@@ -161,6 +172,7 @@ class _Attempt:
         self.lease = lease
         self.is_stream = is_stream
         self.tokens: dict[str, int] = {}
+        self.forgotten: Any = None
 
     def part(self, part: Any) -> None:
         """A part of a stream has come."""

@@ -60,13 +60,17 @@ def tokens_of(answer: Any) -> dict[str, int]:
     return {}
 
 
-def settle(lease: Lease, answer: Any) -> None:
-    """End a lease by a whole answer.
+def settle(lease: Lease, answer: Any, *, is_cached: bool = False) -> None:
+    """End a lease by a whole answer. One from LiteLLM's cache was never asked for.
 
     Args:
         lease: The lease.
         answer: What LiteLLM returned.
+        is_cached: Whether it is known to come from the cache.
     """
+    if is_cached or _get(_get(answer, "_hidden_params"), "cache_hit"):
+        lease.release(unused=True)
+        return
     _observe(lease, answer)
     lease.success(**tokens_of(answer))
 

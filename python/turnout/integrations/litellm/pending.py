@@ -24,12 +24,11 @@ class Pending:
         self._held: ContextVar[_Held | None] = ContextVar("turnout_pending", default=None)
 
     def put(self, lease: Lease) -> None:
-        """Keep a lease for the attempt that follows.
+        """Keep a lease for the attempt that follows. What was kept before is to be dropped first.
 
         Args:
             lease: The lease.
         """
-        self.drop()
         runner = _runner()
         held = _Held(lease, runner)
         self._held.set(held)
@@ -46,7 +45,7 @@ class Pending:
             The lease; None if there is none for this deployment.
         """
         held = self._held.get()
-        return None if held is None else held.take(deployment_id)
+        return None if held is None or deployment_id is None else held.take(deployment_id)
 
     def drop(self) -> None:
         """Give back the place of a pick that no attempt has followed."""
@@ -63,20 +62,18 @@ class _Held:
         self._lease: Lease | None = lease
         self._lock = threading.Lock()
 
-    def take(self, deployment_id: Any) -> Lease | None:
+    def take(self, deployment_id: Any = None) -> Lease | None:
         with self._lock:
             lease = self._lease
-            if lease is None or lease.deployment_id != deployment_id:
+            if lease is None or deployment_id not in (None, lease.deployment_id):
                 return None
-            self._lease = None
-        if isinstance(self.runner, asyncio.Task):
-            self.runner.remove_done_callback(self.drop)
-        self.runner = None
+            runner, self.runner, self._lease = self.runner, None, None
+        if isinstance(runner, asyncio.Task):
+            runner.remove_done_callback(self.drop)  # a task may make many calls
         return lease
 
     def drop(self, _: Any = None) -> None:
-        with self._lock:
-            lease, self._lease = self._lease, None
+        lease = self.take()
         if lease is not None:
             lease.release(unused=True)
 

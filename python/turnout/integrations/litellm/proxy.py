@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from turnout._core import Router
+from turnout._signals import let_through
 from turnout.integrations.litellm.hooks import Hooks
 from turnout.integrations.litellm.picks import Picks, of_order, settings_of
 
@@ -66,7 +67,7 @@ class Hook(Hooks):
             parent_otel_span: Not used.
 
         Returns:
-            The one; all of them if turnout knows none.
+            The one; all of them if turnout knows none, or if the request is for all.
 
         Raises:
             Refused: None of them may take the request now.
@@ -75,9 +76,12 @@ class Hook(Hooks):
         host = _host()
         if host is None or not healthy_deployments:
             return healthy_deployments
-        picks = self._picks_of(host)
         request: Mapping[str, Any] = {"messages": messages, **(request_kwargs or {})}
-        ids = [entry["model_info"]["id"] for entry in of_order(healthy_deployments, request)]
+        if "file" in request and "purpose" in request:
+            return healthy_deployments  # an upload goes to all of them
+        picks = self._picks_of(host)
+        fit = await _fit(host, model, healthy_deployments, request)
+        ids = [entry["model_info"]["id"] for entry in of_order(fit, request)]
         if not picks.knows(host, ids):
             return healthy_deployments
         lease = picks.among(host, ids, request, model)
@@ -88,6 +92,31 @@ class Hook(Hooks):
         if self._picks is None:
             self._picks = Picks(self._given, settings_of(host))
         return self._picks
+
+
+async def _fit(host: Any, model: str, found: list[Any], request: Mapping[str, Any]) -> list[Any]:
+    """Narrows as LiteLLM does after this filter. Otherwise it might drop the one that is picked."""
+    try:
+        from litellm.litellm_core_utils.core_helpers import get_metadata_variable_name_from_kwargs
+        from litellm.router_api import RoutingContext
+        from litellm.router_strategy.tag_based_routing import get_deployments_for_tag
+
+        context, asked = RoutingContext(host), dict(request)
+        kept: Any = found
+        if host.settings().enable_pre_call_checks:
+            kept = context.pre_call_checks(model, list(found), asked.get("messages"), asked.get("input"), asked)
+        kept = await get_deployments_for_tag(
+            ctx=context,
+            model=model,
+            healthy_deployments=list(kept),
+            request_kwargs=asked,
+            metadata_variable_name=get_metadata_variable_name_from_kwargs(asked),
+            request_deployments=found,
+        )
+        return list(kept) or found
+    except Exception as error:
+        let_through(error)
+        return found  # LiteLLM meets the same, and says so itself
 
 
 def _host() -> Any:
