@@ -13,6 +13,7 @@ QUIET = pytest.mark.filterwarnings(
     "ignore::UserWarning",
     "ignore::DeprecationWarning",
     "ignore:unclosed:ResourceWarning",
+    "ignore:coroutine .* was never awaited:RuntimeWarning",
     "error::pytest.PytestUnraisableExceptionWarning",
 )
 MESSAGES = [{"role": "user", "content": "hi"}]

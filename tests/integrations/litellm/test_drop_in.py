@@ -15,19 +15,16 @@ with warnings.catch_warnings():
     litellm = pytest.importorskip("litellm", reason="litellm is in an environment of its own: make test-clients")
     import openai
 
-from hosting import MESSAGES, counted, entry, in_flight
+from hosting import MESSAGES, QUIET, counted, entry, in_flight
 from turnout.integrations.litellm import NoDeployments, Router
 
-# LiteLLM's. It keeps the connections of tasks for later tasks of the same loop, and does not close them.
-_THEIRS = ("UserWarning", "DeprecationWarning", "ResourceWarning")
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{name}") for name in _THEIRS]
+pytestmark = QUIET
 
 
 @pytest.fixture
 def provider() -> Iterator[Provider]:
     with Provider() as provider:
         yield provider
-    gc.collect()  # what is left is collected here, and not in another test
 
 
 def called(router: Router, is_async: bool, name: str = "completion", **keywords: Any) -> Any:

@@ -17,10 +17,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its own
     litellm = pytest.importorskip("litellm", reason="litellm is in an environment of its own: make test-clients")
 
-from hosting import MESSAGES, counted, entry, in_flight, nothing_in_flight
+from hosting import MESSAGES, QUIET, counted, entry, in_flight, nothing_in_flight
 from turnout.integrations.litellm import Router
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{name}") for name in ("UserWarning", "DeprecationWarning")]  # litellm's
+pytestmark = QUIET
 
 
 @pytest.fixture
