@@ -92,6 +92,17 @@ def test_ping_asks_each_endpoint(tmp_path: Path) -> None:
     assert (done.returncode, "no endpoint" in " ".join(done.stdout.split())) == (1, True)
 
 
+def test_ping_shows_no_key_that_a_server_repeats(tmp_path: Path) -> None:
+    with Provider() as provider:
+        provider.always(lambda request: Reply.raw(f"you sent {request.headers['authorization']}".encode(), status=401))
+        endpoint = {"base_url": provider.base_url, "api_key": "sk-very-secret"}
+        path = written(tmp_path, {"deployments": [{"id": "a", "model_name": "m", "endpoint": endpoint}]})
+        for options in ([], ["--json"]):
+            done = turnout("ping", path, *options)
+            assert (done.returncode, "sk-very-secret" in done.stdout + done.stderr) == (1, False)
+            assert "you sent" in done.stdout
+
+
 def test_ping_speaks_the_dialect_of_an_endpoint(tmp_path: Path) -> None:
     with Provider() as provider:
         entries = [

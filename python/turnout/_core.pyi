@@ -502,7 +502,8 @@ class Router:
             next one serve once none of these is left: cooling down, full or at their limits.
         default_tag: The tag of the deployments that serve requests without tags, and requests whose tags no
             deployment of the group has. It counts in groups that have a deployment with this tag. With None,
-            any deployment serves requests without tags. LiteLLM's tag for this is ``"default"``.
+            any deployment serves requests without tags. A call that waits keeps the tag that it began with,
+            whatever changes meanwhile. LiteLLM's tag for this is ``"default"``.
         allowed_fails: Deprecated, like the next three: give :class:`turnout.MinuteRules` as ``health``.
         min_requests: See ``allowed_fails``.
         cooldown_time: See ``allowed_fails``.
