@@ -611,8 +611,8 @@ class Router:
             strict: As for :meth:`from_config`.
 
         Raises:
-            ConfigurationError: Something is wrong, or an option differs that a router in use cannot change.
-                Nothing is changed then.
+            ConfigurationError: Something is wrong. Nothing is changed then. Another ``waiting`` has no effect
+                on a router in use.
             ImportError: A library is missing.
             TypeError: The source is neither a path nor a mapping.
         """

@@ -101,7 +101,8 @@ def explain(
     if as_json:
         _put(found.to_dict())
     else:
-        _out.print(str(found), markup=False, soft_wrap=True)
+        for line in str(found).splitlines():
+            _out.print(checking.printable(line), markup=False, soft_wrap=True)
     raise typer.Exit(int(found.winner is None))
 
 

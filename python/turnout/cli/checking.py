@@ -14,7 +14,7 @@ from rich.text import Text
 from turnout._core import Deployment
 from turnout.config import Loaded
 
-__all__ = ["as_data", "show"]
+__all__ = ["as_data", "printable", "show"]
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
@@ -78,7 +78,7 @@ def _text(value: Any) -> str:
 
 
 def _host(deployment: Deployment) -> str | None:
-    return None if deployment.endpoint is None else urlsplit(deployment.endpoint.base_url).netloc
+    return None if deployment.endpoint is None else urlsplit(deployment.endpoint.base_url).netloc.rpartition("@")[2]
 
 
 def _limits(deployment: Deployment) -> list[str]:
@@ -90,6 +90,18 @@ def _limits(deployment: Deployment) -> list[str]:
     return said + [f"quota {quota.quota_id}" for quota in deployment.quotas]
 
 
+def printable(text: str) -> str:
+    """Return a text without characters that a terminal would follow, which are written as Python writes them.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The text on one line.
+    """
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def show(loaded: Loaded, out: Console) -> None:
     """Write what a config comes to.
 
@@ -98,7 +110,7 @@ def show(loaded: Loaded, out: Console) -> None:
         out: Where it is written.
     """
     for problem in loaded.problems:
-        out.print(Text.assemble((problem.level, _COLOURS[problem.level]), " ", str(problem)), soft_wrap=True)
+        out.print(Text.assemble((problem.level, _COLOURS[problem.level]), " ", printable(str(problem))), soft_wrap=True)
     if any(problem.level == "error" for problem in loaded.problems):
         return
     table = Table(box=None, pad_edge=False)
@@ -114,9 +126,9 @@ def show(loaded: Loaded, out: Console) -> None:
             str(facts["weight"]),
             str(facts["priority"]),
         ]
-        table.add_row(*map(Text, [*cells, ", ".join(facts["limits"]) or "none"]))
+        table.add_row(*(Text(printable(cell)) for cell in [*cells, ", ".join(facts["limits"]) or "none"]))
     out.print(table)
     lines = [f"{alias} stands for {target}" for alias, target in sorted(loaded.aliases.items())]
     lines += [f"{name}: {_text(_plain(value)) or 'as usual'}" for name, value in sorted(loaded.options.items())]
     for line in lines:
-        out.print(Text(line), soft_wrap=True)
+        out.print(Text(printable(line)), soft_wrap=True)

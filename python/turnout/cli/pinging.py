@@ -20,6 +20,8 @@ __all__ = ["Answer", "ping", "show"]
 
 _AT_ONCE = 16
 _MOST_TEXT = 200
+# Shorter values are words such as "1" or "eu".
+_SHORTEST_SECRET = 6
 
 
 class Answer(NamedTuple):
@@ -120,8 +122,19 @@ def _ask(router: Router, client: Any, one: Deployment) -> Answer:
         for said in router.stats(id_).observed
     ]
     is_well = answer.status_code < 400
-    text = "" if is_well else " ".join(answer.text.split())[:_MOST_TEXT]
+    text = "" if is_well else _without_secrets(" ".join(answer.text.split()), one)[:_MOST_TEXT]
     return Answer(id_, one.model_name, is_well, answer.status_code, took, limits, text)
+
+
+def _without_secrets(text: str, one: Deployment) -> str:
+    """Returns what a server said, without what only it should know."""
+    assert one.endpoint is not None
+    key = one.endpoint.key()
+    said = [*one.endpoint.headers().values(), key.strip() if isinstance(key, str) else ""]
+    secrets = {secret for value in said for secret in (value, value.removeprefix("Bearer ")) if len(secret) >= _SHORTEST_SECRET}
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "…")
+    return text
 
 
 def _request(one: Deployment) -> tuple[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -20,6 +21,10 @@ else:
 __all__ = ["Document", "Source", "Where", "read", "spelt"]
 
 Source: TypeAlias = "str | Path | Mapping[str, Any]"
+
+# More are a mistake, or an attack by a file in which few lines stand for very many values.
+_MOST_VALUES = 1_000_000
+_DEEPEST = 100
 
 Where: TypeAlias = "tuple[str | int, ...]"
 """The way to a value: names of members and positions in lists."""
@@ -84,14 +89,15 @@ def read(source: Source) -> Document:
         TypeError: The source is neither a path nor a mapping.
     """
     if isinstance(source, Mapping):
-        return Document("config", _named(dict(source), "config"), {})
+        return Document("config", _named(_tree(source, "config"), "config"), {})
     if not isinstance(source, (str, Path)):
-        raise TypeError(f"a config must be a path or a mapping, not {source!r} ({type(source).__name__})")
+        raise TypeError(f"a config must be a path or a mapping, not one of type {type(source).__name__}")
     path = Path(source)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+    except (OSError, ValueError) as error:
+        is_text = isinstance(error, UnicodeDecodeError)
+        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8" if is_text else "no file has such a name"
         raise ConfigurationError(f"the config {str(path)!r} cannot be read: {said}") from error
     try:
         return _READERS.get(path.suffix.lower(), _read_yaml)(str(path), text)
@@ -102,7 +108,7 @@ def read(source: Source) -> Document:
 def _read_toml(name: str, text: str) -> Document:
     try:
         return Document(name, tomllib.loads(text), {})
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigurationError(f"{name}: {error}") from None
 
 
@@ -125,8 +131,9 @@ def _read_yaml(name: str, text: str) -> Document:
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        raise ConfigurationError(f"{name}{f':{mark.line + 1}' if mark else ''}: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
+        said = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigurationError(f"{name}{f':{mark.line + 1}' if mark else ''}: {said}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigurationError(f"{name}: {error}") from None
     return Document(name, _named({} if data is None else data, name), lines, twice)
 
@@ -135,6 +142,7 @@ _READERS = {".toml": _read_toml, ".json": _read_json}
 
 
 def _named(data: object, name: str) -> dict[str, Any]:
+    data = _tree(data, name)
     if not isinstance(data, dict):
         raise ConfigurationError(f"{name}: a config must be a mapping, not a {type(data).__name__}")
     for key in data:
@@ -143,15 +151,31 @@ def _named(data: object, name: str) -> dict[str, Any]:
     return data
 
 
+def _tree(data: object, name: str) -> Any:
+    """Returns data as a tree of mappings and lists. A part of YAML may stand in several places."""
+    left = _MOST_VALUES
+
+    def copied(value: object, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > _DEEPEST:
+            raise ConfigurationError(f"{name}: the config is nested too deeply, refers to itself, or is too large")
+        if isinstance(value, Mapping):
+            return {key: copied(one, depth + 1) for key, one in value.items()}
+        return [copied(one, depth + 1) for one in value] if isinstance(value, (list, tuple)) else value
+
+    return copied(data, 0)
+
+
 def _lines(root: Any) -> tuple[dict[Where, int], tuple[Where, ...]]:
     """Returns the lines of all values below a node of YAML, and the members that stand twice."""
     lines: dict[Where, int] = {}
     twice: list[Where] = []
     seen: set[int] = set()
-    waiting: list[tuple[Where, Any]] = [((), root)]
+    waiting: deque[tuple[Where, Any]] = deque([((), root)])
     while waiting:
-        where, node = waiting.pop()
-        # A node with several names is walked once: each may hold others with several names.
+        where, node = waiting.popleft()
+        # A node with several names is walked once, by the first: each may hold others with several names.
         if node is None or id(node) in seen:
             continue
         seen.add(id(node))

@@ -9,7 +9,7 @@ from turnout._core import Deployment, Router
 from turnout.config.document import Document, Where
 from turnout.config.litellm_entries import Entry, count, deployments, entries, number
 from turnout.config.loaded import Loaded
-from turnout.config.problems import Problems
+from turnout.config.problems import Problems, shown
 from turnout.config.values import GONE, resolved
 from turnout.enums import FailureKind, Strategy
 from turnout.execution.options import RETRIED, Backoff, Fallbacks, Options, Retry, Timeouts
@@ -21,6 +21,7 @@ SECTIONS = frozenset(("model_list", "router_settings", "litellm_settings", "gene
 """Names at the top that tell a LiteLLM config."""
 
 _USUAL_COOLDOWN = 5.0
+_USUAL_TOTAL = Timeouts().total or 0.0
 _USUAL_RETRIES = 2
 
 # What LiteLLM's Router takes and what has no meaning for routing here, or holds anyway.
@@ -79,6 +80,8 @@ def load(document: Document, problems: Problems) -> Loaded:
         What it comes to, as far as it is right.
     """
     settings = _Settings(document.data, problems)
+    if document.data.get("environment_variables"):
+        problems.warn(("environment_variables",), "this has no effect: set them in the environment of the process")
     found = entries(document.data.get("model_list", []), problems)
     most = settings.count("default_max_parallel_requests")
     if most:
@@ -192,7 +195,7 @@ class _Settings:
             if isinstance(name, str):
                 found[str(alias)] = name
             else:
-                self._problems.error((*self.where("model_group_alias"), alias), f"this must be a model name, not {target!r}")
+                self._problems.error((*self.where("model_group_alias"), alias), f"this must be a model name, not {shown(target)}")
         return found
 
     def rules_of(self, entry: Entry, problems: Problems) -> Health | MinuteRules | None:
@@ -202,7 +205,7 @@ class _Settings:
         allowed = None if fails is None else count(fails, place, problems)
         seconds = entry.params.get("cooldown_time", entry.info.get("cooldown_time"))
         cooldown = None if seconds is None else number(seconds, (*entry.where, "litellm_params", "cooldown_time"), problems)
-        if allowed is None and cooldown is None:
+        if (allowed is None and cooldown is None) or self.get("disable_cooldowns"):
             return None
         usual = self.count("allowed_fails") if allowed is None else allowed
         return self._rules(usual, self._cooldown() if cooldown is None else float(cooldown))
@@ -230,6 +233,8 @@ class _Settings:
 
     def _default_tag(self) -> str | None:
         said = self.get("enable_tag_filtering")
+        if said is not None and not isinstance(said, bool):
+            self._problems.error(self.where("enable_tag_filtering"), f"this must be true or false, not {shown(said)}")
         if said is False:
             self._problems.warn(self.where("enable_tag_filtering"), "this has no effect: tags of a request are always looked at")
         return "default" if said is True else None
@@ -251,13 +256,15 @@ class _Settings:
     def _groups(self) -> dict[str, Strategy]:
         said = self.get("routing_groups")
         if said is not None and not isinstance(said, list):
-            self._problems.error(self.where("routing_groups"), f"this must be a list of groups, not {said!r}")
+            self._problems.error(self.where("routing_groups"), f"this must be a list of groups, not {shown(said)}")
         found = {}
         for nth, group in enumerate(said if isinstance(said, list) else []):
             where = (*self.where("routing_groups"), nth)
             if not isinstance(group, Mapping) or not isinstance(group.get("models"), list):
                 self._problems.error(where, "this must be a mapping with a list of models")
                 continue
+            for name in group.keys() - {"group_name", "models", "routing_strategy"}:
+                self._problems.warn((*where, name), "this has no effect: a group has models and a routing_strategy here")
             strategy = self._named(group.get("routing_strategy", "simple-shuffle"), where)
             if strategy is not None:
                 found.update(dict.fromkeys(map(str, group["models"]), strategy))
@@ -285,6 +292,8 @@ class _Settings:
         policy = self.get("retry_policy")
         if isinstance(policy, Mapping):
             return self._policy(policy, self.where("retry_policy"), retries, pause)
+        if policy is not None:
+            self._problems.error(self.where("retry_policy"), f"this must be a mapping, not {shown(policy)}")
         return None if retries is None and not pause else self._made(retries, pause)
 
     def _made(self, retries: int | None, pause: float | None, **more: Any) -> Retry:
@@ -294,25 +303,31 @@ class _Settings:
 
     def _policy(self, policy: Mapping[str, Any], where: Where, retries: int | None, pause: float | None) -> Retry:
         """Returns what a policy by kinds of errors comes to: the largest number, and the kinds without 0."""
-        kinds, most = set(RETRIED), 0 if retries is None else retries
+        kinds = set(RETRIED)
+        # Kinds that it does not name have as many as always.
+        most = 0 if _POLICY.keys() <= policy.keys() else _USUAL_RETRIES if retries is None else retries
+        counts: set[int] = set()
         for name, said in policy.items():
             if name in _POLICY:
                 times = count(said, (*where, name), self._problems) if said is not None else None
                 if times == 0:
                     kinds.discard(_POLICY[name])
                 most = max(most, times or 0)
+                counts.add(times or 0)
             elif name in _POINTLESS:
                 if said:
                     self._problems.warn((*where, name), "this has no effect: another attempt would get the same answer")
             else:
                 self._problems.unknown((*where, name), {*_POLICY, *_POINTLESS})
-        if len(set(policy.values()) - {0, None}) > 1:
+        if len(counts - {0}) > 1:
             self._problems.note(where, f"one number holds for all kinds of errors: {most}")
         return self._made(most, pause, kinds=kinds)
 
     def _policies(self) -> dict[str, Options]:
         said = self.get("model_group_retry_policy")
         if not isinstance(said, Mapping):
+            if said is not None:
+                self._problems.error(self.where("model_group_retry_policy"), f"this must be a mapping, not {shown(said)}")
             return {}
         where, usual = self.where("model_group_retry_policy"), self.count("num_retries")
         found = {}
@@ -325,10 +340,14 @@ class _Settings:
 
     def _timeouts(self) -> Timeouts | None:
         attempt = self.seconds("timeout")
-        if attempt is None:
-            attempt = self.seconds("request_timeout")
+        of_requests = self.seconds("request_timeout")
+        attempt = attempt or of_requests
         first = self.seconds("stream_timeout")
-        return None if attempt is None and first is None else Timeouts(attempt=attempt or None, first_token=first or None)
+        if not attempt and not first:
+            return None
+        # LiteLLM has no bound of a whole call.
+        total = None if max(attempt or 0.0, first or 0.0) > _USUAL_TOTAL else _USUAL_TOTAL
+        return Timeouts(total=total, attempt=attempt or None, first_token=first or None)
 
     # --- fallbacks ---
 
@@ -360,7 +379,7 @@ class _Settings:
             self._problems.warn(where, "LiteLLM takes no mapping here, so this has no effect: write a list of {name: [names]}")
             return {}
         if not isinstance(said, list):
-            self._problems.error(where, f"this must be a list of {{name: [names]}}, not {said!r}")
+            self._problems.error(where, f"this must be a list of {{name: [names]}}, not {shown(said)}")
             return {}
         chains: dict[str, list[str]] = {}
         for nth, one in enumerate(said):
@@ -373,22 +392,28 @@ class _Settings:
                 continue
             ((model_name, targets),) = one.items()
             if not isinstance(targets, list):
-                self._problems.error((*place, model_name), f"this must be a list of model names, not {targets!r}")
+                self._problems.error((*place, model_name), f"this must be a list of model names, not {shown(targets)}")
                 continue
             names = self._targets(targets, (*place, model_name))
             if str(model_name) in names:
                 self._problems.note((*place, model_name), f"{model_name!r} falls back to itself, which is left out")
+            if str(model_name) in chains:
+                self._problems.warn((*place, model_name), f"{model_name!r} has fallbacks already: the first ones count")
+                continue
             chains[str(model_name)] = [target for target in names if target != model_name]
         return chains
 
     def _targets(self, said: Any, where: Where) -> list[str]:
         names: list[str] = []
-        for nth, target in enumerate(said if isinstance(said, list) else []):
+        if not isinstance(said, list):
+            self._problems.error(where, f"this must be a list of model names, not {shown(said)}")
+            return names
+        for nth, target in enumerate(said):
             name = target.get("model") if isinstance(target, Mapping) else target
             if isinstance(target, Mapping) and set(target) - {"model"}:
                 self._problems.warn((*where, nth), "only the model of this fallback has an effect")
             if isinstance(name, str) and name:
                 names.append(name)
             else:
-                self._problems.error((*where, nth), f"this must be a model name, not {target!r}")
+                self._problems.error((*where, nth), f"this must be a model name, not {shown(target)}")
         return names

@@ -14,10 +14,11 @@ from pydantic import SecretStr
 
 from turnout._core import Deployment
 from turnout.config.document import Where
-from turnout.config.problems import Problems
+from turnout.config.problems import Problems, shown
 from turnout.config.providers import known, provider_of
 from turnout.config.values import GONE, credential, is_credential, resolved
 from turnout.endpoints import Endpoint, Env
+from turnout.exceptions import ConfigurationError
 from turnout.execution.options import Retry
 from turnout.limits import Limit
 from turnout.options import Health, MinuteRules
@@ -25,8 +26,12 @@ from turnout.options import Health, MinuteRules
 __all__ = ["Entry", "Rules", "count", "deployments", "entries", "number", "usual_id"]
 
 _MOST_WEIGHT = 2**32 - 1
+# What these hold may be secrets, whatever its name is.
+_HEADERS = ("extra_headers", "headers")
 _LIMITS = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "max_parallel_requests")
 _DAY = 86_400.0
+_NUMBER = re.compile(r"[^eE]{1,64}(?:[eE][+-]?\d{1,3})?")
+_MOST_AMOUNT = 10**18
 
 # Settings of an entry that have a meaning here. Any other goes to the provider with each request.
 _KNOWN = frozenset(
@@ -94,7 +99,7 @@ def count(said: Any, where: Where, problems: Problems) -> int | None:
     """
     amount = number(said, where, problems)
     if amount is not None and amount.denominator != 1:
-        problems.error(where, f"this must be a whole number, not {said!r}")
+        problems.error(where, f"this must be a whole number, not {shown(said)}")
         return None
     return None if amount is None else int(amount)
 
@@ -113,12 +118,18 @@ def number(said: Any, where: Where, problems: Problems) -> Fraction | None:
     try:
         if isinstance(said, bool) or not isinstance(said, (int, float, str)):
             raise ValueError
-        amount = Fraction(str(said).strip())
+        text = str(said).strip()
+        if not _NUMBER.fullmatch(text):  # others may take for ever
+            raise ValueError
+        amount = Fraction(text)
     except (ValueError, ZeroDivisionError, OverflowError):
-        problems.error(where, f"this must be a number, not {said!r}")
+        problems.error(where, f"this must be a number, not {shown(said)}")
+        return None
+    if amount > _MOST_AMOUNT:
+        problems.error(where, f"this must be at most 1e18, not {shown(said)}")
         return None
     if amount < 0:
-        problems.error(where, f"this must be 0 or more, not {said!r}")
+        problems.error(where, f"this must be 0 or more, not {shown(said)}")
         return None
     return amount
 
@@ -155,7 +166,7 @@ def _entry(said: Any, where: Where, problems: Problems) -> Entry | None:
     names = [resolved(said.get("model_name"), (*where, "model_name"), problems), params.get("model")]
     for name, value in zip(("model_name", "litellm_params.model"), names, strict=True):
         if not isinstance(value, str) or not value:
-            problems.error(where, f"{name} must be a text with at least one character, not {value!r}")
+            problems.error(where, f"{name} must be a text with at least one character, not {shown(value)}")
             return None
     _look_for_slips(params, (*where, "litellm_params"), problems)
     if "*" in str(names[1]) and "*" not in str(names[0]):
@@ -182,7 +193,13 @@ def _values(part: Mapping[str, Any], where: Where, problems: Problems) -> dict[s
     values: dict[str, Any] = {}
     for name, said in part.items():
         if is_credential(str(name)) and isinstance(said, str):
-            values[name] = credential(said)
+            values[name] = credential(said, (*where, name), problems)
+            continue
+        if name in _HEADERS and isinstance(said, Mapping):
+            below = (*where, name)
+            values[name] = {
+                key: credential(one, (*below, key), problems) if isinstance(one, str) else one for key, one in said.items()
+            }
             continue
         value = resolved(said, (*where, name), problems, is_limit=name in _LIMITS)
         if value is not GONE:
@@ -275,6 +292,8 @@ def _ids(found: list[Entry], problems: Problems) -> list[str]:
                 problems.error((*entry.where, "model_info", "id"), f"the id {id_!r} is given twice")
         else:
             id_ = usual_id(entry.model_name, entry.params, seen)
+            if "#" in id_:
+                problems.note(entry.where, f"{id_!r} has its number by its place: with a model_info.id a reload knows it anywhere")
         ids.append(id_)
     return ids
 
@@ -291,7 +310,8 @@ def usual_id(model_name: str, params: Mapping[str, Any], seen: Counter[str]) -> 
         The id.
     """
     base = params.get("api_base") or params.get("base_url")
-    host = urlsplit(base).netloc if isinstance(base, str) else ""
+    # Without a user and a password.
+    host = urlsplit(base).netloc.rpartition("@")[2] if isinstance(base, str) else ""
     name = f"{model_name}:{params.get('model')}{f'@{host}' if host else ''}"
     seen[name] += 1
     return name if seen[name] == 1 else f"{name}#{seen[name]}"
@@ -319,7 +339,7 @@ def _deployment(
             max_parallel_requests=entry.limits.get("max_parallel_requests"),
             limits=_limits(entry, problems),
             tags=_tags(entry, problems),
-            metadata={"litellm_params": _kept(params), "model_info": info},
+            metadata={"litellm_params": _kept(params), "model_info": _hidden("", info)},
             health=rules.rules_of(entry, problems),
             retry=rules.retry_of(entry, problems),
             input_price=_price(entry, "input_cost_per_token", problems),
@@ -351,7 +371,10 @@ def _endpoint(params: Mapping[str, Any]) -> tuple[Endpoint | None, str]:
             query["api-version"] = str(params["api_version"])
     elif provider.dialect == "anthropic":
         base_url = base_url.rstrip("/").removesuffix("/v1")
-    headers = {str(name): value for name, value in (params.get("extra_headers") or {}).items() if isinstance(value, (str, Env))}
+    said = params.get("extra_headers") or {}
+    if not isinstance(said, Mapping):
+        raise ConfigurationError(f"extra_headers must be a mapping, not {shown(said)}")
+    headers = {str(name): value for name, value in said.items() if isinstance(value, (str, Env))}
     return Endpoint(base_url, api_key=key, headers=headers, query=query, auth=provider.auth, dialect=provider.dialect), model
 
 
@@ -370,7 +393,7 @@ def _limits(entry: Entry, problems: Problems) -> list[Limit]:
         clock = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", str(said))
         if clock is None:
             problems.error(
-                (*entry.where, "litellm_params", "daily_reset_time"), f"this must be a time such as '08:00', not {said!r}"
+                (*entry.where, "litellm_params", "daily_reset_time"), f"this must be a time such as '08:00', not {shown(said)}"
             )
         else:
             offset = int(clock[1]) * 3600.0 + int(clock[2]) * 60.0
@@ -386,7 +409,7 @@ def _limits(entry: Entry, problems: Problems) -> list[Limit]:
 def _tags(entry: Entry, problems: Problems) -> list[str]:
     said = entry.params.get("tags") or []
     if not isinstance(said, list) or not all(isinstance(tag, str) and tag for tag in said):
-        problems.error((*entry.where, "litellm_params", "tags"), f"this must be a list of texts, not {said!r}")
+        problems.error((*entry.where, "litellm_params", "tags"), f"this must be a list of texts, not {shown(said)}")
         return []
     region = entry.params.get("region_name")
     return [*said, region] if isinstance(region, str) and region else list(said)
@@ -395,9 +418,19 @@ def _tags(entry: Entry, problems: Problems) -> list[str]:
 def _kept(params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a provider gets, with secrets that no text shows."""
     return {
-        name: SecretStr(value) if is_credential(name) and isinstance(value, str) else value
+        name: _hidden(str(name), value)
         for name, value in params.items()
         if name == "model"
         or name not in _KNOWN
         or name in ("api_base", "base_url", "api_key", "api_version", "custom_llm_provider")
     }
+
+
+def _hidden(name: str, value: Any, *, is_secret: bool = False) -> Any:
+    """Returns a setting whose secrets show in no text."""
+    is_secret = is_secret or is_credential(name) or name in _HEADERS
+    if isinstance(value, Mapping):
+        return {key: _hidden(str(key), one, is_secret=is_secret) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_hidden("", one, is_secret=is_secret) for one in value]
+    return SecretStr(value) if is_secret and isinstance(value, str) else value

@@ -79,14 +79,26 @@ class Loaded(NamedTuple):
             ConfigurationError: The deployments or the aliases do not go together. Nothing is changed then.
         """
         self.router()  # what cannot be made is found here, before anything is changed
+        with router._execution.reloading:
+            self._put_into(router)
+
+    def _put_into(self, router: Router) -> None:
         before = router.aliases()
-        for alias, target in before.items():
-            if self.aliases.get(alias) != target:
+        names = {one.model_name for one in self.deployments}
+        changed = {alias: target for alias, target in self.aliases.items() if before.get(alias) != target}
+        # An alias must not be a model name. The others lead somewhere at any time.
+        leads_back = any(target in changed or target in before for target in changed.values())
+        for alias in before.keys() - self.aliases.keys() | (changed.keys() & before.keys() if leads_back else set()):
+            if alias in names or leads_back:
                 router.remove_alias(alias)
+        early = {alias: target for alias, target in changed.items() if not leads_back and target in router.models()}
+        for alias, target in early.items():
+            router.add_alias(alias, target)
         router.set_deployments(self.deployments)
-        for alias, target in self.aliases.items():
-            if before.get(alias) != target:
-                router.add_alias(alias, target)
+        for alias in changed.keys() - early.keys():
+            router.add_alias(alias, changed[alias])
+        for alias in router.aliases().keys() - self.aliases.keys():
+            router.remove_alias(alias)
         options = {**_USUAL, **self.options}
         router.configure(**{name: value for name, value in options.items() if name not in _FIXED})
         if options.get("hedge") is None:

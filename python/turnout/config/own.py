@@ -11,7 +11,7 @@ from turnout._core import Deployment, Router
 from turnout.config.document import Document, Where
 from turnout.config.loaded import Loaded
 from turnout.config.mirrors import STRICT, mirror
-from turnout.config.problems import Problems, near
+from turnout.config.problems import Problems, near, shown
 from turnout.config.values import GONE, credential, is_credential, resolved
 from turnout.endpoints import Endpoint, Env
 from turnout.enums import FailureKind, Strategy
@@ -170,9 +170,9 @@ def _prepared(said: Any, where: Where, problems: Problems, *, is_limit: bool = F
     prepared = {}
     for name, value in said.items():
         below = (*where, name)
-        is_secret = is_credential(str(name)) or where[-1:] == ("headers",)
+        is_secret = where[-1:] == ("headers",) or (is_credential(str(name)) and not {"endpoint", "metadata"}.isdisjoint(where))
         if is_secret and isinstance(value, str):
-            prepared[name] = credential(value)
+            prepared[name] = credential(value, below, problems)
             continue
         found = _prepared(value, below, problems, is_limit=is_limit or name in _LIMITS)
         if found is not GONE:
@@ -203,8 +203,9 @@ def _note(detail: Any, data: Any, problems: Problems) -> None:
     elif kind == "value_error":
         problems.error(place, str(detail["ctx"]["error"]))
     else:
-        shown = "" if any(is_credential(str(step)) or step == "headers" for step in place) else f", not {detail['input']!r}"
-        problems.error(place, f"{detail['msg'][0].lower()}{detail['msg'][1:]}{shown}")
+        is_secret = any(is_credential(str(step)) or step == "headers" for step in place)
+        given = "" if is_secret else f", not {shown(detail['input'])}"
+        problems.error(place, f"{detail['msg'][0].lower()}{detail['msg'][1:]}{given}")
 
 
 def _names_beside(where: Where) -> list[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from turnout.config.document import Document, Where, spelt
 
-__all__ = ["Problem", "Problems", "near"]
+__all__ = ["Problem", "Problems", "near", "shown"]
 
 Level = Literal["error", "warning", "note"]
+
+_MOST_SHOWN = 120
 
 
 class Problem(NamedTuple):
@@ -84,6 +86,25 @@ class Problems:
     def errors(self) -> list[Problem]:
         """The problems with which no router can be made."""
         return [problem for problem in self.found if problem.level == "error"]
+
+
+def shown(value: object) -> str:
+    """Return a wrong value as it may be shown: a scalar, or its kind. A mapping or a list may hold a secret.
+
+    Args:
+        value: The value.
+
+    Returns:
+        The text.
+    """
+    if isinstance(value, int) and value.bit_length() > 256:
+        return "a number of so many digits"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        text = repr(value)
+        return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list" if isinstance(value, list) else f"a value of type {type(value).__name__}"
 
 
 def near(name: str, allowed: Iterable[str]) -> str:

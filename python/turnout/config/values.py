@@ -14,6 +14,8 @@ __all__ = ["GONE", "credential", "is_credential", "resolved"]
 
 _WHOLE = re.compile(r"os\.environ/(\w+)|\$\{(\w+)\}")
 _INSIDE = re.compile(r"\$\{(\w+)\}")
+_SECRET_NAMES = ("authorization", "apikey", "aws_access_key_id", "credentials", "password", "private_key", "secret", "token")
+_HUMP = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _SECRETS = ("_key", "_keys", "_secret", "_password", "_token", "_credentials", "_certificate")
 
 
@@ -36,14 +38,17 @@ def is_credential(name: str) -> bool:
     Returns:
         Whether it does.
     """
-    return name.lower().endswith(_SECRETS) or name.lower() in ("authorization", "credentials", "password", "secret", "token")
+    said = _HUMP.sub(r"_\1", name).replace("-", "_").lower()
+    return said.endswith(_SECRETS) or said in _SECRET_NAMES
 
 
-def credential(said: object) -> Env | str | None:
+def credential(said: object, where: Where, problems: Problems) -> Env | str | None:
     """Return a credential. One from the environment is not looked up here.
 
     Args:
         said: What the config says.
+        where: The way to it.
+        problems: Where a variable that stands inside of a text is noted.
 
     Returns:
         The credential; None if it is no text, or an empty one.
@@ -51,6 +56,11 @@ def credential(said: object) -> Env | str | None:
     if not isinstance(said, str) or not said:
         return None
     named = _WHOLE.fullmatch(said)
+    if named is None and _INSIDE.search(said):
+        problems.error(
+            where, "a variable must be all of it, so that it can be read at each use: put the whole text into the variable"
+        )
+        return None
     return said if named is None else Env(named[1] or named[2])
 
 

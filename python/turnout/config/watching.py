@@ -75,10 +75,13 @@ def _take_over(router: Router | None, file: Path, on_error: Callable[[Exception]
     try:
         router.reload(file)
     except Exception as error:
-        if on_error is None:
-            _log.error("the config %s was not taken over: %s", file, error)
-        else:
-            on_error(error)
+        try:
+            if on_error is None:
+                _log.error("the config %s was not taken over: %s", file, error)
+            else:
+                on_error(error)
+        except Exception:
+            _log.exception("what was to be told of the config %s failed", file)
     else:
         _log.info("the config %s was taken over", file)
 

@@ -32,7 +32,7 @@ class Execution:
         model_options: Likewise.
     """
 
-    __slots__ = ("_clients", "_lock", "listeners", "model_options", "options", "stored")
+    __slots__ = ("_clients", "_lock", "listeners", "model_options", "options", "reloading", "stored")
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Execution:
         self.listeners: tuple[Listener, ...] = ()
         self.options = Options(retry=retry, fallbacks=fallbacks, timeouts=timeouts, hedge=hedge).over(DEFAULTS)
         self.model_options = _model_options(model_options)
+        self.reloading = Lock()
 
     def configure(
         self,

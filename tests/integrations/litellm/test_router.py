@@ -404,3 +404,15 @@ def test_an_error_can_be_pickled_with_its_attempts(provider: Provider) -> None:
     with pytest.raises(litellm.InternalServerError) as raised:
         router.completion("m", MESSAGES)
     assert pickle.loads(pickle.dumps(attempts_of(raised.value)))[0].kind is FailureKind.ERROR
+
+
+def test_secrets_within_settings_reach_the_provider(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNOUT_TEST_TOKEN", "from-env")
+    headers = {"x-one": "sk-literal-secret", "x-two": "os.environ/TURNOUT_TEST_TOKEN"}
+    router = Router([entry(provider, "a", extra_headers=headers, extra_body={"user_token": "sk-in-body"})])
+    router.completion("m", MESSAGES)
+    [request] = provider.requests
+    assert (request.headers["x-one"], request.headers["x-two"]) == ("sk-literal-secret", "from-env")
+    assert request.json["user_token"] == "sk-in-body"
+    assert "secret" not in repr(router.turnout.deployments())
+    assert "sk-in-body" not in repr(router.turnout.deployments())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections import Counter
@@ -145,5 +144,7 @@ def _shown(value: Any) -> Any:
         return value.get_secret_value()
     if isinstance(value, Env):
         return os.environ.get(value.name)
-    # Nobody may write into the settings.
-    return copy.deepcopy(value) if isinstance(value, (dict, list)) else value
+    # Mappings and lists are copied: nobody may write into the settings.
+    if isinstance(value, Mapping):
+        return {name: _shown(one) for name, one in value.items()}
+    return [_shown(one) for one in value] if isinstance(value, list) else value
