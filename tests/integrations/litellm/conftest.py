@@ -28,4 +28,5 @@ def _connections_of_litellm() -> Iterator[None]:
         warnings.filterwarnings("ignore", "unclosed", ResourceWarning)
         if litellm is not None:
             litellm.in_memory_llm_clients_cache.flush_cache()
-        gc.collect()
+        for _ in range(5):  # what one round finalizes, a later one frees
+            gc.collect()

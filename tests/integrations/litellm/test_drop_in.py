@@ -5,9 +5,11 @@ import gc
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from turnout import Hedge
 from turnout.testing import Provider, Reply
 
 with warnings.catch_warnings():
@@ -334,3 +336,47 @@ def test_the_rest_of_the_time_is_rounded_up(left: float, expected: float) -> Non
     from turnout.integrations.litellm.params import _rounded
 
     assert _rounded(left) == pytest.approx(expected)
+
+
+@both
+@pytest.mark.parametrize("settings", [{"default_fallbacks": ["n", "o"]}, {"fallbacks": [{"*": ["n", "o"]}]}])
+def test_default_fallbacks_serve_a_name_that_nobody_serves(provider: Provider, is_async: bool, settings: dict[str, Any]) -> None:
+    entries = [entry(provider, "a"), entry(provider, "b", "n"), entry(provider, "c", "o")]
+    router = Router(entries, num_retries=0, **settings)
+    assert called(router, is_async, model="unknown")._hidden_params["model_id"] == "b"
+    provider.script(Reply.error(500))
+    assert called(router, is_async, model="unknown")._hidden_params["model_id"] == "c"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_slow_attempt_gets_a_hedge(provider: Provider, streams: bool) -> None:
+    router = Router([entry(provider, "a"), entry(provider, "b")])
+    router.turnout.configure(hedge=Hedge(after=0.1))
+    provider.script(Reply.text("late").hang(after="request"), Reply.text("in time"))
+
+    async def run() -> str:
+        answer = await router.acompletion("m", MESSAGES, stream=streams)
+        return text_of([part async for part in answer]) if streams else str(answer.choices[0].message.content)
+
+    assert asyncio.run(run()) == "in time"
+    assert router.turnout.metrics().hedges == 1
+    assert in_flight(router.turnout) == 0
+
+
+def test_deployments_change_while_requests_run() -> None:
+    def mocked(id_: str, **params: Any) -> dict[str, Any]:
+        return {
+            "model_name": "m",
+            "litellm_params": {"model": "openai/m", "mock_response": id_, **params},
+            "model_info": {"id": id_},
+        }
+
+    router = Router([mocked("a"), mocked("b")], num_retries=0)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(router.completion, "m", MESSAGES) for _ in range(100)]
+        for nth in range(30):
+            router.upsert_deployment(mocked("c", rpm=1000 + nth))
+            router.delete_deployment("c")
+        assert {answer.result().choices[0].message.content for answer in answers} <= {"a", "b", "c"}
+    assert router.get_model_ids() == ["a", "b"]
+    assert in_flight(router.turnout) == 0

@@ -43,12 +43,14 @@ class Usual(NamedTuple):
         filters_tags: Whether tags of a request choose deployments. Otherwise they are for callbacks alone.
         matches_any: Whether one of them is enough.
         longest: The most seconds that a deployment names for itself; None if none does.
+        fallbacks: The model names that serve a request for a name that nobody serves.
     """
 
     keywords: Mapping[str, Any]
     filters_tags: bool
     matches_any: bool
     longest: float | None
+    fallbacks: tuple[str, ...]
 
 
 class Ask(NamedTuple):
@@ -96,7 +98,14 @@ def usual(settings: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> 
         bool(settings.get("enable_tag_filtering", False)),
         bool(settings.get("tag_filtering_match_any", True)),
         max((said for said in named if said is not None), default=None),
+        tuple(settings.get("default_fallbacks") or _of_any(settings.get("fallbacks"))),
     )
+
+
+def _of_any(fallbacks: Any) -> Iterable[str]:
+    """Returns the fallbacks of any name, which stand under ``*``."""
+    chains = fallbacks if isinstance(fallbacks, list) else []
+    return next((chain["*"] for chain in chains if isinstance(chain, Mapping) and isinstance(chain.get("*"), list)), ())
 
 
 def read(router: Router, usual: Usual, name: str, model: str, given: Mapping[str, Any]) -> Ask:
@@ -128,7 +137,7 @@ def read(router: Router, usual: Usual, name: str, model: str, given: Mapping[str
         wishes["tags"], wishes["tags_match"] = tags, "any" if usual.matches_any else "all"
     if isinstance(given.get("priority"), int):
         wishes["priority"] = given["priority"]
-    model, only = _named(router, model)
+    model, only = _named(router, usual, model)
     if only is not None:
         wishes["only"] = only
     streams = bool(given.get("stream"))
@@ -153,8 +162,8 @@ def read(router: Router, usual: Usual, name: str, model: str, given: Mapping[str
     return Ask(model, keywords, metadata, bucket, wishes, options, streams, timeout, of_router, changes)
 
 
-def _named(router: Router, name: str) -> tuple[str, list[str] | None]:
-    """Returns the model name of a name; and the only deployment, if that is named."""
+def _named(router: Router, usual: Usual, name: str) -> tuple[str, list[str] | None]:
+    """Returns the model name of a name; and the only deployments, if they are named."""
     try:
         router.resolve(name)
     except ModelNotFound:
@@ -165,6 +174,8 @@ def _named(router: Router, name: str) -> tuple[str, list[str] | None]:
         if named:
             group = named[0].model_name
             return group, [one.deployment_id for one in named if one.model_name == group]
+        # The rest of them are the fallbacks of the first one.
+        return next(iter(usual.fallbacks), name), None
     else:
         if name in router and router.get_deployment(name).model_name != router.resolve(name):
             return router.get_deployment(name).model_name, [name]

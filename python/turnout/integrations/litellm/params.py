@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from turnout.execution.attempts import Attempt
     from turnout.integrations.litellm.asks import Ask
 
-__all__ = ["plain", "sent", "with_ids"]
+__all__ = ["limit", "plain", "sent", "with_ids"]
 
 # turnout makes the attempts.
 _NO_RETRIES = {"num_retries": 0, "max_retries": 0}
+_TIMEOUTS = ("stream_timeout", "timeout", "request_timeout")
 # turnout keeps these for itself, and LiteLLM writes costs on answers by them.
 _PRICES = ("input_cost_per_token", "output_cost_per_token")
 
@@ -88,23 +89,38 @@ def sent(attempt: Attempt, ask: Ask, entry: Mapping[str, Any]) -> dict[str, Any]
     shown = {name: _shown(value) for name, value in deployment.metadata.get("litellm_params", {}).items()}
     params = {name: value for name, value in shown.items() if value is not None}
     params.update({name: said for name in _PRICES if (said := entry.get("litellm_params", {}).get(name)) is not None})
-    timeouts = {name: params.pop(name, None) for name in ("stream_timeout", "timeout", "request_timeout")}
-    timeout = ask.timeout
-    if timeout is None:
-        own = (said for name, said in timeouts.items() if said and (ask.streams or name != "stream_timeout"))
-        timeout = next(own, ask.usual_timeout)
-    bound = seconds(timeout)
-    if bound is not None:
-        attempt.bound(bound)
+    for name in _TIMEOUTS:
+        params.pop(name, None)
+    timeout = limit(attempt, ask)
     keywords = {**params, **ask.keywords, **ask.changes.get(attempt.model_name, {}), **_NO_RETRIES}
     keywords["model"] = _model(lease, deployment)
-    if bound is None and timeout is not None and not isinstance(timeout, (int, float, str)):
-        keywords["timeout"] = timeout  # an httpx.Timeout
-    elif attempt.timeout is not None:
-        keywords["timeout"] = bound if attempt.timeout == bound else _rounded(attempt.timeout)
+    if timeout is not None:
+        keywords["timeout"] = timeout
     info = {**deployment.metadata.get("model_info", {}), "id": deployment.deployment_id}
     said = {"model_group": attempt.model_name, "deployment": keywords["model"], "model_info": info}
     return {**keywords, "model_info": info, ask.bucket: {**said, **ask.metadata}}
+
+
+def limit(attempt: Attempt, ask: Ask) -> Any:
+    """Bound the time of an attempt: as the request says, else as its deployment, else as the router does.
+
+    Args:
+        attempt: The attempt.
+        ask: The request.
+
+    Returns:
+        The time-out for LiteLLM: seconds, or an ``httpx.Timeout`` that was given; None for no bound.
+    """
+    timeout = ask.timeout
+    if timeout is None:
+        own = attempt.lease.deployment.metadata.get("litellm_params", {})
+        timeout = next((own[name] for name in (_TIMEOUTS if ask.streams else _TIMEOUTS[1:]) if own.get(name)), ask.usual_timeout)
+    bound = seconds(timeout)
+    if bound is not None:
+        attempt.bound(bound)
+    elif timeout is not None and not isinstance(timeout, (int, float, str)):
+        return timeout
+    return bound if attempt.timeout is None or attempt.timeout == bound else _rounded(attempt.timeout)
 
 
 def _rounded(left: float) -> float:

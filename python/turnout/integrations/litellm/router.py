@@ -17,11 +17,12 @@ from turnout.config.loaded import Loaded
 from turnout.execution.attempts import Attempt, Run
 from turnout.execution.call import begin
 from turnout.execution.options import Timeouts
+from turnout.execution.race import Race
 from turnout.integrations.litellm.asks import Ask, read, usual
 from turnout.integrations.litellm.errors import translated, unwrapped
 from turnout.integrations.litellm.leases import follow, opened, opened_async
 from turnout.integrations.litellm.listing import Listing
-from turnout.integrations.litellm.params import sent
+from turnout.integrations.litellm.params import limit, sent
 
 __all__ = ["Router"]
 
@@ -228,12 +229,21 @@ class Router(Listing):
         function = getattr(litellm, name)
         with translated(model):
             ask, run = self._begin(name, model, given)
+
+            async def send(attempt: Attempt) -> Any:
+                return await opened_async(follow(attempt.lease, await function(**self._sent(attempt, ask)), unwrapped))
+
             while True:
                 attempt = await run.acquire_async()
+                if run.options.hedge is not None:
+                    won = await Race(run, send, attempt, _give_up).run()
+                    if won is None:
+                        continue
+                    return _ended(run, *won)
                 try:
-                    keywords = self._sent(attempt, ask)
+                    limit(attempt, ask)
                     with attempt.scope() as scope:
-                        answer = await opened_async(follow(attempt.lease, await function(**keywords), unwrapped))
+                        answer = await send(attempt)
                     if scope is not None and scope.cancelled_caught:
                         raise litellm.Timeout(str(attempt.timed_out()), model=model, llm_provider="")
                     return _ended(run, attempt, answer)
@@ -257,6 +267,12 @@ class Router(Listing):
 _BOTH = ("aimage_generation", "amoderation", "arerank", "aspeech", "atranscription")
 _ASYNC = (*_BOTH, "anthropic_messages")
 _OTHERS = frozenset((*_ASYNC, *(name.removeprefix("a") for name in _BOTH)))
+
+
+async def _give_up(answer: Any) -> None:
+    """Closes a stream that came after another answer."""
+    if hasattr(answer, "aclose"):
+        await answer.aclose()
 
 
 def _ended(run: Run, attempt: Attempt, answer: Any) -> Any:
