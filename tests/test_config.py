@@ -438,3 +438,15 @@ def test_without_its_libraries_the_error_says_what_to_install() -> None:
     )
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert "pip install 'turnout[config]'" in said
+
+
+def test_the_schema_takes_what_is_taken() -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema checks the schema: make lint installs it")
+    good = {
+        "router": {"tiers": "${TIERS}", "retry": {"attempts": 2}},
+        "deployments": [{"id": "a", "model_name": "m", "rpm_limit": "${RPM}", "weight": "os.environ/W", "tpm_limit": 5}],
+    }
+    jsonschema.validate(good, schema())
+    for wrong in ({"rpm_limit": "many"}, {"rpm_limit": 1.5}, {"wieght": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"deployments": [{"id": "a", "model_name": "m", **wrong}]}, schema())

@@ -74,7 +74,21 @@ def schema() -> dict[str, Any]:
     Returns:
         The schema.
     """
-    return own.Config.model_json_schema()
+    said: dict[str, Any] = _with_variables(own.Config.model_json_schema())
+    return said
+
+
+def _with_variables(node: Any) -> Any:
+    """Returns a schema in which a text that names a variable may stand for a number, a true or a false."""
+    if isinstance(node, list):
+        return [_with_variables(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    node = {name: _with_variables(one) for name, one in node.items()}
+    if node.get("type") not in ("integer", "number", "boolean"):
+        return node
+    kept = {name: node.pop(name) for name in ("title", "description", "default") if name in node}
+    return {**kept, "anyOf": [node, {"type": "string", "pattern": r"^(\$\{\w+\}|os\.environ/\w+)$"}]}
 
 
 def _form(document: Document, problems: Problems) -> Callable[[Document, Problems], Loaded]:
