@@ -1,5 +1,6 @@
 """The default tag, which serves requests without tags."""
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -130,3 +131,54 @@ def test_who_serves_is_as_the_rule_says(
     else:
         with pytest.raises(NoAvailableDeployment):
             router.select("m", tags=asked, tags_match=match)  # type: ignore[arg-type]
+
+
+def waits(router: Router) -> threading.Thread:
+    """Begins a request without tags that waits for the one place of the router."""
+    ids: list[str] = []
+
+    def wait() -> None:
+        with router.acquire("m", timeout=30) as lease:
+            ids.append(lease.deployment_id)
+
+    thread = threading.Thread(target=wait, name="waits")
+    thread.ids = ids  # type: ignore[attr-defined]
+    thread.start()
+    while not router.waiting("m"):
+        pass
+    return thread
+
+
+def test_requests_that_wait_follow_what_changes() -> None:
+    def change_facts(router: Router) -> None:
+        router.add_deployment(Deployment("d", "m", max_parallel_requests=1))
+
+    def replace_all(router: Router) -> None:
+        router.set_deployments([Deployment("d", "m", max_parallel_requests=1)])
+
+    def give_up_the_tag(router: Router) -> None:
+        router.configure(default_tag="")
+        router.add_deployment(Deployment("d", "m", tags=["other"], max_parallel_requests=1))
+
+    def name_another(router: Router) -> None:
+        router.configure(default_tag="other")
+        router.add_deployment(Deployment("d", "m", tags=["other"], max_parallel_requests=1))
+
+    for change in (change_facts, replace_all, give_up_the_tag, name_another):
+        router = Router([Deployment("d", "m", tags=["default"], max_parallel_requests=1)], default_tag="default")
+        held = router.acquire("m")
+        thread = waits(router)
+        change(router)
+        held.release()
+        thread.join()
+        assert thread.ids == ["d"], change.__name__  # type: ignore[attr-defined]
+
+
+def test_a_request_that_waits_takes_up_a_default_tag() -> None:
+    router = Router([Deployment("a", "m", max_parallel_requests=1)], default_tag="default")
+    held = router.acquire("m")
+    thread = waits(router)
+    router.add_deployment(Deployment("b", "m", tags=["default"]))
+    thread.join()
+    assert thread.ids == ["b"]  # type: ignore[attr-defined]
+    held.release()

@@ -502,8 +502,7 @@ class Router:
             next one serve once none of these is left: cooling down, full or at their limits.
         default_tag: The tag of the deployments that serve requests without tags, and requests whose tags no
             deployment of the group has. It counts in groups that have a deployment with this tag. With None,
-            any deployment serves requests without tags. A call that waits keeps the tag that it began with,
-            whatever changes meanwhile. LiteLLM's tag for this is ``"default"``.
+            any deployment serves requests without tags. LiteLLM's tag for this is ``"default"``.
         allowed_fails: Deprecated, like the next three: give :class:`turnout.MinuteRules` as ``health``.
         min_requests: See ``allowed_fails``.
         cooldown_time: See ``allowed_fails``.
@@ -643,7 +642,7 @@ class Router:
             strategy: The rule for every model name that ``strategies`` does not name.
             strategies: The strategies of single model names. They replace all that there were.
             tiers: As for the router.
-            default_tag: As for the router; an empty text for no such tag. A call that waits keeps its tags.
+            default_tag: As for the router; an empty text for no such tag. Calls that wait follow it.
             health: The rules of cooldown and probation. A cooldown that has begun keeps its end.
             learning: What is learnt from providers.
             retry: As for the router. A call that has begun keeps its options.

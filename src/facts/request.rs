@@ -45,8 +45,8 @@ pub struct Wishes {
     pub tags: Vec<String>,
     /// Whether one of the labels is enough.
     pub any_tag: bool,
-    /// Whether the router put its default tag in the place of the request's own labels.
-    pub by_default: bool,
+    /// The request's own labels, if the router put its default tag in their place.
+    pub by_default: Option<Vec<String>>,
     /// Ids that must not be picked.
     pub exclude: FxHashSet<String>,
     /// The only ids that may be picked; None for any.

@@ -67,7 +67,7 @@ impl<T> Check<'_, '_, T> {
     fn tags(&self) -> Result<(), Refusal> {
         match &self.request.wishes {
             Some(wishes) if !wishes.accepts_tags(self.entry.deployment().labels()) => {
-                Err(if wishes.by_default { Refusal::DefaultTag } else { Refusal::Tags })
+                Err(if wishes.by_default.is_some() { Refusal::DefaultTag } else { Refusal::Tags })
             }
             _ => Ok(()),
         }

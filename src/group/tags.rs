@@ -43,7 +43,6 @@ impl Tags {
 pub(super) fn asks_for(request: &Request, tag: &str) -> Request {
     let mut request = request.clone();
     let wishes = request.wishes.get_or_insert_default();
-    wishes.tags = vec![tag.to_owned()];
-    wishes.by_default = true;
+    wishes.by_default = Some(std::mem::replace(&mut wishes.tags, vec![tag.to_owned()]));
     request
 }

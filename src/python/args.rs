@@ -224,5 +224,5 @@ fn wishes(
     tags.dedup();
     let exclude = exclude.map(|ids| texts("exclude", ids)).transpose()?.unwrap_or_default();
     let only = optional(only, |ids| texts("only", ids))?;
-    Ok(Box::new(Wishes { tags, any_tag, exclude, only, dialect: optional(dialect, self::dialect)?, by_default: false }))
+    Ok(Box::new(Wishes { tags, any_tag, exclude, only, dialect: optional(dialect, self::dialect)?, by_default: None }))
 }

@@ -345,6 +345,19 @@ impl<T: Attachment> Registry<T> {
         self.with_group(name, |_, group| Ok(group.stand_in(request, &default_tag))).ok()?
     }
 
+    /// Returns what a request asks for now, if its tags are others than when it was made: the default tag of
+    /// the router, or the deployments that have it, may have changed since.
+    pub(crate) fn renewed(&self, name: &str, request: &Request) -> Option<Request> {
+        let own = request.wishes.as_ref().and_then(|wishes| wishes.by_default.clone());
+        let original = own.map(|tags| {
+            let mut original = request.clone();
+            let wishes = original.wishes.get_or_insert_default();
+            (wishes.tags, wishes.by_default) = (tags, None);
+            original
+        });
+        self.stand_in(name, original.as_ref().unwrap_or(request)).or(original)
+    }
+
     pub(crate) fn aliases(&self) -> Vec<(Arc<str>, Arc<str>)> {
         self.aliases.all()
     }

@@ -391,8 +391,9 @@ impl Line {
         self.len += 1;
     }
 
-    /// Makes the classes anew, if deployments have changed.
-    pub(super) fn sort(&mut self, is_known: impl Fn(&str) -> bool) {
+    /// Makes the classes anew, if deployments have changed. `renewed` returns what a request asks for now, if
+    /// that is another thing.
+    pub(super) fn sort(&mut self, is_known: impl Fn(&str) -> bool, renewed: impl Fn(&Request) -> Option<Request>) {
         if !std::mem::take(&mut self.is_stale) {
             return;
         }
@@ -402,7 +403,10 @@ impl Line {
         self.let_go.extend(std::mem::take(&mut self.claims).into_values());
         for (_, standing) in std::mem::take(&mut self.classes) {
             let present = standing.places.into_iter().map(|waiter| (waiter, true));
-            for ((key, place), is_present) in present.chain(standing.absent.into_iter().map(|waiter| (waiter, false))) {
+            for ((key, mut place), is_present) in present.chain(standing.absent.into_iter().map(|waiter| (waiter, false))) {
+                if let Some(request) = renewed(&place.request) {
+                    place.request = Arc::new(request);
+                }
                 let class = Arc::new(Class::of(&place.request, &is_known));
                 self.class_of.insert(key.1, Arc::clone(&class));
                 self.change(&class, |standing| {

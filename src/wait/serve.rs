@@ -141,6 +141,8 @@ impl<T: Attachment> Queue<T> {
             // The head of its class has tried in its place, but with a request of another size.
             let class = line.class_of.get(&key.1);
             let of_head = class.and_then(|class| line.classes.get(class)?.refused.clone());
+            let renewed = picker.registry.renewed(model_name, request);
+            let request = renewed.as_ref().unwrap_or(request);
             match picker.refusal(model_name, request).or_else(|| of_head.map(Error::NoAvailableDeployment)) {
                 Some(Error::NoAvailableDeployment(unavailable)) if unavailable.reasons.may_change() => {
                     if patience.timeout == Some(0) {
@@ -189,7 +191,7 @@ impl<T: Attachment> Queue<T> {
         let claims = lines.claims_beside(&waiter.model_name);
         let Lines { of, served, served_at, .. } = lines;
         let (model_name, Some(line)) = (&waiter.model_name, of.get_mut(&waiter.model_name)) else { return };
-        line.sort(|id| picker.registry.contains(id));
+        line.sort(|id| picker.registry.contains(id), |request| picker.registry.renewed(model_name, request));
         let is_timed = matches!(self.services.clock, Clock::System(_));
         let scope = self.scope(picker, line, (looks, now), model_name);
         let (mut behind, mut reservations, mut may_be_over) = (None, Reservations::new(claims), true);
