@@ -1,6 +1,7 @@
 """Configs that are odd, too large, or written to hurt. Each is an error, and no secret shows."""
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,16 @@ def test_a_watch_goes_on_after_its_callback_failed(tmp_path: Path) -> None:
 
 def test_what_a_terminal_would_follow_is_written_out() -> None:
     assert checking.printable("a\x1b[31mRED\nnext") == "a\\x1b[31mRED\\nnext"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_amid_a_reload_leaves_the_child_free_to_reload() -> None:
+    router, new = Router.from_config(OLD), load(NEW)
+    with router._execution.reloading:
+        child = os.fork()
+        if not child:
+            new.put_into(router)
+            os._exit(router.models() != ["mb"])
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert router.models() == ["ma"]

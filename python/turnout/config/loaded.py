@@ -84,20 +84,23 @@ class Loaded(NamedTuple):
 
     def _put_into(self, router: Router) -> None:
         before = router.aliases()
-        names = {one.model_name for one in self.deployments}
+        gone = before.keys() - self.aliases.keys()
         changed = {alias: target for alias, target in self.aliases.items() if before.get(alias) != target}
-        # An alias must not be a model name. The others lead somewhere at any time.
-        leads_back = any(target in changed or target in before for target in changed.values())
-        for alias in before.keys() - self.aliases.keys() | (changed.keys() & before.keys() if leads_back else set()):
-            if alias in names or leads_back:
-                router.remove_alias(alias)
-        early = {alias: target for alias, target in changed.items() if not leads_back and target in router.models()}
-        for alias, target in early.items():
-            router.add_alias(alias, target)
-        router.set_deployments(self.deployments)
-        for alias in changed.keys() - early.keys():
+        if any(target in changed or target in before for target in changed.values()):
+            # From one chain to another there could be a cycle on the way.
+            first, early = gone | (changed.keys() & before.keys()), set()
+        else:
+            # An alias must not be a model name. All others lead somewhere at any time.
+            first = gone & {one.model_name for one in self.deployments}
+            early = {alias for alias, target in changed.items() if target in router.models()}
+        for alias in first:
+            router.remove_alias(alias)
+        for alias in early:
             router.add_alias(alias, changed[alias])
-        for alias in router.aliases().keys() - self.aliases.keys():
+        router.set_deployments(self.deployments)
+        for alias in changed.keys() - early:
+            router.add_alias(alias, changed[alias])
+        for alias in gone - first:
             router.remove_alias(alias)
         options = {**_USUAL, **self.options}
         router.configure(**{name: value for name, value in options.items() if name not in _FIXED})

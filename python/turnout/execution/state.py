@@ -1,5 +1,6 @@
 """What the calls of one router share: its options, the callbacks for attempts, and what is closed with it."""
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ class Execution:
         model_options: Likewise.
     """
 
-    __slots__ = ("_clients", "_lock", "listeners", "model_options", "options", "reloading", "stored")
+    __slots__ = ("_clients", "_lock", "_reloading", "listeners", "model_options", "options", "stored")
 
     def __init__(
         self,
@@ -48,7 +49,16 @@ class Execution:
         self.listeners: tuple[Listener, ...] = ()
         self.options = Options(retry=retry, fallbacks=fallbacks, timeouts=timeouts, hedge=hedge).over(DEFAULTS)
         self.model_options = _model_options(model_options)
-        self.reloading = Lock()
+        self._reloading = (os.getpid(), Lock())
+
+    @property
+    def reloading(self) -> Lock:
+        """The lock of a reload, which has several steps. A forked child has its own: a thread that held
+        it is in the parent.
+        """
+        if self._reloading[0] != os.getpid():
+            self._reloading = (os.getpid(), Lock())
+        return self._reloading[1]
 
     def configure(
         self,
