@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+from turnout.testing import Provider
 
 # It would look for prices on the network.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -17,6 +18,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if importlib.util.find_spec("litellm") is not None:
         # It leaves connections open, which are collected at any time.
         config.addinivalue_line("filterwarnings", "ignore:unclosed:ResourceWarning")
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with Provider() as provider:
+        yield provider
 
 
 @pytest.fixture(scope="module", autouse=True)

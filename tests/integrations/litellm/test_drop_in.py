@@ -4,7 +4,6 @@ import asyncio
 import gc
 import time
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,12 +20,6 @@ from hosting import MESSAGES, QUIET, counted, entry, in_flight
 from turnout.integrations.litellm import NoDeployments, Router
 
 pytestmark = QUIET
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as provider:
-        yield provider
 
 
 def called(router: Router, is_async: bool, name: str = "completion", **keywords: Any) -> Any:

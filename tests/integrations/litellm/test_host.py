@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,12 +19,6 @@ from hosting import MESSAGES, QUIET, counted, entry, in_flight, nothing_in_fligh
 from turnout.integrations.litellm.host import routed, turnout_of
 
 pytestmark = QUIET
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as provider:
-        yield provider
 
 
 def three(provider: Provider, **more: Any) -> Any:

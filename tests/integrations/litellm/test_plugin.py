@@ -4,7 +4,6 @@ import asyncio
 import gc
 import time
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,12 +20,6 @@ from turnout.integrations.litellm.hooks import Hooks
 from turnout.integrations.litellm.plugin import Plugin
 
 pytestmark = QUIET
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as provider:
-        yield provider
 
 
 def three(provider: Provider, mine: Router | None = None, **more: Any) -> tuple[Any, Router]:

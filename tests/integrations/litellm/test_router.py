@@ -6,7 +6,6 @@ import gc
 import pickle
 import time
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,12 +20,6 @@ from hosting import MESSAGES, QUIET, counted, entry, in_flight, nothing_in_fligh
 from turnout.integrations.litellm import Router
 
 pytestmark = QUIET
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as provider:
-        yield provider
 
 
 def three(provider: Provider, **more: Any) -> Router:

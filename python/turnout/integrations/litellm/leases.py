@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from types import TracebackType
 from typing import Any, TypeAlias
 
 from turnout._core import Lease, _StreamScanner
@@ -177,22 +178,29 @@ class _Following:
         self._last = part
         self._tokens = tokens_of(part) or self._tokens
         choices = _get(part, "choices")
-        if (isinstance(choices, list) and choices and _get(choices[0], "finish_reason")) or _get(
-            part, "type"
-        ) == "response.completed":
-            self._is_finished = True
+        ends_chat = isinstance(choices, list) and bool(choices) and bool(_get(choices[0], "finish_reason"))
+        self._is_finished = self._is_finished or ends_chat or _get(part, "type") == "response.completed"
 
     def end(self) -> None:
         """The stream has ended."""
         # LiteLLM may add the usage to the last part after that was read.
         self._lease.success(**(tokens_of(self._last) or self._tokens))
 
-    def fail(self, error: BaseException) -> BaseException:
-        """The stream has failed, or its reader was cancelled. Returns the error for the reader."""
-        error = self._shown(error)
-        if not self._is_opening:
-            fail(self._lease, error)
-        return error
+    def __enter__(self) -> None:
+        """The stream is about to be read."""
+        self.is_reading = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """It was read: a part has come, the stream is over, it has failed, or its reader was cancelled."""
+        self.is_reading = False
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            self.end()
+        elif error is not None:
+            shown = self._shown(error)
+            if not self._is_opening:
+                fail(self._lease, shown)
+            if shown is not error:
+                raise shown from shown.__cause__
 
     def leave(self) -> None:
         """The reader has left. Many do so at the last part, and do not wait for the end."""
@@ -224,19 +232,8 @@ def _anext(read: Any) -> Any:
         following: _Following = self._turnout
         if following.kept:
             return following.kept.pop()
-        following.is_reading = True
-        try:
+        with following:
             part = await read(self)
-        except StopAsyncIteration:
-            following.end()
-            raise
-        except BaseException as error:
-            shown = following.fail(error)
-            if shown is error:
-                raise
-            raise shown from shown.__cause__
-        finally:
-            following.is_reading = False
         following.part(part)
         return part
 
@@ -248,19 +245,8 @@ def _next(read: Any) -> Any:
         following: _Following = self._turnout
         if following.kept:
             return following.kept.pop()
-        following.is_reading = True
-        try:
+        with following:
             part = read(self)
-        except StopIteration:
-            following.end()
-            raise
-        except BaseException as error:
-            shown = following.fail(error)
-            if shown is error:
-                raise
-            raise shown from shown.__cause__
-        finally:
-            following.is_reading = False
         following.part(part)
         return part
 
@@ -285,15 +271,11 @@ def _close(close: Any) -> Any:
 
 async def _read_async(following: _Following, stream: Any) -> AsyncIterator[Any]:
     try:
-        async for part in stream:
-            following.part(part)
-            yield part
+        with following:
+            async for part in stream:
+                following.part(part)
+                yield part
         following.end()
-    except BaseException as error:
-        shown = following.fail(error)
-        if shown is error:
-            raise
-        raise shown from shown.__cause__
     finally:
         following.leave()
         if hasattr(stream, "aclose"):
@@ -302,15 +284,11 @@ async def _read_async(following: _Following, stream: Any) -> AsyncIterator[Any]:
 
 def _read(following: _Following, stream: Any) -> Iterator[Any]:
     try:
-        for part in stream:
-            following.part(part)
-            yield part
+        with following:
+            for part in stream:
+                following.part(part)
+                yield part
         following.end()
-    except BaseException as error:
-        shown = following.fail(error)
-        if shown is error:
-            raise
-        raise shown from shown.__cause__
     finally:
         following.leave()
         if hasattr(stream, "close"):

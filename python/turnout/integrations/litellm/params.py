@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from turnout.execution.attempts import Attempt
     from turnout.integrations.litellm.asks import Ask
 
-__all__ = ["limit", "plain", "sent", "with_ids"]
+__all__ = ["plain", "sent", "with_ids"]
 
 # turnout makes the attempts.
 _NO_RETRIES = {"num_retries": 0, "max_retries": 0}
@@ -91,7 +91,7 @@ def sent(attempt: Attempt, ask: Ask, entry: Mapping[str, Any]) -> dict[str, Any]
     params.update({name: said for name in _PRICES if (said := entry.get("litellm_params", {}).get(name)) is not None})
     for name in _TIMEOUTS:
         params.pop(name, None)
-    timeout = limit(attempt, ask)
+    timeout = _limit(attempt, ask)
     keywords = {**params, **ask.keywords, **ask.changes.get(attempt.model_name, {}), **_NO_RETRIES}
     keywords["model"] = _model(lease, deployment)
     if timeout is not None:
@@ -101,15 +101,9 @@ def sent(attempt: Attempt, ask: Ask, entry: Mapping[str, Any]) -> dict[str, Any]
     return {**keywords, "model_info": info, ask.bucket: {**said, **ask.metadata}}
 
 
-def limit(attempt: Attempt, ask: Ask) -> Any:
-    """Bound the time of an attempt: as the request says, else as its deployment, else as the router does.
-
-    Args:
-        attempt: The attempt.
-        ask: The request.
-
-    Returns:
-        The time-out for LiteLLM: seconds, or an ``httpx.Timeout`` that was given; None for no bound.
+def _limit(attempt: Attempt, ask: Ask) -> Any:
+    """Bounds the time of an attempt: as the request says, else as its deployment, else as the router does.
+    Returns the time-out for LiteLLM: seconds, or an ``httpx.Timeout`` that was given; None for no bound.
     """
     timeout = ask.timeout
     if timeout is None:

@@ -224,8 +224,7 @@ def _load(entries: Iterable[Mapping[str, Any]], settings: Mapping[str, Any]) -> 
     ]
     loaded = check({"model_list": listed, "router_settings": dict(settings)})
     loaded.raise_for()
-    # LiteLLM's Router resolves patterns itself.
-    return loaded._replace(problems=tuple(problem for problem in loaded.problems if not problem.where.endswith("].model_name")))
+    return loaded
 
 
 def _groups(router: Router, ids: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from turnout.integrations.litellm.asks import Ask, read, usual
 from turnout.integrations.litellm.errors import translated, unwrapped
 from turnout.integrations.litellm.leases import follow, opened, opened_async
 from turnout.integrations.litellm.listing import Listing
-from turnout.integrations.litellm.params import limit, sent
+from turnout.integrations.litellm.params import sent
 
 __all__ = ["Router"]
 
@@ -230,8 +230,8 @@ class Router(Listing):
         with translated(model):
             ask, run = self._begin(name, model, given)
 
-            async def send(attempt: Attempt) -> Any:
-                return await opened_async(follow(attempt.lease, await function(**self._sent(attempt, ask)), unwrapped))
+            def send(attempt: Attempt) -> Coroutine[Any, Any, Any]:
+                return _answer(function, attempt, self._sent(attempt, ask))
 
             while True:
                 attempt = await run.acquire_async()
@@ -241,9 +241,9 @@ class Router(Listing):
                         continue
                     return _ended(run, *won)
                 try:
-                    limit(attempt, ask)
+                    keywords = self._sent(attempt, ask)  # it bounds the attempt, so it comes before the scope
                     with attempt.scope() as scope:
-                        answer = await send(attempt)
+                        answer = await _answer(function, attempt, keywords)
                     if scope is not None and scope.cancelled_caught:
                         raise litellm.Timeout(str(attempt.timed_out()), model=model, llm_provider="")
                     return _ended(run, attempt, answer)
@@ -267,6 +267,10 @@ class Router(Listing):
 _BOTH = ("aimage_generation", "amoderation", "arerank", "aspeech", "atranscription")
 _ASYNC = (*_BOTH, "anthropic_messages")
 _OTHERS = frozenset((*_ASYNC, *(name.removeprefix("a") for name in _BOTH)))
+
+
+async def _answer(function: Callable[..., Any], attempt: Attempt, keywords: dict[str, Any]) -> Any:
+    return await opened_async(follow(attempt.lease, await function(**keywords), unwrapped))
 
 
 async def _give_up(answer: Any) -> None:
