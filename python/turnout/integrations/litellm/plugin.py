@@ -49,7 +49,7 @@ class Plugin(Strategy):
         return self._picks.router(self._host())
 
     def pick(self, model: str, request: dict[str, Any]) -> Any:
-        """Do what :meth:`Strategy.pick` does, and see to it that LiteLLM tells of the attempt."""
+        """Pick a deployment for one attempt, and see to it that LiteLLM tells of the attempt."""
         if _hooks not in litellm.callbacks:
             # Programs replace the whole list at times.
             litellm.logging_callback_manager.add_litellm_callback(_hooks)
