@@ -38,6 +38,8 @@ mod router;
 #[cfg_attr(not(feature = "python"), allow(dead_code, unused_imports, reason = "only Python reads headers so far"))]
 mod said;
 mod settings;
+#[allow(dead_code, unused_imports)]
+mod shared;
 pub mod strategy;
 mod wait;
 #[cfg_attr(not(feature = "python"), allow(dead_code, unused_imports, reason = "only Python reads bodies so far"))]

@@ -28,6 +28,7 @@ __all__ = [
     "_RetryBudget",
     "_RequestScan",
     "_StreamScanner",
+    "_Books",
     "_Waiter",
     "__version__",
     "_after_fork",
@@ -1650,6 +1651,37 @@ class _StreamScanner:
     @property
     def deltas(self) -> int:
         """Events with content: all but pings, errors, ends, the usage, and those that frame the content."""
+
+@final
+class _Books:
+    """The books of a shared store: what every process holds of every limit."""
+
+    def __new__(cls) -> Self: ...
+    def sync(self, owner: str, process: str, numbers: Sequence[int], *, now: int, run: int, life: int, learn: int) -> list[int]:
+        """Handle a message.
+
+        Args:
+            owner: The deployment or quota that it is about.
+            process: The process that speaks.
+            numbers: The message, as the numbers of the wire.
+            now: The store's time, in microseconds.
+            run: A name of the store's run. Another run may have lost what an earlier one was told.
+            life: A name for a life that begins now, if one does.
+            learn: The microseconds for which nothing is granted after a loss.
+
+        Returns:
+            The reply, as the numbers of the wire.
+
+        Raises:
+            ConfigurationError: If the numbers are not those of a message.
+        """
+
+    def bury(self, process: str) -> None:
+        """Forget a process that has ended."""
+
+    @property
+    def news(self) -> int:
+        """How often something changed that a process may wait for."""
 
 @final
 class _Waiter:

@@ -23,6 +23,7 @@ mod records;
 mod router;
 mod said;
 mod section;
+mod shared;
 mod strategies;
 mod waiting;
 mod wire;
@@ -46,6 +47,8 @@ mod _core {
     use super::limits::time_zone;
     #[pymodule_export]
     use super::said::{is_read, read_header_pairs, read_number, read_plain_headers, read_time};
+    #[pymodule_export]
+    use super::shared::PyBooks;
     #[pymodule_export]
     use super::strategies::{
         PyRoundRobinCounters, PyRoutingContext, build_routing_contexts, cheapest, least_busy, lowest_latency, lowest_priority,
