@@ -19,10 +19,11 @@ use crate::gates::routing_context;
 use crate::group::{Attachment, Entry, Metrics, Removed, Services, Stats};
 use crate::health::{FailureKind, Scope};
 use crate::lease::Lease;
-use crate::limits::Observed;
+use crate::limits::{Desk, Observed};
 use crate::pick::{Explanation, Picker};
 use crate::registry::{Changed, Newcomer, Registry, Strategies};
 use crate::settings::Settings;
+use crate::sharing::Sharing;
 use crate::strategy::{RoutingContext, Strategy};
 use crate::wait::{Patience, Progress, Queue, Waiter};
 
@@ -47,6 +48,7 @@ const JITTER: u64 = 0x6a69_7474_6572;
 pub struct Router<T: Attachment> {
     picker: Picker<T>,
     queue: Arc<Queue<T>>,
+    shared: Option<Sharing>,
 }
 
 impl<T: Attachment> Router<T> {
@@ -56,6 +58,7 @@ impl<T: Attachment> Router<T> {
     /// If a number of the rules makes no sense.
     pub fn new(settings: Settings) -> Result<Self, Error> {
         settings.health.check()?;
+        let desk = settings.shared.as_ref().map(|shared| shared.desk(settings.clock.clone()));
         let services = Arc::new(Services {
             clock: settings.clock,
             rules: Current::new(settings.health),
@@ -63,11 +66,12 @@ impl<T: Attachment> Router<T> {
             events: Arc::default(),
             learning: Current::new(settings.learning),
             bell: Doorbell::default(),
+            desk,
         });
         let queue = Queue::new(Arc::clone(&services), settings.waiting);
         let strategies = Strategies { usual: settings.strategy, single: settings.strategies, tiers: settings.tiers };
         let registry = Registry::new(services, strategies, settings.default_tag);
-        Ok(Self { picker: Picker::new(registry, Rng::new(settings.seed)), queue })
+        Ok(Self { picker: Picker::new(registry, Rng::new(settings.seed)), queue, shared: settings.shared })
     }
 
     // --- registry ---
@@ -302,6 +306,27 @@ impl<T: Attachment> Router<T> {
     /// As for [`Router::acquire`].
     #[inline]
     pub fn acquire_at(&self, model_name: &str, request: &Request, priority: i32) -> Result<Lease<T>, Error> {
+        let lease = self.try_acquire(model_name, request, priority);
+        match lease {
+            Err(Error::NoAvailableDeployment(_)) if self.serve_at_once() => self.try_acquire(model_name, request, priority),
+            lease => lease,
+        }
+    }
+
+    /// Lets a store in memory answer, if there is one and a request lacked something. Returns whether it did.
+    #[cold]
+    fn serve_at_once(&self) -> bool {
+        let memory = self.shared.as_ref().and_then(|shared| shared.memory.as_ref());
+        let (Some(memory), Some(desk)) = (memory, &self.services().desk) else { return false };
+        let has_rung = desk.take_ring();
+        if has_rung {
+            memory.serve(desk);
+        }
+        has_rung
+    }
+
+    #[inline]
+    fn try_acquire(&self, model_name: &str, request: &Request, priority: i32) -> Result<Lease<T>, Error> {
         let stand_in = self.registry().stand_in(model_name, request);
         let request = stand_in.as_ref().unwrap_or(request);
         let lease = if self.services().bell.is_waited_at() {
@@ -355,7 +380,10 @@ impl<T: Attachment> Router<T> {
     /// If waiting is over without a lease: waiting would not help, the timeout has come, or too many requests
     /// wait. After the end, poll no more.
     pub fn poll(&self, waiter: &Waiter<T>) -> Result<Progress<T>, Error> {
-        self.queue.poll(&self.picker, waiter)
+        match self.queue.poll(&self.picker, waiter) {
+            Ok(Progress::Waits(_)) if self.serve_at_once() => self.queue.poll(&self.picker, waiter),
+            progress => progress,
+        }
     }
 
     /// Returns how many requests wait for a model name or alias.
@@ -492,6 +520,11 @@ impl<T: Attachment> Router<T> {
     #[cfg(feature = "python")]
     pub(crate) fn jitter(&self) -> &Rng {
         &self.services().jitter
+    }
+
+    /// Returns its talk with a shared store, if it shares limits.
+    pub(crate) fn desk(&self) -> Option<&Arc<Desk>> {
+        self.services().desk.as_ref()
     }
 
     fn now(&self) -> Nanos {

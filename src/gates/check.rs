@@ -21,6 +21,8 @@ pub(crate) struct Waived {
     /// Whether the gate of health checks is open: health checks took every member out.
     pub(crate) unhealthy: bool,
     pub(crate) slow_start: bool,
+    /// Whether it does not matter what this process holds of limits that it shares with others.
+    pub(crate) shared: bool,
 }
 
 /// What the checks look at: one deployment and one request.
@@ -200,12 +202,24 @@ impl<T> Check<'_, '_, T> {
         if picks_left == 0 { Ok(()) } else { Err(Refusal::SlowStart { percent: slice.percent, picks_left }) }
     }
 
+    #[inline]
+    fn shared(&self) -> Result<(), Refusal> {
+        if let Some(metering) = &self.entry.metering
+            && !self.waived.shared
+            && let Some(shortfall) = metering.share_shortfall(self.request.into(), self.now.get())
+        {
+            self.now.note_change(self.now.get().saturating_add(shortfall.frees_in));
+            return Err(Refusal::Shared(shortfall));
+        }
+        Ok(())
+    }
+
     // --- what it shares with others ---
 
     #[inline]
     fn quota(&self) -> Result<(), Refusal> {
         let metering = self.entry.metering.as_ref();
-        match metering.and_then(|metering| metering.quota_shortfall(self.request.into(), self.now.get())) {
+        match metering.and_then(|metering| metering.quota_shortfall(self.request.into(), self.now.get(), !self.waived.shared)) {
             Some((nth, shortfall)) => Err(Refusal::Quota { nth, shortfall }),
             None => Ok(()),
         }

@@ -6,7 +6,7 @@ use crate::base::gate::Gate;
 use crate::base::time::{Nanos, seconds};
 use crate::group::Entry;
 use crate::health::Cause;
-use crate::limits::{LimitKind, LimitShortfall, ObservedShortfall, Shortfall};
+use crate::limits::{LimitKind, LimitShortfall, ObservedShortfall, SharedShortfall, Shortfall};
 
 /// The gate that stopped a deployment, with the numbers of the check.
 ///
@@ -92,6 +92,8 @@ pub enum Refusal {
         /// How many picks of its group must come before this gate lets it pass.
         picks_left: u64,
     },
+    /// Other processes share a limit of the deployment's own, and this one holds too little of it.
+    Shared(SharedShortfall),
     /// A limit of a quota that the deployment shares is spent, or the provider said so.
     Quota {
         /// Which of its quotas, in the order of their locks.
@@ -120,6 +122,7 @@ impl Refusal {
             Self::LearntParallelRequests { .. } => Gate::LearntParallelRequests,
             Self::ObservedLimit(_) => Gate::ObservedLimit,
             Self::SlowStart { .. } => Gate::SlowStart,
+            Self::Shared(_) => Gate::Shared,
             Self::Quota { .. } => Gate::Quota,
         }
     }
@@ -149,6 +152,7 @@ impl fmt::Display for Refusal {
             Self::Limit(shortfall) => shortfall.fmt(f),
             Self::LearntParallelRequests { in_flight, limit } => write!(f, "in flight {in_flight}/{limit}, learnt from refusals"),
             Self::ObservedLimit(shortfall) => shortfall.fmt(f),
+            Self::Shared(shortfall) => shortfall.fmt(f),
             Self::Quota { shortfall, .. } => shortfall.fmt(f),
             Self::SlowStart { percent, picks_left } => {
                 write!(f, "slow start at {percent} % of a fair share, a candidate again after {picks_left} picks")
@@ -193,6 +197,7 @@ impl<T> Entry<T> {
                 quota.map(|quota| {
                     let limit = match shortfall {
                         Shortfall::Limit(shortfall) => quota.limits().get(nth(shortfall.nth)),
+                        Shortfall::Shared(shortfall) => quota.limits().get(nth(shortfall.nth)),
                         Shortfall::Observed(_) => None,
                     };
                     let limit = limit.map(|limit| format!(": {limit}")).unwrap_or_default();

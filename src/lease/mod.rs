@@ -308,6 +308,9 @@ impl<T> Lease<T> {
         }
         self.ended.store(true, Ordering::Relaxed);
         state.leave(&held);
+        if let Some(share) = self.entry.metering.as_ref().and_then(|metering| metering.share()) {
+            share.leave();
+        }
         if self.probes {
             state.annex().breaker.free_probe(&held);
         }

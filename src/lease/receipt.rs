@@ -34,6 +34,7 @@ impl Receipt {
         let charges = if let Some(metering) = &entry.metering {
             metering.with_locks(|locked| {
                 check(entry, state, request, waived, now)?;
+                locked.enter();
                 Ok(locked.charge(demand, now.get()))
             })?
         } else {

@@ -139,10 +139,30 @@ impl<T: Attachment> Picker<T> {
         let picked = self.registry.with_group(model_name, |model_name, group| {
             self.acquire_or(group, request, |now, found_nobody| self.acquire_by_walk(model_name, group, request, now, found_nobody))
         });
-        if let Ok(lease) = &picked {
-            lease.renew_moved();
+        match &picked {
+            Ok(lease) => lease.renew_moved(),
+            Err(Error::NoAvailableDeployment(_)) => self.note_need(model_name, request),
+            Err(_) => {}
         }
         picked
+    }
+
+    /// Notes what the request lacks of limits that processes share, at the deployment that the strategy would
+    /// pick if nothing lacked, so that the store is asked for it.
+    #[cold]
+    fn note_need(&self, model_name: &str, request: &Request) {
+        let Some(desk) = &self.registry.services().desk else { return };
+        let lacks = self.registry.with_group(model_name, |_, group| {
+            let mut walk = Walk::new(group, request, self.registry.services(), &self.rng, Now::new(self.clock()));
+            walk.waives_shared = true;
+            walk.chance.peek = true;
+            let entry = walk.choose(Unobserved).and_then(|position| group.member(position));
+            let metering = entry.and_then(|entry| entry.metering.as_ref());
+            Ok(metering.is_some_and(|metering| metering.note_need(request.into(), walk.now.get())))
+        });
+        if lacks == Ok(true) {
+            desk.ring();
+        }
     }
 
     /// Does what [`Picker::acquire`] does, where the index can answer. None costs no walk and makes no error.

@@ -109,6 +109,10 @@ impl<T: Attachment> Registry<T> {
         let deployments = Arc::<ById<T>>::default();
         let forks: Weak<ById<T>> = Arc::downgrade(&deployments);
         fork::tell(forks);
+        if let Some(desk) = &services.desk {
+            let hears: Weak<ById<T>> = Arc::downgrade(&deployments);
+            desk.connect(hears);
+        }
         Self {
             deployments,
             groups: sync::busy_map(),
@@ -195,7 +199,7 @@ impl<T: Attachment> Registry<T> {
         };
         let (position, order) =
             stays.as_ref().map_or_else(|| (next, changes.next_order()), |old| (old.home.place.position(), old.order));
-        let metering = changes.ledgers.metering(&deployment, old.as_deref(), &self.services.clock);
+        let metering = changes.ledgers.metering(&deployment, old.as_deref(), &self.services);
         let belongings = Belongings { inheritance, metering, place: Place::new(position), order };
         let entry = self.entry(deployment, attachment, &index, belongings);
 

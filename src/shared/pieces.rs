@@ -75,13 +75,11 @@ impl Pieces {
         Granted { held, lacks: held < row.least, came_back: held < before }
     }
 
-    /// Takes away what a process holds beyond `kept`.
-    pub(super) fn take_back(&mut self, process: &Arc<str>, kept: u64) -> bool {
+    /// Takes away what a process holds. Returns whether it held anything.
+    pub(super) fn take_back(&mut self, process: &Arc<str>) -> bool {
         let held = self.held.get(process).copied().unwrap_or(0);
-        if held > kept {
-            self.set(process, kept);
-        }
-        held > kept
+        self.set(process, 0);
+        held > 0
     }
 }
 
