@@ -51,6 +51,14 @@ pub struct Router<T: Attachment> {
     shared: Option<Sharing>,
 }
 
+impl<T: Attachment> Drop for Router<T> {
+    fn drop(&mut self) {
+        if let Some(desk) = self.desk() {
+            desk.close();
+        }
+    }
+}
+
 impl<T: Attachment> Router<T> {
     /// Makes a router without deployments.
     ///
@@ -520,6 +528,18 @@ impl<T: Attachment> Router<T> {
     #[cfg(feature = "python")]
     pub(crate) fn jitter(&self) -> &Rng {
         &self.services().jitter
+    }
+
+    /// Returns whether it shares limits through a store in memory.
+    #[cfg(feature = "python")]
+    pub(crate) fn shares_in_memory(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.memory.is_some())
+    }
+
+    /// Returns how long a request waits for an answer of a shared store, if it does not want to wait.
+    #[cfg(feature = "python")]
+    pub(crate) fn patience(&self) -> Nanos {
+        self.shared.as_ref().map_or(0, |shared| shared.patience)
     }
 
     /// Returns its talk with a shared store, if it shares limits.

@@ -14,7 +14,7 @@ use super::pace::Activity;
 use super::share::{Limited, Share, StoreTime, Terms};
 use crate::base::clock::Clock;
 use crate::base::fork::{self, Forks};
-use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::base::sync::{Mutex, hold};
 use crate::base::time::{Nanos, SECOND};
 use crate::shared::{Message, Micros, Reply};
@@ -49,7 +49,9 @@ pub(crate) struct Desk {
     activities: Mutex<FxHashMap<Arc<str>, Arc<Activity>>>,
     state: Mutex<State>,
     counts: Counts,
-    bell: Bell,
+    /// Behind a lock, so that a forked child gets another: a thread of the parent may have held this one's.
+    bell: Mutex<Arc<Bell>>,
+    is_closed: AtomicBool,
     hears: OnceLock<Weak<dyn Hears>>,
 }
 
@@ -117,7 +119,8 @@ impl Desk {
             activities: Mutex::default(),
             state: Mutex::default(),
             counts: Counts::default(),
-            bell: Bell::default(),
+            bell: Mutex::default(),
+            is_closed: AtomicBool::new(false),
             hears: OnceLock::new(),
         });
         let forks: Weak<Self> = Arc::downgrade(&desk);
@@ -202,14 +205,15 @@ impl Desk {
         }
     }
 
-    /// Takes the replies to a batch, one for each message, in the same order. Returns whether the store was
+    /// Takes the replies to a batch, one for each message, in the same order; None where this one was lost.
+    /// Returns whether the store was
     /// lost before. The caller holds no lock.
-    pub(crate) fn take(&self, batch: &Batch, replies: &[Reply], now: Nanos) -> bool {
+    pub(crate) fn take(&self, batch: &Batch, replies: &[Option<Reply>], now: Nanos) -> bool {
         self.counts.syncs.fetch_add(batch.messages.len() as u64, Ordering::Relaxed);
         self.counts.heard_at.store(now, Ordering::Relaxed);
         let is_back = {
             let mut state = hold(&self.state);
-            if let Some(reply) = replies.first() {
+            if let Some(reply) = replies.iter().flatten().next() {
                 state.trip(&self.time, batch.sent_at, now, reply.now);
             }
             state.lost_since.take().is_some()
@@ -220,8 +224,10 @@ impl Desk {
         let sent_at = self.time.at(batch.sent_at);
         let mut freed = Vec::new();
         for ((share, message), reply) in batch.shares.iter().zip(&batch.messages).zip(replies) {
-            if share.apply(message, reply, sent_at) {
-                freed.push(Arc::clone(share.owner()));
+            match reply {
+                Some(reply) if share.apply(message, reply, sent_at) => freed.push(Arc::clone(share.owner())),
+                Some(_) => {}
+                None => share.lose(message),
             }
         }
         self.tell_freed(&freed, now);
@@ -263,23 +269,53 @@ impl Desk {
         shares.iter().for_each(|share| share.hear_news());
     }
 
-    /// Returns whether others may want something from this process, or it waits for something.
-    pub(crate) fn is_engaged(&self, now: Nanos) -> bool {
-        hold(&self.shares).values().any(|share| share.is_engaged(now))
+    /// Returns how long the carrier may sleep if nobody rings. While requests come, others may want something
+    /// back, and more may be needed soon. `news`: the store has to be asked for news.
+    pub(crate) fn rest(&self, now: Nanos, news: bool) -> Nanos {
+        let is_in_use = hold(&self.activities).values().any(|activity| activity.is_in_use(now));
+        if is_in_use {
+            if news { SECOND / 200 } else { SECOND / 50 }
+        } else if hold(&self.shares).values().any(|share| share.is_engaged(now)) {
+            // It is about to give back what it holds.
+            SECOND / 10
+        } else {
+            SECOND
+        }
     }
 
     /// Wakes the carrier.
     pub(crate) fn ring(&self) {
-        let mut has_rung = self.bell.has_rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let bell = self.bell();
+        let mut has_rung = bell.has_rung.lock().unwrap_or_else(PoisonError::into_inner);
         if !*has_rung {
             *has_rung = true;
-            self.bell.rung.notify_all();
+            bell.rung.notify_all();
         }
     }
 
     /// Returns whether somebody has rung since the last look.
     pub(crate) fn take_ring(&self) -> bool {
-        std::mem::take(&mut *self.bell.has_rung.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.bell().has_rung.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends the talk: the carrier gives everything back, and then looks no more.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        self.ring();
+    }
+
+    /// Begins the talk again.
+    #[cfg(feature = "python")]
+    pub(crate) fn open(&self) {
+        self.is_closed.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+
+    fn bell(&self) -> Arc<Bell> {
+        Arc::clone(&hold(&self.bell))
     }
 
     /// Returns the router's time.
@@ -294,8 +330,9 @@ impl Desk {
 
     /// Sleeps until somebody rings, at most for this long. Returns whether somebody rang.
     pub(crate) fn sleep(&self, at_most: Duration) -> bool {
-        let has_rung = self.bell.has_rung.lock().unwrap_or_else(PoisonError::into_inner);
-        let sleep = self.bell.rung.wait_timeout_while(has_rung, at_most, |has_rung| !*has_rung);
+        let bell = self.bell();
+        let has_rung = bell.has_rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let sleep = bell.rung.wait_timeout_while(has_rung, at_most, |has_rung| !*has_rung);
         std::mem::take(&mut *sleep.unwrap_or_else(PoisonError::into_inner).0)
     }
 
@@ -340,11 +377,9 @@ impl fmt::Debug for Desk {
 impl Forks for Desk {
     fn after_fork(&self) {
         *hold(&self.process) = (self.name)().into();
+        *hold(&self.bell) = Arc::default();
         *hold(&self.state) = State::default();
         self.time.set_open(false);
         hold(&self.shares).values().for_each(|share| share.after_fork());
     }
 }
-
-/// Returns the shortest and the longest sleep of a carrier that nobody rings for.
-pub(crate) const LOOKS_EVERY: Nanos = SECOND / 50;

@@ -39,7 +39,7 @@ pub use observed::Observed;
 pub(crate) use observed::{HOLDS, Observations, Reserved};
 pub use quota::Quota;
 pub(crate) use quotas::{OTHERS, Quotas};
-pub(crate) use desk::{Batch, Desk, DeskStats, Hears, LOOKS_EVERY, OnLoss};
+pub(crate) use desk::{Batch, Desk, DeskStats, Hears, OnLoss};
 pub use share::SharedShortfall;
 pub(crate) use share::{Share, Terms};
 pub use shortfall::{LimitShortfall, ObservedShortfall, Shortfall};

@@ -31,7 +31,7 @@ impl Activity {
         self.tokens.store(tokens, Ordering::Relaxed);
     }
 
-    fn is_in_use(&self, now: Nanos) -> bool {
+    pub(super) fn is_in_use(&self, now: Nanos) -> bool {
         let at = self.at.load(Ordering::Relaxed);
         at != 0 && now.saturating_sub(at) < IN_USE_FOR
     }

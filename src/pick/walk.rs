@@ -191,6 +191,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
             model_name: Arc::clone(model_name),
             retry_after: earliest.map(|at| self.seconds_to(at)),
             retry_at: earliest,
+            is_asked_for: false,
             reasons,
         }))
     }

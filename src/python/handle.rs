@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use super::attached::Attached;
 use super::attempts::Attempts;
 use super::events::Subscriptions;
-use super::section;
+use super::{door, section};
 use crate::router::Router;
 
 /// Picks one deployment of a model for every request.
@@ -23,9 +23,18 @@ pub(crate) struct PyRouter {
     pub(super) attempts: Attempts,
     /// The part of Python: a `turnout.execution.state.Execution`.
     pub(super) execution: Py<PyAny>,
+    /// Carries the talk with a shared store: a `turnout.shared._carrier.Carrier`. None if there is none, or if
+    /// the store is in memory.
+    pub(super) carrier: Option<Py<PyAny>>,
 }
 
 impl PyRouter {
+    /// Lets a thread carry the talk with a shared store, if there is one and none does yet in this process.
+    #[cold]
+    pub(super) fn start_carrier(&self, py: Python<'_>) -> PyResult<()> {
+        self.carrier.as_ref().map_or(Ok(()), |carrier| door::inside(|| carrier.call_method0(py, "start").map(drop)))
+    }
+
     /// Does work that takes long if there are many deployments; with a name, if it leads to many. Then it
     /// gives up the GIL.
     pub(super) fn work<R: Send>(&self, py: Python<'_>, name: Option<&str>, work: impl FnOnce(&Router<Attached>) -> R + Send) -> R {

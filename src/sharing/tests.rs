@@ -138,7 +138,7 @@ impl Fleet {
                 self.processes[nth].late = messages.clone();
                 desk.lose(&batch, now);
             }
-            _ => _ = desk.take(&batch, &replies, now),
+            _ => _ = desk.take(&batch, &replies.into_iter().map(Some).collect::<Vec<_>>(), now),
         }
         self.processes[nth].heard_at = now;
     }

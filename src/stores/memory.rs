@@ -83,6 +83,7 @@ impl Memory {
             let now = desk.now();
             let Some(batch) = desk.batch(now) else { return };
             let replies = self.exchange(&batch.messages, desk.store_time(now));
+            let replies: Vec<_> = replies.into_iter().map(Some).collect();
             desk.take(&batch, &replies, now);
         }
     }
