@@ -26,6 +26,16 @@ def test_the_demo_loses_nothing() -> None:
     assert "in flight now: 0" in said
 
 
+@pytest.mark.skipif(os.name != "posix", reason="the file that workers share needs a Unix system")
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("fastapi", "httpx", "rich", "uvicorn")),
+    reason="fastapi, httpx, rich or uvicorn is not installed: make .venv/.demo",
+)
+def test_four_workers_admit_exactly_their_quota_and_one_is_killed() -> None:
+    said = " ".join(run("demo_shared.py", "--requests", "40", "--seconds", "2").split())
+    assert "No window admitted more than 40. The windows without a kill admitted exactly as many" in said
+
+
 @pytest.mark.skipif(importlib.util.find_spec("fastapi") is None, reason="fastapi is not installed")
 def test_the_gateway_streams() -> None:
     assert run("gateway.py") == "All aboard.\n"
