@@ -2,8 +2,8 @@
 
 The service is ``examples/workers.py``: its workers share their limits through a file. ``examples/load.py``
 asks for twice of what the quota allows, from a process of its own. In the second whole window one worker is
-killed, as by ``kill -9``, and uvicorn starts another. A table says what each window admitted. The workers write
-each admission to a file, so the requests of a killed worker are counted too.
+killed, as by ``kill -9``, and uvicorn starts another. A table says what each window admitted. The workers
+write each admission to a file, so the requests of a killed worker are counted too.
 
     python examples/demo_shared.py [--requests 600] [--seconds 10] [--windows 3]
 """
@@ -32,8 +32,8 @@ WORKERS = 4
 OVERLOAD = 2.0  # how many times the quota is asked for
 KILLED_IN = 1  # the number of the window in which a worker is killed, from 0
 KILLED_AT = 0.2  # of that window, while the quota is not used up
-# A worker holds what it needs in so many seconds, or crumbs of so many requests while little comes. It keeps up
-# to twice of that. What a killed worker held of a window is lost: nobody knows whether it was used.
+# A worker holds what it needs in so many seconds, or crumbs of so many requests while little comes. It keeps
+# up to twice of that. What a killed worker held of a window is lost: nobody knows whether it was used.
 HORIZON, CRUMBS = 0.25, 4
 STARTING = 60.0  # seconds in which all workers must answer
 
@@ -168,7 +168,7 @@ def main() -> int:
     console = Console()
     with tempfile.TemporaryDirectory() as name, service(port, Path(name), options):
         wait_for_workers(url)
-        # Windows begin at whole multiples of their length. The load begins before the first window of the table.
+        # Windows begin at whole multiples of their length. The load begins before the first of the table.
         first = (time.time() + 1.0) // options.seconds * options.seconds + options.seconds
         seconds = first + options.windows * options.seconds - time.time()
         rate = OVERLOAD * options.requests / options.seconds
