@@ -106,6 +106,22 @@ impl Books {
         self.news = self.news.saturating_add(u64::from(is_news));
     }
 
+    /// Forgets what has no effect any more, also of owners of whom nobody speaks: members whose leases are over,
+    /// and windows that nobody needs to remember.
+    pub(crate) fn tidy(&mut self, now: Micros) {
+        for owner in self.owners.values_mut() {
+            owner.forget_idle(now);
+            owner.meters.values_mut().for_each(|meter| meter.tidy(now));
+            owner.meters.retain(|_, meter| !meter.is_empty());
+        }
+        self.owners.retain(|_, owner| !owner.is_forgotten());
+    }
+
+    /// Returns whether there is nothing in the books.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.owners.is_empty()
+    }
+
     /// Returns the processes that any owner knows.
     pub(crate) fn members(&self) -> impl Iterator<Item = &Arc<str>> {
         self.owners.values().flat_map(|owner| owner.members.keys())
@@ -129,10 +145,15 @@ impl Owner {
         if is_over || is_complete {
             self.learns_until = 0;
         }
-        let idle: Vec<_> = self.members.iter().filter(|(_, member)| terms.now >= member.until).collect();
+        self.forget_idle(terms.now);
+    }
+
+    /// Forgets members whose leases are over.
+    fn forget_idle(&mut self, now: Micros) {
+        let idle: Vec<_> = self.members.iter().filter(|(_, member)| now >= member.until).collect();
         let idle: Vec<_> = idle.into_iter().map(|(process, member)| (Arc::clone(process), *member)).collect();
         for (process, member) in idle {
-            let is_gone = terms.now >= member.busy_until;
+            let is_gone = now >= member.busy_until;
             self.forget(&process, !is_gone);
             if is_gone {
                 self.members.remove(&process);
@@ -297,6 +318,16 @@ impl Meter {
             Held::Tally(_) | Held::Notices(_) => (row.window, row.until, None),
         };
         (window, until, Granted { held: held.unwrap_or(0), lacks: false, came_back: false })
+    }
+
+    /// Forgets what nobody needs to remember.
+    fn tidy(&mut self, now: Micros) {
+        match &mut self.held {
+            Held::Windows(windows) => windows.tidy(now),
+            Held::Tally(tally) => tally.tidy(now),
+            Held::Notices(notices) => notices.tidy(now),
+            Held::Pot { .. } | Held::Places { .. } => {}
+        }
     }
 
     fn is_wanted(&self, now: Micros) -> bool {
