@@ -40,6 +40,8 @@ mod said;
 mod settings;
 #[allow(dead_code, unused_imports)]
 mod shared;
+#[cfg_attr(not(feature = "python"), allow(dead_code, unused_imports, reason = "only Python has stores so far"))]
+mod stores;
 pub mod strategy;
 mod wait;
 #[cfg_attr(not(feature = "python"), allow(dead_code, unused_imports, reason = "only Python reads bodies so far"))]

@@ -82,6 +82,11 @@ impl Books {
         self.news
     }
 
+    /// Returns the news, and begins to count anew.
+    pub(crate) fn take_news(&mut self) -> u64 {
+        std::mem::take(&mut self.news)
+    }
+
     /// Handles a message.
     pub(crate) fn sync(&mut self, message: &Message, terms: Terms) -> Reply {
         let owner = self.owners.entry(Arc::clone(&message.owner)).or_default();
@@ -106,8 +111,8 @@ impl Books {
         self.news = self.news.saturating_add(u64::from(is_news));
     }
 
-    /// Forgets what has no effect any more, also of owners of whom nobody speaks: members whose leases are over,
-    /// and windows that nobody needs to remember.
+    /// Forgets what has no effect any more, also of owners of whom nobody speaks: members whose leases are
+    /// over, and windows that nobody needs to remember.
     pub(crate) fn tidy(&mut self, now: Micros) {
         for owner in self.owners.values_mut() {
             owner.forget_idle(now);
@@ -167,7 +172,6 @@ impl Owner {
         let mut came_back = false;
         for meter in self.meters.values_mut() {
             match &mut meter.held {
-                Held::Windows(_) => {}
                 Held::Pot { unit, pot } => pot.forget(process, *unit),
                 Held::Places { pieces, busy } => {
                     let kept = if is_busy { busy.get(process).copied().unwrap_or(0) } else { 0 };
@@ -177,7 +181,7 @@ impl Owner {
                     }
                 }
                 Held::Tally(tally) if !is_busy => tally.forget(process),
-                Held::Tally(_) | Held::Notices(_) => {}
+                Held::Windows(_) | Held::Tally(_) | Held::Notices(_) => {}
             }
         }
         came_back

@@ -1,8 +1,8 @@
 //! The books as bytes, for a store that keeps bytes.
 //!
-//! A record begins with the number of its layout. All other numbers are written seven bits a byte, least first
-//! (LEB128). Names of processes are long and come often: each is written once, and elsewhere stands its place
-//! in the list of names. What follows from the rest is not written.
+//! A record begins with the number of its layout. All other numbers are written seven bits a byte, least
+//! first (LEB128). Names of processes are long and come often: each is written once, and elsewhere stands its
+//! place in the list of names. What follows from the rest is not written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,7 +69,9 @@ impl<'a> Writer<'a> {
     }
 
     fn numbers<const N: usize>(&mut self, numbers: [u64; N]) {
-        numbers.into_iter().for_each(|number| self.number(number));
+        for number in numbers {
+            self.number(number);
+        }
     }
 
     fn text(&mut self, text: &str) {
