@@ -7,12 +7,13 @@
 //! | from 64 to the end | cells, one after the other |
 //!
 //! A cell is a word that tells its capacity, and two halves (see `half.rs`) of as many bytes. Its record is
-//! the length of the key, the key and the value. A cell without a record is free. The four words are written
-//! one at a time. All numbers are little-endian.
+//! the length of the key, the key and the value. A cell without a record is free. All numbers are
+//! little-endian.
 //!
 //! A writer may be killed between any two of its writes. What it leaves is right at each step:
 //!
 //! - A change of a value touches one half.
+//! - The four words are written one at a time, and a word is written whole or not at all.
 //! - A new cell is written behind the end. Only then the end moves.
 //! - A value that outgrows its cell is written to another cell, with a greater number. Only then the first
 //!   cell becomes free. If a key has two cells, the one with the greater number counts.
@@ -102,11 +103,21 @@ pub(super) struct Cells {
     /// Where each key is in the arrangement of the header. None if that must be found out.
     keys: Option<FxHashMap<Arc<str>, Cell>>,
     free: Vec<Cell>,
+    /// What was written and where, if a test asks for it.
+    #[cfg(test)]
+    writes: Option<Vec<(u64, Vec<u8>)>>,
 }
 
 impl Cells {
     pub(super) fn new(file: Arc<File>) -> Self {
-        Self { file, header: Header::default(), keys: None, free: Vec::new() }
+        Self {
+            file,
+            header: Header::default(),
+            keys: None,
+            free: Vec::new(),
+            #[cfg(test)]
+            writes: None,
+        }
     }
 
     /// Begins to use the file, with its lock. An empty file becomes one of cells; if `is_known_lost`, there
@@ -299,12 +310,16 @@ impl Cells {
         Ok(())
     }
 
-    fn write_half(&self, cell: Cell, half: usize, number: u64, record: &[u8]) -> Result<(), Fault> {
+    fn write_half(&mut self, cell: Cell, half: usize, number: u64, record: &[u8]) -> Result<(), Fault> {
         let at = cell.at + CELL_HEAD as u64 + if half == 0 { 0 } else { u64::from(cell.capacity) };
         self.write(at, &written(number, record))
     }
 
-    fn write(&self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
+    fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
+        #[cfg(test)]
+        if let Some(writes) = &mut self.writes {
+            writes.push((at, bytes.to_vec()));
+        }
         self.file.write_all_at(bytes, at).map_err(Fault::Write)
     }
 
@@ -339,8 +354,9 @@ impl Header {
         }
         let [magic, layout, run, sum, arrangement, end, news, learns_until] = words;
         if magic != MAGIC {
-            // A disk that lost power may leave zeros.
-            return if bytes.iter().all(|&byte| byte == 0) { Ok(None) } else { Err(Fault::Foreign) };
+            // A killed process may leave the beginning of a header, and a disk that lost power zeros.
+            let is_ours = MAGIC.to_le_bytes().starts_with(bytes) || bytes.iter().all(|&byte| byte == 0);
+            return if is_ours { Ok(None) } else { Err(Fault::Foreign) };
         }
         if bytes.len() >= 16 && layout != LAYOUT {
             return Err(Fault::Layout { theirs: layout, ours: LAYOUT });
@@ -396,4 +412,297 @@ fn entry(record: &[u8]) -> Option<(&str, &[u8])> {
     let (length, rest) = word(record)?;
     let (key, value) = rest.split_at_checked(usize::try_from(length).ok()?)?;
     Some((std::str::from_utf8(key).ok()?, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::stores::place::Place;
+    use crate::stores::place::tests::Folder;
+
+    const MOMENT: Moment = Moment { now: 1_000_000, steady: 0, learn: 3_000 };
+
+    /// A file that two processes use in turn.
+    struct Shared {
+        _folder: Folder,
+        file: Arc<File>,
+        users: [Cells; 2],
+    }
+
+    impl Shared {
+        fn new() -> Self {
+            let folder = Folder::new();
+            let place = Place::new(folder.0.join("ledger"), false);
+            let users = [0, 1].map(|_| Cells::new(Arc::new(place.open().unwrap().0)));
+            Self { _folder: folder, file: Arc::new(place.open().unwrap().0), users }
+        }
+
+        fn begin(&mut self, user: usize) -> &mut Cells {
+            let cells = &mut self.users[user];
+            cells.begin(MOMENT, false).unwrap();
+            cells
+        }
+
+        fn put(&mut self, user: usize, key: &str, value: &[u8]) {
+            let cells = self.begin(user);
+            let found = cells.find(key, MOMENT).unwrap();
+            cells.keep(&key.into(), found.as_ref(), value).unwrap();
+        }
+
+        fn get(&mut self, user: usize, key: &str) -> Option<Vec<u8>> {
+            self.begin(user).find(key, MOMENT).unwrap().map(|found| found.value)
+        }
+
+        fn remove(&mut self, user: usize, key: &str) {
+            let cells = self.begin(user);
+            if let Some(found) = cells.find(key, MOMENT).unwrap() {
+                cells.remove(key, &found).unwrap();
+            }
+        }
+
+        fn length(&self) -> u64 {
+            self.file.metadata().unwrap().len()
+        }
+
+        fn bytes(&self) -> Vec<u8> {
+            let mut bytes = vec![0; usize::try_from(self.length()).unwrap()];
+            self.file.read_exact_at(&mut bytes, 0).unwrap();
+            bytes
+        }
+
+        /// How long new owners learn.
+        fn learning(&mut self) -> u64 {
+            self.begin(0).learning(MOMENT)
+        }
+    }
+
+    #[test]
+    fn each_user_sees_what_the_other_wrote() {
+        let mut shared = Shared::new();
+        shared.put(0, "one", b"1");
+        shared.put(1, "other", b"2");
+        shared.put(1, "one", b"3");
+        assert_eq!((shared.get(0, "one"), shared.get(0, "other")), (Some(b"3".to_vec()), Some(b"2".to_vec())));
+        shared.remove(0, "one");
+        assert_eq!((shared.get(1, "one"), shared.get(1, "other")), (None, Some(b"2".to_vec())));
+        assert_eq!(shared.learning(), 0);
+    }
+
+    #[test]
+    fn a_cell_is_used_again() {
+        let mut shared = Shared::new();
+        shared.put(0, "one", b"1");
+        let length = shared.length();
+        shared.remove(0, "one");
+        shared.put(1, "other", b"2");
+        assert_eq!((shared.length(), shared.get(0, "other")), (length, Some(b"2".to_vec())));
+        shared.put(0, "other", &[7; 2000]);
+        shared.put(1, "third", b"3");
+        assert_eq!((shared.get(1, "other"), shared.get(0, "third")), (Some(vec![7; 2000]), Some(b"3".to_vec())));
+        assert_eq!(shared.length(), length + 8 + 2 * 4096, "the first cell has become the third key's");
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_begins_anew_and_learns() {
+        for length in [64, 65, 1000] {
+            let mut shared = Shared::new();
+            shared.put(0, "one", b"1");
+            shared.put(0, "other", b"2");
+            shared.begin(1);
+            let run = shared.users[1].run();
+            shared.file.set_len(length).unwrap();
+            assert_eq!((shared.get(1, "other"), shared.get(0, "one")), (None, None));
+            assert_eq!((shared.learning(), shared.length()), (MOMENT.learn, 64));
+            assert_ne!(shared.users[0].run(), run);
+        }
+    }
+
+    #[test]
+    fn a_header_is_mended_if_it_is_ours() {
+        for (at, bytes) in [(16, &b"damage"[..]), (24, &b"damage"[..]), (0, &[0; 64][..])] {
+            let mut shared = Shared::new();
+            shared.put(0, "one", b"1");
+            if at == 0 {
+                shared.file.set_len(0).unwrap(); // nothing but zeros
+            }
+            shared.file.write_all_at(bytes, at).unwrap();
+            assert_eq!((shared.get(1, "one"), shared.learning()), (None, MOMENT.learn), "{at}");
+        }
+        for length in 1..64 {
+            let mut shared = Shared::new();
+            shared.put(0, "one", b"1");
+            shared.file.set_len(length).unwrap();
+            assert_eq!((shared.get(1, "one"), shared.learning()), (None, MOMENT.learn), "{length}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_the_first_one_unless_there_was_another() {
+        for is_known_lost in [false, true] {
+            let mut shared = Shared::new();
+            shared.users[0].begin(MOMENT, is_known_lost).unwrap();
+            assert_eq!(shared.learning(), if is_known_lost { MOMENT.learn } else { 0 });
+        }
+    }
+
+    #[test]
+    fn learning_ends() {
+        let mut shared = Shared::new();
+        shared.begin(0).lose(MOMENT).unwrap();
+        let learning = |now| shared.users[0].learning(Moment { now, ..MOMENT });
+        assert_eq!([1_000_000, 1_002_999, 1_003_000, 2_000_000].map(learning), [3_000, 1, 0, 0]);
+        assert_eq!(learning(900_000), 0, "the clock stepped back");
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused_and_stays() {
+        let refused = |bytes: &[u8]| {
+            let mut shared = Shared::new();
+            shared.file.write_all_at(bytes, 0).unwrap();
+            let fault = shared.users[0].begin(MOMENT, false).unwrap_err().to_string();
+            assert_eq!(shared.bytes(), bytes);
+            fault
+        };
+        assert!(refused(b"a letter").starts_with("is no shared file of turnout"));
+        assert!(refused(b"?").starts_with("is no shared file of turnout"));
+        let layout = [&MAGIC.to_le_bytes()[..], &7_u64.to_le_bytes(), b"whatever comes"].concat();
+        assert!(refused(&layout).starts_with("has layout 7, but this version of turnout needs layout 1:"));
+    }
+
+    #[test]
+    fn a_key_whose_halves_are_damaged_is_lost_and_the_others_stay() {
+        for user in [0, 1] {
+            let mut shared = Shared::new();
+            shared.put(0, "one", b"1");
+            shared.put(0, "other", b"2");
+            let news = shared.users[0].news().unwrap();
+            shared.file.write_all_at(&[0xff; 1024], CELLS_AT + CELL_HEAD as u64).unwrap();
+            assert_eq!((shared.get(user, "one"), shared.get(user, "other")), (None, Some(b"2".to_vec())));
+            assert_eq!(shared.learning(), MOMENT.learn);
+            assert_ne!(shared.users[0].news().unwrap(), news);
+            let length = shared.length();
+            shared.put(1, "third", b"3");
+            assert_eq!((shared.get(0, "third"), shared.length()), (Some(b"3".to_vec()), length));
+        }
+    }
+
+    #[test]
+    fn damage_between_cells_begins_anew() {
+        let mut shared = Shared::new();
+        shared.put(0, "one", b"1");
+        shared.file.write_all_at(b"damage", CELLS_AT).unwrap();
+        assert_eq!((shared.get(1, "one"), shared.learning()), (None, MOMENT.learn));
+        shared.put(1, "one", b"2");
+        assert_eq!(shared.get(0, "one"), Some(b"2".to_vec()));
+    }
+
+    #[test]
+    fn keys_are_crowded_when_they_have_doubled() {
+        let mut shared = Shared::new();
+        let crowded: Vec<_> = (0..300_usize)
+            .filter(|key| {
+                let is_crowded = shared.begin(0).is_crowded();
+                shared.put(0, &key.to_string(), b"");
+                is_crowded
+            })
+            .collect();
+        assert_eq!(crowded, [64, 128, 256]);
+        shared.remove(0, "7");
+        assert_eq!(shared.users[0].keys().len(), 299);
+    }
+
+    fn changes() -> impl Strategy<Value = Vec<(usize, u8, Option<usize>)>> {
+        vec((0..2_usize, 0..5_u8, proptest::option::weighted(0.8, 0..1500_usize)), 1..30)
+    }
+
+    /// Applies a change: a value of some length for a key, or none.
+    fn apply(shared: &mut Shared, model: &mut BTreeMap<String, Vec<u8>>, nth: usize, change: (usize, u8, Option<usize>)) {
+        let (user, key, length) = change;
+        let key = format!("key{key}");
+        if let Some(length) = length {
+            let value = vec![u8::try_from(nth % 250).unwrap(); length];
+            shared.put(user, &key, &value);
+            model.insert(key, value);
+        } else {
+            shared.remove(user, &key);
+            model.remove(&key);
+        }
+    }
+
+    fn kept(shared: &mut Shared, user: usize) -> BTreeMap<String, Vec<u8>> {
+        (0..5).filter_map(|key| Some((format!("key{key}"), shared.get(user, &format!("key{key}"))?))).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_file_is_a_map(changes in changes()) {
+            let (mut shared, mut model) = (Shared::new(), BTreeMap::new());
+            for (nth, change) in changes.into_iter().enumerate() {
+                apply(&mut shared, &mut model, nth, change);
+                prop_assert_eq!(&kept(&mut shared, 0), &model);
+                prop_assert_eq!(&kept(&mut shared, 1), &model);
+            }
+            shared.users[0].distrust();
+            prop_assert_eq!(&kept(&mut shared, 0), &model);
+            prop_assert_eq!(shared.learning(), 0);
+        }
+
+        /// A writer that is killed has written the first so many bytes of what it would have written.
+        #[test]
+        fn a_killed_writer_leaves_the_state_before_or_after(changes in changes(), end in any::<prop::sample::Index>()) {
+            let (mut shared, mut model) = (Shared::new(), BTreeMap::new());
+            shared.begin(0);
+            let last = changes.len() - 1;
+            for (nth, &change) in changes.iter().enumerate().take(last) {
+                apply(&mut shared, &mut model, nth, change);
+            }
+            let (before, older) = (shared.bytes(), model.clone());
+            shared.users[changes[last].0].writes = Some(Vec::new());
+            apply(&mut shared, &mut model, last, changes[last]);
+            let writes = shared.users[changes[last].0].writes.take().unwrap();
+
+            shared.file.set_len(0).unwrap();
+            shared.file.write_all_at(&before, 0).unwrap();
+            let mut left = end.index(writes.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() + 1);
+            for (at, bytes) in &writes {
+                let is_word = bytes.len() == 8;
+                let part = &bytes[..if left >= bytes.len() { bytes.len() } else if is_word { 0 } else { left }];
+                shared.file.write_all_at(part, *at).unwrap();
+                left -= bytes.len().min(left);
+            }
+            // The other process knows the arrangement before the change, a third one knows nothing.
+            let other = 1 - changes[last].0;
+            let found = kept(&mut shared, other);
+            prop_assert!(found == older || found == model, "{:?}", found.keys());
+            shared.users[1 - other] = Cells::new(Arc::clone(&shared.file));
+            prop_assert_eq!(&kept(&mut shared, 1 - other), &found);
+            prop_assert_eq!(shared.learning(), 0);
+            // And all goes on.
+            model = found;
+            for (nth, &change) in changes.iter().enumerate() {
+                apply(&mut shared, &mut model, nth, change);
+                prop_assert_eq!(&kept(&mut shared, 0), &model);
+            }
+        }
+
+        #[test]
+        fn any_file_is_used_or_refused(bytes in vec(any::<u8>(), 0..3000), end in 0..4000_u64, is_ours in any::<bool>()) {
+            let mut shared = Shared::new();
+            shared.file.write_all_at(&bytes, 0).unwrap();
+            if is_ours {
+                let header = Header { run: 1, arrangement: 1, end, news: 0, learns_until: u64::MAX };
+                shared.file.write_all_at(&header.written(), 0).unwrap();
+                shared.file.write_all_at(&Cell { at: 0, capacity: 512 }.head(), CELLS_AT).unwrap();
+            }
+            if shared.users[0].begin(MOMENT, false).is_ok() {
+                shared.put(0, "one", b"1");
+                prop_assert_eq!(shared.get(1, "one"), Some(b"1".to_vec()));
+            }
+        }
+    }
 }

@@ -256,3 +256,205 @@ impl Drop for Locked {
 fn now() -> Micros {
     u64::try_from(wall::micros()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::base::time::SECOND;
+    use crate::shared::{Ask, Kind, Row};
+    use crate::stores::place::tests::Folder;
+    #[cfg(target_os = "linux")]
+    use crate::stores::process::Identity;
+
+    const LEARN: Micros = 3_000_000;
+
+    /// The ledgers of some processes, with one file.
+    fn ledgers<const N: usize>(folder: &Folder) -> [FileLedger; N] {
+        [(); N].map(|()| FileLedger::new(Place::new(folder.0.join("ledger"), false), LEARN))
+    }
+
+    /// A process that wants so many places of an owner that has ten, or none.
+    fn wants(owner: &str, process: &str, number: u64, target: u64) -> Message {
+        let row = Row { least: target, target, ..Row::default() };
+        let asks = vec![Ask { meter: 1, kind: Kind::Places, limit: 10, rows: vec![row] }];
+        let lease = 10_000_000;
+        Message { owner: owner.into(), process: process.into(), number, life: 0, lease, busy_for: 0, asks }
+    }
+
+    fn leaves(owner: &str, process: &str, number: u64) -> Message {
+        Message { lease: 0, ..wants(owner, process, number, 0) }
+    }
+
+    fn held(reply: &Reply) -> u64 {
+        reply.answers[0].rows[0].held
+    }
+
+    fn exchange(ledger: &FileLedger, batch: &[Message]) -> Vec<Reply> {
+        ledger.exchange(batch, SECOND / 2).unwrap()
+    }
+
+    #[test]
+    fn processes_share_a_limit() {
+        let folder = Folder::new();
+        let [one, other] = ledgers(&folder);
+        let news = one.news();
+        let all = exchange(&one, &[wants("a", "p", 1, 10), wants("b", "p", 1, 2)]);
+        assert_eq!((held(&all[0]), held(&all[1]), all[0].learning), (10, 2, 0), "the first file: nothing to learn");
+        let news_of_file = one.news();
+        assert_eq!((news, one.news()), (0, news_of_file));
+        let rest = exchange(&other, &[wants("a", "q", 1, 10), wants("b", "q", 1, 8)]);
+        assert_eq!((held(&rest[0]), held(&rest[1]), rest[0].members), (0, 8, 2));
+        assert!(one.news() != news_of_file && one.news() == other.news(), "one lacks what it needs");
+    }
+
+    #[test]
+    fn a_removed_file_is_made_again_and_learns() {
+        let folder = Folder::new();
+        let [one, other, third] = ledgers(&folder);
+        exchange(&one, &[wants("a", "p", 1, 10)]);
+        exchange(&other, &[wants("a", "q", 1, 10)]);
+        let news = (one.news(), other.news());
+        fs::remove_file(one.place().path()).unwrap();
+        assert!(one.news() != news.0 && other.news() != news.1, "all should speak");
+        assert_eq!(one.news(), one.news());
+        for (ledger, process) in [(&one, "p"), (&other, "q")] {
+            let reply = &exchange(ledger, &[wants("a", process, 2, 10)])[0];
+            assert!(held(reply) == 0 && reply.learning > LEARN / 2);
+        }
+        assert!(exchange(&third, &[wants("b", "r", 1, 10)])[0].learning > 0, "owners that are new learn too");
+    }
+
+    #[test]
+    fn a_file_that_is_moved_away_is_left() {
+        let folder = Folder::new();
+        let [one, other] = ledgers(&folder);
+        exchange(&one, &[wants("a", "p", 1, 10)]);
+        fs::rename(one.place().path(), folder.0.join("elsewhere")).unwrap();
+        assert_eq!(held(&exchange(&other, &[wants("a", "q", 1, 10)])[0]), 10);
+        assert_eq!(held(&exchange(&one, &[wants("a", "p", 2, 10)])[0]), 0);
+    }
+
+    #[test]
+    fn who_waits_too_long_for_the_lock_is_told_and_may_come_again() {
+        let folder = Folder::new();
+        let [one] = ledgers(&folder);
+        exchange(&one, &[wants("a", "p", 1, 1)]);
+        let locked = File::open(one.place().path()).unwrap();
+        locked.lock().unwrap();
+        let lost = one.exchange(&[wants("a", "p", 2, 1)], SECOND / 50).unwrap_err();
+        let path = one.place().path().display().to_string();
+        assert!(lost.is_locked());
+        assert_eq!(lost.to_string(), format!("the shared file {path} is locked by another process, which may have been stopped"));
+        one.news();
+        drop(locked);
+        assert_eq!(held(&exchange(&one, &[wants("a", "p", 2, 1)])[0]), 1);
+    }
+
+    #[test]
+    fn faults_name_the_file() {
+        let folder = Folder::new();
+        let [one] = ledgers(&folder);
+        fs::write(one.place().path(), b"turnout\n\x02\0\0\0\0\0\0\0").unwrap();
+        fs::set_permissions(one.place().path(), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let said = one.exchange(&[], 0).unwrap_err().to_string();
+        let expected = format!("the shared file {} has layout 2, but", one.place().path().display());
+        assert!(said.starts_with(&expected), "{said}");
+    }
+
+    #[test]
+    fn an_owner_whose_record_is_not_read_learns() {
+        let folder = Folder::new();
+        let [one] = ledgers(&folder);
+        exchange(&one, &[wants("a", "p", 1, 1), wants("b", "p", 1, 1)]);
+        {
+            let mut state = hold(&one.0.state);
+            let open = state.open.as_mut().unwrap();
+            let moment = Moment { now: now(), steady: 0, learn: LEARN };
+            let found = open.cells.find("a", moment).unwrap();
+            open.cells.keep(&"a".into(), found.as_ref(), b"no books").unwrap();
+        }
+        let replies = exchange(&one, &[wants("a", "p", 2, 1), wants("b", "p", 2, 1)]);
+        assert!(replies[0].learning > 0 && held(&replies[0]) == 0);
+        assert!(replies[1].learning == 0 && held(&replies[1]) == 1);
+    }
+
+    #[test]
+    fn owners_that_are_left_make_room() {
+        let folder = Folder::new();
+        let [one] = ledgers(&folder);
+        let length = || fs::metadata(one.place().path()).unwrap().len();
+        exchange(&one, &[wants("a", "p", 1, 1)]);
+        let least = length();
+        for number in 0..100 {
+            exchange(&one, &[wants("b", "p", number * 2 + 1, 1), leaves("b", "p", number * 2 + 2)]);
+        }
+        assert_eq!(length(), least + 1032, "a second cell");
+        // Members whose leases are over never leave.
+        let gone = |owner: u64| Message { lease: 1, ..wants(&format!("gone {owner}"), "p", 1, 0) };
+        for owner in 0..500 {
+            exchange(&one, &[gone(owner)]);
+        }
+        assert!(length() < 64 + 1032 * 66, "{}", length());
+        assert_eq!(held(&exchange(&one, &[wants("a", "p", 2, 1)])[0]), 1);
+    }
+
+    #[test]
+    fn a_closed_ledger_and_a_forked_one_open_the_file_again() {
+        let folder = Folder::new();
+        let [one] = ledgers(&folder);
+        exchange(&one, &[wants("a", "p", 1, 3)]);
+        one.close();
+        assert!(hold(&one.0.state).open.is_none());
+        assert_eq!(held(&exchange(&one, &[wants("a", "q", 1, 7)])[0]), 7);
+        one.0.after_fork();
+        assert!(hold(&one.0.state).open.is_none());
+        assert_eq!(held(&exchange(&one, &[wants("a", "p", 2, 3)])[0]), 3);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_dead_process_gives_back_its_places() {
+        let folder = Folder::new();
+        let [one] = ledgers(&folder);
+        let own = Identity::find().new_name();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let told = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let realm = own.split(':').next().unwrap();
+        let other = format!("{realm}:{}:{}:0", child.id(), told.split_whitespace().nth(21).unwrap());
+        exchange(&one, &[wants("a", &other, 1, 10), wants("b", &other, 1, 10)]);
+        assert_eq!(held(&exchange(&one, &[wants("a", &own, 1, 5)])[0]), 0);
+        let news = one.news();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        while one.news() == news {
+            thread::sleep(SHORTEST_SLEEP);
+        }
+        assert_eq!(held(&exchange(&one, &[wants("a", &own, 2, 5)])[0]), 5);
+        assert_eq!(held(&exchange(&one, &[wants("b", &own, 1, 5)])[0]), 5);
+        // Another process with that pid.
+        let was = format!("{realm}:1:1:0");
+        exchange(&one, &[wants("c", &was, 1, 10)]);
+        assert_eq!(held(&exchange(&one, &[wants("c", &own, 1, 5)])[0]), 5);
+    }
+
+    #[test]
+    fn a_batch_that_fails_amid_does_no_harm() {
+        let folder = Folder::new();
+        let [one, other] = ledgers(&folder);
+        exchange(&one, &[wants("a", "p", 1, 1)]);
+        {
+            // A file that is open only for reading cannot be written.
+            let mut state = hold(&one.0.state);
+            let open = state.open.as_mut().unwrap();
+            let file = Arc::new(File::open(one.place().path()).unwrap());
+            open.cells = Cells::new(Arc::clone(&file));
+            open.file = file;
+        }
+        let said = one.exchange(&[wants("a", "p", 2, 10)], 0).unwrap_err().to_string();
+        assert!(said.contains("cannot be written: ") && said.ends_with("; what was written before still counts"), "{said}");
+        let reply = exchange(&other, &[wants("a", "q", 1, 9)]);
+        assert_eq!((held(&reply[0]), reply[0].members), (9, 2));
+    }
+}
