@@ -38,6 +38,8 @@ FLOORS = {
     "health": "words and rules of health",
     "said": "headers of answers",
     "limits": "meters, quotas, observations",
+    "stores": "what keeps the books of processes",
+    "shared": "the books: pieces of limits",
     "attempts": "the budget of retries",
     "wire": "bodies of requests and answers",
     "base": "time, chance, locks, gates, errors",

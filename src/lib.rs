@@ -40,6 +40,7 @@ mod said;
 mod settings;
 mod shared;
 mod sharing;
+#[cfg_attr(not(feature = "python"), allow(dead_code, unused_imports, reason = "only Python has stores so far"))]
 mod stores;
 pub mod strategy;
 mod wait;

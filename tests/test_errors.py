@@ -26,6 +26,7 @@ from turnout import (
     Router,
     RouterError,
     RoutingContext,
+    StoreLost,
     TooManyWaiters,
     Waiting,
     WaitTimeout,
@@ -48,6 +49,7 @@ BASES: dict[type[BaseException], tuple[type[BaseException], ...]] = {
     WaitTimeout: (NoAvailableDeployment, TimeoutError),
     TooManyWaiters: (NoAvailableDeployment,),
     RequestTooLarge: (RouterError,),
+    StoreLost: (RouterError,),
 }
 
 
@@ -85,6 +87,7 @@ RAISED: list[Exception] = [
     TooManyWaiters("said", "m", None, {"max_parallel_requests": 2}),
     RequestTooLarge("said", "m", U64, 1000),
     RequestTooLarge("said"),
+    StoreLost("said"),
 ]
 
 

@@ -36,6 +36,7 @@ from turnout.exceptions import NoAvailableDeployment as NoAvailableDeployment
 from turnout.exceptions import RateLimitExceeded as RateLimitExceeded
 from turnout.exceptions import RequestTooLarge as RequestTooLarge
 from turnout.exceptions import RouterError as RouterError
+from turnout.exceptions import StoreLost as StoreLost
 from turnout.exceptions import TooManyWaiters as TooManyWaiters
 from turnout.exceptions import WaitTimeout as WaitTimeout
 from turnout.providers.exceptions import Failure as Failure
@@ -116,6 +117,7 @@ __all__ = [
     "RouterMetrics",
     "RoutingContext",
     "Status",
+    "StoreLost",
     "Strategy",
     "Timeouts",
     "TooManyWaiters",

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from os import PathLike
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar, final
@@ -29,6 +30,7 @@ __all__ = [
     "_RequestScan",
     "_StreamScanner",
     "_Books",
+    "_FileLedger",
     "_Waiter",
     "__version__",
     "_after_fork",
@@ -36,6 +38,7 @@ __all__ = [
     "_at_exit",
     "_before_fork",
     "_is_read",
+    "_process_name",
     "_read_answer",
     "_read_header_pairs",
     "_read_number",
@@ -1682,6 +1685,41 @@ class _Books:
     @property
     def news(self) -> int:
         """How often something changed that a process may wait for."""
+
+class _FileLedger:
+    """The books of a shared store in a file, for the processes of one host."""
+
+    def __new__(cls, path: str | PathLike[str], *, learn: int, has_own_folder: bool = False) -> Self:
+        """Make the store. Its file is opened when it is first used.
+
+        Args:
+            path: The file.
+            learn: The microseconds for which nothing is granted after a loss.
+            has_own_folder: Whether the file's folder is made, and refused if other users may use it.
+        """
+
+    def exchange(self, batch: Sequence[tuple[str, str, Sequence[int]]], /) -> list[list[int]]:
+        """Handle messages under one lock, for which it waits at most half a second.
+
+        Args:
+            batch: An owner, a process and the numbers of the wire for each message.
+
+        Returns:
+            The replies, as the numbers of the wire.
+
+        Raises:
+            ConfigurationError: If some numbers are not those of a message.
+            StoreLost: If the file cannot be used.
+        """
+
+    def news(self) -> int:
+        """Return another number if something happened that a process may wait for."""
+
+    def close(self) -> None:
+        """Close the file. It is opened again when it is next used."""
+
+def _process_name() -> str:
+    """Make a name for this process, as shared stores know it."""
 
 @final
 class _Waiter:

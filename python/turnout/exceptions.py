@@ -12,7 +12,8 @@
     │   ├── RateLimitExceeded                    all of them by their request or token limits
     │   ├── WaitTimeout           (TimeoutError) and waiting did not help in time
     │   └── TooManyWaiters                       and no further call may wait
-    └── RequestTooLarge                          the request is above every token limit
+    ├── RequestTooLarge                          the request is above every token limit
+    └── StoreLost                                the shared store cannot be reached
 
 A value of the wrong type raises Python's own `TypeError`.
 """
@@ -29,6 +30,7 @@ __all__ = [
     "RateLimitExceeded",
     "RequestTooLarge",
     "RouterError",
+    "StoreLost",
     "TooManyWaiters",
     "WaitTimeout",
 ]
@@ -148,3 +150,7 @@ class RequestTooLarge(RouterError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class StoreLost(RouterError):
+    """The shared store cannot be reached."""

@@ -7,7 +7,7 @@ use super::ledger::{Ledger, LedgerHeld};
 use super::limit::Limit;
 use super::meter::{Charge, Meter};
 use super::observed::Reserved;
-use super::share::{Share, SharedShortfall};
+use super::share::{Marks, Share, SharedShortfall};
 use super::shortfall::{LimitShortfall, Shortfall};
 use super::unit::Unit;
 use super::usage::Usage;
@@ -69,8 +69,10 @@ impl Metering {
     }
 
     /// Locks the quotas, and then the shares. The lock of the counters comes before these locks.
-    fn hold(&self) -> (Vec<LedgerHeld<'_>>, Vec<Held<'_>>) {
-        (self.quotas.iter().map(|ledger| ledger.hold()).collect(), self.shares().map(Share::hold).collect())
+    fn hold(&self) -> (Vec<LedgerHeld<'_>>, Option<Held<'_>>, Vec<Held<'_>>) {
+        let quotas = self.quotas.iter().map(|ledger| ledger.hold()).collect();
+        let own = self.share().map(Share::hold);
+        (quotas, own, self.quotas.iter().filter_map(|ledger| Some(ledger.share()?.hold())).collect())
     }
 
     /// Returns why its own limits do not let a request through; None if they do.
@@ -118,7 +120,7 @@ impl Metering {
     /// whether some requests may find more: see `index::Leaf`.
     pub(crate) fn tokens_left(&self, now: &Now<'_>) -> (u64, bool) {
         let (mut tokens, mut understates) = (u64::MAX, false);
-        if let Some(share) = self.share() {
+        if let Some(share) = self.share().filter(|share| share.limits_tokens()) {
             tokens = share.tokens_left(now.get());
             understates = share.limits_parts();
             if let Some(at) = share.changes_at(now.get()) {
@@ -185,7 +187,7 @@ pub(crate) struct Locked<'a>(&'a Metering);
 impl Locked<'_> {
     /// Counts a request.
     pub(crate) fn charge(&self, demand: Demand, now: Nanos) -> Charges {
-        let mut pieces = Vec::new();
+        let mut pieces = Marks::new();
         let own = self.0.share().map(|share| (share, &*self.0.own));
         let quotas = self.0.quotas.iter().filter_map(|ledger| Some((ledger.share()?, ledger.meters())));
         for (share, meters) in own.into_iter().chain(quotas) {
@@ -233,7 +235,7 @@ pub(crate) struct Charges {
     /// The units that each quota had reserved in all, this request included.
     reserved: Vec<Reserved>,
     /// One mark for each limit that processes share.
-    pieces: Vec<u64>,
+    pieces: Marks,
 }
 
 impl Charges {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::demand::Demand;
 use super::fixed::to_router;
@@ -17,6 +18,9 @@ use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::sync::{Mutex, hold};
 use crate::base::time::{Nanos, SECOND, seconds};
 use crate::shared::{Ask, Kind, Message, Micros, Reply, Row};
+
+/// A mark for each limit of one owner or of several, to settle a charge.
+pub(super) type Marks = SmallVec<[u64; 3]>;
 
 /// Too little of a shared limit is held here.
 ///
@@ -116,6 +120,7 @@ pub(crate) struct Share {
     hands: Box<[Hand]>,
     /// How many of these are limits a minute, which come first.
     minutes: usize,
+    limits_tokens: bool,
     common: Arc<Common>,
     /// The use of its group.
     activity: Arc<Activity>,
@@ -214,6 +219,7 @@ impl Share {
             places: places.map(u64::from),
             hands: hands.into(),
             minutes,
+            limits_tokens: limits.iter().any(|limit| limit.unit() != Unit::Requests),
             common: before.map_or_else(Arc::default, |before| Arc::clone(&before.common)),
             activity,
             time: Arc::clone(time),
@@ -278,6 +284,12 @@ impl Share {
         hands.map(|hand| hand.room(time, error)).min().unwrap_or(u64::MAX)
     }
 
+    /// Returns whether a limit counts tokens.
+    #[inline]
+    pub(super) fn limits_tokens(&self) -> bool {
+        self.limits_tokens
+    }
+
     /// Returns whether a limit counts prompts or answers apart.
     pub(super) fn limits_parts(&self) -> bool {
         self.hands.iter().any(|hand| hand.unit().is_part())
@@ -298,7 +310,7 @@ impl Share {
     /// Counts a request, and adds a mark for each limit. Returns when the windows end that were charged, by the
     /// router's time, for each of the owner's limits beside those of a minute: 0 for limits without windows
     /// that begin with their first use. The caller holds the lock.
-    pub(super) fn charge(&self, demand: Demand, now: Nanos, marks: &mut Vec<u64>) -> impl Iterator<Item = Nanos> {
+    pub(super) fn charge(&self, demand: Demand, now: Nanos, marks: &mut Marks) -> impl Iterator<Item = Nanos> {
         let (time, error) = (self.time.at(now), self.time.error());
         add(&self.common.requests, 1);
         self.activity.note(now, demand.tokens);
@@ -311,15 +323,13 @@ impl Share {
 
     /// Takes a place in flight. The caller holds the lock.
     pub(super) fn enter(&self) {
-        add(&self.common.busy, 1);
+        self.common.busy.fetch_add(1, Ordering::Relaxed);
         self.common.needs_place_until.store(0, Ordering::Relaxed);
     }
 
     /// Gives back a place in flight.
     pub(crate) fn leave(&self) {
-        let _held = self.hold();
-        let busy = &self.common.busy;
-        busy.store(busy.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        self.common.busy.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Replaces what was counted. None: the request was never sent. Returns the marks of other owners. The

@@ -8,6 +8,8 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::door;
 use crate::base::error::{Error, Unavailable};
+#[cfg(unix)]
+use crate::stores::Lost;
 
 macro_rules! exceptions {
     ($($class:ident,)+) => {
@@ -29,6 +31,7 @@ exceptions! {
     NoAvailableDeployment,
     RateLimitExceeded,
     RequestTooLarge,
+    StoreLost,
     TooManyWaiters,
     WaitTimeout,
 }
@@ -62,6 +65,13 @@ impl From<Error> for PyErr {
                 Ok((message, too_large.model_name.to_string(), too_large.tokens, too_large.largest_limit))
             }),
         }
+    }
+}
+
+#[cfg(unix)]
+impl From<Lost> for PyErr {
+    fn from(lost: Lost) -> Self {
+        StoreLost::new_err(lost.to_string())
     }
 }
 

@@ -11,6 +11,8 @@ mod deployment;
 mod door;
 mod errors;
 mod events;
+#[cfg(unix)]
+mod file;
 mod handle;
 mod interrupt;
 mod lease;
@@ -40,6 +42,9 @@ mod _core {
     use super::clock::PyManualClock;
     #[pymodule_export]
     use super::deployment::PyDeployment;
+    #[cfg(unix)]
+    #[pymodule_export]
+    use super::file::PyFileLedger;
     #[pymodule_export]
     use super::handle::PyRouter;
     #[pymodule_export]
@@ -49,7 +54,7 @@ mod _core {
     #[pymodule_export]
     use super::said::{is_read, read_header_pairs, read_number, read_plain_headers, read_time};
     #[pymodule_export]
-    use super::shared::PyBooks;
+    use super::shared::{PyBooks, process_name};
     #[pymodule_export]
     use super::sharing::{PyBatch, PyDesk, PyMemory};
     #[pymodule_export]

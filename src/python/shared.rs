@@ -1,10 +1,11 @@
-//! The class `_Books`: the books of a store, for stores and tests in Python.
+//! What stores in Python need: the class `_Books`, the books of a store, and names of processes.
 
 use pyo3::prelude::*;
 
 use crate::base::error::Error;
 use crate::base::sync::{Mutex, hold};
 use crate::shared::{Books, Message, Terms};
+use crate::stores::Identity;
 
 /// The books of a store. See `crate::shared`.
 #[pyclass(name = "_Books", module = "turnout._core", frozen)]
@@ -49,4 +50,10 @@ impl PyBooks {
     fn __repr__(&self) -> String {
         format!("_Books(members={})", hold(&self.0).members().count())
     }
+}
+
+/// Makes a name for this process, as shared stores know it.
+#[pyfunction(name = "_process_name")]
+pub(super) fn process_name() -> String {
+    Identity::find().new_name()
 }

@@ -191,7 +191,7 @@ impl PyDesk {
 
 /// The longest that a process may be silent and still a member. The store must keep what it holds longer than
 /// the pauses between its messages.
-const SHORTEST_TTL: Nanos = SECOND;
+const SHORTEST_TTL: Nanos = SECOND / 10;
 
 impl Sharing {
     /// Makes it of these options.
@@ -201,7 +201,7 @@ impl Sharing {
     fn with(ttl: Nanos, busy_for: Nanos, horizon: Nanos, patience: Nanos, on_loss: OnLoss) -> Result<Self, Error> {
         let seconds = crate::base::time::seconds;
         if ttl < SHORTEST_TTL {
-            return Err(Error::Configuration(format!("ttl must be at least 1.0 seconds, not {}", seconds(ttl))));
+            return Err(Error::Configuration(format!("ttl must be at least 0.1 seconds, not {}", seconds(ttl))));
         }
         if horizon == 0 || horizon > ttl {
             let allowed = seconds(ttl);

@@ -27,6 +27,12 @@ impl Tally {
         Piece { window: row.window, until: row.until, held: own, granted: others }
     }
 
+    /// Forgets numbers that count no more.
+    pub(super) fn tidy(&mut self, now: Micros) {
+        self.0.values_mut().for_each(|numbers| numbers.retain(|_, &mut (_, until)| now < until));
+        self.0.retain(|_, numbers| !numbers.is_empty());
+    }
+
     pub(super) fn forget(&mut self, process: &Arc<str>) {
         self.0.values_mut().for_each(|numbers| _ = numbers.remove(process));
         self.0.retain(|_, numbers| !numbers.is_empty());
@@ -44,13 +50,18 @@ pub(super) struct Notices(pub(super) Option<Piece>);
 impl Notices {
     /// Handles a row. A late one changes nothing.
     pub(super) fn sync(&mut self, row: &Row, is_late: bool, now: Micros, is_news: &mut bool) -> Piece {
-        self.0 = self.0.filter(|notice| now < notice.until);
+        self.tidy(now);
         let said = Piece { window: row.window, until: row.until, held: row.have, granted: row.used };
         if !is_late && now < said.until && said.window > self.0.map_or(0, |notice| notice.window) {
             self.0 = Some(said);
             *is_news = true;
         }
         self.0.unwrap_or_default()
+    }
+
+    /// Forgets a notice that holds no more.
+    pub(super) fn tidy(&mut self, now: Micros) {
+        self.0 = self.0.filter(|notice| now < notice.until);
     }
 
     pub(super) fn is_empty(&self) -> bool {

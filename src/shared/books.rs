@@ -78,6 +78,11 @@ impl Books {
         self.news
     }
 
+    /// Returns the news, and begins to count anew.
+    pub(crate) fn take_news(&mut self) -> u64 {
+        std::mem::take(&mut self.news)
+    }
+
     /// Handles a message.
     pub(crate) fn sync(&mut self, message: &Message, terms: Terms) -> Reply {
         let owner = self.owners.entry(Arc::clone(&message.owner)).or_default();
@@ -102,6 +107,22 @@ impl Books {
         self.news = self.news.saturating_add(u64::from(is_news));
     }
 
+    /// Forgets what has no effect any more, also of owners of whom nobody speaks: members whose leases are
+    /// over, and windows that nobody needs to remember.
+    pub(crate) fn tidy(&mut self, now: Micros) {
+        for owner in self.owners.values_mut() {
+            owner.forget_idle(now);
+            owner.meters.values_mut().for_each(|meter| meter.tidy(now));
+            owner.meters.retain(|_, meter| !meter.is_empty());
+        }
+        self.owners.retain(|_, owner| !owner.is_forgotten());
+    }
+
+    /// Returns whether there is nothing in the books.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.owners.is_empty()
+    }
+
     /// Returns the processes that any owner knows.
     pub(crate) fn members(&self) -> impl Iterator<Item = &Arc<str>> {
         self.owners.values().flat_map(|owner| owner.members.keys())
@@ -121,10 +142,15 @@ impl Owner {
         if terms.now >= self.learns_until || self.learns_until > terms.now.saturating_add(terms.learn) {
             self.learns_until = 0;
         }
-        let idle: Vec<_> = self.members.iter().filter(|(_, member)| terms.now >= member.until).collect();
+        self.forget_idle(terms.now);
+    }
+
+    /// Forgets members whose leases are over.
+    fn forget_idle(&mut self, now: Micros) {
+        let idle: Vec<_> = self.members.iter().filter(|(_, member)| now >= member.until).collect();
         let idle: Vec<_> = idle.into_iter().map(|(process, member)| (Arc::clone(process), *member)).collect();
         for (process, member) in idle {
-            let is_gone = terms.now >= member.busy_until;
+            let is_gone = now >= member.busy_until;
             self.forget(&process, is_gone);
             if is_gone {
                 self.members.remove(&process);
@@ -139,11 +165,10 @@ impl Owner {
         let mut came_back = false;
         for meter in self.meters.values_mut() {
             match &mut meter.held {
-                Held::Windows(_) => {}
                 Held::Pot { unit, pot } => pot.forget(process, *unit),
                 Held::Places(pieces) if gone => came_back |= pieces.take_back(process),
                 Held::Tally(tally) if gone => tally.forget(process),
-                Held::Places(_) | Held::Tally(_) | Held::Notices(_) => {}
+                Held::Windows(_) | Held::Places(_) | Held::Tally(_) | Held::Notices(_) => {}
             }
         }
         came_back
@@ -279,6 +304,16 @@ impl Meter {
             Held::Tally(_) | Held::Notices(_) => (row.window, row.until, None),
         };
         (window, until, Granted { held: held.unwrap_or(0), lacks: false, came_back: false })
+    }
+
+    /// Forgets what nobody needs to remember.
+    fn tidy(&mut self, now: Micros) {
+        match &mut self.held {
+            Held::Windows(windows) => windows.tidy(now),
+            Held::Tally(tally) => tally.tidy(now),
+            Held::Notices(notices) => notices.tidy(now),
+            Held::Pot { .. } | Held::Places { .. } => {}
+        }
     }
 
     fn is_wanted(&self, now: Micros) -> bool {

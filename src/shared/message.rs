@@ -167,15 +167,16 @@ impl Message {
     pub(crate) fn read(owner: &str, process: &str, numbers: &[u64]) -> Result<Self, Error> {
         let mut rest = Numbers(numbers);
         let read = || {
-            let [number, life, lease, busy_for, asks] = rest.take()?;
+            let [number, life, lease, busy_for, count] = rest.take()?;
             let mut message =
                 Self { owner: owner.into(), process: process.into(), number, life, lease, busy_for, asks: Vec::new() };
-            for _ in 0..asks {
+            for _ in 0..count {
                 let [meter, kind, one, other, limit, rows] = rest.take()?;
                 let mut ask = Ask { meter, kind: Kind::of([kind, one, other])?, limit, rows: Vec::new() };
                 for _ in 0..rows {
-                    let [window, until, have, least, target, used] = rest.take()?;
-                    ask.rows.push(Row { window, until, have, least, target, used });
+                    let mut row = Row::default();
+                    [row.window, row.until, row.have, row.least, row.target, row.used] = rest.take()?;
+                    ask.rows.push(row);
                 }
                 message.asks.push(ask);
             }
@@ -186,8 +187,8 @@ impl Message {
 }
 
 impl Reply {
-    /// Returns the reply as numbers: [`Reply::now`] to [`Reply::members`], the number of answers, and for each
-    /// whether units are wanted, the number of rows, and the four numbers of each [`Piece`].
+    /// Returns the reply as numbers: [`Reply::now`] to [`Reply::members`], the number of answers, and for
+    /// each whether units are wanted, the number of rows, and the four numbers of each [`Piece`].
     pub(crate) fn numbers(&self) -> Vec<u64> {
         let mut numbers = vec![self.now, self.life, self.learning, self.members, self.answers.len() as u64];
         for answer in &self.answers {

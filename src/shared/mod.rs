@@ -25,6 +25,7 @@ mod books;
 mod message;
 mod pieces;
 mod pot;
+mod record;
 
 pub(crate) use books::{Books, Terms};
 pub(crate) use message::{Answer, Ask, Kind, MOST, Message, Micros, Piece, Reply, Row};

@@ -90,7 +90,7 @@ pub(super) struct Windows(pub(super) BTreeMap<u64, Pieces>);
 impl Windows {
     /// Handles a row. `shares`: all windows that have not ended share the limit.
     pub(super) fn sync(&mut self, process: &Arc<str>, row: &Row, limit: u64, shares: bool, terms: Terms) -> Granted {
-        self.0.retain(|_, pieces| terms.now < pieces.until.saturating_add(REMEMBERED));
+        self.tidy(terms.now);
         let others = if shares { self.alive(terms.now, row.window) } else { 0 };
         if terms.now >= row.until && !self.0.contains_key(&row.window) {
             // A window that nobody remembers grants nothing and takes nothing.
@@ -104,6 +104,11 @@ impl Windows {
             self.0.remove(&row.window);
         }
         granted
+    }
+
+    /// Forgets windows that ended long ago.
+    pub(super) fn tidy(&mut self, now: Micros) {
+        self.0.retain(|_, pieces| now < pieces.until.saturating_add(REMEMBERED));
     }
 
     /// Returns the units of all pieces in the windows that have not ended, but for one window.

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use crate::base::clock::Clock;
-use crate::base::rng::Rng;
 use crate::base::time::{Nanos, SECOND};
 use crate::limits::{Desk, OnLoss, Terms};
-use crate::stores::Memory;
+use crate::stores::{Identity, Memory};
 
 /// How a router shares limits with other routers.
 ///
@@ -47,7 +46,7 @@ impl Default for Sharing {
 
 /// Returns a new name for this process.
 fn process_name() -> String {
-    format!("{}:{:016x}", std::process::id(), Rng::new(None).below(u64::MAX))
+    Identity::find().new_name()
 }
 
 #[cfg(test)]

@@ -1,5 +1,29 @@
-//! The stores that processes share limits through, as far as they need no Python.
+//! What keeps the books for many processes.
+//!
+//! A *store* handles a batch of messages and answers each. The ledger of this folder is a file, for the
+//! processes of one host; the [`Memory`] is for tests. Nothing but the books decides what a message comes to.
 
+#[cfg(unix)]
+mod cells;
+#[cfg(unix)]
+mod fault;
+#[cfg(unix)]
+mod half;
+#[cfg(unix)]
+mod ledger;
+#[cfg(unix)]
+mod lives;
 mod memory;
+#[cfg(unix)]
+mod place;
+mod process;
 
+#[cfg(unix)]
+pub(crate) use fault::Lost;
+#[cfg(unix)]
+pub(crate) use ledger::FileLedger;
+#[cfg(unix)]
 pub use memory::Memory;
+#[cfg(unix)]
+pub(crate) use place::Place;
+pub(crate) use process::Identity;

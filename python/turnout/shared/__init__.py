@@ -7,12 +7,32 @@ A router that is given a store shares its limits with all routers that use the s
 | store | who shares |
 |---|---|
 | :class:`Memory` | routers of one process, for tests |
+| :class:`File` | the workers of one host, without a server |
 
 A store is any object with a method ``exchange(batch)``. It takes messages, each an owner, a process and whole
 numbers, and returns the replies in their order. All stores keep the same books: what a process may use of each
 limit. Together that is never more than the limit.
 """
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+
 from turnout._core import Memory
 
-__all__ = ["Memory"]
+if TYPE_CHECKING:
+    from turnout.shared.file import File
+
+__all__ = ["File", "Memory"]
+
+_HOME = {"File": "turnout.shared.file"}
+
+if not TYPE_CHECKING:  # so that a type checker finds names that do not exist
+
+    def __getattr__(name):
+        if name not in _HOME:
+            raise AttributeError(f"module 'turnout.shared' has no attribute {name!r}")
+        value = globals()[name] = getattr(_import_module(_HOME[name]), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *_HOME})
