@@ -211,6 +211,7 @@ impl Desk {
     pub(crate) fn take(&self, batch: &Batch, replies: &[Option<Reply>], now: Nanos) -> bool {
         self.counts.syncs.fetch_add(batch.messages.len() as u64, Ordering::Relaxed);
         self.counts.heard_at.store(now, Ordering::Relaxed);
+        let knew_time = self.time.is_known();
         let is_back = {
             let mut state = hold(&self.state);
             if let Some(reply) = replies.iter().flatten().next() {
@@ -220,6 +221,9 @@ impl Desk {
         };
         if is_back {
             self.time.set_open(false);
+        }
+        if !knew_time {
+            hold(&self.shares).values().for_each(|share| share.forget_guesses());
         }
         let sent_at = self.time.at(batch.sent_at);
         let mut freed = Vec::new();
@@ -278,6 +282,9 @@ impl Desk {
         } else if hold(&self.shares).values().any(|share| share.is_engaged(now)) {
             // It is about to give back what it holds.
             SECOND / 10
+        } else if hold(&self.shares).values().any(|share| share.remembers(now)) {
+            // It speaks now and then, so that it hears early that the store has lost something.
+            (self.terms.ttl / 20).min(SECOND)
         } else {
             SECOND
         }

@@ -459,11 +459,14 @@ impl Hand {
         }
     }
 
+    /// Forgets all pieces, and what was used of them.
+    pub(super) fn forget_pieces(&self) {
+        self.words.pieces.iter().for_each(|piece| piece.begin(0, 0, 0));
+    }
+
     /// Forgets everything, in a forked child: it is the parent's.
     pub(super) fn clear(&self) {
-        for piece in &self.words.pieces {
-            piece.begin(0, 0, 0);
-        }
+        self.forget_pieces();
         for word in [&self.words.need, &self.words.refunded, &self.words.refunded_since] {
             set(word, 0);
         }
@@ -472,6 +475,13 @@ impl Hand {
     /// Returns whether it holds units that it has not used.
     pub(super) fn is_engaged(&self, now: Micros) -> bool {
         self.words.pieces.iter().any(|piece| piece.left() > 0 && now < get(&piece.window))
+    }
+
+    /// Returns whether it has used units that still count. If the store forgets everything, only this process
+    /// knows of them. A bucket that is forgotten begins empty, so nobody has to tell of its use.
+    pub(super) fn remembers(&self, now: Micros) -> bool {
+        let is_bucket = matches!(self.shape, Shape::Bucket { .. });
+        !is_bucket && self.words.pieces.iter().any(|piece| get(&piece.used) > 0 && now < get(&piece.until))
     }
 
     /// Takes one of `members` equal parts without the store, which is lost.

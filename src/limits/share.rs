@@ -51,6 +51,8 @@ pub(crate) struct StoreTime {
     pub(crate) clock: Clock,
     /// By how many microseconds the time may be wrong.
     error: AtomicU64,
+    /// Whether the store has told its time.
+    is_known: AtomicU64,
     /// Whether the limits are open to all: the store is lost, and the user wants that then.
     is_open: AtomicU64,
 }
@@ -79,6 +81,13 @@ impl StoreTime {
 
     pub(crate) fn set_error(&self, error: Micros) {
         self.error.store(error, Ordering::Relaxed);
+        self.is_known.store(1, Ordering::Relaxed);
+    }
+
+    /// Returns whether the time is the store's. Before its first reply it is this machine's, which may be off
+    /// by anything. A clock that is moved by hand is the store's too.
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Relaxed) != 0 || self.clock.wall().is_none()
     }
 
     pub(crate) fn set_open(&self, is_open: bool) {
@@ -153,6 +162,8 @@ struct Talk {
     life: u64,
     members: u64,
     is_learning: bool,
+    /// Whether the store began a new life, which has to hear everything at once.
+    tells_all: bool,
     /// Whether a message is on its way.
     is_asking: bool,
     /// When the last message was made.
@@ -378,7 +389,7 @@ impl Share {
             is_wanted: talk.is_wanted,
         };
         let requests = self.common.requests.load(Ordering::Relaxed);
-        let mut is_due = must;
+        let mut is_due = must || talk.tells_all;
         let plans: Vec<_> = self
             .hands
             .iter()
@@ -396,17 +407,21 @@ impl Share {
             (limit, self.places_row(&outlook, terms, *pace, talk.places_granted < limit / 2, &mut is_due))
         });
         let is_old = time.saturating_sub(talk.asked_at) > terms.ttl / 5000;
-        let is_engaged = places.as_ref().is_some_and(|(_, row)| row.have > 0) || self.hands.iter().any(|hand| hand.is_engaged(time));
-        if !is_due && !(is_old && is_engaged) {
+        let has_places = places.as_ref().is_some_and(|(_, row)| row.have > 0);
+        let is_member = has_places || self.hands.iter().any(|hand| hand.is_engaged(time) || hand.remembers(time));
+        if !is_due && !(is_old && is_member) {
             return None;
         }
         let everything = talk.is_learning;
         let mut asks: Vec<_> = Vec::with_capacity(plans.len() + 1);
-        if let Some((limit, row)) = places {
-            self.common.places.store(row.have, Ordering::Relaxed);
-            asks.push(Ask { meter: places_meter(), kind: Kind::Places, limit, rows: vec![row] });
+        // Windows have their names by the store's time. So the first message asks for nothing but the time.
+        if self.time.is_known() {
+            if let Some((limit, row)) = places {
+                self.common.places.store(row.have, Ordering::Relaxed);
+                asks.push(Ask { meter: places_meter(), kind: Kind::Places, limit, rows: vec![row] });
+            }
+            asks.extend(self.hands.iter().zip(plans).map(|(hand, plan)| hand.ask(plan, &outlook, everything)));
         }
-        asks.extend(self.hands.iter().zip(plans).map(|(hand, plan)| hand.ask(plan, &outlook, everything)));
         talk.number += 1;
         talk.is_asking = true;
         talk.asked_at = time;
@@ -471,6 +486,7 @@ impl Share {
         talk.life = reply.life;
         talk.members = reply.members.max(1);
         talk.is_learning = reply.learning > 0;
+        talk.tells_all = talk.is_learning && !knew_life;
         talk.is_asking = false;
         talk.is_wanted = answers.iter().any(|answer| answer.wanted);
         talk.pause = if lacks && knew_life { talk.pause.saturating_mul(2).clamp(FIRST_PAUSE, LONGEST_PAUSE) } else { 0 };
@@ -497,6 +513,18 @@ impl Share {
     pub(super) fn is_engaged(&self, now: Nanos) -> bool {
         let time = self.time.at(now);
         self.common.places.load(Ordering::Relaxed) > 0 || self.hands.iter().any(|hand| hand.is_engaged(time))
+    }
+
+    /// Forgets what it took without the store, in windows that had their names by another clock.
+    pub(super) fn forget_guesses(&self) {
+        let _held = self.hold();
+        self.hands.iter().for_each(Hand::forget_pieces);
+    }
+
+    /// Returns whether it has used units that still count: see [`Hand::remembers`].
+    pub(super) fn remembers(&self, now: Nanos) -> bool {
+        let time = self.time.at(now);
+        self.hands.iter().any(|hand| hand.remembers(time))
     }
 
     /// Gives everything up, and returns the message that says so, with which the process leaves.

@@ -381,3 +381,48 @@ fn a_limit_that_is_raised_keeps_what_is_granted() {
     }
     assert_eq!(saturate(&mut fleet, 1), 5);
 }
+
+#[test]
+fn what_a_quiet_process_has_used_is_not_lost_with_the_store() {
+    for kind in [LimitKind::Fixed(Start::Clock), LimitKind::Fixed(Start::FirstUse), LimitKind::Sliding] {
+        let mut fleet = Fleet::new(2, limited(100, MINUTE / 2, kind));
+        while fleet.log.len() < 40 {
+            fleet.acquire(0, 1);
+            fleet.sync(0, Fate::Arrives);
+        }
+        // It gives back what it does not need.
+        for _ in 0..20 {
+            fleet.wait(SECOND / 10);
+            fleet.sync(0, Fate::Arrives);
+        }
+        fleet.step(&Step::Lose);
+        for _ in 0..40 {
+            fleet.wait(SECOND / 10);
+            fleet.acquire(1, 1);
+            (0..2).for_each(|nth| fleet.sync(nth, Fate::Arrives));
+        }
+        saturate(&mut fleet, 1);
+        let most = fleet.most_in(MINUTE / 2);
+        assert!((99..=100).contains(&most), "{most} under {kind:?}");
+    }
+}
+
+#[test]
+fn no_window_is_asked_for_by_the_name_that_this_machine_gives_it() {
+    // The clock of the store is an hour behind.
+    let now = || u64::try_from(crate::base::wall::micros()).unwrap() - 3_600_000_000;
+    let router = Router::new(Settings { shared: Some(Sharing::default()), ..Settings::default() }).unwrap();
+    drop(router.add(deployment("a").with_rpm_limit(Some(60)).unwrap(), ()).unwrap());
+    let (desk, mut books) = (Arc::clone(router.desk().unwrap()), Books::default());
+    let mut admitted = 0;
+    for _ in 0..20 {
+        admitted += usize::from(router.acquire("m", &Request::default()).is_ok());
+        let Some(batch) = desk.batch(desk.now()) else { continue };
+        let rows = || batch.messages.iter().flat_map(|message| &message.asks).flat_map(|ask| &ask.rows);
+        assert!(rows().all(|row| row.window <= now() + 120_000_000));
+        let terms = BooksTerms { now: now(), run: 1, life: 1, learn: 0 };
+        let replies: Vec<_> = batch.messages.iter().map(|message| Some(books.sync(message, terms))).collect();
+        desk.take(&batch, &replies, desk.now());
+    }
+    assert!(admitted > 0);
+}
