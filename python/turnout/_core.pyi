@@ -1723,10 +1723,10 @@ class Memory:
         TypeError: A value is of the wrong type.
 
     Example:
-        >>> from turnout import Deployment, Router
+        >>> from turnout import Deployment, ManualClock, Router
         >>> from turnout.shared import Memory
-        >>> store = Memory()
-        >>> one, other = (Router([Deployment("eu", "m", rpm_limit=2)], shared=store) for _ in range(2))
+        >>> eu, store, clock = Deployment("eu", "m", rpm_limit=2), Memory(), ManualClock()
+        >>> one, other = (Router([eu], shared=store, clock=clock) for _ in range(2))
         >>> one.acquire("m").release()
         >>> other.acquire("m").release()
         >>> one.acquire("m")
