@@ -1728,7 +1728,9 @@ class Memory:
         >>> eu, store, clock = Deployment("eu", "m", rpm_limit=2), Memory(), ManualClock()
         >>> one, other = (Router([eu], shared=store, clock=clock) for _ in range(2))
         >>> one.acquire("m").release()
+        True
         >>> other.acquire("m").release()
+        True
         >>> one.acquire("m")
         Traceback (most recent call last):
             ...
