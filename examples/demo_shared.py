@@ -163,8 +163,8 @@ def waste(found: list[Window], options: argparse.Namespace, killed: int) -> Iter
 
 
 def main() -> int:
-    """Run the demo. Return 1 if more than the quota was admitted, or less of it was used than could be. Return 2
-    if the machine is too slow to tell.
+    """Run the demo. Return 1 if more than the quota was admitted, or less was used than could be. Return 2 if
+    the machine is too slow to tell.
     """
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--requests", type=int, default=600, help="the requests that the quota allows in a window (600)")
