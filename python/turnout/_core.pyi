@@ -1686,6 +1686,7 @@ class _Books:
     def news(self) -> int:
         """How often something changed that a process may wait for."""
 
+@final
 class _FileLedger:
     """The books of a shared store in a file, for the processes of one host."""
 
