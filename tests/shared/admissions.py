@@ -1,8 +1,9 @@
 """What workers admitted, written down so that it outlives them, and what of it is over a limit.
 
-A worker writes a record before it goes on, into a file of its own. One write of 32 bytes is whole or not there,
-and stays when the worker is killed. A request was admitted at some moment between the call and its return. A
-window counts it only if all of that time is within the window. So what is counted is over the limit for sure.
+A worker writes a record before it goes on, into a file of its own. One write of 32 bytes is whole or not
+there, and stays when the worker is killed. A request was admitted at some moment between the call and its
+return. A window counts it only if all of that time is within the window. So what is over a limit is over it
+for sure.
 """
 
 import os
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 
-# The number of the request, the nanoseconds before the call and after its return, and the units. At the end of
-# a request its number is negative.
+# The number of the request, the nanoseconds before the call and after its return, and the units. At the end
+# of a request its number is negative, and the units are those that it used.
 _RECORD = Struct("<qqqq")
 
 
@@ -31,9 +32,9 @@ class Writer:
         os.write(self._file, _RECORD.pack(self._last, earliest, latest, units))
         return self._last
 
-    def end(self, number: int, at: int) -> None:
-        """Write that a request has ended."""
-        os.write(self._file, _RECORD.pack(-number, at, at, 0))
+    def end(self, number: int, at: int, units: int) -> None:
+        """Write that a request has ended, and the units that it used. The provider counts no others."""
+        os.write(self._file, _RECORD.pack(-number, at, at, units))
 
 
 @dataclass(slots=True)
@@ -49,14 +50,14 @@ class Admission:
 
 def read(folder: Path) -> list[Admission]:
     """Read what all workers wrote."""
-    admissions = []
+    admissions: list[Admission] = []
     for path in sorted(folder.glob("*.admitted")):
         own: dict[int, Admission] = {}
         for number, earliest, latest, units in _RECORD.iter_unpack(path.read_bytes()):
             if number > 0:
                 own[number] = Admission(path.stem, earliest, latest, units)
             else:
-                own[-number].ended = earliest
+                own[-number].ended, own[-number].units = earliest, units
         admissions.extend(own.values())
     return admissions
 
@@ -67,7 +68,7 @@ def has_any(path: Path) -> bool:
 
 
 class StoreClock:
-    """The clock of a store of this machine, which is its wall clock. It turns monotonic times into the store's.
+    """The clock of a store of this machine: the wall clock. It turns monotonic times into the store's.
 
     The wall clock may be slewed meanwhile. So a time is known up to the difference between two looks.
     """

@@ -90,7 +90,11 @@ class Fleet:
         self._signal(name, signal.SIGCONT)
 
     def end(self) -> "Record":
-        """End all workers, and return what was admitted. A worker that does not end, or ends badly, is a fault."""
+        """End all workers, and return what was admitted.
+
+        Raises:
+            AssertionError: A worker did not end, or ended badly.
+        """
         now = self.clock.now()
         self.clock.look()
         for worker in self._workers.values():

@@ -1,8 +1,8 @@
 """Limits that real processes share, while workers, servers and what is between them fail.
 
-Each test begins its fault only once all workers admit, counts from outside what they admitted, and asserts two
-things: no window was above its limit, and after the fault the limit is used again. The controls prove that the
-count can fail.
+Each test begins its fault only once all workers admit, and counts from outside what they admitted. It asserts
+two things: no window was above its limit, and after the fault the limit is used again. The controls prove
+that the count can fail.
 
 TURNOUT_FAULT_ROUNDS=20 repeats each test at other random moments.
 """
@@ -68,7 +68,7 @@ def begin(fleet: Fleet, chance: random.Random) -> None:
 
 
 def check(fleet: Fleet, windows: int = 2, least: float = 0.95) -> None:
-    """Lets some windows pass after a fault, and asserts that they are used, and that none was above the limit."""
+    """Lets some windows pass after a fault. Asserts that they are used, and that none was above the limit."""
     fleet.wait_until_window(0.0)
     time.sleep(windows * fleet.task.per + 0.05)
     record = fleet.end()
@@ -80,7 +80,9 @@ def check(fleet: Fleet, windows: int = 2, least: float = 0.95) -> None:
 
 
 @pytest.mark.parametrize("tokens", [None, 7], ids=["requests", "tokens"])
-def test_workers_that_are_killed_take_nothing_with_them(task: Task, tokens: int | None, tmp_path: Path, chance: random.Random) -> None:
+def test_workers_that_are_killed_take_nothing_with_them(
+    task: Task, tokens: int | None, tmp_path: Path, chance: random.Random
+) -> None:
     amount = 200 * (tokens or 1)
     with Fleet(tmp_path, task.with_(amount=amount, tokens=tokens)) as fleet:
         begin(fleet, chance)
@@ -108,7 +110,9 @@ def test_other_kinds_of_limits_while_workers_are_killed(task: Task, kind: str, t
         assert record.used_last() >= 0.8, record.used()
 
 
-def test_a_worker_that_stands_still_beyond_its_lease_uses_nothing_of_others(task: Task, tmp_path: Path, chance: random.Random) -> None:
+def test_a_worker_that_stands_still_beyond_its_lease_uses_nothing_of_others(
+    task: Task, tmp_path: Path, chance: random.Random
+) -> None:
     with Fleet(tmp_path, task.with_(ttl=1.0)) as fleet:
         begin(fleet, chance)
         still = chance.sample(fleet.names(), 2)
@@ -183,7 +187,9 @@ def test_a_server_that_loses_what_it_knows(
 
 
 # The moment of a window at which each takes most away: all is used by then, or nothing was saved yet.
-@pytest.mark.parametrize(("lose", "part"), [(flush_all, 0.5), (restart_as_before, 0.02)], ids=lambda lose: getattr(lose, "__name__", ""))
+@pytest.mark.parametrize(
+    ("lose", "part"), [(flush_all, 0.5), (restart_as_before, 0.02)], ids=lambda lose: getattr(lose, "__name__", "")
+)
 def test_the_count_fails_without_learning(
     lose: Callable[[Server, Proxy], None], part: float, server: Server, proxy: Proxy, tmp_path: Path
 ) -> None:
@@ -258,7 +264,9 @@ def test_a_server_that_does_not_answer(
         check(fleet)
 
 
-def test_workers_that_are_cut_off_leave_the_limit_to_the_others(server: Server, proxy: Proxy, tmp_path: Path, chance: random.Random) -> None:
+def test_workers_that_are_cut_off_leave_the_limit_to_the_others(
+    server: Server, proxy: Proxy, tmp_path: Path, chance: random.Random
+) -> None:
     with Fleet(tmp_path, Task("redis", server.url)) as fleet:
         fleet.begin(2, where=proxy.url)
         begin(fleet, chance)

@@ -32,6 +32,8 @@ class Task:
     kind: Literal["fixed", "sliding", "bucket"] = "fixed"
     tokens: int | None = None
     """The tokens of a request, if the units are tokens."""
+    actual: int | None = None
+    """The tokens that a request turns out to use. None for as many as it asked for."""
     places: int | None = None
     """The most requests in flight."""
     rate: float = 60.0
@@ -43,7 +45,7 @@ class Task:
     timeout: float = 0.0
     """The seconds that a request waits."""
     patience: float = 0.0
-    """The seconds that an acquire waits for the store. The longer, the less is known of when it was admitted."""
+    """The seconds that it waits for the store. The longer, the less is known of when it was admitted."""
     on_loss: Literal["closed", "share", "open"] = "closed"
     learns: bool = True
     """Whether the store learns after a loss. A store that does not proves that a test can fail."""
@@ -83,10 +85,10 @@ def store_of(task: Task) -> Any:
 
 def router_of(task: Task) -> Router:
     """Make the router of a task."""
-    limits = ()
+    limits: tuple[Limit, ...] = ()
     if task.amount is not None:
-        unit = {"requests": task.amount} if task.tokens is None else {"tokens": task.amount}
-        limits = (Limit(**unit, per=task.per, kind=task.kind),)  # type: ignore[arg-type]
+        requests, tokens = (task.amount, None) if task.tokens is None else (None, task.amount)
+        limits = (Limit(requests=requests, tokens=tokens, per=task.per, kind=task.kind),)
     deployment = Deployment("a", "m", limits=limits, max_parallel_requests=task.places)
     return Router([deployment], shared=store_of(task))
 
@@ -135,8 +137,8 @@ class Worker:
     def _end_those_before(self, now: float) -> None:
         while self._held and self._held[0][0] <= now:
             _, number, lease = self._held.pop(0)
-            self._writer.end(number, time.monotonic_ns())
-            lease.success()
+            self._writer.end(number, time.monotonic_ns(), self._task.actual or self._task.tokens or 1)
+            lease.success(tokens=self._task.actual)
 
 
 def work(task: Task, path: str) -> None:
