@@ -63,7 +63,7 @@ pub use group::{Attachment, Entry, Metrics, Removed, Stats};
 pub use health::{Cause, FailureKind, HealthRules, MinuteRules, Rules, Scope, Status};
 pub use lease::Lease;
 pub use limits::{
-    Limit, LimitKind, LimitShortfall, LimitStats, Observed, ObservedShortfall, ObservedStats, Quota, SharedShortfall, Shortfall, Start,
+    Limit, LimitKind, LimitShortfall, LimitStats, Observed, ObservedShortfall, ObservedStats, Quota, SharedShortfall, SharingStats, Shortfall, Start,
     Unit, Usage, Zone,
 };
 pub use pick::{Explanation, Verdict};

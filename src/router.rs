@@ -1,6 +1,6 @@
 //! The router: the one public door.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use rustc_hash::FxHashMap;
@@ -23,7 +23,7 @@ use crate::limits::{Desk, Observed};
 use crate::pick::{Explanation, Picker};
 use crate::registry::{Changed, Newcomer, Registry, Strategies};
 use crate::settings::Settings;
-use crate::sharing::Sharing;
+use crate::sharing::{Ears, Sharing};
 use crate::strategy::{RoutingContext, Strategy};
 use crate::wait::{Patience, Progress, Queue, Waiter};
 
@@ -49,6 +49,8 @@ pub struct Router<T: Attachment> {
     picker: Picker<T>,
     queue: Arc<Queue<T>>,
     shared: Option<Sharing>,
+    /// Hears what the talk with a shared store has brought.
+    ears: Arc<Ears<T>>,
 }
 
 impl<T: Attachment> Drop for Router<T> {
@@ -79,7 +81,14 @@ impl<T: Attachment> Router<T> {
         let queue = Queue::new(Arc::clone(&services), settings.waiting);
         let strategies = Strategies { usual: settings.strategy, single: settings.strategies, tiers: settings.tiers };
         let registry = Registry::new(services, strategies, settings.default_tag);
-        Ok(Self { picker: Picker::new(registry, Rng::new(settings.seed)), queue, shared: settings.shared })
+        let ears = Arc::new(Ears::new(registry.by_id(), &registry.services().events));
+        let router = Self { picker: Picker::new(registry, Rng::new(settings.seed)), queue, shared: settings.shared, ears };
+        if let Some(desk) = router.desk() {
+            let ears: Weak<Ears<T>> = Arc::downgrade(&router.ears);
+            desk.connect(ears);
+            desk.set_compares(router.compares_in_flight());
+        }
+        Ok(router)
     }
 
     // --- registry ---
@@ -252,7 +261,17 @@ impl<T: Attachment> Router<T> {
     /// Changes options as [`Router::configure`] does, and leaves the rest to [`Router::finish_change`]. It
     /// runs no code of the application.
     pub(crate) fn change_options(&self, changed: Changed) -> Result<(), Error> {
-        self.registry().configure(changed)
+        let configured = self.registry().configure(changed);
+        if let Some(desk) = self.desk() {
+            desk.set_compares(self.compares_in_flight());
+        }
+        configured
+    }
+
+    /// Returns whether a strategy compares what is in flight.
+    fn compares_in_flight(&self) -> bool {
+        let strategies = self.registry().strategies();
+        strategies.usual.compares_in_flight() || strategies.single.values().any(|strategy| strategy.compares_in_flight())
     }
 
     /// Returns the strategy of every model name that has none of its own.
@@ -491,6 +510,7 @@ impl<T: Attachment> Router<T> {
         self.snapshot().iter().for_each(|stats| metrics.add(stats));
         metrics.waiting = self.queue.waiting() as u64;
         metrics.events_dropped = self.services().events.dropped();
+        metrics.sharing = self.desk().map(|desk| desk.stats(self.now()));
         metrics
     }
 

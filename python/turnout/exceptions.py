@@ -95,7 +95,7 @@ class NoAvailableDeployment(RouterError):
             ``excluded``, ``cooling_down``, ``unhealthy``, ``probation``, ``max_parallel_requests``,
             ``rpm_limit``, ``tpm_limit``, ``limit`` (one of ``Deployment.limits``),
             ``learnt_parallel_requests``, ``observed_limit`` (the provider said so), ``slow_start``,
-            ``quota``.
+            ``shared`` (this process holds too little of a limit that processes share), ``quota``.
     """
 
     def __init__(

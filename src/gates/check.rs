@@ -115,7 +115,8 @@ impl<T> Check<'_, '_, T> {
     #[inline(always)]
     fn probation(&self) -> Result<(), Refusal> {
         // Some rules know no such place. Under them no request has it.
-        if self.cooldown_until != 0 && self.state.is_probed() && !self.waived.health { Err(Refusal::Probation) } else { Ok(()) }
+        let is_taken = || self.state.is_probed() || self.is_probed_elsewhere();
+        if self.cooldown_until != 0 && !self.waived.health && is_taken() { Err(Refusal::Probation) } else { Ok(()) }
     }
 
     #[inline(always)]
@@ -154,6 +155,13 @@ impl<T> Check<'_, '_, T> {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether another process may have the one place of the probation.
+    #[cold]
+    fn is_probed_elsewhere(&self) -> bool {
+        let share = self.entry.metering.as_ref().and_then(|metering| metering.share());
+        share.is_some_and(|share| self.entry.rules().health().is_some() && share.lacks_probe(self.now.get()))
     }
 
     // --- what few deployments count ---

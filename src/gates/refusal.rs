@@ -192,13 +192,24 @@ impl<T> Entry<T> {
         let nth = |nth: u32| usize::try_from(nth).unwrap_or(usize::MAX);
         let cause = match refusal {
             Refusal::Limit(shortfall) => self.deployment().limits().get(nth(shortfall.nth)).map(ToString::to_string),
+            Refusal::Shared(shortfall) => {
+                let share = self.metering.as_ref().and_then(|metering| metering.share());
+                return share.map_or_else(|| refusal.to_string(), |share| share.describe(shortfall, self.services.clock.now()));
+            }
+            Refusal::Quota { nth: at, shortfall: Shortfall::Shared(shortfall) } => {
+                let ledger = self.metering.as_ref().and_then(|metering| metering.quotas().get(nth(*at)));
+                let share = ledger.and_then(|ledger| Some((ledger.quota().id(), ledger.share()?)));
+                return share.map_or_else(
+                    || refusal.to_string(),
+                    |(id, share)| format!("quota {id:?}: {}", share.describe(shortfall, self.services.clock.now())),
+                );
+            }
             Refusal::Quota { nth: at, shortfall } => {
                 let quota = self.metering.as_ref().and_then(|metering| Some(metering.quotas().get(nth(*at))?.quota()));
                 quota.map(|quota| {
                     let limit = match shortfall {
                         Shortfall::Limit(shortfall) => quota.limits().get(nth(shortfall.nth)),
-                        Shortfall::Shared(shortfall) => quota.limits().get(nth(shortfall.nth)),
-                        Shortfall::Observed(_) => None,
+                        Shortfall::Observed(_) | Shortfall::Shared(_) => None,
                     };
                     let limit = limit.map(|limit| format!(": {limit}")).unwrap_or_default();
                     format!("quota {:?}{limit}", quota.id())

@@ -4,7 +4,8 @@
 //! messages that are due, lets the store answer, and hands the replies [in](Desk::take).
 
 use std::fmt;
-use std::sync::{Arc, Condvar, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
+#[cfg(feature = "python")]
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -12,6 +13,7 @@ use rustc_hash::FxHashMap;
 use super::limit::Limit;
 use super::pace::Activity;
 use super::share::{Limited, Share, StoreTime, Terms};
+use super::signals::Heard;
 use crate::base::clock::Clock;
 use crate::base::fork::{self, Forks};
 use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -49,9 +51,9 @@ pub(crate) struct Desk {
     activities: Mutex<FxHashMap<Arc<str>, Arc<Activity>>>,
     state: Mutex<State>,
     counts: Counts,
-    /// Behind a lock, so that a forked child gets another: a thread of the parent may have held this one's.
-    bell: Mutex<Arc<Bell>>,
     is_closed: AtomicBool,
+    /// How many processes share, this one included.
+    members: Arc<AtomicU64>,
     hears: OnceLock<Weak<dyn Hears>>,
 }
 
@@ -73,17 +75,17 @@ struct State {
     lost_since: Option<Nanos>,
 }
 
-/// Hears of owners of whose limits this process may use more than before.
+/// Hears what the talk with a store has brought.
 pub(crate) trait Hears: Send + Sync {
-    /// Renews what depends on it, and wakes requests that wait. The caller holds no lock. `at` is the time.
+    /// Of the limits of these owners this process may use more than before, or others have more or less in
+    /// flight. Renews what depends on it, and wakes requests that wait. The caller holds no lock. `at` is the time.
     fn freed(&self, owners: &[Arc<str>], at: Nanos);
-}
 
-/// Wakes the carrier. It is no part of a schedule: it only makes the carrier look earlier.
-#[derive(Debug, Default)]
-struct Bell {
-    has_rung: std::sync::Mutex<bool>,
-    rung: Condvar,
+    /// Takes over what another process has told of an owner. The caller holds no lock.
+    fn heard(&self, share: &Share, heard: Heard, at: Nanos);
+
+    /// The store does not answer any more, or it answers again. The caller holds no lock.
+    fn store(&self, is_lost: bool, at: Nanos);
 }
 
 /// Messages on their way, and when they were sent, by the router's time.
@@ -94,16 +96,31 @@ pub(crate) struct Batch {
     sent_at: Nanos,
 }
 
-/// What the desk tells of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(crate) struct DeskStats {
-    pub(crate) processes: u64,
-    pub(crate) syncs: u64,
-    pub(crate) errors: u64,
-    /// Since the store last answered; None if it never did.
-    pub(crate) age: Option<Nanos>,
-    pub(crate) is_recovering: bool,
-    pub(crate) is_lost: bool,
+/// The talk of a router with its shared store, for people to read.
+///
+/// ```
+/// use std::sync::Arc;
+/// use turnout::{Memory, Router, Settings, Sharing};
+///
+/// let shared = Some(Sharing::through(Arc::new(Memory::default())));
+/// let router: Router<()> = Router::new(Settings { shared, ..Settings::default() })?;
+/// assert_eq!(router.metrics().sharing.map(|sharing| sharing.syncs), Some(0));
+/// # Ok::<(), turnout::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SharingStats {
+    /// The processes that share, this one included.
+    pub processes: u64,
+    /// The messages that the store has answered.
+    pub syncs: u64,
+    /// How often the store did not answer.
+    pub errors: u64,
+    /// Nanoseconds since the store last answered; None if it never did.
+    pub age: Option<Nanos>,
+    /// Whether the store has lost what it knew and learns it from the processes, so that it grants nothing.
+    pub recovering: bool,
+    /// Whether the store does not answer.
+    pub lost: bool,
 }
 
 impl Desk {
@@ -119,8 +136,8 @@ impl Desk {
             activities: Mutex::default(),
             state: Mutex::default(),
             counts: Counts::default(),
-            bell: Mutex::default(),
             is_closed: AtomicBool::new(false),
+            members: Arc::new(AtomicU64::new(1)),
             hears: OnceLock::new(),
         });
         let forks: Weak<Self> = Arc::downgrade(&desk);
@@ -197,6 +214,12 @@ impl Desk {
         let _ = self.hears.set(hears);
     }
 
+    fn tell_store(&self, is_lost: bool, at: Nanos) {
+        if let Some(hears) = self.hears.get().and_then(Weak::upgrade) {
+            hears.store(is_lost, at);
+        }
+    }
+
     fn tell_freed(&self, owners: &[Arc<str>], at: Nanos) {
         if let Some(hears) = self.hears.get().and_then(Weak::upgrade)
             && !owners.is_empty()
@@ -205,10 +228,9 @@ impl Desk {
         }
     }
 
-    /// Takes the replies to a batch, one for each message, in the same order; None where this one was lost.
-    /// Returns whether the store was
-    /// lost before. The caller holds no lock.
-    pub(crate) fn take(&self, batch: &Batch, replies: &[Option<Reply>], now: Nanos) -> bool {
+    /// Takes the replies to a batch, one for each message, in the same order; None where this one was lost. The
+    /// caller holds no lock.
+    pub(crate) fn take(&self, batch: &Batch, replies: &[Option<Reply>], now: Nanos) {
         self.counts.syncs.fetch_add(batch.messages.len() as u64, Ordering::Relaxed);
         self.counts.heard_at.store(now, Ordering::Relaxed);
         let knew_time = self.time.is_known();
@@ -221,25 +243,37 @@ impl Desk {
         };
         if is_back {
             self.time.set_open(false);
+            self.tell_store(false, now);
         }
         if !knew_time {
             hold(&self.shares).values().for_each(|share| share.forget_guesses());
         }
         let sent_at = self.time.at(batch.sent_at);
-        let mut freed = Vec::new();
+        if let Some(members) = replies.iter().flatten().map(|reply| reply.members).max() {
+            self.members.store(members.max(1), Ordering::Relaxed);
+        }
+        let (mut freed, mut told) = (Vec::new(), Vec::new());
         for ((share, message), reply) in batch.shares.iter().zip(&batch.messages).zip(replies) {
-            match reply {
-                Some(reply) if share.apply(message, reply, sent_at) => freed.push(Arc::clone(share.owner())),
-                Some(_) => {}
-                None => share.lose(message),
+            let Some(reply) = reply else {
+                share.lose(message);
+                continue;
+            };
+            let (is_freed, heard) = share.apply(message, reply, sent_at);
+            if is_freed {
+                freed.push(Arc::clone(share.owner()));
+            }
+            told.extend(heard.into_iter().map(|heard| (Arc::clone(share), heard)));
+        }
+        if let Some(hears) = self.hears.get().and_then(Weak::upgrade) {
+            for (share, heard) in told {
+                hears.heard(&share, heard, now);
             }
         }
         self.tell_freed(&freed, now);
-        is_back
     }
 
-    /// Notes that the store did not answer a batch. Returns whether that is news.
-    pub(crate) fn lose(&self, batch: &Batch, now: Nanos) -> bool {
+    /// Notes that the store did not answer a batch. The caller holds no lock.
+    pub(crate) fn lose(&self, batch: &Batch, now: Nanos) {
         self.counts.errors.fetch_add(1, Ordering::Relaxed);
         for (share, message) in batch.shares.iter().zip(&batch.messages) {
             share.lose(message);
@@ -251,7 +285,9 @@ impl Desk {
         if self.on_loss == OnLoss::Open {
             self.time.set_open(true);
         }
-        is_news
+        if is_news {
+            self.tell_store(true, now);
+        }
     }
 
     /// Does what is wanted while the store is lost. The caller holds no lock.
@@ -270,7 +306,8 @@ impl Desk {
     /// Lets all that were refused something ask again: something may have come back.
     pub(crate) fn hear_news(&self) {
         let shares: Vec<_> = hold(&self.shares).values().cloned().collect();
-        shares.iter().for_each(|share| share.hear_news());
+        let now = self.now();
+        shares.iter().for_each(|share| share.hear_news(now));
     }
 
     /// Returns how long the carrier may sleep if nobody rings. While requests come, others may want something
@@ -290,19 +327,20 @@ impl Desk {
         }
     }
 
+    /// Returns how many processes share, this one included.
+    #[cfg(feature = "python")]
+    pub(crate) fn members(&self) -> &Arc<AtomicU64> {
+        &self.members
+    }
+
     /// Wakes the carrier.
     pub(crate) fn ring(&self) {
-        let bell = self.bell();
-        let mut has_rung = bell.has_rung.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*has_rung {
-            *has_rung = true;
-            bell.rung.notify_all();
-        }
+        self.time.bell.ring();
     }
 
     /// Returns whether somebody has rung since the last look.
     pub(crate) fn take_ring(&self) -> bool {
-        std::mem::take(&mut *self.bell().has_rung.lock().unwrap_or_else(PoisonError::into_inner))
+        self.time.bell.take_ring()
     }
 
     /// Ends the talk: the carrier gives everything back, and then looks no more.
@@ -321,10 +359,6 @@ impl Desk {
         self.is_closed.load(Ordering::Relaxed)
     }
 
-    fn bell(&self) -> Arc<Bell> {
-        Arc::clone(&hold(&self.bell))
-    }
-
     /// Returns the router's time.
     pub(crate) fn now(&self) -> Nanos {
         self.time.clock.now()
@@ -336,23 +370,25 @@ impl Desk {
     }
 
     /// Sleeps until somebody rings, at most for this long. Returns whether somebody rang.
+    #[cfg(feature = "python")]
     pub(crate) fn sleep(&self, at_most: Duration) -> bool {
-        let bell = self.bell();
-        let has_rung = bell.has_rung.lock().unwrap_or_else(PoisonError::into_inner);
-        let sleep = bell.rung.wait_timeout_while(has_rung, at_most, |has_rung| !*has_rung);
-        std::mem::take(&mut *sleep.unwrap_or_else(PoisonError::into_inner).0)
+        self.time.bell.sleep(at_most)
     }
 
-    pub(crate) fn stats(&self, now: Nanos) -> DeskStats {
+    /// Says whether a strategy compares what is in flight.
+    pub(crate) fn set_compares(&self, compares: bool) {
+        self.time.set_compares(compares);
+    }
+
+    pub(crate) fn stats(&self, now: Nanos) -> SharingStats {
         let heard_at = self.counts.heard_at.load(Ordering::Relaxed);
-        let shares: Vec<_> = hold(&self.shares).values().map(|share| share.stats()).collect();
-        DeskStats {
-            processes: shares.iter().map(|share| share.members).max().unwrap_or(0),
+        SharingStats {
+            processes: self.members.load(Ordering::Relaxed),
             syncs: self.counts.syncs.load(Ordering::Relaxed),
             errors: self.counts.errors.load(Ordering::Relaxed),
             age: Some(now.saturating_sub(heard_at)).filter(|_| heard_at != 0),
-            is_recovering: shares.iter().any(|share| share.is_learning),
-            is_lost: hold(&self.state).lost_since.is_some(),
+            recovering: hold(&self.shares).values().any(|share| share.is_learning()),
+            lost: hold(&self.state).lost_since.is_some(),
         }
     }
 }
@@ -384,7 +420,7 @@ impl fmt::Debug for Desk {
 impl Forks for Desk {
     fn after_fork(&self) {
         *hold(&self.process) = (self.name)().into();
-        *hold(&self.bell) = Arc::default();
+        self.time.bell.renew();
         *hold(&self.state) = State::default();
         self.time.set_open(false);
         hold(&self.shares).values().for_each(|share| share.after_fork());

@@ -598,9 +598,11 @@ fn meter(limit: &Limit, nth: u64) -> u64 {
     digest(&format!("{} {} {kind} {nth}", limit.unit(), limit.per()))
 }
 
-pub(super) fn digest(text: &str) -> u64 {
-    let digest = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |digest, byte| {
-        (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+pub(super) const fn digest(text: &str) -> u64 {
+    let (mut digest, mut rest) = (0xcbf2_9ce4_8422_2325_u64, text.as_bytes());
+    while let [byte, others @ ..] = rest {
+        digest = (digest ^ *byte as u64).wrapping_mul(0x0100_0000_01b3);
+        rest = others;
+    }
     (digest ^ (digest >> 32)) % (MOST / 2)
 }

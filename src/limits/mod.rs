@@ -5,6 +5,7 @@
 //! limits that several deployments share. What a provider says about its limits is kept beside them
 //! ([`Observations`]).
 
+mod bell;
 mod bucket;
 mod cap;
 mod demand;
@@ -20,6 +21,7 @@ mod observed;
 mod quota;
 mod quotas;
 mod shortfall;
+mod signals;
 mod pace;
 mod share;
 mod sliding;
@@ -39,9 +41,11 @@ pub use observed::Observed;
 pub(crate) use observed::{HOLDS, Observations, Reserved};
 pub use quota::Quota;
 pub(crate) use quotas::{OTHERS, Quotas};
-pub(crate) use desk::{Batch, Desk, DeskStats, Hears, OnLoss};
+pub use desk::SharingStats;
+pub(crate) use desk::{Batch, Desk, Hears, OnLoss};
 pub use share::SharedShortfall;
 pub(crate) use share::{Share, Terms};
+pub(crate) use signals::Heard;
 pub use shortfall::{LimitShortfall, ObservedShortfall, Shortfall};
 pub use stats::{LimitStats, ObservedStats};
 pub use unit::Unit;

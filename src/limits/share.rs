@@ -6,15 +6,17 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use super::bell::Bell;
 use super::demand::Demand;
 use super::fixed::to_router;
 use super::hand::{Hand, Outlook, digest};
 use super::limit::Limit;
 use super::pace::{Activity, Pace};
+use super::signals::{Heard, Signals};
 use super::unit::Unit;
 use crate::base::clock::Clock;
 use crate::base::lock::{Held, Lock};
-use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::base::sync::{Mutex, hold};
 use crate::base::time::{Nanos, SECOND, seconds};
 use crate::shared::{Ask, Kind, Message, Micros, Reply, Row};
@@ -55,6 +57,10 @@ pub(crate) struct StoreTime {
     is_known: AtomicU64,
     /// Whether the limits are open to all: the store is lost, and the user wants that then.
     is_open: AtomicU64,
+    /// Whether a strategy compares what is in flight.
+    compares: AtomicBool,
+    /// Wakes the carrier of the talk.
+    pub(super) bell: Bell,
 }
 
 impl StoreTime {
@@ -88,6 +94,14 @@ impl StoreTime {
     /// by anything. A clock that is moved by hand is the store's too.
     pub(crate) fn is_known(&self) -> bool {
         self.is_known.load(Ordering::Relaxed) != 0 || self.clock.wall().is_none()
+    }
+
+    pub(crate) fn set_compares(&self, compares: bool) {
+        self.compares.store(compares, Ordering::Relaxed);
+    }
+
+    fn compares(&self) -> bool {
+        self.compares.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_open(&self, is_open: bool) {
@@ -151,6 +165,11 @@ struct Common {
     /// Requests that came, in all: those that were admitted, and those that lacked something.
     requests: AtomicU64,
     talk: Mutex<Talk>,
+    signals: Signals,
+}
+
+fn common_in_flight(common: &Common) -> u64 {
+    common.busy.load(Ordering::Relaxed)
 }
 
 /// The talk with the store about an owner.
@@ -190,13 +209,6 @@ const RESTOCKS_AFTER: Micros = 50_000;
 /// The number under which places in flight are known.
 fn places_meter() -> u64 {
     digest("places")
-}
-
-/// What an owner's record tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct ShareStats {
-    pub(crate) members: u64,
-    pub(crate) is_learning: bool,
 }
 
 impl Share {
@@ -367,6 +379,77 @@ impl Share {
         lacks
     }
 
+    // --- what processes tell each other ---
+
+    /// Returns how many requests of other processes are in flight, and until when that counts, by the router's
+    /// time.
+    #[inline]
+    pub(crate) fn others(&self, now: Nanos) -> (u32, Option<Nanos>) {
+        let (time, signals) = (self.time.at(now), &self.common.signals);
+        let until = signals.others_until(time).map(|until| self.router_time(until));
+        (u32::try_from(signals.others(time)).unwrap_or(u32::MAX), until)
+    }
+
+    /// Returns the successes and failures of other processes.
+    pub(crate) fn outcomes(&self, now: Nanos) -> (u64, u64) {
+        self.common.signals.outcomes(self.time.at(now))
+    }
+
+    /// Tells how requests ended lately, which counts until then.
+    pub(crate) fn say_outcomes(&self, successes: u64, failures: u64, until: Nanos) {
+        self.common.signals.say_outcomes(successes, failures, self.time.at(until));
+    }
+
+    /// Tells that no requests are to be sent before a time. `cause` is a number of `health::Cause`.
+    pub(crate) fn say_out(&self, now: Nanos, until: Nanos, cause: u8) {
+        if self.common.signals.say_out(self.time.at(now), self.time.at(until), cause) {
+            self.time.bell.ring();
+        }
+    }
+
+    /// Tells that the owner is back in service.
+    pub(crate) fn say_back(&self, now: Nanos) {
+        if self.common.signals.say_back(self.time.at(now)) {
+            self.time.bell.ring();
+        }
+    }
+
+    /// Tells what the provider said is left of a unit, and until when that holds.
+    pub(crate) fn say_observed(&self, now: Nanos, until: Nanos, unit: Unit, remaining: u64, limit: u64) {
+        self.common.signals.say_observed(self.time.at(now), self.time.at(until), unit, remaining, limit);
+    }
+
+    /// Returns whether another process may be trying the deployment, which is on probation. If so, asks the
+    /// store for its place.
+    pub(crate) fn lacks_probe(&self, now: Nanos) -> bool {
+        let lacks = self.common.signals.lacks_probe(self.time.at(now), self.time.error());
+        if lacks {
+            self.time.bell.ring();
+        }
+        lacks
+    }
+
+    /// Notes that a request has the place of the probation, or has it no more.
+    pub(crate) fn use_probe(&self, is_used: bool) {
+        self.common.signals.use_probe(is_used);
+    }
+
+    /// Returns what another process has told, with times by the router's clock.
+    pub(crate) fn in_router_time(&self, heard: Heard) -> Heard {
+        match heard {
+            Heard::Out { until, cause } => Heard::Out { until: self.router_time(until), cause },
+            Heard::Back => Heard::Back,
+            Heard::Observed { unit, at, until, remaining, limit } => {
+                Heard::Observed { unit, at: self.router_time(at), until: self.router_time(until), remaining, limit }
+            }
+        }
+    }
+
+    /// Returns the router's time when the store's is `time`.
+    fn router_time(&self, time: Micros) -> Nanos {
+        to_router(time.saturating_mul(1000), self.time.ahead())
+    }
+
     // --- the talk with the store ---
 
     /// Returns a message if the store should hear one now, or if it `must`. No other is made until its reply
@@ -409,6 +492,8 @@ impl Share {
         let is_old = time.saturating_sub(talk.asked_at) > terms.ttl / 5000;
         let has_places = places.as_ref().is_some_and(|(_, row)| row.have > 0);
         let is_member = has_places || self.hands.iter().any(|hand| hand.is_engaged(time) || hand.remembers(time));
+        let in_flight = common_in_flight(&self.common);
+        is_due |= self.common.signals.is_due(time, in_flight, self.time.compares(), outlook.may_repeat);
         if !is_due && !(is_old && is_member) {
             return None;
         }
@@ -421,6 +506,7 @@ impl Share {
                 asks.push(Ask { meter: places_meter(), kind: Kind::Places, limit, rows: vec![row] });
             }
             asks.extend(self.hands.iter().zip(plans).map(|(hand, plan)| hand.ask(plan, &outlook, everything)));
+            asks.extend(self.common.signals.asks(time, in_flight));
         }
         talk.number += 1;
         talk.is_asking = true;
@@ -456,28 +542,35 @@ impl Share {
         Row { have: have.min(target.max(busy)), least, target, used: busy, ..Row::default() }
     }
 
-    /// Takes a reply to a message. Returns whether there is more room than before.
-    pub(super) fn apply(&self, message: &Message, reply: &Reply, asked_at: Micros) -> bool {
+    /// Takes a reply to a message. Returns whether there may be more room than before, and what others have
+    /// told.
+    pub(super) fn apply(&self, message: &Message, reply: &Reply, asked_at: Micros) -> (bool, Vec<Heard>) {
         let _held = self.hold();
         let mut talk = hold(&self.common.talk);
+        let mut heard = Vec::new();
         if talk.number != message.number {
-            return false;
+            return (false, heard);
         }
-        let mut gained = false;
-        let mut lacks = false;
+        let (mut gained, mut lacks, mut is_wanted, mut is_freed) = (false, false, false, false);
         let (asks, answers) = (&message.asks, &reply.answers);
         // The lease counts from the sending: the store has taken the message later.
         let held_until = asked_at.saturating_add(message.lease);
         for (ask, answer) in asks.iter().zip(answers) {
-            let rows = ask.rows.iter().zip(&answer.rows);
-            lacks |= rows.clone().any(|(row, piece)| row.least > 0 && piece.held < row.least && piece.window == row.window);
+            let mut rows = ask.rows.iter().zip(&answer.rows);
+            let hand = self.hands.iter().find(|hand| hand.meter() == ask.meter);
+            if hand.is_none() && ask.meter != places_meter() {
+                is_freed |= self.common.signals.apply(ask, answer, held_until, reply.now, &mut heard);
+                continue;
+            }
+            is_wanted |= answer.wanted;
+            lacks |= rows.any(|(row, piece)| row.least > 0 && piece.held < row.least && piece.window == row.window);
             if ask.kind == Kind::Places {
                 if let Some(piece) = answer.rows.first() {
                     let places = &self.common.places;
                     gained |= piece.held > places.swap(piece.held, Ordering::Relaxed);
                     talk.places_granted = piece.granted;
                 }
-            } else if let Some(hand) = self.hands.iter().find(|hand| hand.meter() == ask.meter) {
+            } else if let Some(hand) = hand {
                 gained |= hand.apply(ask, answer, held_until);
             }
         }
@@ -488,11 +581,11 @@ impl Share {
         talk.is_learning = reply.learning > 0;
         talk.tells_all = talk.is_learning && !knew_life;
         talk.is_asking = false;
-        talk.is_wanted = answers.iter().any(|answer| answer.wanted);
+        talk.is_wanted = is_wanted;
         talk.pause = if lacks && knew_life { talk.pause.saturating_mul(2).clamp(FIRST_PAUSE, LONGEST_PAUSE) } else { 0 };
         talk.repeats_at = if lacks { reply.now.saturating_add(talk.pause) } else { 0 };
         talk.restocks_at = if gained { 0 } else { reply.now.saturating_add(RESTOCKS_AFTER) };
-        gained
+        (gained || is_freed, heard)
     }
 
     /// Notes that the reply to a message will not come.
@@ -504,9 +597,12 @@ impl Share {
     }
 
     /// Asks again at once for what was refused: something may have come back.
-    pub(super) fn hear_news(&self) {
+    pub(super) fn hear_news(&self, now: Nanos) {
         let mut talk = hold(&self.common.talk);
         (talk.repeats_at, talk.restocks_at, talk.pause) = (0, 0, 0);
+        if self.activity.is_in_use(now) || self.is_engaged(now) {
+            self.common.signals.hear_news();
+        }
     }
 
     /// Returns whether other processes may want what it holds, so that it looks for news.
@@ -569,26 +665,43 @@ impl Share {
         for word in [&common.places, &common.busy, &common.places_until, &common.needs_place_until] {
             word.store(0, Ordering::Relaxed);
         }
+        common.signals.clear();
         *hold(&common.talk) = Talk::default();
     }
 
-    pub(crate) fn stats(&self) -> ShareStats {
-        let talk = hold(&self.common.talk);
-        ShareStats { members: talk.members, is_learning: talk.is_learning }
+    /// Returns whether the store learns what it has lost.
+    pub(super) fn is_learning(&self) -> bool {
+        hold(&self.common.talk).is_learning
     }
 
-    /// Returns what is held here of its limits, and granted to all, in the order of [`SharedShortfall::nth`].
-    pub(crate) fn held(&self, now: Nanos) -> Vec<(u64, Option<u64>)> {
+    /// Returns how much of a limit with a number is left here, and how much was granted to all processes by
+    /// the last answer. See [`SharedShortfall::nth`].
+    pub(crate) fn held(&self, nth: u32, now: Nanos) -> Option<(u64, u64)> {
         let (time, error) = (self.time.at(now), self.time.error());
-        let talk = hold(&self.common.talk);
-        let places = self.places.map(|_| (self.places_left(time, error), Some(talk.places_granted)));
-        places.into_iter().chain(self.hands.iter().map(|hand| (hand.room(time, error), hand.granted(time)))).collect()
+        let Some(nth) = usize::try_from(nth).ok()?.checked_sub(usize::from(self.places.is_some())) else {
+            return Some((self.places_left(time, error), hold(&self.common.talk).places_granted));
+        };
+        self.hands.get(nth).map(|hand| (hand.room(time, error), hand.granted(time).unwrap_or(0)))
     }
 
-    /// Returns the limit with a number: see [`SharedShortfall::nth`]. None for places in flight.
-    pub(crate) fn limit(&self, nth: u32) -> Option<&Limit> {
-        let nth = usize::try_from(nth).ok()?.checked_sub(usize::from(self.places.is_some()))?;
-        self.hands.get(nth).map(Hand::limit)
+    /// Returns what is held of the owner's limits beside those of a minute: see [`Share::held`].
+    pub(crate) fn held_of_limits(&self, now: Nanos) -> impl Iterator<Item = (u64, u64)> {
+        let first = self.minutes + usize::from(self.places.is_some());
+        (first..).map_while(move |nth| self.held(u32::try_from(nth).ok()?, now))
+    }
+
+    /// Returns in words why too little is left here.
+    pub(crate) fn describe(&self, shortfall: &SharedShortfall, now: Nanos) -> String {
+        let place = usize::try_from(shortfall.nth).ok().and_then(|nth| nth.checked_sub(usize::from(self.places.is_some())));
+        let limit = place.and_then(|place| self.hands.get(place)).map(Hand::limit);
+        let (name, most) = match limit {
+            Some(limit) => (limit.to_string(), limit.capacity()),
+            None => ("places in flight".to_owned(), self.places.unwrap_or(0)),
+        };
+        let granted = self.held(shortfall.nth, now).map_or(0, |(_, granted)| granted);
+        let talk = hold(&self.common.talk);
+        let state = if talk.is_learning { ", the store recovers" } else if talk.is_asking { ", asking" } else { "" };
+        format!("{name}: {shortfall}; {granted} of {most} granted to {} processes{state}", talk.members)
     }
 }
 

@@ -35,7 +35,7 @@ impl Ledgers {
         services: &Services,
     ) -> Option<Box<Metering>> {
         let quotas: Vec<_> = deployment.quotas().iter().map(|quota| self.ledger(quota, services)).collect();
-        let share = services.desk.as_ref().filter(|_| deployment.is_limited()).map(|desk| share(deployment, desk));
+        let share = services.desk.as_ref().map(|desk| share(deployment, desk));
         let _held = old.map(|old| old.slot.hold());
         let own = Meter::all(deployment.limits(), old.map_or(&[], own_meters), &services.clock);
         let is_metered = !own.is_empty() || !quotas.is_empty() || share.is_some();

@@ -36,7 +36,7 @@ use crate::limits::{Metering, Quota};
 use crate::strategy::{Order, Strategy};
 
 use aliases::Aliases;
-use by_id::ById;
+pub(crate) use by_id::ById;
 pub use configure::Changed;
 use default_tag::DefaultTag;
 use ledgers::{Ledgers, must_agree, take_over};
@@ -109,10 +109,6 @@ impl<T: Attachment> Registry<T> {
         let deployments = Arc::<ById<T>>::default();
         let forks: Weak<ById<T>> = Arc::downgrade(&deployments);
         fork::tell(forks);
-        if let Some(desk) = &services.desk {
-            let hears: Weak<ById<T>> = Arc::downgrade(&deployments);
-            desk.connect(hears);
-        }
         Self {
             deployments,
             groups: sync::busy_map(),
@@ -129,6 +125,10 @@ impl<T: Attachment> Registry<T> {
 
     pub(crate) fn services(&self) -> &Arc<Services> {
         &self.services
+    }
+
+    pub(crate) fn by_id(&self) -> &Arc<ById<T>> {
+        &self.deployments
     }
 
     pub(crate) fn strategies(&self) -> MutexGuard<'_, Strategies> {

@@ -1,11 +1,15 @@
 //! How a router shares limits with other routers.
 
+mod ears;
+
 use std::sync::Arc;
 
 use crate::base::clock::Clock;
 use crate::base::time::{Nanos, SECOND};
 use crate::limits::{Desk, OnLoss, Terms};
 use crate::stores::{Identity, Memory};
+
+pub(crate) use ears::Ears;
 
 /// How a router shares limits with other routers.
 ///
