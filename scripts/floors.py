@@ -25,6 +25,7 @@ FLOORS = {
     "python": "conversions for Python",
     "router": "the one door",
     "settings": "how a router is set up",
+    "sharing": "how limits are shared",
     "wait": "lines of those that wait",
     "pick": "index first, then a walk",
     "lease": "reservations and outcomes",

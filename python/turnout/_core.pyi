@@ -1762,6 +1762,7 @@ class Memory:
     def news(self) -> int:
         """Return how often something changed that a router may wait for."""
 
+@final
 class _Batch:
     """Messages on their way to a shared store."""
 
@@ -1769,6 +1770,7 @@ class _Batch:
     def messages(self) -> list[tuple[str, str, list[int]]]:
         """The messages: the owner, the process and the numbers of each."""
 
+@final
 class _Desk:
     """The talk of a router with a shared store. A thread carries it."""
 
@@ -1809,6 +1811,7 @@ class _Desk:
     def open(self) -> None:
         """Begin the talk again."""
 
+@final
 class _FileLedger:
     """The books of a shared store in a file, for the processes of one host."""
 

@@ -6,10 +6,10 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from turnout._checks import seconds
 from turnout.exceptions import ConfigurationError
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["File"]
 
-_OnLoss = Literal["closed", "share", "open"]
+_ON_LOSS = ("closed", "share", "open")
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class File:
     """Shares limits among the processes of one host, through a file. No server is needed.
 
@@ -69,14 +69,13 @@ class File:
         'chat'
     """
 
-    path: str | os.PathLike[str] | None = None
-    _: KW_ONLY
+    path: str | os.PathLike[str] | None = field(default=None, kw_only=False)
     namespace: str = "turnout"
     ttl: float = 10.0
     busy_ttl: float = 60.0
     horizon: float = 0.25
     patience: float = 0.05
-    on_loss: _OnLoss = "share"
+    on_loss: Literal["closed", "share", "open"] = "share"
     _ledger: _FileLedger | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -98,7 +97,7 @@ class File:
         seconds(self, "busy_ttl")
         seconds(self, "horizon", 0.001)
         seconds(self, "patience")
-        if self.on_loss not in get_args(_OnLoss):
+        if self.on_loss not in _ON_LOSS:
             raise ConfigurationError(f"on_loss must be 'closed', 'share' or 'open', not {self.on_loss!r}")
 
     @property
