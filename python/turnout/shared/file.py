@@ -51,7 +51,8 @@ class File:
         namespace: The name of the default file: 1 to 100 letters, digits, ``.``, ``_`` and ``-``, not
             beginning with a dot. Applications of one user that shall not share need different ones. It has no
             effect with ``path``.
-        ttl: Seconds after which a process that no longer speaks is taken for dead, at least 1.
+        ttl: Seconds after which a process that no longer speaks is taken for dead, at least 0.1; at
+            least 1 for routers.
         busy_ttl: Seconds for which the places in flight of such a process stay taken after that: its requests
             may go on. If it is known to have ended, they come back at once.
         horizon: Seconds of its own demand that a process takes ahead, at least 0.001.
@@ -93,7 +94,7 @@ class File:
             raise TypeError(f"{said} ({type(self.namespace).__name__})")
         if not _NAMESPACE.fullmatch(self.namespace):
             raise ConfigurationError(said)
-        seconds(self, "ttl", 1.0)
+        seconds(self, "ttl", 0.1)
         seconds(self, "busy_ttl")
         seconds(self, "horizon", 0.001)
         seconds(self, "patience")
