@@ -270,7 +270,9 @@ proptest! {
     #[test]
     fn windows_of_use_are_never_exceeded(steps in steps(9_000, 1, 0), amount in 5..80_u64) {
         let mut fleet = Fleet::new(3, limited(amount, 10 * SECOND, LimitKind::Fixed(Start::FirstUse)));
-        steps.iter().for_each(|step| fleet.step(step));
+        for step in &steps {
+            fleet.step(step);
+        }
         // Each window begins with its first use, or a little earlier: with the grant. So two follow each
         // other within one length at most.
         let most = fleet.most_in(10 * SECOND);
@@ -315,7 +317,7 @@ proptest! {
     fn a_quota_of_two_deployments_is_one(steps in steps(9_000, 1, 0), amount in 5..80_u64) {
         let limit = Limit::new(Unit::Tokens, amount, 10 * SECOND, LimitKind::Fixed(Start::Clock)).unwrap();
         let quota = Quota::new("account", &[limit]).unwrap();
-        let under = |id| deployment(id).with_quotas(&[quota.clone()]).unwrap();
+        let under = |id| deployment(id).with_quotas(std::slice::from_ref(&quota)).unwrap();
         let mut fleet = Fleet::new(3, vec![under("a"), under("b")]);
         for step in &steps {
             fleet.step(step);
@@ -335,7 +337,9 @@ proptest! {
             _ => LimitKind::Bucket { burst: amount },
         };
         let mut fleet = Fleet::new(processes, limited(amount, 10 * SECOND, kind));
-        steps.iter().for_each(|step| fleet.step(step));
+        for step in &steps {
+            fleet.step(step);
+        }
         // Late messages arrive, leases end, all windows end.
         for nth in 0..processes {
             fleet.processes[nth].leases.clear();
