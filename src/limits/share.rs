@@ -360,6 +360,9 @@ impl Share {
     pub(crate) fn note_need(&self, demand: Demand, now: Nanos) -> bool {
         let _held = self.hold();
         let (time, error) = (self.time.at(now), self.time.error());
+        let needs_place_until = self.common.needs_place_until.load(Ordering::Relaxed);
+        // A request that waits and asks again is still one request.
+        let is_known = time < needs_place_until || self.hands.iter().any(|hand| hand.needed(time) > 0);
         let mut lacks = false;
         if self.places.is_some() && self.places_left(time, error) == 0 {
             self.common.needs_place_until.store(time.saturating_add(SECOND / 1000), Ordering::Relaxed);
@@ -374,7 +377,10 @@ impl Share {
         }
         if lacks {
             self.activity.note(now, demand.tokens);
+        }
+        if lacks && !is_known {
             add(&self.common.requests, 1);
+            self.hands.iter().for_each(|hand| hand.note_asked(demand.of(hand.unit())));
         }
         lacks
     }
@@ -528,14 +534,16 @@ impl Share {
         let (time, error) = (outlook.now, outlook.error);
         let (held, busy) = (common.places.load(Ordering::Relaxed), common.busy.load(Ordering::Relaxed));
         let left = self.places_left(time, error);
-        let needs = time < common.needs_place_until.load(Ordering::Relaxed) && left == 0;
-        let stock = pace.stock(terms.horizon, spares, &self.activity, Unit::Requests, outlook.time);
+        let is_needed = time < common.needs_place_until.load(Ordering::Relaxed);
+        // What was granted for a request stays here until that asks again.
+        let (needs, kept) = (is_needed && left == 0, u64::from(is_needed));
+        let stock = pace.stock(terms.horizon, spares, &self.activity, Unit::Requests, outlook.time).max(kept);
         let runs_low = left == 0 && stock > 0;
-        let surplus = left > 0 && (outlook.is_wanted || left > stock.saturating_mul(2).max(1));
+        let surplus = left > kept && (outlook.is_wanted || left > stock.saturating_mul(2).max(1));
         *is_due |= (needs && outlook.may_repeat) || ((runs_low || surplus) && outlook.may_restock);
         let keeps = left > stock && !surplus;
         let target = busy.saturating_add(if needs { stock.max(1) } else if keeps { left } else { stock });
-        let target = if outlook.is_wanted && !needs { busy } else { target };
+        let target = if outlook.is_wanted && !needs { busy.saturating_add(kept) } else { target };
         let is_valid = time.saturating_add(error) < common.places_until.load(Ordering::Relaxed);
         let have = if is_valid { held } else { busy };
         let least = if needs { busy.saturating_add(1) } else { 0 };
