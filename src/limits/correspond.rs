@@ -91,10 +91,12 @@ impl Share {
         let (time, error) = (outlook.now, outlook.error);
         let (held, busy) = (common.places.load(Ordering::Relaxed), common.busy.load(Ordering::Relaxed));
         let left = self.places_left(time, error);
-        let needs = time < common.needs_place_until.load(Ordering::Relaxed) && left == 0;
-        let stock = pace.stock(terms.horizon, spares, &self.activity, Unit::Requests, outlook.time);
+        let is_needed = time < common.needs_place_until.load(Ordering::Relaxed);
+        // What was granted for a request stays here until that asks again.
+        let (needs, kept) = (is_needed && left == 0, u64::from(is_needed));
+        let stock = pace.stock(terms.horizon, spares, &self.activity, Unit::Requests, outlook.time).max(kept);
         let runs_low = left == 0 && stock > 0;
-        let surplus = left > 0 && (outlook.is_wanted || left > stock.saturating_mul(2).max(1));
+        let surplus = left > kept && (outlook.is_wanted || left > stock.saturating_mul(2).max(1));
         *is_due |= (needs && outlook.may_repeat) || ((runs_low || surplus) && outlook.may_restock);
         let keeps = left > stock && !surplus;
         let target = busy.saturating_add(if needs {
@@ -104,7 +106,7 @@ impl Share {
         } else {
             stock
         });
-        let target = if outlook.is_wanted && !needs { busy } else { target };
+        let target = if outlook.is_wanted && !needs { busy.saturating_add(kept) } else { target };
         let is_valid = time.saturating_add(error) < common.places_until.load(Ordering::Relaxed);
         let have = if is_valid { held } else { busy };
         let least = if needs { busy.saturating_add(1) } else { 0 };

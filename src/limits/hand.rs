@@ -134,7 +134,7 @@ impl Hand {
     /// is above the piece is told to the store. Returns a mark of the charge, to settle it.
     #[inline]
     pub(super) fn charge(&self, now: Micros, error: Micros, units: u64) -> u64 {
-        set(&self.words.asked, self.asked().saturating_add(units));
+        self.note_asked(units);
         set(&self.words.need, 0);
         let piece = self.best(now, error, units).or_else(|| match &self.shape {
             Shape::FirstUse { .. } => self.words.pieces.iter().find(|piece| now < get(&piece.window)),
@@ -171,13 +171,18 @@ impl Hand {
 
     /// Notes that a request lacks units.
     pub(super) fn note_need(&self, now: Micros, units: u64) {
-        let known = if now < get(&self.words.needed_until) { get(&self.words.need) } else { 0 };
-        if known == 0 {
-            // A request that waits and asks again is still one request.
-            set(&self.words.asked, self.asked().saturating_add(units));
-        }
-        set(&self.words.need, known.max(units));
+        set(&self.words.need, self.needed(now).max(units));
         set(&self.words.needed_until, now.saturating_add(NEEDED_FOR));
+    }
+
+    /// Returns the units that a request lacked lately, if none has taken any since; otherwise 0.
+    pub(super) fn needed(&self, now: Micros) -> u64 {
+        if now < get(&self.words.needed_until) { get(&self.words.need) } else { 0 }
+    }
+
+    /// Counts units that a request asks for.
+    pub(super) fn note_asked(&self, units: u64) {
+        set(&self.words.asked, self.asked().saturating_add(units));
     }
 
     /// Returns the time at which units may be there that are lacking now.
@@ -253,9 +258,10 @@ impl Hand {
         let (room, window) = (self.room(now, error), self.window(now));
         let granted = self.granted(now).unwrap_or(0);
         let (most, time) = (self.limit.capacity(), outlook.time);
-        let stock = pace.stock(horizon, granted < most / 2, activity, self.unit(), time).min(most);
-        let need = if now < get(&self.words.needed_until) { get(&self.words.need) } else { 0 };
-        let need = if room >= need { 0 } else { need };
+        // What was granted for a request stays here until that asks again.
+        let needed = self.needed(now);
+        let stock = pace.stock(horizon, granted < most / 2, activity, self.unit(), time).max(needed).min(most);
+        let need = if room >= needed { 0 } else { needed };
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // it saturates, and is not negative
         let low = pace.need_in(outlook.answer.saturating_mul(4).saturating_add(3 * SECOND / 100)).ceil() as u64;
         // All of a fixed window is gone until it ends; of others some comes back.

@@ -221,6 +221,9 @@ impl Share {
     pub(crate) fn note_need(&self, demand: Demand, now: Nanos) -> bool {
         let _held = self.hold();
         let (time, error) = (self.time.at(now), self.time.error());
+        let needs_place_until = self.common.needs_place_until.load(Ordering::Relaxed);
+        // A request that waits and asks again is still one request.
+        let is_known = time < needs_place_until || self.hands.iter().any(|hand| hand.needed(time) > 0);
         let mut lacks = false;
         if self.places.is_some() && self.places_left(time, error) == 0 {
             self.common.needs_place_until.store(time.saturating_add(SECOND / 1000), Ordering::Relaxed);
@@ -235,7 +238,12 @@ impl Share {
         }
         if lacks {
             self.activity.note(now, demand.tokens);
+        }
+        if lacks && !is_known {
             add(&self.common.requests, 1);
+            for hand in &self.hands {
+                hand.note_asked(demand.of(hand.unit()));
+            }
         }
         lacks
     }

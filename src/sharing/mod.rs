@@ -56,4 +56,6 @@ fn process_name() -> String {
 }
 
 #[cfg(test)]
+mod endure;
+#[cfg(test)]
 mod tests;
