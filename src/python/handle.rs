@@ -23,8 +23,8 @@ pub(crate) struct PyRouter {
     pub(super) attempts: Attempts,
     /// The part of Python: a `turnout.execution.state.Execution`.
     pub(super) execution: Py<PyAny>,
-    /// Carries the talk with a shared store: a `turnout.shared._carrier.Carrier`. None if there is none, or if
-    /// the store is in memory.
+    /// Carries the talk with a shared store: a `turnout.shared._carrier.Carrier`. None if there is none, or
+    /// if the store is in memory.
     pub(super) carrier: Option<Py<PyAny>>,
 }
 

@@ -155,8 +155,8 @@ fn wait_after<'py>(
     }
 }
 
-/// Lets a shared store be asked. Returns for how long to wait: at least for its answer, unless that is known to
-/// help only after so many seconds.
+/// Lets a shared store be asked. Returns for how long to wait: at least for its answer, unless that is known
+/// to help only after so many seconds.
 fn ask_store(router: &Bound<'_, PyRouter>, patience: Patience, known_after: f64) -> PyResult<Patience> {
     let router = (router.py(), router.get());
     router.1.start_carrier(router.0)?;

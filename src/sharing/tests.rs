@@ -18,8 +18,8 @@ use crate::shared::{Books, Message, Reply, Terms as BooksTerms};
 const BEGIN: Nanos = 28_000_000 * MINUTE + 37 * SECOND;
 
 /// What happens to a batch.
-#[derive(Debug, Clone, Copy)]
-enum Fate {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Fate {
     Arrives,
     RequestIsLost,
     ReplyIsLost,
@@ -29,7 +29,7 @@ enum Fate {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Wait(u64),
     Acquire(prop::sample::Index, u64),
     End(prop::sample::Index, Option<u64>),
@@ -46,7 +46,7 @@ struct Admitted {
     units: u64,
 }
 
-struct Process {
+pub(super) struct Process {
     router: Router<()>,
     /// Its leases, each with its tokens and the number of its admission.
     leases: Vec<(Lease<()>, u64, usize)>,
@@ -54,7 +54,7 @@ struct Process {
     heard_at: Nanos,
 }
 
-struct Fleet {
+pub(super) struct Fleet {
     clock: Arc<ManualClock>,
     deployments: Vec<Deployment>,
     processes: Vec<Process>,
@@ -66,7 +66,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn new(processes: usize, deployments: Vec<Deployment>) -> Self {
+    pub(super) fn new(processes: usize, deployments: Vec<Deployment>) -> Self {
         let mut fleet = Self {
             clock: Arc::new(ManualClock::new(BEGIN)),
             deployments,
@@ -81,7 +81,7 @@ impl Fleet {
         fleet
     }
 
-    fn process(&self) -> Process {
+    pub(super) fn process(&self) -> Process {
         let clock = Clock::Manual(Arc::clone(&self.clock));
         let router = Router::new(Settings { clock, shared: Some(Sharing::default()), ..Settings::default() }).unwrap();
         for deployment in &self.deployments {
@@ -90,16 +90,16 @@ impl Fleet {
         Process { router, leases: Vec::new(), late: Vec::new(), heard_at: self.now() }
     }
 
-    fn wait(&self, length: Nanos) {
+    pub(super) fn wait(&self, length: Nanos) {
         self.clock.set(self.now() + length);
     }
 
-    fn now(&self) -> Nanos {
+    pub(super) fn now(&self) -> Nanos {
         self.clock.time()
     }
 
-    /// A process that has not been heard for long speaks: while it lives it is never silent for longer than its
-    /// requests take.
+    /// A process that has not been heard for long speaks: while it lives it is never silent for longer than
+    /// its requests take.
     fn beat(&mut self) {
         for nth in 0..self.processes.len() {
             if self.now() - self.processes[nth].heard_at > 30 * SECOND {
@@ -115,7 +115,7 @@ impl Fleet {
         messages.iter().map(|message| self.books.sync(message, terms)).collect()
     }
 
-    fn sync(&mut self, nth: usize, fate: Fate) {
+    pub(super) fn sync(&mut self, nth: usize, fate: Fate) {
         let now = self.now();
         let desk = Arc::clone(self.processes[nth].router.desk().unwrap());
         desk.hear_news();
@@ -133,14 +133,25 @@ impl Fleet {
         // What was late comes after what was sent later.
         self.answer(&late);
         match fate {
-            Fate::ReplyIsLost => _ = desk.lose(&batch, now),
+            Fate::ReplyIsLost => desk.lose(&batch, now),
             Fate::IsLate => {
                 self.processes[nth].late = messages.clone();
                 desk.lose(&batch, now);
             }
-            _ => _ = desk.take(&batch, &replies.into_iter().map(Some).collect::<Vec<_>>(), now),
+            _ => desk.take(&batch, &replies.into_iter().map(Some).collect::<Vec<_>>(), now),
         }
         self.processes[nth].heard_at = now;
+    }
+
+    /// Asks for one unit, and ends the request at once. It is not in the log.
+    pub(super) fn asks(&self, nth: usize) -> bool {
+        let lease = self.processes[nth].router.acquire("m", &Request { tokens: 1, ..Request::default() });
+        lease.map(|lease| lease.success(Some(1), None, None)).is_ok()
+    }
+
+    /// Lets a process die, and another one begin.
+    pub(super) fn kill(&mut self, nth: usize) {
+        self.processes[nth] = self.process();
     }
 
     fn acquire(&mut self, nth: usize, tokens: u64) -> bool {
@@ -151,7 +162,7 @@ impl Fleet {
         true
     }
 
-    fn step(&mut self, step: &Step) {
+    pub(super) fn step(&mut self, step: &Step) {
         match *step {
             Step::Wait(millis) => {
                 self.wait(millis * SECOND / 1000);
@@ -172,7 +183,7 @@ impl Fleet {
             Step::Sync(who, fate) => self.sync(who.index(self.processes.len()), fate),
             Step::Kill(who) => {
                 let nth = who.index(self.processes.len());
-                self.processes[nth] = self.process();
+                self.kill(nth);
             }
             Step::Lose => {
                 self.books = Books::default();
@@ -205,7 +216,7 @@ fn deployment(id: &str) -> Deployment {
     Deployment::new(id, "m").unwrap()
 }
 
-fn limited(amount: u64, per: Nanos, kind: LimitKind) -> Vec<Deployment> {
+pub(super) fn limited(amount: u64, per: Nanos, kind: LimitKind) -> Vec<Deployment> {
     let limit = Limit::new(Unit::Tokens, amount, per, kind).unwrap();
     vec![deployment("a").with_limits(&[limit])]
 }
@@ -270,9 +281,11 @@ proptest! {
     #[test]
     fn windows_of_use_are_never_exceeded(steps in steps(9_000, 1, 0), amount in 5..80_u64) {
         let mut fleet = Fleet::new(3, limited(amount, 10 * SECOND, LimitKind::Fixed(Start::FirstUse)));
-        steps.iter().for_each(|step| fleet.step(step));
-        // Each window begins with its first use, or a little earlier: with the grant. So two follow each other
-        // within one length at most.
+        for step in &steps {
+            fleet.step(step);
+        }
+        // Each window begins with its first use, or a little earlier: with the grant. So two follow each
+        // other within one length at most.
         let most = fleet.most_in(10 * SECOND);
         prop_assert!(most <= 2 * amount, "{most} of {amount}");
     }
@@ -315,7 +328,7 @@ proptest! {
     fn a_quota_of_two_deployments_is_one(steps in steps(9_000, 1, 0), amount in 5..80_u64) {
         let limit = Limit::new(Unit::Tokens, amount, 10 * SECOND, LimitKind::Fixed(Start::Clock)).unwrap();
         let quota = Quota::new("account", &[limit]).unwrap();
-        let under = |id| deployment(id).with_quotas(&[quota.clone()]).unwrap();
+        let under = |id| deployment(id).with_quotas(std::slice::from_ref(&quota)).unwrap();
         let mut fleet = Fleet::new(3, vec![under("a"), under("b")]);
         for step in &steps {
             fleet.step(step);
@@ -335,7 +348,9 @@ proptest! {
             _ => LimitKind::Bucket { burst: amount },
         };
         let mut fleet = Fleet::new(processes, limited(amount, 10 * SECOND, kind));
-        steps.iter().for_each(|step| fleet.step(step));
+        for step in &steps {
+            fleet.step(step);
+        }
         // Late messages arrive, leases end, all windows end.
         for nth in 0..processes {
             fleet.processes[nth].leases.clear();
@@ -425,4 +440,20 @@ fn no_window_is_asked_for_by_the_name_that_this_machine_gives_it() {
         desk.take(&batch, &replies, desk.now());
     }
     assert!(admitted > 0);
+}
+
+#[test]
+fn what_a_request_was_granted_is_not_given_back_before_it_asks_again() {
+    let mut fleet = Fleet::new(2, limited(70, 10 * SECOND, LimitKind::Fixed(Start::Clock)));
+    // Both are refused often, and ask again only after some messages.
+    for _ in 0..150 {
+        for nth in 0..2 {
+            fleet.acquire(nth, 7);
+            for _ in 0..5 {
+                fleet.sync(nth, Fate::Arrives);
+            }
+        }
+        fleet.wait(SECOND / 60);
+    }
+    assert_eq!(fleet.log.len(), 10);
 }

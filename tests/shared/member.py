@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from turnout import StoreLost
 from turnout.shared._process import process_name
 
 SECOND = 1_000_000
@@ -57,6 +58,15 @@ class Member:
         """Says what it would like to have, and returns what it then holds."""
         [reply] = self.store.exchange([self.message(owner, target=target, least=least, used=used)])
         return self.hear(owner, reply)
+
+    def ask_patiently(self, owner: str, *, target: int, least: int = 0, used: int = 0) -> int:
+        """Asks again while the store is locked: on a busy machine whoever has the lock may get no time."""
+        while True:
+            try:
+                return self.ask(owner, target=target, least=least, used=used)
+            except StoreLost as lost:
+                if "is locked by another process" not in str(lost):
+                    raise
 
     def leave(self, owner: str) -> None:
         """Gives all back."""
