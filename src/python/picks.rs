@@ -104,6 +104,7 @@ with_keywords!(pick_method {
         let model_name = text("model_name", model_name)?;
         match slf.get().router.acquire_at(model_name, &request, priority) {
             Ok(lease) => {
+                slf.get().carry(slf.py())?;
                 let lease = Bound::new(slf.py(), PyLease::new(slf.py(), lease))?;
                 PyLease::hand_out(lease).map(Bound::into_any)
             }
