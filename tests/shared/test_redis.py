@@ -233,7 +233,7 @@ def test_repr_of_any_client(server: Server, connect: Connect) -> None:
     said = [repr(connect(client, namespace="n")) for client in clients_of(server)]
     assert all(f"127.0.0.1:{server.port}>" in one or f"{server.path}>" in one for one in said)
     sentinel = REDIS.Sentinel([("localhost", 1)], sentinel_kwargs={"password": "secret"}).master_for("m", password="secret")
-    assert repr(Redis(sentinel)).startswith("Redis(<Redis of m>, namespace='turnout', ttl=10.0, horizon=0.25, patience=0.05,")
+    assert repr(Redis(sentinel)).startswith("Redis(<Redis of m>, namespace='turnout', ttl=10.0, busy_ttl=60.0, horizon=0.25,")
 
 
 # --- messages ---

@@ -115,6 +115,7 @@ class SharedConfig(BaseModel):
     url: _Secret = Field(None, description="The server, of redis. ${NAME} is read from the environment.")
     namespace: str = Field("turnout", description="Processes with the same namespace share.")
     ttl: float = Field(10.0, description="Seconds after which a process that no longer speaks is taken for dead.")
+    busy_ttl: float = Field(60.0, description="Seconds for which places of such a process stay taken after that.")
     horizon: float = Field(0.25, description="Seconds of its own demand that a process holds.")
     patience: float = Field(0.05, description="Seconds that a request waits for an answer of the store.")
     on_loss: Literal["closed", "share", "open"] = Field("share", description="What may be used while the store is lost.")

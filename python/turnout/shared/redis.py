@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import redis
     import valkey
 
-    Client = redis.Redis | redis.RedisCluster | valkey.Valkey | valkey.ValkeyCluster
+    _Client = redis.Redis | redis.RedisCluster | valkey.Valkey | valkey.ValkeyCluster
 
 __all__ = ["Redis"]
 
@@ -73,8 +73,10 @@ class Redis:
             ``valkeys://``. A client that is made from a URL waits for 0.5 s at most.
         namespace: Names those who share: all routers whose stores have the same namespace. Any text without
             ``/``, ``{`` and ``}``.
-        ttl: Seconds that a process counts as alive after its last message. What it holds of
-            ``max_parallel_requests`` comes back then, if it died.
+        ttl: Seconds that a process counts as alive after its last message.
+        busy_ttl: Seconds for which its places in flight (``max_parallel_requests``) stay taken after that.
+            The server cannot tell a dead process from a slow one, whose requests are still under way. So make
+            it as long as the longest request.
         horizon: Seconds of its own demand that a process holds ahead of need.
         patience: Seconds that a call without a wait of its own waits for the store, if nothing is held.
         on_loss: What is allowed while the store cannot be reached, once what is held is used up: ``"closed"``
@@ -88,6 +90,7 @@ class Redis:
 
     namespace: str
     ttl: float
+    busy_ttl: float
     horizon: float
     patience: float
     on_loss: Literal["closed", "share", "open"]
@@ -100,19 +103,28 @@ class Redis:
 
     def __init__(
         self,
-        client_or_url: "Client | str",
+        client_or_url: "_Client | str",
         *,
         namespace: str = "turnout",
         ttl: float = 10.0,
+        busy_ttl: float = 60.0,
         horizon: float = 0.25,
         patience: float = 0.05,
         on_loss: Literal["closed", "share", "open"] = "share",
     ) -> None:
-        given = {"namespace": namespace, "ttl": ttl, "horizon": horizon, "patience": patience, "on_loss": on_loss}
+        given = {
+            "namespace": namespace,
+            "ttl": ttl,
+            "busy_ttl": busy_ttl,
+            "horizon": horizon,
+            "patience": patience,
+            "on_loss": on_loss,
+        }
         for name, value in given.items():
             object.__setattr__(self, name, value)
         _check_namespace(namespace)
         number(self, "ttl", 0.1, 86_400.0, "a number of seconds from 0.1 to 86400")
+        seconds(self, "busy_ttl")
         number(self, "horizon", 0.001, self.ttl, f"a number of seconds from 0.001 to ttl ({self.ttl:g})")
         seconds(self, "patience")
         if on_loss not in _ON_LOSS:
@@ -178,8 +190,8 @@ class Redis:
 
     def __repr__(self) -> str:
         return (
-            f"Redis({self._where}, namespace={self.namespace!r}, ttl={self.ttl!r}, horizon={self.horizon!r}, "
-            f"patience={self.patience!r}, on_loss={self.on_loss!r})"
+            f"Redis({self._where}, namespace={self.namespace!r}, ttl={self.ttl!r}, busy_ttl={self.busy_ttl!r}, "
+            f"horizon={self.horizon!r}, patience={self.patience!r}, on_loss={self.on_loss!r})"
         )
 
     @property
