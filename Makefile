@@ -39,12 +39,15 @@ ROUNDS ?= 10
 # What `make deny` checks. Advisories need the network, the others do not: make deny CHECKS="licenses bans sources"
 CHECKS ?= advisories licenses bans sources
 
-.PHONY: help demo test test-clients test-httpx test-litellm test-schedules test-miri test-endurance test-faults lint format format-check
+.PHONY: help demo demo-shared test test-clients test-httpx test-litellm test-schedules test-miri test-endurance test-faults lint format format-check
 .PHONY: docs docs-rust docs-serve deny install-check wheels hooks
 .PHONY: soak fuzz test-free-threaded bench bench-beside bench-requests bench-simulated bench-shared bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: five servers, 600 requests of the openai SDK, a table
 	$(BIN)/python examples/demo.py
+
+demo-shared: $(VENV)/.demo $(VENV)/.built ## Let four workers share a quota, kill one, and show what each admitted
+	$(BIN)/python examples/demo_shared.py
 
 test: $(VENV)/.test $(VENV)/.built ## Run all tests, Rust and Python
 	cargo test --no-default-features

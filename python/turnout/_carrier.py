@@ -47,9 +47,7 @@ class Carrier:
             if self._process == process:
                 return  # another thread was faster
             self._starting = threading.Lock()
-            self._thread = threading.Thread(
-                target=_carry, args=(self._desk, self._store), name="turnout-shared", daemon=True
-            )
+            self._thread = threading.Thread(target=_carry, args=(self._desk, self._store), name="turnout-shared", daemon=True)
             self._process = process
             self._desk.open()
             _carriers.add(self)

@@ -220,8 +220,8 @@ class Verdict:
         deployment_id: The deployment.
         gate: The first gate that stopped it: ``dialect``, ``tags``, ``only``, ``excluded``, ``cooling_down``,
             ``unhealthy``, ``probation``, ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit``,
-            ``learnt_parallel_requests``, ``observed_limit``, ``slow_start``, ``shared`` or ``quota``; ``tier`` if none
-            did, but the router has tiers and others of a lower priority are left; None if it is a candidate.
+            ``learnt_parallel_requests``, ``observed_limit``, ``slow_start``, ``shared`` or ``quota``; ``tier``
+            if none did, but the router has tiers and others of a lower priority are left; None if it is a candidate.
         detail: Why that gate stopped it, with the numbers; None if it is a candidate.
         score: The value that the strategy compares (see ``Explanation.score_name``); None if a gate stopped
             it.

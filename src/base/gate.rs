@@ -50,7 +50,8 @@ macro_rules! each_gate {
                 ObservedLimit observed_limit rate_limit,
                 /// The deployment has returned or joined, and its share is still small.
                 SlowStart slow_start other,
-                /// Other processes share a limit of the deployment's own, and this one holds too little of it.
+                /// Other processes share a limit of the deployment's own, and this one holds too little of
+                /// it.
                 Shared shared rate_limit,
             }
             by_quotas {

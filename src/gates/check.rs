@@ -15,6 +15,7 @@ use crate::limits::to_next_minute;
 
 /// The gates that are open to all deployments, since otherwise too few would be left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a gate of its own")]
 pub(crate) struct Waived {
     /// Whether the gates of health are open: the group panics.
     pub(crate) health: bool,

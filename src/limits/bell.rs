@@ -7,8 +7,8 @@ use crate::base::sync::{Mutex, hold};
 
 /// Wakes the carrier. It is no part of a schedule: it only makes the carrier look earlier.
 ///
-/// The bell lies behind a lock, so that a forked child gets another: a thread of the parent may have held this
-/// one's.
+/// The bell lies behind a lock, so that a forked child gets another: a thread of the parent may have held
+/// this one's.
 #[derive(Debug, Default)]
 pub(super) struct Bell(Mutex<Arc<Rung>>);
 

@@ -12,8 +12,10 @@ use rustc_hash::FxHashMap;
 
 use super::limit::Limit;
 use super::pace::Activity;
-use super::share::{Limited, Share, StoreTime, Terms};
+use super::share::{Limited, Share};
 use super::signals::Heard;
+use super::store_time::StoreTime;
+use super::talk::Terms;
 use crate::base::clock::Clock;
 use crate::base::fork::{self, Forks};
 use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -78,7 +80,8 @@ struct State {
 /// Hears what the talk with a store has brought.
 pub(crate) trait Hears: Send + Sync {
     /// Of the limits of these owners this process may use more than before, or others have more or less in
-    /// flight. Renews what depends on it, and wakes requests that wait. The caller holds no lock. `at` is the time.
+    /// flight. Renews what depends on it, and wakes requests that wait. The caller holds no lock. `at` is the
+    /// time.
     fn freed(&self, owners: &[Arc<str>], at: Nanos);
 
     /// Takes over what another process has told of an owner. The caller holds no lock.
@@ -228,8 +231,8 @@ impl Desk {
         }
     }
 
-    /// Takes the replies to a batch, one for each message, in the same order; None where this one was lost. The
-    /// caller holds no lock.
+    /// Takes the replies to a batch, one for each message, in the same order; None where this one was lost.
+    /// The caller holds no lock.
     pub(crate) fn take(&self, batch: &Batch, replies: &[Option<Reply>], now: Nanos) {
         self.counts.syncs.fetch_add(batch.messages.len() as u64, Ordering::Relaxed);
         self.counts.heard_at.store(now, Ordering::Relaxed);
@@ -297,7 +300,9 @@ impl Desk {
         }
         let shares: Vec<_> = hold(&self.shares).values().cloned().collect();
         if self.on_loss == OnLoss::Share {
-            shares.iter().for_each(|share| share.fend(now));
+            for share in &shares {
+                share.fend(now);
+            }
         }
         let freed: Vec<_> = shares.iter().map(|share| Arc::clone(share.owner())).collect();
         self.tell_freed(&freed, now);
@@ -307,7 +312,9 @@ impl Desk {
     pub(crate) fn hear_news(&self) {
         let shares: Vec<_> = hold(&self.shares).values().cloned().collect();
         let now = self.now();
-        shares.iter().for_each(|share| share.hear_news(now));
+        for share in &shares {
+            share.hear_news(now);
+        }
     }
 
     /// Returns how long the carrier may sleep if nobody rings. While requests come, others may want something

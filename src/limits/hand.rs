@@ -4,22 +4,16 @@
 
 use std::sync::Arc;
 
-use super::fixed::Fixed;
-use super::limit::{Limit, LimitKind, Start};
+use super::limit::Limit;
 use super::pace::{Activity, Pace};
+use super::piece::{Piece, Words, get, set, told};
+use super::shape::{SHORTEST, Shape, meter};
 use super::unit::Unit;
-use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::time::{Nanos, SECOND};
 use crate::shared::{Answer, Ask, Kind, MOST, Micros, Row};
 
 /// The next window is asked for so long before it begins.
 const AHEAD_OF_TURN: Micros = 200_000;
-
-/// The shortest time in which a piece of a sliding window can be used.
-const SHORTEST: Micros = 100_000;
-
-/// Slices of a sliding window, as in [`sliding`](super::sliding).
-const SLICES: u64 = 60;
 
 /// How often used units are told where they come back only from then on.
 const TOLD_EVERY: Micros = 250_000;
@@ -36,75 +30,6 @@ pub(super) struct Hand {
     shape: Shape,
     /// Shared with the hand that takes this one's place when the limit's amount is changed.
     words: Arc<Words>,
-}
-
-#[derive(Debug)]
-enum Shape {
-    Fixed(Fixed),
-    FirstUse { per: Micros },
-    Sliding { slice: Micros, per: Micros },
-    Bucket { refill: u64, unit: u64 },
-}
-
-#[derive(Debug)]
-struct Words {
-    pieces: Box<[Piece]>,
-    /// The piece that was used last.
-    front: AtomicU64,
-    /// The units that a waiting request needs, and until when.
-    need: AtomicU64,
-    needed_until: AtomicU64,
-    /// The units that requests asked for, in all.
-    asked: AtomicU64,
-    /// Of a bucket: the units that were charged and then given back, in all, and when the first of them was
-    /// charged since that was last told.
-    refunded: AtomicU64,
-    refunded_since: AtomicU64,
-    told_at: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Piece {
-    /// The name of the window, which is the end of its use; 0 for no piece. A bucket has one piece, and this is
-    /// the end of the lease under which the store keeps it.
-    window: AtomicU64,
-    /// The window begins then; 0 if it has begun.
-    from: AtomicU64,
-    until: AtomicU64,
-    has: AtomicU64,
-    used: AtomicU64,
-    /// The units of all processes, by the last answer.
-    granted: AtomicU64,
-    /// Whether this process has taken its part by itself, since the store was lost.
-    is_own: AtomicU64,
-}
-
-fn get(word: &AtomicU64) -> u64 {
-    word.load(Ordering::Relaxed)
-}
-
-fn set(word: &AtomicU64, value: u64) {
-    word.store(value, Ordering::Relaxed);
-}
-
-impl Piece {
-    fn left(&self) -> u64 {
-        get(&self.has).saturating_sub(get(&self.used))
-    }
-
-    /// Returns whether its units may be used, though the time may be off by `error`.
-    fn is_open(&self, now: Micros, error: Micros) -> bool {
-        now.saturating_add(error) < get(&self.window) && now >= get(&self.from).saturating_add(error.min(get(&self.from)))
-    }
-
-    fn begin(&self, window: u64, from: Micros, until: Micros) {
-        for word in [&self.has, &self.used, &self.granted, &self.is_own] {
-            set(word, 0);
-        }
-        set(&self.from, from);
-        set(&self.until, until);
-        set(&self.window, window);
-    }
 }
 
 /// What a hand should hold.
@@ -284,7 +209,9 @@ impl Hand {
     fn window(&self, now: Micros) -> u64 {
         match &self.shape {
             Shape::Fixed(fixed) => fixed.ends(now.saturating_mul(1000)) / 1000,
-            Shape::FirstUse { .. } => self.words.pieces.iter().map(|piece| get(&piece.window)).find(|&window| now < window).unwrap_or(0),
+            Shape::FirstUse { .. } => {
+                self.words.pieces.iter().map(|piece| get(&piece.window)).find(|&window| now < window).unwrap_or(0)
+            }
             Shape::Sliding { slice, .. } => {
                 let used_until = now.saturating_add((*slice).max(SHORTEST));
                 (used_until - used_until % slice).saturating_add(*slice)
@@ -348,7 +275,8 @@ impl Hand {
         let is_exhausted = granted >= most && matches!(self.shape, Shape::Fixed(_) | Shape::FirstUse { .. });
         let runs_low = room < stock && room <= low && !is_exhausted;
         let next = self.next_window(now, window).filter(|_| pace.is_brisk(horizon));
-        let turns = next.is_some_and(|next| self.known(next).is_none_or(|piece| get(&piece.has) == 0 && get(&piece.granted) < most));
+        let turns =
+            next.is_some_and(|next| self.known(next).is_none_or(|piece| get(&piece.has) == 0 && get(&piece.granted) < most));
         let has_surplus = room > 0 && (outlook.is_wanted || room > stock.saturating_mul(2));
         let is_over = self.words.pieces.iter().any(|piece| get(&piece.used) > get(&piece.has));
         let is_told = now.saturating_sub(get(&self.words.told_at)) < TOLD_EVERY;
@@ -382,7 +310,7 @@ impl Hand {
                     set(&piece.has, get(&piece.used));
                 }
                 let elsewhere: u64 = self.open(now, error).filter(|other| get(&other.window) != window).map(Piece::left).sum();
-                rows.push(self.row(piece, plan, elsewhere, is_wanted));
+                rows.push(Self::row(piece, plan, elsewhere, is_wanted));
             }
             // No window is open: the store opens one.
             None => rows.push(Row { least: plan.need, target: plan.stock.max(plan.need), ..Row::default() }),
@@ -414,7 +342,7 @@ impl Hand {
         Ask { meter: self.meter, kind: self.kind(), limit: self.limit.capacity().min(MOST), rows }
     }
 
-    fn row(&self, piece: &Piece, plan: Plan, elsewhere: u64, is_wanted: bool) -> Row {
+    fn row(piece: &Piece, plan: Plan, elsewhere: u64, is_wanted: bool) -> Row {
         let (used, left) = (get(&piece.used), piece.left());
         let (least, target) = if plan.need > 0 {
             // Who waits holds nothing but what it waits for.
@@ -448,8 +376,10 @@ impl Hand {
                 }
                 let piece = self.words.pieces.first();
                 // Of a bucket these are the use that was told last, and the end of the lease.
-                piece.iter().for_each(|piece| set(&piece.until, row.used));
-                piece.iter().for_each(|piece| set(&piece.window, held_until));
+                if let Some(piece) = piece {
+                    set(&piece.until, row.used);
+                    set(&piece.window, held_until);
+                }
                 piece
             } else {
                 // Another window than the row's: the store has opened it.
@@ -530,98 +460,10 @@ impl Hand {
     }
 }
 
-fn told(piece: &Piece) -> Row {
-    let has = get(&piece.has);
-    Row {
-        window: get(&piece.window),
-        until: get(&piece.until),
-        have: has,
-        least: 0,
-        target: has.max(get(&piece.used)),
-        used: get(&piece.used),
-    }
-}
-
-impl Words {
-    fn new(pieces: usize) -> Self {
-        Self {
-            pieces: (0..pieces).map(|_| Piece::default()).collect(),
-            front: AtomicU64::new(0),
-            need: AtomicU64::new(0),
-            needed_until: AtomicU64::new(0),
-            asked: AtomicU64::new(0),
-            refunded: AtomicU64::new(0),
-            refunded_since: AtomicU64::new(0),
-            told_at: AtomicU64::new(0),
-        }
-    }
-}
-
-impl Shape {
-    /// Returns the shape of a limit, and how many pieces it has at most.
-    fn of(limit: &Limit) -> (Self, usize) {
-        match limit.kind() {
-            LimitKind::Fixed(Start::FirstUse) => (Self::FirstUse { per: (limit.per() / 1000).max(1) }, 3),
-            LimitKind::Fixed(start) => (Self::Fixed(Fixed::new(limit.per(), start, None)), 3),
-            LimitKind::Sliding => {
-                let per = limit.per().div_ceil(1000);
-                let slice = per.div_ceil(SLICES).max(1);
-                // Those of the window, and those that are used now.
-                let pieces = SLICES + 3 + SHORTEST.div_ceil(slice).min(200);
-                (Self::Sliding { slice, per }, usize::try_from(pieces).unwrap_or(usize::MAX))
-            }
-            LimitKind::Bucket { burst } => {
-                let (refill, unit) = refill(limit.amount(), limit.per(), burst);
-                (Self::Bucket { refill, unit }, 1)
-            }
-        }
-    }
-}
-
-/// Returns the parts that refill in a microsecond, and the parts of a unit. They are rounded so that the
-/// bucket is slower than its limit, if at all, and so that all parts of a bucket are at most [`MOST`].
-fn refill(amount: u64, per: Nanos, burst: u64) -> (u64, u64) {
-    let (refill, unit) = (u128::from(amount) * 1000, u128::from(per));
-    let common = gcd(refill, unit);
-    let (refill, unit) = (refill / common, unit / common);
-    let most = u128::from(MOST) / u128::from(burst.max(1));
-    let (refill, unit) = if unit <= most { (refill, unit) } else { (refill * most.max(1) / unit, most.max(1)) };
-    (u64::try_from(refill).unwrap_or(u64::MAX).max(1), u64::try_from(unit).unwrap_or(u64::MAX))
-}
-
-fn gcd(one: u128, other: u128) -> u128 {
-    if other == 0 { one.max(1) } else { gcd(other, one % other) }
-}
-
-/// Returns a number that tells a limit from others: a digest of its unit, time and kind, and `nth`. The
-/// amount does not count: a limit that is raised keeps what is granted. All processes must agree on it, so it
-/// is FNV-1a, which no build changes.
-fn meter(limit: &Limit, nth: u64) -> u64 {
-    let kind = match limit.kind() {
-        LimitKind::Fixed(start) => match start {
-            Start::Clock => "clock".to_owned(),
-            Start::Offset(offset) => format!("offset {offset}"),
-            Start::Midnight(zone) => format!("midnight {}", zone.name()),
-            Start::FirstUse => "first use".to_owned(),
-        },
-        LimitKind::Sliding => "sliding".to_owned(),
-        LimitKind::Bucket { .. } => "bucket".to_owned(),
-    };
-    digest(&format!("{} {} {kind} {nth}", limit.unit(), limit.per()))
-}
-
-pub(super) const fn digest(text: &str) -> u64 {
-    let (mut digest, mut rest) = (0xcbf2_9ce4_8422_2325_u64, text.as_bytes());
-    while let [byte, others @ ..] = rest {
-        digest = (digest ^ *byte as u64).wrapping_mul(0x0100_0000_01b3);
-        rest = others;
-    }
-    (digest ^ (digest >> 32)) % (MOST / 2)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::limit::{LimitKind, Start};
 
     #[test]
     fn no_piece_is_used_before_its_window_has_begun_for_certain() {

@@ -45,7 +45,8 @@ impl Ledger {
     /// Makes the ledger of a quota. It keeps the counts of `before`, which had the same id.
     pub(crate) fn new(quota: &Quota, serial: u64, before: Option<&Self>, clock: &Clock, desk: Option<&Desk>) -> Arc<Self> {
         let share = desk.map(|desk| desk.of_quota(quota.id(), quota.limits()));
-        let of = |meters, continuity| Arc::new(Self { quota: quota.clone(), meters, share, continuity, successor: OnceLock::new() });
+        let of =
+            |meters, continuity| Arc::new(Self { quota: quota.clone(), meters, share, continuity, successor: OnceLock::new() });
         let Some(before) = before else {
             let continuity =
                 Continuity { serial, lock: Lock::default(), observed: Observations::default(), trips: Trips::default() };

@@ -3,23 +3,21 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::bell::Bell;
 use super::demand::Demand;
 use super::fixed::to_router;
-use super::hand::{Hand, Outlook, digest};
+use super::hand::Hand;
 use super::limit::Limit;
-use super::pace::{Activity, Pace};
-use super::signals::{Heard, Signals};
+use super::pace::Activity;
+use super::store_time::StoreTime;
+use super::talk::Common;
 use super::unit::Unit;
-use crate::base::clock::Clock;
-use crate::base::lock::{Held, Lock};
-use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::base::sync::{Mutex, hold};
+use crate::base::lock::Held;
+use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::base::sync::hold;
 use crate::base::time::{Nanos, SECOND, seconds};
-use crate::shared::{Ask, Kind, Message, Micros, Reply, Row};
+use crate::shared::Micros;
 
 /// A mark for each limit of one owner or of several, to settle a charge.
 pub(super) type Marks = SmallVec<[u64; 3]>;
@@ -47,98 +45,20 @@ impl fmt::Display for SharedShortfall {
     }
 }
 
-/// The store's time, as this process knows it, and what it does without the store.
-#[derive(Debug, Default)]
-pub(crate) struct StoreTime {
-    pub(crate) clock: Clock,
-    /// By how many microseconds the time may be wrong.
-    error: AtomicU64,
-    /// Whether the store has told its time.
-    is_known: AtomicU64,
-    /// Whether the limits are open to all: the store is lost, and the user wants that then.
-    is_open: AtomicU64,
-    /// Whether a strategy compares what is in flight.
-    compares: AtomicBool,
-    /// Wakes the carrier of the talk.
-    pub(super) bell: Bell,
-}
-
-impl StoreTime {
-    pub(crate) fn new(clock: Clock) -> Self {
-        Self { clock, ..Self::default() }
-    }
-
-    /// Returns the store's time when the router's is `now`.
-    #[inline]
-    pub(crate) fn at(&self, now: Nanos) -> Micros {
-        self.clock.wall_at(now) / 1000
-    }
-
-    /// Returns how far the store's time is ahead of the router's. If it is behind, this is a number below zero,
-    /// wrapped.
-    fn ahead(&self) -> Nanos {
-        self.clock.wall().map_or(0, |wall| wall.known_ahead())
-    }
-
-    #[inline]
-    pub(crate) fn error(&self) -> Micros {
-        self.error.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_error(&self, error: Micros) {
-        self.error.store(error, Ordering::Relaxed);
-        self.is_known.store(1, Ordering::Relaxed);
-    }
-
-    /// Returns whether the time is the store's. Before its first reply it is this machine's, which may be off
-    /// by anything. A clock that is moved by hand is the store's too.
-    pub(crate) fn is_known(&self) -> bool {
-        self.is_known.load(Ordering::Relaxed) != 0 || self.clock.wall().is_none()
-    }
-
-    pub(crate) fn set_compares(&self, compares: bool) {
-        self.compares.store(compares, Ordering::Relaxed);
-    }
-
-    fn compares(&self) -> bool {
-        self.compares.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_open(&self, is_open: bool) {
-        self.is_open.store(u64::from(is_open), Ordering::Relaxed);
-    }
-
-    #[inline]
-    fn is_open(&self) -> bool {
-        self.is_open.load(Ordering::Relaxed) != 0
-    }
-}
-
-/// How a process holds pieces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Terms {
-    /// How long the store keeps what a process holds that does not speak.
-    pub(crate) ttl: Nanos,
-    /// How long its places in flight stay taken after that.
-    pub(crate) busy_for: Nanos,
-    /// For this time ahead a process holds what it will need.
-    pub(crate) horizon: Nanos,
-}
-
 /// What this process holds of one owner's limits.
 #[derive(Debug)]
 pub(crate) struct Share {
-    owner: Arc<str>,
+    pub(super) owner: Arc<str>,
     /// The most requests in flight, of all processes.
-    places: Option<u64>,
-    hands: Box<[Hand]>,
+    pub(super) places: Option<u64>,
+    pub(super) hands: Box<[Hand]>,
     /// How many of these are limits a minute, which come first.
-    minutes: usize,
-    limits_tokens: bool,
-    common: Arc<Common>,
+    pub(super) minutes: usize,
+    pub(super) limits_tokens: bool,
+    pub(super) common: Arc<Common>,
     /// The use of its group.
-    activity: Arc<Activity>,
-    time: Arc<StoreTime>,
+    pub(super) activity: Arc<Activity>,
+    pub(super) time: Arc<StoreTime>,
 }
 
 /// What an owner limits.
@@ -150,65 +70,6 @@ pub(super) struct Limited<'a> {
     /// How many of these are limits a minute, which come first.
     pub(super) minutes: usize,
     pub(super) activity: Arc<Activity>,
-}
-
-/// What stays when an owner's limits are replaced.
-#[derive(Debug, Default)]
-struct Common {
-    lock: Lock,
-    /// The places that this process may use, those that it uses, and until when it may.
-    places: AtomicU64,
-    busy: AtomicU64,
-    places_until: AtomicU64,
-    /// Until when a request needs a place.
-    needs_place_until: AtomicU64,
-    /// Requests that came, in all: those that were admitted, and those that lacked something.
-    requests: AtomicU64,
-    talk: Mutex<Talk>,
-    signals: Signals,
-}
-
-fn common_in_flight(common: &Common) -> u64 {
-    common.busy.load(Ordering::Relaxed)
-}
-
-/// The talk with the store about an owner.
-#[derive(Debug, Default)]
-struct Talk {
-    /// The number of the last message.
-    number: u64,
-    /// The owner's life by the last reply.
-    life: u64,
-    members: u64,
-    is_learning: bool,
-    /// Whether the store began a new life, which has to hear everything at once.
-    tells_all: bool,
-    /// Whether a message is on its way.
-    is_asking: bool,
-    /// When the last message was made.
-    asked_at: Micros,
-    /// Whether another process lacks something of this owner's.
-    is_wanted: bool,
-    /// What a request needs and was refused is not asked for again before this time. The pause is longer each
-    /// time.
-    repeats_at: Micros,
-    pause: Micros,
-    /// What is wanted ahead of need is not asked for before this time.
-    restocks_at: Micros,
-    paces: FxHashMap<u64, Pace>,
-    places_granted: u64,
-}
-
-/// The first pause after an answer that gave nothing, and the longest.
-const FIRST_PAUSE: Micros = 5_000;
-const LONGEST_PAUSE: Micros = 500_000;
-
-/// The pause after an answer that gave nothing which no request waits for.
-const RESTOCKS_AFTER: Micros = 50_000;
-
-/// The number under which places in flight are known.
-fn places_meter() -> u64 {
-    digest("places")
 }
 
 impl Share {
@@ -279,7 +140,7 @@ impl Share {
         })
     }
 
-    fn places_left(&self, time: Micros, error: Micros) -> u64 {
+    pub(super) fn places_left(&self, time: Micros, error: Micros) -> u64 {
         let common = &*self.common;
         let is_valid = time.saturating_add(error) < common.places_until.load(Ordering::Relaxed);
         let places = if is_valid { common.places.load(Ordering::Relaxed) } else { 0 };
@@ -319,9 +180,9 @@ impl Share {
         self.shortfall(demand, now).map_or(now, |shortfall| now.saturating_add(shortfall.frees_in))
     }
 
-    /// Counts a request, and adds a mark for each limit. Returns when the windows end that were charged, by the
-    /// router's time, for each of the owner's limits beside those of a minute: 0 for limits without windows
-    /// that begin with their first use. The caller holds the lock.
+    /// Counts a request, and adds a mark for each limit. Returns when the windows end that were charged, by
+    /// the router's time, for each of the owner's limits beside those of a minute: 0 for limits without
+    /// windows that begin with their first use. The caller holds the lock.
     pub(super) fn charge(&self, demand: Demand, now: Nanos, marks: &mut Marks) -> impl Iterator<Item = Nanos> {
         let (time, error) = (self.time.at(now), self.time.error());
         add(&self.common.requests, 1);
@@ -380,306 +241,11 @@ impl Share {
         }
         if lacks && !is_known {
             add(&self.common.requests, 1);
-            self.hands.iter().for_each(|hand| hand.note_asked(demand.of(hand.unit())));
+            for hand in &self.hands {
+                hand.note_asked(demand.of(hand.unit()));
+            }
         }
         lacks
-    }
-
-    // --- what processes tell each other ---
-
-    /// Returns how many requests of other processes are in flight, and until when that counts, by the router's
-    /// time.
-    #[inline]
-    pub(crate) fn others(&self, now: Nanos) -> (u32, Option<Nanos>) {
-        let (time, signals) = (self.time.at(now), &self.common.signals);
-        let until = signals.others_until(time).map(|until| self.router_time(until));
-        (u32::try_from(signals.others(time)).unwrap_or(u32::MAX), until)
-    }
-
-    /// Returns the successes and failures of other processes.
-    pub(crate) fn outcomes(&self, now: Nanos) -> (u64, u64) {
-        self.common.signals.outcomes(self.time.at(now))
-    }
-
-    /// Tells how requests ended lately, which counts until then.
-    pub(crate) fn say_outcomes(&self, successes: u64, failures: u64, until: Nanos) {
-        self.common.signals.say_outcomes(successes, failures, self.time.at(until));
-    }
-
-    /// Tells that no requests are to be sent before a time. `cause` is a number of `health::Cause`.
-    pub(crate) fn say_out(&self, now: Nanos, until: Nanos, cause: u8) {
-        if self.common.signals.say_out(self.time.at(now), self.time.at(until), cause) {
-            self.time.bell.ring();
-        }
-    }
-
-    /// Tells that the owner is back in service.
-    pub(crate) fn say_back(&self, now: Nanos) {
-        if self.common.signals.say_back(self.time.at(now)) {
-            self.time.bell.ring();
-        }
-    }
-
-    /// Tells what the provider said is left of a unit, and until when that holds.
-    pub(crate) fn say_observed(&self, now: Nanos, until: Nanos, unit: Unit, remaining: u64, limit: u64) {
-        self.common.signals.say_observed(self.time.at(now), self.time.at(until), unit, remaining, limit);
-    }
-
-    /// Returns whether another process may be trying the deployment, which is on probation. If so, asks the
-    /// store for its place.
-    pub(crate) fn lacks_probe(&self, now: Nanos) -> bool {
-        let lacks = self.common.signals.lacks_probe(self.time.at(now), self.time.error());
-        if lacks {
-            self.time.bell.ring();
-        }
-        lacks
-    }
-
-    /// Notes that a request has the place of the probation, or has it no more.
-    pub(crate) fn use_probe(&self, is_used: bool) {
-        self.common.signals.use_probe(is_used);
-    }
-
-    /// Returns what another process has told, with times by the router's clock.
-    pub(crate) fn in_router_time(&self, heard: Heard) -> Heard {
-        match heard {
-            Heard::Out { until, cause } => Heard::Out { until: self.router_time(until), cause },
-            Heard::Back => Heard::Back,
-            Heard::Observed { unit, at, until, remaining, limit } => {
-                Heard::Observed { unit, at: self.router_time(at), until: self.router_time(until), remaining, limit }
-            }
-        }
-    }
-
-    /// Returns the router's time when the store's is `time`.
-    fn router_time(&self, time: Micros) -> Nanos {
-        to_router(time.saturating_mul(1000), self.time.ahead())
-    }
-
-    // --- the talk with the store ---
-
-    /// Returns a message if the store should hear one now, or if it `must`. No other is made until its reply
-    /// has come or was lost.
-    pub(super) fn message(&self, process: &Arc<str>, terms: &Terms, answer: Nanos, now: Nanos, must: bool) -> Option<Message> {
-        let held = self.hold();
-        let mut talk = hold(&self.common.talk);
-        if talk.is_asking {
-            return None;
-        }
-        let time = self.time.at(now);
-        let outlook = Outlook {
-            now: time,
-            error: self.time.error(),
-            time: now,
-            horizon: terms.horizon,
-            answer,
-            may_repeat: time >= talk.repeats_at,
-            may_restock: time >= talk.restocks_at,
-            is_wanted: talk.is_wanted,
-        };
-        let requests = self.common.requests.load(Ordering::Relaxed);
-        let mut is_due = must || talk.tells_all;
-        let plans: Vec<_> = self
-            .hands
-            .iter()
-            .map(|hand| {
-                let pace = talk.paces.entry(hand.meter()).or_default();
-                pace.look(now, requests, hand.asked());
-                let plan = hand.plan(pace, &self.activity, &outlook);
-                is_due |= plan.is_due;
-                plan
-            })
-            .collect();
-        let places = self.places.map(|limit| {
-            let pace = talk.paces.entry(places_meter()).or_default();
-            pace.look(now, requests, requests);
-            (limit, self.places_row(&outlook, terms, *pace, talk.places_granted < limit / 2, &mut is_due))
-        });
-        let is_old = time.saturating_sub(talk.asked_at) > terms.ttl / 5000;
-        let has_places = places.as_ref().is_some_and(|(_, row)| row.have > 0);
-        let is_member = has_places || self.hands.iter().any(|hand| hand.is_engaged(time) || hand.remembers(time));
-        let in_flight = common_in_flight(&self.common);
-        is_due |= self.common.signals.is_due(time, in_flight, self.time.compares(), outlook.may_repeat);
-        if !is_due && !(is_old && is_member) {
-            return None;
-        }
-        let everything = talk.is_learning;
-        let mut asks: Vec<_> = Vec::with_capacity(plans.len() + 1);
-        // Windows have their names by the store's time. So the first message asks for nothing but the time.
-        if self.time.is_known() {
-            if let Some((limit, row)) = places {
-                self.common.places.store(row.have, Ordering::Relaxed);
-                asks.push(Ask { meter: places_meter(), kind: Kind::Places, limit, rows: vec![row] });
-            }
-            asks.extend(self.hands.iter().zip(plans).map(|(hand, plan)| hand.ask(plan, &outlook, everything)));
-            asks.extend(self.common.signals.asks(time, in_flight));
-        }
-        talk.number += 1;
-        talk.is_asking = true;
-        talk.asked_at = time;
-        drop(held);
-        Some(Message {
-            owner: Arc::clone(&self.owner),
-            process: Arc::clone(process),
-            number: talk.number,
-            life: talk.life,
-            lease: terms.ttl / 1000,
-            busy_for: terms.busy_for / 1000,
-            asks,
-        })
-    }
-
-    fn places_row(&self, outlook: &Outlook, terms: &Terms, pace: Pace, spares: bool, is_due: &mut bool) -> Row {
-        let common = &*self.common;
-        let (time, error) = (outlook.now, outlook.error);
-        let (held, busy) = (common.places.load(Ordering::Relaxed), common.busy.load(Ordering::Relaxed));
-        let left = self.places_left(time, error);
-        let is_needed = time < common.needs_place_until.load(Ordering::Relaxed);
-        // What was granted for a request stays here until that asks again.
-        let (needs, kept) = (is_needed && left == 0, u64::from(is_needed));
-        let stock = pace.stock(terms.horizon, spares, &self.activity, Unit::Requests, outlook.time).max(kept);
-        let runs_low = left == 0 && stock > 0;
-        let surplus = left > kept && (outlook.is_wanted || left > stock.saturating_mul(2).max(1));
-        *is_due |= (needs && outlook.may_repeat) || ((runs_low || surplus) && outlook.may_restock);
-        let keeps = left > stock && !surplus;
-        let target = busy.saturating_add(if needs { stock.max(1) } else if keeps { left } else { stock });
-        let target = if outlook.is_wanted && !needs { busy.saturating_add(kept) } else { target };
-        let is_valid = time.saturating_add(error) < common.places_until.load(Ordering::Relaxed);
-        let have = if is_valid { held } else { busy };
-        let least = if needs { busy.saturating_add(1) } else { 0 };
-        Row { have: have.min(target.max(busy)), least, target, used: busy, ..Row::default() }
-    }
-
-    /// Takes a reply to a message. Returns whether there may be more room than before, and what others have
-    /// told.
-    pub(super) fn apply(&self, message: &Message, reply: &Reply, asked_at: Micros) -> (bool, Vec<Heard>) {
-        let _held = self.hold();
-        let mut talk = hold(&self.common.talk);
-        let mut heard = Vec::new();
-        if talk.number != message.number {
-            return (false, heard);
-        }
-        let (mut gained, mut lacks, mut is_wanted, mut is_freed) = (false, false, false, false);
-        let (asks, answers) = (&message.asks, &reply.answers);
-        // The lease counts from the sending: the store has taken the message later.
-        let held_until = asked_at.saturating_add(message.lease);
-        for (ask, answer) in asks.iter().zip(answers) {
-            let mut rows = ask.rows.iter().zip(&answer.rows);
-            let hand = self.hands.iter().find(|hand| hand.meter() == ask.meter);
-            if hand.is_none() && ask.meter != places_meter() {
-                is_freed |= self.common.signals.apply(ask, answer, held_until, reply.now, &mut heard);
-                continue;
-            }
-            is_wanted |= answer.wanted;
-            lacks |= rows.any(|(row, piece)| row.least > 0 && piece.held < row.least && piece.window == row.window);
-            if ask.kind == Kind::Places {
-                if let Some(piece) = answer.rows.first() {
-                    let places = &self.common.places;
-                    gained |= piece.held > places.swap(piece.held, Ordering::Relaxed);
-                    talk.places_granted = piece.granted;
-                }
-            } else if let Some(hand) = hand {
-                gained |= hand.apply(ask, answer, held_until);
-            }
-        }
-        self.common.places_until.store(held_until, Ordering::Relaxed);
-        let knew_life = talk.life == reply.life;
-        talk.life = reply.life;
-        talk.members = reply.members.max(1);
-        talk.is_learning = reply.learning > 0;
-        talk.tells_all = talk.is_learning && !knew_life;
-        talk.is_asking = false;
-        talk.is_wanted = is_wanted;
-        talk.pause = if lacks && knew_life { talk.pause.saturating_mul(2).clamp(FIRST_PAUSE, LONGEST_PAUSE) } else { 0 };
-        talk.repeats_at = if lacks { reply.now.saturating_add(talk.pause) } else { 0 };
-        talk.restocks_at = if gained { 0 } else { reply.now.saturating_add(RESTOCKS_AFTER) };
-        (gained || is_freed, heard)
-    }
-
-    /// Notes that the reply to a message will not come.
-    pub(super) fn lose(&self, message: &Message) {
-        let mut talk = hold(&self.common.talk);
-        if talk.number == message.number {
-            talk.is_asking = false;
-        }
-    }
-
-    /// Asks again at once for what was refused: something may have come back.
-    pub(super) fn hear_news(&self, now: Nanos) {
-        let mut talk = hold(&self.common.talk);
-        (talk.repeats_at, talk.restocks_at, talk.pause) = (0, 0, 0);
-        if self.activity.is_in_use(now) || self.is_engaged(now) {
-            self.common.signals.hear_news();
-        }
-    }
-
-    /// Returns whether other processes may want what it holds, so that it looks for news.
-    pub(super) fn is_engaged(&self, now: Nanos) -> bool {
-        let time = self.time.at(now);
-        self.common.places.load(Ordering::Relaxed) > 0 || self.hands.iter().any(|hand| hand.is_engaged(time))
-    }
-
-    /// Forgets what it took without the store, in windows that had their names by another clock.
-    pub(super) fn forget_guesses(&self) {
-        let _held = self.hold();
-        self.hands.iter().for_each(Hand::forget_pieces);
-    }
-
-    /// Returns whether it has used units that still count: see [`Hand::remembers`].
-    pub(super) fn remembers(&self, now: Nanos) -> bool {
-        let time = self.time.at(now);
-        self.hands.iter().any(|hand| hand.remembers(time))
-    }
-
-    /// Gives everything up, and returns the message that says so, with which the process leaves.
-    pub(super) fn farewell(&self, process: &Arc<str>, now: Nanos) -> Option<Message> {
-        let _held = self.hold();
-        let mut talk = hold(&self.common.talk);
-        if talk.life == 0 {
-            return None;
-        }
-        let outlook = Outlook { now: self.time.at(now), time: now, error: 0, horizon: 0, answer: 0, may_repeat: true, may_restock: true, is_wanted: true };
-        self.hands.iter().for_each(Hand::drop_all);
-        let mut asks: Vec<_> = self.hands.iter().map(|hand| hand.ask(super::hand::Plan::default(), &outlook, true)).collect();
-        self.common.places.store(0, Ordering::Relaxed);
-        if let Some(limit) = self.places {
-            asks.push(Ask { meter: places_meter(), kind: Kind::Places, limit, rows: vec![Row::default()] });
-        }
-        talk.number += 1;
-        let (number, life) = (talk.number, talk.life);
-        talk.life = 0;
-        Some(Message { owner: Arc::clone(&self.owner), process: Arc::clone(process), number, life, lease: 0, busy_for: 0, asks })
-    }
-
-    /// Takes a part without the store, which is lost.
-    pub(super) fn fend(&self, now: Nanos) {
-        let _held = self.hold();
-        let members = hold(&self.common.talk).members.max(1);
-        let time = self.time.at(now);
-        self.hands.iter().for_each(|hand| hand.fend(time, members));
-        if let Some(limit) = self.places {
-            let common = &*self.common;
-            let valid = common.places_until.load(Ordering::Relaxed) > time;
-            let held = if valid { common.places.load(Ordering::Relaxed) } else { 0 };
-            common.places.store(held.max(limit / members), Ordering::Relaxed);
-            common.places_until.store(time.saturating_add(SECOND / 1000), Ordering::Relaxed);
-        }
-    }
-
-    /// Forgets everything, in a forked child: it is the parent's. No other thread runs.
-    pub(super) fn after_fork(&self) {
-        self.hands.iter().for_each(Hand::clear);
-        let common = &*self.common;
-        for word in [&common.places, &common.busy, &common.places_until, &common.needs_place_until] {
-            word.store(0, Ordering::Relaxed);
-        }
-        common.signals.clear();
-        *hold(&common.talk) = Talk::default();
-    }
-
-    /// Returns whether the store learns what it has lost.
-    pub(super) fn is_learning(&self) -> bool {
-        hold(&self.common.talk).is_learning
     }
 
     /// Returns how much of a limit with a number is left here, and how much was granted to all processes by
@@ -708,7 +274,13 @@ impl Share {
         };
         let granted = self.held(shortfall.nth, now).map_or(0, |(_, granted)| granted);
         let talk = hold(&self.common.talk);
-        let state = if talk.is_learning { ", the store recovers" } else if talk.is_asking { ", asking" } else { "" };
+        let state = if talk.is_learning {
+            ", the store recovers"
+        } else if talk.is_asking {
+            ", asking"
+        } else {
+            ""
+        };
         format!("{name}: {shortfall}; {granted} of {most} granted to {} processes{state}", talk.members)
     }
 }

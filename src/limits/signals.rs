@@ -3,7 +3,7 @@
 //!
 //! All times here are microseconds of the store's clock.
 
-use super::hand::digest;
+use super::shape::digest;
 use super::unit::Unit;
 use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::shared::{Answer, Ask, Kind, MOST, Micros, Piece, Row};
@@ -25,8 +25,8 @@ const IN_FLIGHT: u64 = digest("in flight");
 const OUTCOMES: u64 = digest("outcomes");
 const PROBE: u64 = digest("probe");
 
-/// The meters of the notices: whether the owner takes requests, and what the provider said of each unit, in the
-/// order of [`Unit::ALL`].
+/// The meters of the notices: whether the owner takes requests, and what the provider said of each unit, in
+/// the order of [`Unit::ALL`].
 const NOTICES: [u64; 1 + Unit::ALL.len()] = [
     digest("out"),
     digest("observed requests"),

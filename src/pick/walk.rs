@@ -109,7 +109,12 @@ impl<'a, T: Attachment> Walk<'a, T> {
     fn waive(&mut self) {
         let rules = self.services.rules.get().health();
         let unhealthy = rules.is_some_and(|rules| rules.fail_open) && self.group.is_unhealthy();
-        self.waived = Waived { health: self.group.panics(self.services, &self.now), unhealthy, slow_start: false, shared: self.waives_shared };
+        self.waived = Waived {
+            health: self.group.panics(self.services, &self.now),
+            unhealthy,
+            slow_start: false,
+            shared: self.waives_shared,
+        };
         if self.group.index.words.ramp.is_on() {
             let stops = |refusal: Result<(), Refusal>| refusal.err().map(|refusal| matches!(refusal, Refusal::SlowStart { .. }));
             let mut verdicts = self.group.members().map(|(position, entry)| stops(self.check(position, entry)));

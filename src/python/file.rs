@@ -29,6 +29,7 @@ impl PyFileLedger {
     }
 
     /// Handles a batch of messages, each an owner, a process and the numbers of the wire.
+    #[pyo3(signature = (batch, /))]
     fn exchange(&self, py: Python<'_>, batch: Vec<(String, String, Vec<u64>)>) -> PyResult<Vec<Vec<u64>>> {
         let read = |(owner, process, numbers): &(String, String, Vec<u64>)| Message::read(owner, process, numbers);
         let batch: Vec<_> = batch.iter().map(read).collect::<Result<_, Error>>()?;

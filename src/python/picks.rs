@@ -104,6 +104,7 @@ with_keywords!(pick_method {
         let model_name = text("model_name", model_name)?;
         match slf.get().router.acquire_at(model_name, &request, priority) {
             Ok(lease) => {
+                slf.get().carry(slf.py())?;
                 let lease = Bound::new(slf.py(), PyLease::new(slf.py(), lease))?;
                 PyLease::hand_out(lease).map(Bound::into_any)
             }
@@ -155,8 +156,8 @@ fn wait_after<'py>(
     }
 }
 
-/// Lets a shared store be asked. Returns for how long to wait: at least for its answer, unless that is known to
-/// help only after so many seconds.
+/// Lets a shared store be asked. Returns for how long to wait: at least for its answer, unless that is known
+/// to help only after so many seconds.
 fn ask_store(router: &Bound<'_, PyRouter>, patience: Patience, known_after: f64) -> PyResult<Patience> {
     let router = (router.py(), router.get());
     router.1.start_carrier(router.0)?;

@@ -75,7 +75,8 @@ fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyRe
 fn limits<'py>(py: Python<'py>, limits: &[LimitStats]) -> PyResult<Bound<'py, PyAny>> {
     let records = limits.iter().map(|limit| {
         let object = limit_to(py, &limit.limit)?;
-        modules::LIMIT_STATS.call1(py, (object, limit.quota.as_deref(), limit.used, limit.remaining, limit.resets_in, limit.held, limit.granted))
+        modules::LIMIT_STATS
+            .call1(py, (object, limit.quota.as_deref(), limit.used, limit.remaining, limit.resets_in, limit.held, limit.granted))
     });
     Ok(PyTuple::new(py, records.collect::<PyResult<Vec<_>>>()?)?.into_any())
 }

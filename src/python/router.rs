@@ -1,6 +1,7 @@
 //! The class `Router`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use pyo3::exceptions::{PyDeprecationWarning, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -123,7 +124,7 @@ impl PyRouter {
         let execution = modules::EXECUTION.call1(py, (retry, fallbacks, timeouts, hedge, model_options))?;
         let attempts = Attempts::new();
         attempts.follow(&router, &execution)?;
-        Ok(Self { router, subscriptions: Arc::default(), attempts, execution: execution.unbind(), carrier })
+        Ok(Self { router, subscriptions: Arc::default(), attempts, execution: execution.unbind(), carrier, carried_in: AtomicU64::new(0) })
     }
 
     // --- options ---

@@ -12,8 +12,7 @@ use crate::base::error::Error;
 use crate::base::time::{Nanos, SECOND};
 use crate::limits::{Batch, Desk, OnLoss};
 use crate::shared::{Message, Reply};
-use crate::sharing::Sharing;
-use crate::stores::Memory;
+use crate::sharing::{Memory, Sharing};
 
 /// The owner, the process, and the numbers of a message.
 type Told = (String, String, Vec<u64>);
@@ -205,7 +204,10 @@ impl Sharing {
         }
         if horizon == 0 || horizon > ttl {
             let allowed = seconds(ttl);
-            return Err(Error::Configuration(format!("horizon must be above 0 and at most ttl, {allowed}, not {}", seconds(horizon))));
+            return Err(Error::Configuration(format!(
+                "horizon must be above 0 and at most ttl, {allowed}, not {}",
+                seconds(horizon)
+            )));
         }
         let terms = crate::limits::Terms { ttl, busy_for, horizon };
         Ok(Self { terms, on_loss, patience, memory: None })

@@ -223,6 +223,7 @@ impl PyWaiter {
         if let Stage::Asks { model_name, request, .. } = &asks
             && let Some(lease) = self.router.get().router.acquire_at_once(model_name, request)
         {
+            self.router.get().carry(py)?;
             return PyLease::hand_out(Bound::new(py, PyLease::new(py, lease))?).map(Some);
         }
         *self.stage() = asks;

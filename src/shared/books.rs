@@ -133,7 +133,8 @@ impl Owner {
     /// Begins a life if there is none, learns after a loss, and forgets members whose leases are over.
     fn settle_down(&mut self, terms: Terms) {
         if self.life == 0 || self.run != terms.run {
-            // Nobody knows who held pieces: a record that is older than the loss lacks those who came after it.
+            // Nobody knows who held pieces: a record that is older than the loss lacks those who came after
+            // it.
             self.learns_until = if terms.learn == 0 { 0 } else { terms.now.saturating_add(terms.learn) };
             self.run = terms.run;
             self.life = terms.life;
@@ -159,8 +160,8 @@ impl Owner {
     }
 
     /// Takes back what a process holds and may not use any more. Windows keep their counts: it may have used
-    /// its pieces. Places are used for long, so they come back only when the process is `gone`. Returns whether
-    /// somebody may wait for it.
+    /// its pieces. Places are used for long, so they come back only when the process is `gone`. Returns
+    /// whether somebody may wait for it.
     fn forget(&mut self, process: &Arc<str>, gone: bool) -> bool {
         let mut came_back = false;
         for meter in self.meters.values_mut() {

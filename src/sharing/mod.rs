@@ -1,15 +1,17 @@
 //! How a router shares limits with other routers.
 
 mod ears;
+mod memory;
 
 use std::sync::Arc;
 
 use crate::base::clock::Clock;
 use crate::base::time::{Nanos, SECOND};
 use crate::limits::{Desk, OnLoss, Terms};
-use crate::stores::{Identity, Memory};
+use crate::stores::Identity;
 
 pub(crate) use ears::Ears;
+pub use memory::Memory;
 
 /// How a router shares limits with other routers.
 ///

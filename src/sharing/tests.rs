@@ -98,8 +98,8 @@ impl Fleet {
         self.clock.time()
     }
 
-    /// A process that has not been heard for long speaks: while it lives it is never silent for longer than its
-    /// requests take.
+    /// A process that has not been heard for long speaks: while it lives it is never silent for longer than
+    /// its requests take.
     fn beat(&mut self) {
         for nth in 0..self.processes.len() {
             if self.now() - self.processes[nth].heard_at > 30 * SECOND {
@@ -133,12 +133,12 @@ impl Fleet {
         // What was late comes after what was sent later.
         self.answer(&late);
         match fate {
-            Fate::ReplyIsLost => _ = desk.lose(&batch, now),
+            Fate::ReplyIsLost => desk.lose(&batch, now),
             Fate::IsLate => {
                 self.processes[nth].late = messages.clone();
                 desk.lose(&batch, now);
             }
-            _ => _ = desk.take(&batch, &replies.into_iter().map(Some).collect::<Vec<_>>(), now),
+            _ => desk.take(&batch, &replies.into_iter().map(Some).collect::<Vec<_>>(), now),
         }
         self.processes[nth].heard_at = now;
     }
@@ -281,9 +281,11 @@ proptest! {
     #[test]
     fn windows_of_use_are_never_exceeded(steps in steps(9_000, 1, 0), amount in 5..80_u64) {
         let mut fleet = Fleet::new(3, limited(amount, 10 * SECOND, LimitKind::Fixed(Start::FirstUse)));
-        steps.iter().for_each(|step| fleet.step(step));
-        // Each window begins with its first use, or a little earlier: with the grant. So two follow each other
-        // within one length at most.
+        for step in &steps {
+            fleet.step(step);
+        }
+        // Each window begins with its first use, or a little earlier: with the grant. So two follow each
+        // other within one length at most.
         let most = fleet.most_in(10 * SECOND);
         prop_assert!(most <= 2 * amount, "{most} of {amount}");
     }
@@ -326,7 +328,7 @@ proptest! {
     fn a_quota_of_two_deployments_is_one(steps in steps(9_000, 1, 0), amount in 5..80_u64) {
         let limit = Limit::new(Unit::Tokens, amount, 10 * SECOND, LimitKind::Fixed(Start::Clock)).unwrap();
         let quota = Quota::new("account", &[limit]).unwrap();
-        let under = |id| deployment(id).with_quotas(&[quota.clone()]).unwrap();
+        let under = |id| deployment(id).with_quotas(std::slice::from_ref(&quota)).unwrap();
         let mut fleet = Fleet::new(3, vec![under("a"), under("b")]);
         for step in &steps {
             fleet.step(step);
@@ -346,7 +348,9 @@ proptest! {
             _ => LimitKind::Bucket { burst: amount },
         };
         let mut fleet = Fleet::new(processes, limited(amount, 10 * SECOND, kind));
-        steps.iter().for_each(|step| fleet.step(step));
+        for step in &steps {
+            fleet.step(step);
+        }
         // Late messages arrive, leases end, all windows end.
         for nth in 0..processes {
             fleet.processes[nth].leases.clear();

@@ -1,7 +1,7 @@
 //! What keeps the books for many processes.
 //!
 //! A *store* handles a batch of messages and answers each. The ledger of this folder is a file, for the
-//! processes of one host; the [`Memory`] is for tests. Nothing but the books decides what a message comes to.
+//! processes of one host. Nothing but the books decides what a message comes to.
 
 #[cfg(unix)]
 mod cells;
@@ -13,7 +13,6 @@ mod half;
 mod ledger;
 #[cfg(unix)]
 mod lives;
-mod memory;
 #[cfg(unix)]
 mod place;
 mod process;
@@ -22,8 +21,6 @@ mod process;
 pub(crate) use fault::Lost;
 #[cfg(unix)]
 pub(crate) use ledger::FileLedger;
-#[cfg(unix)]
-pub use memory::Memory;
 #[cfg(unix)]
 pub(crate) use place::Place;
 pub(crate) use process::Identity;

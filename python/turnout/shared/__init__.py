@@ -9,9 +9,9 @@ A router that is given a store shares its limits with all routers that use the s
 | :class:`Memory` | routers of one process, for tests |
 | :class:`File` | the workers of one host, without a server |
 
-A store is any object with a method ``exchange(batch)``. It takes messages, each an owner, a process and whole
-numbers, and returns the replies in their order. All stores keep the same books: what a process may use of each
-limit. Together that is never more than the limit.
+A store is any object with a method ``exchange(batch)``. It takes messages, each an owner, a process and
+whole numbers, and returns the replies in their order. All stores keep the same books: what a process may use
+of each limit. Together that is never more than the limit.
 """
 
 from importlib import import_module as _import_module

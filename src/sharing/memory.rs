@@ -7,10 +7,10 @@ use crate::base::sync::{Mutex, hold};
 use crate::limits::Desk;
 use crate::shared::{Books, Message, Micros, Reply, Terms};
 
-/// A store in the memory of one process. Several routers of the process share limits through it, as routers of
-/// several processes do through a file or a server. It is for tests: it answers at once, loses nothing, and
-/// follows the clock of the router that asks. So under a [`ManualClock`](crate::ManualClock) the same calls
-/// give the same results.
+/// A store in the memory of one process. Several routers of the process share limits through it, as routers
+/// of several processes do through a file or a server. It is for tests: it answers at once, loses nothing,
+/// and follows the clock of the router that asks. So under a [`ManualClock`](crate::ManualClock) the same
+/// calls give the same results.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -56,16 +56,12 @@ impl Memory {
         hold(&self.books).news()
     }
 
-    /// Answers all that a router asks. If it lacks something, lets the others give back what they do not need.
-    /// The caller holds no lock.
+    /// Answers all that a router asks. If it lacks something, lets the others give back what they do not
+    /// need. The caller holds no lock.
     pub(crate) fn serve(&self, desk: &Arc<Desk>) {
         // A request asks anew: something may have changed since the last answer.
         desk.hear_news();
-        let before = self.news();
         self.answer(desk);
-        if self.news() == before {
-            return;
-        }
         let others: Vec<_> = hold(&self.desks).iter().filter_map(Weak::upgrade).collect();
         for other in others.iter().filter(|other| !Arc::ptr_eq(other, desk)) {
             other.hear_news();

@@ -1,0 +1,1 @@
+"""Tests of the stores of turnout.shared, and what they need: servers, and walks through the protocol."""
