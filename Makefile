@@ -31,8 +31,9 @@ SCHEDULES := RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/schedules
 MINUTES ?= 10
 SEED ?=
 
-# How many requests `make test-endurance` sends under each kind of fault, and how often `make test-faults` repeats each.
-REQUESTS ?= 10000000
+# How many requests four processes send under each kind of fault in `make test-endurance`, which takes two minutes for a million, and
+# how often `make test-faults` repeats each fault.
+REQUESTS ?= 1000000
 ROUNDS ?= 10
 
 # What `make deny` checks. Advisories need the network, the others do not: make deny CHECKS="licenses bans sources"
@@ -82,8 +83,8 @@ test-schedules: ## Run the tests of schedules alone (part of test)
 test-miri: ## Check the memory orders; needs a nightly Rust with miri
 	MIRIFLAGS=-Zmiri-many-seeds=0..4 cargo +nightly miri test --no-default-features --lib limits::minute
 
-# Some millions of requests of many processes in virtual time, for each kind of fault: see src/sharing/endure.rs. REQUESTS tells how many.
-test-endurance: ## Look for one request too many under each kind of fault; REQUESTS=10000000
+# Some millions of requests of many processes in virtual time, for each kind of fault: see src/sharing/endure.rs.
+test-endurance: ## Look for one request too many under each kind of fault: REQUESTS=1000000
 	TURNOUT_REQUESTS=$(REQUESTS) cargo test --profile schedules --no-default-features --lib sharing::endure -- --ignored --nocapture
 
 # The faults that real processes and servers have, at other random moments each round. A round takes three minutes.

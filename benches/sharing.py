@@ -226,8 +226,7 @@ def virtually(processes: int, tokens: int | None) -> str:
     fleet = [Router([Deployment("a", "m", limits=(limit,))], shared=memory, clock=clock) for _ in range(processes)]
     now, used = 0.0, [0, 0, 0]
     held: list[tuple[float, Lease]] = []
-    while now < 180.0:
-        now += random.expovariate(1.5 * amount / actual / 60)
+    while (now := now + random.expovariate(1.5 * amount / actual / 60)) < 180.0:
         clock.set(now)
         while held and held[0][0] <= now:
             held.pop(0)[1].success(tokens=actual if tokens else None)
@@ -235,7 +234,7 @@ def virtually(processes: int, tokens: int | None) -> str:
             lease = random.choice(fleet).acquire("m", tokens=tokens or 0)
         except NoAvailableDeployment:
             continue
-        used[min(int(now // 60), 2)] += actual
+        used[int(now // 60)] += actual
         held.append((now + 0.3, lease))
     over = max(0, *(units - amount for units in used))
     return f"{used[1] / amount:.2%}, {over} over"

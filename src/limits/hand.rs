@@ -138,7 +138,7 @@ impl Hand {
         set(&self.words.need, 0);
         let piece = self.best(now, error, units).or_else(|| match &self.shape {
             Shape::FirstUse { .. } => self.words.pieces.iter().find(|piece| now < get(&piece.window)),
-            Shape::Fixed(_) | Shape::Sliding { .. } | Shape::Bucket { .. } => self.piece(self.window(now), 0),
+            Shape::Fixed(_) | Shape::Sliding { .. } | Shape::Bucket { .. } => self.piece(self.window(now), self.begun(now)),
         });
         let Some(piece) = piece else { return 0 };
         set(&piece.used, get(&piece.used).saturating_add(units));
@@ -229,6 +229,13 @@ impl Hand {
         (now.saturating_add(ahead) >= window).then_some(next)
     }
 
+    /// Returns from when on a piece of the window of now may be used. The time may be ahead of the store's by
+    /// its error, so the window may not have begun: then all that is certain is that it has begun one error
+    /// later. See [`Piece::is_open`].
+    fn begun(&self, now: Micros) -> Micros {
+        if let Shape::Fixed(_) = &self.shape { now } else { 0 }
+    }
+
     /// Returns the piece of a window. If there is none, the oldest piece gives way.
     fn piece(&self, window: u64, from: Micros) -> Option<&Piece> {
         let until = match &self.shape {
@@ -296,8 +303,7 @@ impl Hand {
         let Outlook { now, error, is_wanted, .. } = *outlook;
         let mut rows = Vec::new();
         let window = self.window(now);
-        let from = self.known(window).map_or(0, |piece| get(&piece.from));
-        match self.piece(window, from) {
+        match self.piece(window, self.begun(now)) {
             Some(piece) => {
                 if matches!(self.shape, Shape::Bucket { .. }) && !piece.is_open(now, error) {
                     // The store may have given it to others since.
@@ -427,7 +433,7 @@ impl Hand {
             Shape::Fixed(_) | Shape::FirstUse { .. } => {
                 let window = self.window(now);
                 let window = if window == 0 { now.saturating_add(self.limit.per() / 1000) } else { window };
-                let Some(piece) = self.piece(window, 0).filter(|piece| get(&piece.is_own) == 0) else { return };
+                let Some(piece) = self.piece(window, self.begun(now)).filter(|piece| get(&piece.is_own) == 0) else { return };
                 let part = amount.saturating_sub(get(&piece.granted)) / members;
                 set(&piece.has, get(&piece.has).saturating_add(part));
                 set(&piece.is_own, 1);
@@ -451,5 +457,27 @@ impl Hand {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::limit::{LimitKind, Start};
+
+    #[test]
+    fn no_piece_is_used_before_its_window_has_begun_for_certain() {
+        let limit = Limit::new(Unit::Requests, 10, SECOND, LimitKind::Fixed(Start::Clock)).unwrap();
+        let hand = Hand::new(limit, 0, &[]);
+        // By this machine's estimate the window has just begun, but it may be wrong by five milliseconds.
+        let (now, error) = (7_000_001, 5_000);
+        let (time, horizon) = (now * 1000, SECOND / 4);
+        let outlook =
+            Outlook { now, error, time, horizon, answer: 0, may_repeat: true, may_restock: true, is_wanted: false };
+        let ask = hand.ask(Plan { stock: 4, ..Plan::default() }, &outlook, false);
+        let rows = vec![crate::shared::Piece { window: 8_000_000, until: 8_000_000, held: 4, granted: 4 }];
+        assert!(hand.apply(&ask, &Answer { wanted: false, rows }, Micros::MAX));
+        assert!(!hand.has_room(now + error - 1, error, 1) && hand.has_room(now + error, error, 1));
+        assert!(hand.has_room(8_000_000 - error - 1, error, 1) && !hand.has_room(8_000_000 - error, error, 1));
     }
 }

@@ -83,8 +83,7 @@ def check(fleet: Fleet, windows: int = 2, least: float = 0.95) -> None:
 def test_workers_that_are_killed_take_nothing_with_them(
     task: Task, tokens: int | None, tmp_path: Path, chance: random.Random
 ) -> None:
-    amount = 200 * (tokens or 1)
-    with Fleet(tmp_path, task.with_(amount=amount, tokens=tokens)) as fleet:
+    with Fleet(tmp_path, task.with_(amount=150 * (tokens or 1), tokens=tokens)) as fleet:
         begin(fleet, chance)
         for _ in range(6):
             time.sleep(0.6 * chance.random())
@@ -106,7 +105,7 @@ def test_other_kinds_of_limits_while_workers_are_killed(task: Task, kind: str, t
         time.sleep(2 * task.per)
         record = fleet.end()
         # A bucket that is full gives the limit at once, and again what refills meanwhile.
-        assert record.most_in_stretch(task.per) <= 200 * (2 if kind == "bucket" else 1)
+        assert record.most_in_stretch(task.per) <= 150 * (2 if kind == "bucket" else 1)
         assert record.used_last() >= 0.8, record.used()
 
 
@@ -288,7 +287,8 @@ def test_workers_without_the_server_take_equal_shares(server: Server, proxy: Pro
         record = fleet.so_far()
         used = {window: units for window, units in record.used().items() if first <= window < first + 2}
         assert len(used) == 2, record.used()
-        assert all(190 <= units <= 200 for units in used.values()), record.used()
+        # Each looks for a new window when its pause after a failed try is over.
+        assert all(50 <= units <= 150 for units in used.values()), record.used()
         proxy.mend()
         fleet.wait_until_window(0.0)
         time.sleep(2 * fleet.task.per)

@@ -26,9 +26,9 @@ class Task:
     store: Literal["file", "redis"]
     where: str
     """The path or the URL."""
-    amount: int | None = 200
+    amount: int | None = 150
     """The units of a window. None for no such limit."""
-    per: float = 2.0
+    per: float = 1.5
     kind: Literal["fixed", "sliding", "bucket"] = "fixed"
     tokens: int | None = None
     """The tokens of a request, if the units are tokens."""
