@@ -342,8 +342,8 @@ def test_a_cluster_in_which_the_owner_is_moved_and_its_server_restarted(nodes: i
         with Fleet(tmp_path, task) as fleet:
             begin(fleet, chance)
             if nodes > 1:
-                cluster.move("turnout:1:{turnout/d/a}")
-                time.sleep(task.per * chance.random())
+                with cluster.moving("turnout:1:{turnout/d/a}"):
+                    time.sleep(task.per * chance.random())
             with_keys = [server for server in cluster.servers if has_keys(server)]
             assert len(with_keys) == 1
             restart_empty(with_keys[0], None)  # type: ignore[arg-type]
