@@ -38,6 +38,7 @@ mod router;
 #[cfg_attr(not(feature = "python"), allow(dead_code, unused_imports, reason = "only Python reads headers so far"))]
 mod said;
 mod settings;
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python has stores that numbers go to"))]
 mod shared;
 mod sharing;
 #[cfg_attr(not(feature = "python"), allow(dead_code, unused_imports, reason = "only Python has stores so far"))]

@@ -58,7 +58,8 @@ impl Share {
             || self.activity.is_in_use(now)
             || self.hands.iter().any(|hand| hand.is_engaged(time) || hand.remembers(time));
         let in_flight = self.common.in_flight();
-        is_due |= self.common.signals.is_due(time, in_flight, self.time.compares(), outlook.may_repeat);
+        let is_used = self.activity.is_in_use(now);
+        is_due |= self.common.signals.is_due(time, is_used, self.time.compares(), outlook.may_repeat);
         let must_beat = is_old && is_member;
         if !is_due && !must_beat {
             return None;
@@ -101,6 +102,7 @@ impl Share {
         let runs_low = left == 0 && stock > 0;
         let surplus = left > kept && (outlook.is_wanted || left > stock.saturating_mul(2).max(1));
         *is_due |= (needs && outlook.may_repeat) || ((runs_low || surplus) && outlook.may_restock);
+        *is_due |= surplus && outlook.is_wanted;
         let keeps = left > stock && !surplus;
         let target = busy.saturating_add(if needs {
             stock.max(1)

@@ -287,6 +287,7 @@ impl Hand {
         };
         let is_due = (need > 0 && outlook.may_repeat)
             || ((runs_low || turns || has_surplus) && outlook.may_restock)
+            || (has_surplus && outlook.is_wanted)
             || ((is_over || has_news) && !is_told);
         Plan { stock, need, is_due }
     }

@@ -60,11 +60,9 @@ pub(super) struct Signals {
     /// Requests of other processes in flight, and until when that counts.
     others: AtomicU64,
     others_until: AtomicU64,
-    told_in_flight: AtomicU64,
     notices: [Notice; NOTICES.len()],
     own: Outcomes,
     of_others: Outcomes,
-    told_outcomes: AtomicU64,
     probe: Probe,
     told_at: AtomicU64,
     /// Whether the store has news, so that what others said must be heard.
@@ -184,20 +182,17 @@ impl Signals {
         self.must_hear.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether the store should hear of something now. `compares`: a strategy compares what is in
-    /// flight.
-    pub(super) fn is_due(&self, now: Micros, in_flight: u64, compares: bool, may_repeat: bool) -> bool {
+    /// Returns whether the store should hear of something now. `is_used`: requests come. `compares`: a
+    /// strategy compares what is in flight.
+    pub(super) fn is_due(&self, now: Micros, is_used: bool, compares: bool, may_repeat: bool) -> bool {
         let is_old = now.saturating_sub(get(&self.told_at)) >= TOLD_EVERY;
         let is_urgent = self.notices.first().is_some_and(|out| out.is_untold.load(Ordering::Relaxed));
         let has_said = || self.notices.iter().any(|notice| notice.is_untold.load(Ordering::Relaxed));
-        let has_changed = (compares && in_flight != get(&self.told_in_flight))
-            || (now < get(&self.own.until) && self.outcomes_told() != get(&self.told_outcomes));
+        // While nothing fails, it is enough to tell of successes along with other things.
+        let fails = |outcomes: &Outcomes| get(&outcomes.failures) > 0 && now < get(&outcomes.until);
+        let counts = is_used && (compares || fails(&self.own) || fails(&self.of_others));
         let wants_probe = may_repeat && now < get(&self.probe.wanted_until) && now >= get(&self.probe.held_until);
-        is_urgent || wants_probe || self.must_hear.load(Ordering::Relaxed) || (is_old && (has_changed || has_said()))
-    }
-
-    fn outcomes_told(&self) -> u64 {
-        get(&self.own.successes) << 32 ^ get(&self.own.failures)
+        is_urgent || wants_probe || self.must_hear.load(Ordering::Relaxed) || (is_old && (counts || has_said()))
     }
 
     /// Returns what to tell and to ask. All of it is told once in a while, or if there is something new.
@@ -206,13 +201,11 @@ impl Signals {
         let counts_until = now.saturating_add(COUNTS_FOR);
         let number = |window, used| Row { window, until: counts_until, used, ..Row::default() };
         let mut asks = vec![ask(IN_FLIGHT, Kind::Tally, 0, vec![number(0, in_flight)])];
-        set(&self.told_in_flight, in_flight);
         let is_old = now.saturating_sub(get(&self.told_at)) >= TOLD_EVERY;
         let has_said = self.notices.iter().any(|notice| notice.is_untold.load(Ordering::Relaxed));
         let wants_probe = now < get(&self.probe.wanted_until) || get(&self.probe.held_until) > now;
         if is_old || has_said || wants_probe || self.must_hear.swap(false, Ordering::Relaxed) {
             set(&self.told_at, now);
-            set(&self.told_outcomes, self.outcomes_told());
             let own = |window, word: &AtomicU64| Row { window, until: get(&self.own.until), used: get(word), ..Row::default() };
             asks.push(ask(OUTCOMES, Kind::Tally, 0, vec![own(0, &self.own.successes), own(1, &self.own.failures)]));
             let notices = NOTICES.into_iter().zip(&self.notices);
@@ -268,7 +261,7 @@ impl Signals {
 
     /// Forgets what this process said, and what it heard, in a forked child.
     pub(super) fn clear(&self) {
-        for word in [&self.others, &self.told_in_flight, &self.told_outcomes, &self.told_at, &self.probe.held_until] {
+        for word in [&self.others, &self.told_at, &self.probe.held_until] {
             set(word, 0);
         }
         self.use_probe(false);

@@ -1,7 +1,7 @@
 //! Millions of requests of many processes in virtual time, while one kind of fault goes on all the time.
 //!
-//! Run them with `make test-endurance`. `TURNOUT_REQUESTS` tells how many four processes send under each kind of
-//! fault. Sixty-four processes, and eight under a sliding window, send a quarter of that each.
+//! Run them with `make test-endurance`. `TURNOUT_REQUESTS` tells how many four processes send under each kind
+//! of fault. Sixty-four processes, and eight under a sliding window, send a quarter of that each.
 
 use std::collections::VecDeque;
 

@@ -75,12 +75,16 @@ impl Memory {
     /// Answers what any router has to say. A router calls it before a pick: no thread does it in between. The
     /// caller holds no lock.
     pub(crate) fn settle(&self) {
+        let before = self.news();
         let desks: Vec<_> = hold(&self.desks).iter().filter_map(Weak::upgrade).collect();
-        for desk in desks {
-            if desk.take_ring() {
-                self.serve(&desk);
-            } else {
-                self.answer(&desk);
+        for desk in &desks {
+            desk.take_ring();
+            self.answer(desk);
+        }
+        if self.news() != before {
+            for desk in &desks {
+                desk.hear_news();
+                self.answer(desk);
             }
         }
     }

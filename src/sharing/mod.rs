@@ -21,6 +21,7 @@ pub struct Sharing {
     pub(crate) terms: Terms,
     pub(crate) on_loss: OnLoss,
     /// How long a request waits for an answer of the store, if it does not want to wait for capacity.
+    #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "a store in memory answers at once"))]
     pub(crate) patience: Nanos,
     /// The store, if it is in memory. Other stores are asked by a thread of the application.
     pub(crate) memory: Option<Arc<Memory>>,
