@@ -43,6 +43,7 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 from turnout.integrations.prometheus import Collector
+from turnout.shared import Memory
 
 ROOT = Path(__file__).parent.parent
 ODD = 'a "quoted" \\ back\nslash, {braces}, é, 東京, 🚦, \x00 and \x7f'
@@ -81,6 +82,7 @@ def full_router() -> Router:
         clock=clock,
         seed=1,
         health=Health(cooldown_jitter=0.0),
+        shared=Memory(),
     )
     lease = router.acquire("m", tokens=5, exclude={"b"})
     clock.advance(0.25)

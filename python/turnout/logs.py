@@ -26,6 +26,8 @@ _LEVELS = {
     EventKind.PANIC: logging.WARNING,
     EventKind.PANIC_OVER: logging.INFO,
     EventKind.LIMIT_LEARNT: logging.DEBUG,
+    EventKind.STORE_LOST: logging.WARNING,
+    EventKind.STORE_BACK: logging.INFO,
 }
 
 
@@ -33,7 +35,8 @@ def log_events(router: "Router", logger: logging.Logger = _log) -> Callable[[], 
     """Log the events of a router.
 
     A cooldown and the begin of a panic are warnings. A recovery and the end of a panic are of level INFO. A
-    limit that was learnt is of level DEBUG. The record has the event as its attribute ``turnout_event``.
+    limit that was learnt is of level DEBUG. A shared store that does not answer is a warning, and its return
+    is of level INFO. The record has the event as its attribute ``turnout_event``.
 
     Args:
         router: The router. It is not kept alive.
@@ -57,9 +60,9 @@ def log_events(router: "Router", logger: logging.Logger = _log) -> Callable[[], 
         whose = "" if event.deployment_id is None else f"deployment {event.deployment_id!r} of "
         logger.log(
             _LEVELS[event.kind],
-            "%sgroup %r: %s: %s",
+            "%s%s: %s: %s",
             whose,
-            event.model_name,
+            f"group {event.model_name!r}" if event.model_name else "router",
             event.kind,
             event.detail,
             extra={"turnout_event": event},

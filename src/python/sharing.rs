@@ -76,7 +76,7 @@ impl PyMemory {
         Ok(Self { memory: Arc::default(), sharing })
     }
 
-    /// Answer messages, in their order.
+    /// Handle messages, in their order, by the wall clock.
     #[pyo3(signature = (batch, /))]
     fn exchange(&self, batch: Vec<Told>) -> Result<Vec<Vec<u64>>, Error> {
         let messages = batch.iter().map(|(owner, process, numbers)| Message::read(owner, process, numbers));
@@ -85,7 +85,7 @@ impl PyMemory {
         Ok(self.memory.exchange(&messages, now).iter().map(Reply::numbers).collect())
     }
 
-    /// How often something changed that a router may wait for.
+    /// Return how often something changed that a router may wait for.
     fn news(&self) -> u64 {
         self.memory.news()
     }
