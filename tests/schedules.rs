@@ -20,8 +20,9 @@ use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, thread};
 use turnout::{
-    Changed, Clock, Deployment, Error, FailureKind, HealthRules, Lease, Limit, LimitKind, ManualClock, MinuteRules, Observed,
-    Patience, Progress, Quota, Request, Router, Rules, Settings, Start, Stats, Strategy, Unit, Verdict, Waiter, Wishes,
+    Changed, Clock, Deployment, Error, FailureKind, HealthRules, Lease, Limit, LimitKind, ManualClock, Memory, MinuteRules,
+    Observed, Patience, Progress, Quota, Request, Router, Rules, Settings, Sharing, Start, Stats, Strategy, Unit, Verdict, Waiter,
+    Wishes,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -1044,5 +1045,72 @@ fn what_happens_is_told_once() {
         let told = told.lock().unwrap();
         let count = |kind| told.iter().filter(|(other, _)| *other == kind).count();
         assert_eq!((count(turnout::EventKind::Cooldown), count(turnout::EventKind::Panic)), (3, 1), "{told:?}");
+    });
+}
+
+// --- limits that processes share ---
+
+/// Routers that share the limits of one deployment through a store in memory. The time is just before the end
+/// of a minute.
+fn sharing(deployment: &Deployment) -> (Arc<ManualClock>, [Router<()>; 2]) {
+    let (clock, memory) = (Arc::new(ManualClock::new(10 * MINUTE - SECOND)), Arc::new(Memory::default()));
+    let router = || {
+        let shared = Some(Sharing::through(Arc::clone(&memory)));
+        let settings = Settings { seed: Some(5), clock: Clock::Manual(Arc::clone(&clock)), shared, ..Settings::default() };
+        let router = Router::new(settings).unwrap();
+        add(&router, deployment.clone());
+        router
+    };
+    let routers = [router(), router()];
+    (clock, routers)
+}
+
+/// An acquire, an answer of the store and the turn of a window meet in any order.
+#[test]
+fn a_window_that_is_shared_is_one_limit_whatever_comes_first() {
+    explore(150, || {
+        let (clock, routers) = sharing(&deployment("a", "m").with_rpm_limit(Some(3)).unwrap());
+        let admitted: [AtomicU32; 2] = Default::default();
+        let ask = |router: &Router<()>| {
+            for _ in 0..3 {
+                if let Ok(lease) = router.acquire("m", &request(0)) {
+                    let window = (lease.acquired_at() / MINUTE - 9) as usize;
+                    admitted[window].fetch_add(1, SeqCst);
+                    lease.release(false);
+                }
+            }
+        };
+        together(&[&|| ask(&routers[0]), &|| ask(&routers[1]), &|| _ = clock.advance(2 * SECOND)]);
+        for window in &admitted {
+            assert!(window.load(SeqCst) <= 3, "{admitted:?}");
+        }
+        // What is left is there for anybody, once nothing is kept for requests that were refused.
+        clock.advance(2 * SECOND);
+        let left = 3 - admitted[1].load(SeqCst);
+        let mut leases = Vec::new();
+        while let Ok(lease) = routers[0].acquire("m", &request(0)) {
+            leases.push(lease);
+        }
+        assert_eq!(leases.len() as u32, left, "{admitted:?}");
+    });
+}
+
+#[test]
+fn places_that_are_shared_are_never_given_twice() {
+    explore(150, || {
+        let (_, routers) = sharing(&deployment("a", "m").with_max_parallel_requests(Some(2)).unwrap());
+        let in_flight = AtomicU32::new(0);
+        let ask = |router: &Router<()>| {
+            for _ in 0..3 {
+                if let Ok(lease) = router.acquire("m", &request(0)) {
+                    assert!(in_flight.fetch_add(1, SeqCst) < 2);
+                    thread::yield_now();
+                    in_flight.fetch_sub(1, SeqCst);
+                    lease.release(false);
+                }
+            }
+        };
+        together(&[&|| ask(&routers[0]), &|| ask(&routers[1]), &|| ask(&routers[0])]);
+        assert_eq!(in_flight.load(SeqCst), 0);
     });
 }
