@@ -4,7 +4,8 @@ Each test begins its fault only once all workers admit, and counts from outside 
 two things: no window was above its limit, and after the fault the limit is used again. The controls prove
 that the count can fail.
 
-TURNOUT_FAULT_ROUNDS=20 repeats each test at other random moments.
+TURNOUT_FAULT_ROUNDS=20 repeats each test at other random moments. Without it some kinds of fault are left to
+`make test-faults`, since each takes some seconds.
 """
 
 import os
@@ -22,6 +23,7 @@ from shared.servers import Cluster, Server, until
 from shared.worker import Task
 
 ROUNDS = int(os.environ.get("TURNOUT_FAULT_ROUNDS", "1"))
+RARE = pytest.mark.skipif("TURNOUT_FAULT_ROUNDS" not in os.environ, reason="it is run by make test-faults")
 WORKERS = 4
 
 # A library that gives a process another wall clock. The monotonic clock, by which the ledger counts, stays.
@@ -79,7 +81,7 @@ def check(fleet: Fleet, windows: int = 2, least: float = 0.95) -> None:
 # --- workers ---
 
 
-@pytest.mark.parametrize("tokens", [None, 7], ids=["requests", "tokens"])
+@pytest.mark.parametrize("tokens", [None, pytest.param(7, marks=RARE)], ids=["requests", "tokens"])
 def test_workers_that_are_killed_take_nothing_with_them(
     task: Task, tokens: int | None, tmp_path: Path, chance: random.Random
 ) -> None:
@@ -93,6 +95,7 @@ def test_workers_that_are_killed_take_nothing_with_them(
         check(fleet)
 
 
+@RARE
 @pytest.mark.parametrize("kind", ["sliding", "bucket"])
 def test_other_kinds_of_limits_while_workers_are_killed(task: Task, kind: str, tmp_path: Path, chance: random.Random) -> None:
     with Fleet(tmp_path, task.with_(kind=kind)) as fleet:
@@ -172,7 +175,14 @@ def promote_a_late_replica(server: Server, proxy: Proxy) -> None:
     server.process, replica.process = replica.process, None
 
 
-LOSSES = [flush_all, flush_scripts, restart_empty, restart_with_all, restart_as_before, promote_a_late_replica]
+LOSSES = [
+    flush_all,
+    restart_empty,
+    restart_as_before,
+    promote_a_late_replica,
+    pytest.param(flush_scripts, marks=RARE),
+    pytest.param(restart_with_all, marks=RARE),
+]
 
 
 @pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
@@ -253,7 +263,9 @@ def slow(server: Server, proxy: Proxy) -> None:
         proxy.go_on()
 
 
-@pytest.mark.parametrize("fault", [cut, stall, stop, sleep, slow], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    "fault", [cut, stop, *(pytest.param(fault, marks=RARE) for fault in (stall, sleep, slow))], ids=lambda fault: fault.__name__
+)
 def test_a_server_that_does_not_answer(
     fault: Callable[[Server, Proxy], None], server: Server, proxy: Proxy, tmp_path: Path, chance: random.Random
 ) -> None:
@@ -335,7 +347,7 @@ def test_workers_whose_clocks_are_stepped(server: Server, tmp_path: Path, chance
 # --- clusters ---
 
 
-@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize("nodes", [pytest.param(1, marks=RARE), 3])
 def test_a_cluster_in_which_the_owner_is_moved_and_its_server_restarted(nodes: int, tmp_path: Path, chance: random.Random) -> None:
     with Cluster("redis-server", nodes) as cluster:
         task = Task("redis", f"cluster 127.0.0.1 {cluster.servers[0].port}")
@@ -372,6 +384,7 @@ def test_places_of_workers_that_are_killed_are_never_given_twice(task: Task, tmp
         assert record.in_flight() == 6
 
 
+@RARE
 def test_places_of_workers_that_stand_still_stay_theirs(task: Task, tmp_path: Path, chance: random.Random) -> None:
     with Fleet(tmp_path, task.with_(amount=None, places=6, hold=0.2, ttl=1.0, rate=30.0)) as fleet:
         begin(fleet, chance)
