@@ -31,15 +31,23 @@ SCHEDULES := RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/schedules
 MINUTES ?= 10
 SEED ?=
 
+# How many requests four processes send under each kind of fault in `make test-endurance`, which takes two minutes for a million, and
+# how often `make test-faults` repeats each fault.
+REQUESTS ?= 1000000
+ROUNDS ?= 10
+
 # What `make deny` checks. Advisories need the network, the others do not: make deny CHECKS="licenses bans sources"
 CHECKS ?= advisories licenses bans sources
 
-.PHONY: help demo test test-clients test-httpx test-litellm test-schedules test-miri lint format format-check
+.PHONY: help demo demo-shared test test-clients test-httpx test-litellm test-schedules test-miri test-endurance test-faults lint format format-check
 .PHONY: docs docs-rust docs-serve deny install-check wheels hooks
-.PHONY: soak fuzz test-free-threaded bench bench-beside bench-requests bench-simulated bench-plot bench-rust bench-peers clean
+.PHONY: soak fuzz test-free-threaded bench bench-beside bench-requests bench-simulated bench-shared bench-plot bench-rust bench-peers clean
 
 demo: $(VENV)/.demo $(VENV)/.built ## Run the demo: five servers, 600 requests of the openai SDK, a table
 	$(BIN)/python examples/demo.py
+
+demo-shared: $(VENV)/.demo $(VENV)/.built ## Let four workers share a quota, kill one, and show what each admitted
+	$(BIN)/python examples/demo_shared.py
 
 test: $(VENV)/.test $(VENV)/.built ## Run all tests, Rust and Python
 	cargo test --no-default-features
@@ -74,6 +82,14 @@ test-schedules: ## Run the tests of schedules alone (part of test)
 # The memory orders, which schedules leave out: see docs/decisions/0004-schedules-and-miri.md. Needs a nightly toolchain with miri.
 test-miri: ## Check the memory orders; needs a nightly Rust with miri
 	MIRIFLAGS=-Zmiri-many-seeds=0..4 cargo +nightly miri test --no-default-features --lib limits::minute
+
+# Some millions of requests of many processes in virtual time, for each kind of fault: see src/sharing/endure.rs.
+test-endurance: ## Look for one request too many under each kind of fault: REQUESTS=1000000
+	TURNOUT_REQUESTS=$(REQUESTS) cargo test --profile schedules --no-default-features --lib sharing::endure -- --ignored --nocapture
+
+# The faults that real processes and servers have, at other random moments each round. A round takes three minutes.
+test-faults: $(VENV)/.test $(VENV)/.built ## Repeat the faults of processes and servers that share: ROUNDS=10
+	TURNOUT_FAULT_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/shared/test_faults.py
 
 # On a build with the checks of a debug build, in an environment of its own: see docs/proof.md.
 soak: $(SOAK)/.built ## Run everything at once beside a ledger: MINUTES=10 SEED=…
@@ -167,6 +183,10 @@ bench-beside: $(VENV)/.venv ## Compare with another revision: REV=HEAD~1; five m
 bench-simulated: $(VENV)/.built ## Count 429s and failures in simulated time; ten seconds
 	$(BIN)/python benches/limits.py
 	$(BIN)/python benches/black_hole.py
+
+# What it costs to share limits between processes, and what it gives. Parts need redis-server. Six minutes after the build.
+bench-shared: $(VENV)/.test $(VENV)/.built ## Measure limits that processes share, beside round trips; six minutes
+	PYTHONPATH=tests $(BIN)/python benches/sharing.py
 
 bench-plot: $(VENV)/.plot ## Draw docs/cost.svg from the last bench
 	$(BIN)/python benches/plot.py

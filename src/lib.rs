@@ -38,8 +38,8 @@ mod router;
 #[cfg_attr(not(feature = "python"), allow(dead_code, unused_imports, reason = "only Python reads headers so far"))]
 mod said;
 mod settings;
-#[allow(dead_code, unused_imports)]
 mod shared;
+mod sharing;
 #[cfg_attr(not(feature = "python"), allow(dead_code, unused_imports, reason = "only Python has stores so far"))]
 mod stores;
 pub mod strategy;
@@ -63,12 +63,13 @@ pub use group::{Attachment, Entry, Metrics, Removed, Stats};
 pub use health::{Cause, FailureKind, HealthRules, MinuteRules, Rules, Scope, Status};
 pub use lease::Lease;
 pub use limits::{
-    Limit, LimitKind, LimitShortfall, LimitStats, Observed, ObservedShortfall, ObservedStats, Quota, Shortfall, Start, Unit, Usage,
-    Zone,
+    Limit, LimitKind, LimitShortfall, LimitStats, Observed, ObservedShortfall, ObservedStats, Quota, SharedShortfall, SharingStats,
+    Shortfall, Start, Unit, Usage, Zone,
 };
 pub use pick::{Explanation, Verdict};
 pub use registry::Changed;
 pub use router::Router;
 pub use settings::Settings;
+pub use sharing::{Memory, Sharing};
 pub use strategy::{Candidate, RoundRobinCounters, RoutingContext, Strategy};
 pub use wait::{Patience, Progress, Waiter};

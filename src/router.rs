@@ -1,6 +1,6 @@
 //! The router: the one public door.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use rustc_hash::FxHashMap;
@@ -19,10 +19,11 @@ use crate::gates::routing_context;
 use crate::group::{Attachment, Entry, Metrics, Removed, Services, Stats};
 use crate::health::{FailureKind, Scope};
 use crate::lease::Lease;
-use crate::limits::Observed;
+use crate::limits::{Desk, Observed};
 use crate::pick::{Explanation, Picker};
 use crate::registry::{Changed, Newcomer, Registry, Strategies};
 use crate::settings::Settings;
+use crate::sharing::{Ears, Sharing};
 use crate::strategy::{RoutingContext, Strategy};
 use crate::wait::{Patience, Progress, Queue, Waiter};
 
@@ -47,6 +48,17 @@ const JITTER: u64 = 0x6a69_7474_6572;
 pub struct Router<T: Attachment> {
     picker: Picker<T>,
     queue: Arc<Queue<T>>,
+    shared: Option<Sharing>,
+    /// Hears what the talk with a shared store has brought.
+    ears: Arc<Ears<T>>,
+}
+
+impl<T: Attachment> Drop for Router<T> {
+    fn drop(&mut self) {
+        if let Some(desk) = self.desk() {
+            desk.close();
+        }
+    }
 }
 
 impl<T: Attachment> Router<T> {
@@ -56,6 +68,7 @@ impl<T: Attachment> Router<T> {
     /// If a number of the rules makes no sense.
     pub fn new(settings: Settings) -> Result<Self, Error> {
         settings.health.check()?;
+        let desk = settings.shared.as_ref().map(|shared| shared.desk(settings.clock.clone()));
         let services = Arc::new(Services {
             clock: settings.clock,
             rules: Current::new(settings.health),
@@ -63,11 +76,19 @@ impl<T: Attachment> Router<T> {
             events: Arc::default(),
             learning: Current::new(settings.learning),
             bell: Doorbell::default(),
+            desk,
         });
         let queue = Queue::new(Arc::clone(&services), settings.waiting);
         let strategies = Strategies { usual: settings.strategy, single: settings.strategies, tiers: settings.tiers };
         let registry = Registry::new(services, strategies, settings.default_tag);
-        Ok(Self { picker: Picker::new(registry, Rng::new(settings.seed)), queue })
+        let ears = Arc::new(Ears::new(registry.by_id(), &registry.services().events));
+        let router = Self { picker: Picker::new(registry, Rng::new(settings.seed)), queue, shared: settings.shared, ears };
+        if let Some(desk) = router.desk() {
+            let ears: Weak<Ears<T>> = Arc::downgrade(&router.ears);
+            desk.connect(ears);
+            desk.set_compares(router.compares_in_flight());
+        }
+        Ok(router)
     }
 
     // --- registry ---
@@ -240,7 +261,17 @@ impl<T: Attachment> Router<T> {
     /// Changes options as [`Router::configure`] does, and leaves the rest to [`Router::finish_change`]. It
     /// runs no code of the application.
     pub(crate) fn change_options(&self, changed: Changed) -> Result<(), Error> {
-        self.registry().configure(changed)
+        let configured = self.registry().configure(changed);
+        if let Some(desk) = self.desk() {
+            desk.set_compares(self.compares_in_flight());
+        }
+        configured
+    }
+
+    /// Returns whether a strategy compares what is in flight.
+    fn compares_in_flight(&self) -> bool {
+        let strategies = self.registry().strategies();
+        strategies.usual.compares_in_flight() || strategies.single.values().any(|strategy| strategy.compares_in_flight())
     }
 
     /// Returns the strategy of every model name that has none of its own.
@@ -302,6 +333,27 @@ impl<T: Attachment> Router<T> {
     /// As for [`Router::acquire`].
     #[inline]
     pub fn acquire_at(&self, model_name: &str, request: &Request, priority: i32) -> Result<Lease<T>, Error> {
+        let lease = self.try_acquire(model_name, request, priority);
+        match lease {
+            Err(Error::NoAvailableDeployment(_)) if self.serve_at_once() => self.try_acquire(model_name, request, priority),
+            lease => lease,
+        }
+    }
+
+    /// Lets a store in memory answer, if there is one and a request lacked something. Returns whether it did.
+    #[cold]
+    fn serve_at_once(&self) -> bool {
+        let memory = self.shared.as_ref().and_then(|shared| shared.memory.as_ref());
+        let (Some(memory), Some(desk)) = (memory, &self.services().desk) else { return false };
+        let has_rung = desk.take_ring();
+        if has_rung {
+            memory.serve(desk);
+        }
+        has_rung
+    }
+
+    #[inline]
+    fn try_acquire(&self, model_name: &str, request: &Request, priority: i32) -> Result<Lease<T>, Error> {
         let stand_in = self.registry().stand_in(model_name, request);
         let request = stand_in.as_ref().unwrap_or(request);
         let lease = if self.services().bell.is_waited_at() {
@@ -355,7 +407,10 @@ impl<T: Attachment> Router<T> {
     /// If waiting is over without a lease: waiting would not help, the timeout has come, or too many requests
     /// wait. After the end, poll no more.
     pub fn poll(&self, waiter: &Waiter<T>) -> Result<Progress<T>, Error> {
-        self.queue.poll(&self.picker, waiter)
+        match self.queue.poll(&self.picker, waiter) {
+            Ok(Progress::Waits(_)) if self.serve_at_once() => self.queue.poll(&self.picker, waiter),
+            progress => progress,
+        }
     }
 
     /// Returns how many requests wait for a model name or alias.
@@ -455,6 +510,7 @@ impl<T: Attachment> Router<T> {
         self.snapshot().iter().for_each(|stats| metrics.add(stats));
         metrics.waiting = self.queue.waiting() as u64;
         metrics.events_dropped = self.services().events.dropped();
+        metrics.sharing = self.desk().map(|desk| desk.stats(self.now()));
         metrics
     }
 
@@ -492,6 +548,23 @@ impl<T: Attachment> Router<T> {
     #[cfg(feature = "python")]
     pub(crate) fn jitter(&self) -> &Rng {
         &self.services().jitter
+    }
+
+    /// Returns whether it shares limits through a store in memory.
+    #[cfg(feature = "python")]
+    pub(crate) fn shares_in_memory(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.memory.is_some())
+    }
+
+    /// Returns how long a request waits for an answer of a shared store, if it does not want to wait.
+    #[cfg(feature = "python")]
+    pub(crate) fn patience(&self) -> Nanos {
+        self.shared.as_ref().map_or(0, |shared| shared.patience)
+    }
+
+    /// Returns its talk with a shared store, if it shares limits.
+    pub(crate) fn desk(&self) -> Option<&Arc<Desk>> {
+        self.services().desk.as_ref()
     }
 
     fn now(&self) -> Nanos {

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use crate::base::clock::Clock;
 use crate::facts::{Learning, Waiting};
 use crate::health::Rules;
+use crate::sharing::Sharing;
 use crate::strategy::Strategy;
 
 /// The settings of a new router.
@@ -39,4 +40,6 @@ pub struct Settings {
     pub seed: Option<u64>,
     /// The source of the time.
     pub clock: Clock,
+    /// How it shares limits with other routers; None if it does not.
+    pub shared: Option<Sharing>,
 }

@@ -152,7 +152,7 @@ _LAZY = {
     ),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
-_SUBMODULES = frozenset(("clients", "httpx", "httpx2", "limits", "options", "probe", "records", "strategies", "testing"))
+_SUBMODULES = frozenset(("clients", "httpx", "httpx2", "limits", "options", "probe", "records", "shared", "strategies", "testing"))
 _OLD_NAMES = {"headers": "headers", "outcomes": "exceptions"}
 
 if not TYPE_CHECKING:  # so that a type checker finds names that do not exist

@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, TypeAlias, TypeVar, final
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
 
+from turnout._carrier import Carrier
 from turnout.endpoints import Endpoint
 from turnout.enums import FailureKind, Strategy
 from turnout.execution.attempts import Attempts
@@ -23,13 +24,16 @@ __all__ = [
     "Deployment",
     "Lease",
     "ManualClock",
+    "Memory",
     "RoundRobinCounters",
     "Router",
     "RoutingContext",
     "_RetryBudget",
     "_RequestScan",
     "_StreamScanner",
+    "_Batch",
     "_Books",
+    "_Desk",
     "_FileLedger",
     "_Waiter",
     "__version__",
@@ -96,6 +100,11 @@ _FailureKindName: TypeAlias = Literal[
 ]
 _Dialect: TypeAlias = Literal["openai", "anthropic"]
 _TagsMatch: TypeAlias = Literal["all", "any"]
+
+class _Store(Protocol):
+    """What carries messages to the books of a shared store."""
+
+    def exchange(self, batch: Sequence[tuple[str, str, list[int]]], /) -> Sequence[Sequence[int] | None]: ...
 
 @final
 class Deployment:
@@ -527,6 +536,9 @@ class Router:
         clock: A :class:`ManualClock`, or None for the system's monotonic clock, which starts at the wall
             clock's time. Windows follow the minutes of the wall clock. They follow it when it is set forward,
             and not when it is set back.
+        shared: The store through which it shares its limits with routers of other processes: one of
+            :mod:`turnout.shared`, or any object with a method ``exchange``; None to share nothing. Windows
+            then follow the store's clock.
 
     Raises:
         ConfigurationError: A value is out of range, a strategy unknown, an id given twice, or ``health``
@@ -564,7 +576,11 @@ class Router:
         model_options: Mapping[str, Options] | None = None,
         seed: int | None = None,
         clock: ManualClock | None = None,
+        shared: _Store | None = None,
     ) -> Self: ...
+    @property
+    def _carrier(self) -> Carrier | None:
+        """What carries the talk with a shared store; None if nothing has to."""
 
     # --- configs ---
     @classmethod
@@ -1242,8 +1258,8 @@ class Router:
 
     def close(self) -> None:
         """Close the connections that clients have opened for the router, and end the callbacks of
-        :meth:`on_attempt`. The deployments, counts and leases stay. Leaving a ``with`` block of the router
-        does the same.
+        :meth:`on_attempt`. What is held of shared limits goes back to the store. The deployments, counts and
+        leases stay. Leaving a ``with`` block of the router does the same.
         """
 
     async def aclose(self) -> None:
@@ -1685,6 +1701,115 @@ class _Books:
     @property
     def news(self) -> int:
         """How often something changed that a process may wait for."""
+
+@final
+class Memory:
+    """A store in the memory of this process, for tests.
+
+    Several routers of the process share limits through it, as routers of several processes do through a file
+    or a server. It answers at once, loses nothing, and follows the clock of the router that asks. So under a
+    :class:`turnout.ManualClock` the same calls give the same results.
+
+    Args:
+        ttl: Seconds after which a router that no longer speaks is taken for dead, at least 1.
+        busy_ttl: Seconds for which its places in flight stay taken after that.
+        horizon: Seconds of its own demand that a router holds, above 0 and at most ``ttl``.
+        patience: Seconds that an acquire that would not wait waits for an answer. This store answers at once.
+        on_loss: What a router may use while the store is lost: ``"closed"``, ``"share"`` or ``"open"``. This
+            store is never lost.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+        TypeError: A value is of the wrong type.
+
+    Example:
+        >>> from turnout import Deployment, ManualClock, Router
+        >>> from turnout.shared import Memory
+        >>> eu, store, clock = Deployment("eu", "m", rpm_limit=2), Memory(), ManualClock()
+        >>> one, other = (Router([eu], shared=store, clock=clock) for _ in range(2))
+        >>> one.acquire("m").release()
+        True
+        >>> other.acquire("m").release()
+        True
+        >>> one.acquire("m")
+        Traceback (most recent call last):
+            ...
+        turnout.exceptions.RateLimitExceeded: ...
+    """
+
+    def __new__(
+        cls,
+        *,
+        ttl: float = 10.0,
+        busy_ttl: float = 60.0,
+        horizon: float = 0.25,
+        patience: float = 0.05,
+        on_loss: Literal["closed", "share", "open"] = "share",
+    ) -> Self: ...
+    def exchange(self, batch: Sequence[tuple[str, str, Sequence[int]]], /) -> list[list[int]]:
+        """Handle messages, in their order, by the wall clock.
+
+        Args:
+            batch: An owner, a process and the numbers of the wire for each message.
+
+        Returns:
+            The replies, as the numbers of the wire.
+
+        Raises:
+            ConfigurationError: Some numbers are not those of a message.
+        """
+
+    def news(self) -> int:
+        """Return how often something changed that a router may wait for."""
+
+@final
+class _Batch:
+    """Messages on their way to a shared store."""
+
+    @property
+    def messages(self) -> list[tuple[str, str, list[int]]]:
+        """The messages: the owner, the process and the numbers of each."""
+
+@final
+class _Desk:
+    """The talk of a router with a shared store. A thread carries it."""
+
+    def batch(self) -> _Batch | None:
+        """Return the messages that are due; None if there are none."""
+
+    def farewell(self) -> _Batch | None:
+        """Return the messages by which the process gives everything back; None if it has nothing."""
+
+    def take(self, batch: _Batch, replies: Sequence[Sequence[int] | None], /) -> None:
+        """Take the replies to a batch: one for each message, None for one that was lost."""
+
+    def lose(self, batch: _Batch, /) -> None:
+        """Note that the store did not answer a batch."""
+
+    def fend(self) -> None:
+        """Do what is wanted while the store is lost."""
+
+    def hear_news(self) -> None:
+        """Let all that were refused something ask again."""
+
+    def ring(self) -> None:
+        """Wake the thread that carries."""
+
+    def rest(self, news: bool, /) -> None:
+        """Sleep until somebody rings, or until a look is due. ``news``: the store has to be asked for it."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Sleep until somebody rings, at most for so many seconds."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the talk is over."""
+
+    def close(self) -> None:
+        """End the talk."""
+
+    def open(self) -> None:
+        """Begin the talk again."""
 
 @final
 class _FileLedger:

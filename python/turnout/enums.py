@@ -93,3 +93,7 @@ class EventKind(_Name):
     """Enough members of a group are in service again."""
     LIMIT_LEARNT = "limit_learnt"
     """A limit of a deployment was learnt from its provider."""
+    STORE_LOST = "store_lost"
+    """The store through which limits are shared does not answer. The event has no model name."""
+    STORE_BACK = "store_back"
+    """The store through which limits are shared answers again."""

@@ -13,7 +13,7 @@
     │   ├── WaitTimeout           (TimeoutError) and waiting did not help in time
     │   └── TooManyWaiters                       and no further call may wait
     ├── RequestTooLarge                          the request is above every token limit
-    └── StoreLost                                the shared store cannot be reached
+    └── StoreLost                                the store of shared state does not answer
 
 A value of the wrong type raises Python's own `TypeError`.
 """
@@ -95,7 +95,7 @@ class NoAvailableDeployment(RouterError):
             ``excluded``, ``cooling_down``, ``unhealthy``, ``probation``, ``max_parallel_requests``,
             ``rpm_limit``, ``tpm_limit``, ``limit`` (one of ``Deployment.limits``),
             ``learnt_parallel_requests``, ``observed_limit`` (the provider said so), ``slow_start``,
-            ``quota``.
+            ``shared`` (this process holds too little of a limit that processes share), ``quota``.
     """
 
     def __init__(
@@ -153,4 +153,4 @@ class RequestTooLarge(RouterError):
 
 
 class StoreLost(RouterError):
-    """The shared store cannot be reached."""
+    """The store of shared state does not answer: it cannot be reached, it is too slow, or it refuses."""

@@ -20,6 +20,10 @@ class LimitStats:
             more than was estimated.
         remaining: The units that can be used now.
         resets_in: Seconds until all of the limit can be used, if nothing more is used.
+        held: If the limit is shared (``Router(shared=…)``), the units that this process may still use without
+            asking the store; else None.
+        granted: If it is shared, the units that all processes together were granted, by the last answer of
+            the store; else None.
     """
 
     limit: Limit
@@ -27,6 +31,8 @@ class LimitStats:
     used: int
     remaining: int
     resets_in: float
+    held: int | None = None
+    granted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,8 @@ class DeploymentStats:
             one.
         avg_first_token: Smoothed time to the first token in seconds, averaged as ``avg_latency`` is; None
             before the first :meth:`turnout.Lease.first_token`.
+        in_flight_all: Leases that have not ended, those of other processes included that share the deployment
+            (``Router(shared=…)``), as of the last answer of the store.
     """
 
     deployment_id: str
@@ -118,6 +126,7 @@ class DeploymentStats:
     penalty: int = 0
     slow_start_share: float = 1.0
     avg_first_token: float | None = None
+    in_flight_all: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +155,13 @@ class RouterMetrics:
         fallbacks: the first ones on another model name,
         hedges: those that began beside a slow one.
         budget_refusals: Attempts that the budget of retries refused.
+        processes: Processes that share limits through the store, this one included; 0 without ``shared=``.
+        syncs: Messages that the store has answered.
+        sync_errors: How often the store did not answer.
+        store_age: Seconds since the store last answered; None if it never did.
+        recovering: Whether the store has lost what it knew, and learns it from the processes. It grants
+            nothing meanwhile.
+        store_lost: Whether the store does not answer.
     """
 
     models: int
@@ -167,6 +183,12 @@ class RouterMetrics:
     fallbacks: int = 0
     hedges: int = 0
     budget_refusals: int = 0
+    processes: int = 0
+    syncs: int = 0
+    sync_errors: int = 0
+    store_age: float | None = None
+    recovering: bool = False
+    store_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +220,9 @@ class Verdict:
         deployment_id: The deployment.
         gate: The first gate that stopped it: ``dialect``, ``tags``, ``only``, ``excluded``, ``cooling_down``,
             ``unhealthy``, ``probation``, ``max_parallel_requests``, ``rpm_limit``, ``tpm_limit``, ``limit``,
-            ``learnt_parallel_requests``, ``observed_limit``, ``slow_start`` or ``quota``; ``tier`` if none
-            did, but the router has tiers and others of a lower priority are left; None if it is a candidate.
+            ``learnt_parallel_requests``, ``observed_limit``, ``slow_start``, ``shared`` or ``quota``;
+            ``tier`` if none did, but the router has tiers and others of a lower priority are left; None if it
+            is a candidate.
         detail: Why that gate stopped it, with the numbers; None if it is a candidate.
         score: The value that the strategy compares (see ``Explanation.score_name``); None if a gate stopped
             it.

@@ -11,8 +11,10 @@
 //! The reserve has the attempts of one second at the start, and its filling begins a second later.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
 
 use crate::base::error::Error;
+use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::sync::{Mutex, hold};
 use crate::base::time::{Nanos, SECOND};
 
@@ -87,6 +89,8 @@ pub struct Budget {
     /// The most that the reserve holds.
     most: u64,
     slice: Nanos,
+    /// How many processes share the steady rate. What calls pay in adds up to the same by itself.
+    members: OnceLock<Arc<AtomicU64>>,
     funds: Mutex<Funds>,
 }
 
@@ -113,8 +117,21 @@ impl Budget {
             rate,
             most: rate.saturating_mul(rules.window / SECOND),
             slice: rules.window / SLICES,
+            members: OnceLock::new(),
             funds: Mutex::new(funds),
         })
+    }
+
+    /// Shares the steady rate with other processes. `members` tells with how many, this one included.
+    #[cfg(feature = "python")]
+    pub(crate) fn share_among(&self, members: &Arc<AtomicU64>) {
+        // A budget belongs to one router, which has one store.
+        let _ = self.members.set(Arc::clone(members));
+    }
+
+    /// Returns this process's part of what the reserve gains in a second.
+    fn rate(&self) -> u64 {
+        self.rate / self.members.get().map_or(1, |members| members.load(Ordering::Relaxed).max(1))
     }
 
     /// Pays in the share of a call.
@@ -157,17 +174,18 @@ impl Budget {
     fn fill(&self, funds: &mut Funds, now: Nanos) {
         funds.expire(now / self.slice);
         let passed = now.saturating_sub(funds.filled_to);
-        if passed == 0 || self.rate == 0 {
+        let rate = self.rate();
+        if passed == 0 || rate == 0 {
             return;
         }
-        let gained = u128::from(passed) * u128::from(self.rate) / u128::from(SECOND);
-        let full = self.most.max(self.rate);
+        let gained = u128::from(passed) * u128::from(rate) / u128::from(SECOND);
+        let full = self.most.max(self.rate) / (self.rate / rate);
         match u64::try_from(gained) {
             Ok(gained) if funds.reserve.saturating_add(gained) < full => {
                 funds.reserve += gained;
                 // Only the time that this gain took is used up. So many small steps gain as much as a large
                 // one.
-                let used = u128::from(gained) * u128::from(SECOND) / u128::from(self.rate);
+                let used = u128::from(gained) * u128::from(SECOND) / u128::from(rate);
                 funds.filled_to = funds.filled_to.saturating_add(u64::try_from(used).unwrap_or(passed));
             }
             _ => (funds.reserve, funds.filled_to) = (full.max(funds.reserve), now),

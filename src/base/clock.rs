@@ -123,7 +123,7 @@ impl Clock {
     /// Returns the wall clock's time when this clock's is `now`.
     #[inline]
     pub(crate) fn wall_at(&self, now: Nanos) -> Nanos {
-        self.wall().map_or(now, |wall| now.saturating_add(wall.ahead(now)))
+        self.wall().map_or(now, |wall| now.wrapping_add(wall.ahead(now)))
     }
 
     /// Returns the time now, and looks at the wall clock.

@@ -122,6 +122,8 @@ pub struct Unavailable {
     /// Seconds until the earliest time at which a deployment may be available; None if no such time is known.
     pub retry_after: Option<f64>,
     pub(crate) retry_at: Option<Nanos>,
+    /// Whether a shared store was asked for what the request lacks.
+    pub(crate) is_asked_for: bool,
     /// How many deployments each gate stopped.
     pub reasons: Reasons,
 }

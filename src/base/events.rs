@@ -35,6 +35,10 @@ pub enum EventKind {
     PanicOver,
     /// A limit of a deployment was learnt.
     LimitLearnt,
+    /// The store through which limits are shared does not answer.
+    StoreLost,
+    /// The store through which limits are shared answers again.
+    StoreBack,
 }
 
 impl EventKind {
@@ -47,6 +51,8 @@ impl EventKind {
             Self::Panic => "panic",
             Self::PanicOver => "panic_over",
             Self::LimitLearnt => "limit_learnt",
+            Self::StoreLost => "store_lost",
+            Self::StoreBack => "store_back",
         }
     }
 }
@@ -72,7 +78,7 @@ pub struct Event {
     pub kind: EventKind,
     /// The deployment that it happened to; None if it happened to a group.
     pub deployment_id: Option<Arc<str>>,
-    /// The model name of the group.
+    /// The model name of the group; empty if it happened to the store of the whole router.
     pub model_name: Arc<str>,
     /// The time, in nanoseconds of the router's clock.
     pub at: Nanos,

@@ -50,6 +50,9 @@ macro_rules! each_gate {
                 ObservedLimit observed_limit rate_limit,
                 /// The deployment has returned or joined, and its share is still small.
                 SlowStart slow_start other,
+                /// Other processes share a limit of the deployment's own, and this one holds too little of
+                /// it.
+                Shared shared rate_limit,
             }
             by_quotas {
                 /// A limit of a quota that the deployment shares is spent, or the provider said so.
@@ -68,7 +71,7 @@ macro_rules! gates {
         /// use turnout::Gate;
         ///
         /// assert_eq!(Gate::RpmLimit.name(), "rpm_limit");
-        /// assert_eq!(Gate::ALL.len(), 15);
+        /// assert_eq!(Gate::ALL.len(), 16);
         /// ```
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Gate {

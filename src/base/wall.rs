@@ -34,6 +34,15 @@ impl Wall {
         Self { ahead: AtomicU64::new(ahead), looked_at: AtomicU64::new(u64::MAX), ..Self::default() }
     }
 
+    /// Follows another clock from now on, and no look at the wall clock any more. That clock is ahead of the
+    /// router's time by this much. It may be behind: then this is a small number below zero, wrapped.
+    pub(crate) fn follow(&self, ahead: Nanos) {
+        self.ahead.store(ahead, Ordering::Relaxed);
+        // No look is due at any time.
+        self.looked_at.store(u64::MAX, Ordering::Relaxed);
+        self.coarse_looked_at.store(u64::MAX, Ordering::Relaxed);
+    }
+
     /// Returns how far the wall clock is ahead of a router's time, as of the last look.
     #[inline]
     pub(crate) fn known_ahead(&self) -> Nanos {
@@ -70,6 +79,9 @@ impl Wall {
     /// Looks at the wall clock.
     #[cold]
     pub(crate) fn look(&self, now: Nanos) {
+        if self.looked_at.load(Ordering::Relaxed) == u64::MAX {
+            return;
+        }
         self.compare(now, Nanos::try_from(read().as_nanos()).unwrap_or(Nanos::MAX));
     }
 

@@ -15,12 +15,15 @@ use crate::limits::to_next_minute;
 
 /// The gates that are open to all deployments, since otherwise too few would be left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a gate of its own")]
 pub(crate) struct Waived {
     /// Whether the gates of health are open: the group panics.
     pub(crate) health: bool,
     /// Whether the gate of health checks is open: health checks took every member out.
     pub(crate) unhealthy: bool,
     pub(crate) slow_start: bool,
+    /// Whether it does not matter what this process holds of limits that it shares with others.
+    pub(crate) shared: bool,
 }
 
 /// What the checks look at: one deployment and one request.
@@ -113,7 +116,8 @@ impl<T> Check<'_, '_, T> {
     #[inline(always)]
     fn probation(&self) -> Result<(), Refusal> {
         // Some rules know no such place. Under them no request has it.
-        if self.cooldown_until != 0 && self.state.is_probed() && !self.waived.health { Err(Refusal::Probation) } else { Ok(()) }
+        let is_taken = || self.state.is_probed() || self.is_probed_elsewhere();
+        if self.cooldown_until != 0 && !self.waived.health && is_taken() { Err(Refusal::Probation) } else { Ok(()) }
     }
 
     #[inline(always)]
@@ -152,6 +156,13 @@ impl<T> Check<'_, '_, T> {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether another process may have the one place of the probation.
+    #[cold]
+    fn is_probed_elsewhere(&self) -> bool {
+        let share = self.entry.metering.as_ref().and_then(|metering| metering.share());
+        share.is_some_and(|share| self.entry.rules().health().is_some() && share.lacks_probe(self.now.get()))
     }
 
     // --- what few deployments count ---
@@ -200,12 +211,24 @@ impl<T> Check<'_, '_, T> {
         if picks_left == 0 { Ok(()) } else { Err(Refusal::SlowStart { percent: slice.percent, picks_left }) }
     }
 
+    #[inline]
+    fn shared(&self) -> Result<(), Refusal> {
+        if let Some(metering) = &self.entry.metering
+            && !self.waived.shared
+            && let Some(shortfall) = metering.share_shortfall(self.request.into(), self.now.get())
+        {
+            self.now.note_change(self.now.get().saturating_add(shortfall.frees_in));
+            return Err(Refusal::Shared(shortfall));
+        }
+        Ok(())
+    }
+
     // --- what it shares with others ---
 
     #[inline]
     fn quota(&self) -> Result<(), Refusal> {
         let metering = self.entry.metering.as_ref();
-        match metering.and_then(|metering| metering.quota_shortfall(self.request.into(), self.now.get())) {
+        match metering.and_then(|metering| metering.quota_shortfall(self.request.into(), self.now.get(), !self.waived.shared)) {
             Some((nth, shortfall)) => Err(Refusal::Quota { nth, shortfall }),
             None => Ok(()),
         }

@@ -27,6 +27,17 @@ impl<T> Live<'_, '_, T> {
         self.state.in_flight().saturating_add(failures)
     }
 
+    /// Returns the requests of other processes in flight, if they share the deployment.
+    #[inline(never)]
+    fn others(&self) -> u32 {
+        let Some(share) = self.entry.metering.as_ref().and_then(|metering| metering.share()) else { return 0 };
+        let (others, until) = share.others(self.now.get());
+        if let Some(until) = until {
+            self.now.note_change(until);
+        }
+        others
+    }
+
     /// Returns the usage of this minute. A count of 0 is 0 in any minute, so it needs no look at the clock.
     #[inline]
     fn usage(&self, limit: Option<u64>, at_most: u64, current: impl FnOnce(Counts) -> u64) -> Usage {
@@ -67,7 +78,8 @@ impl<T> Candidate for Live<'_, '_, T> {
 
     #[inline]
     fn active_requests(&self) -> u32 {
-        if self.state.marks() & mark::PENALIZED == 0 { self.state.in_flight() } else { self.penalized() }
+        let own = if self.state.marks() & mark::PENALIZED == 0 { self.state.in_flight() } else { self.penalized() };
+        if self.state.marks() & mark::METERED == 0 { own } else { own.saturating_add(self.others()) }
     }
 
     #[inline]
@@ -110,7 +122,7 @@ pub(crate) fn routing_context<T>(entry: &Entry<T>, now: &Now<'_>) -> RoutingCont
         deployment_id: stats.deployment_id,
         weight: deployment.weight(),
         priority: deployment.priority(),
-        active_requests: stats.in_flight.saturating_add(stats.penalty),
+        active_requests: stats.in_flight.saturating_add(stats.penalty).saturating_add(live.others()),
         tpm_current: tpm.current,
         tpm_limit: tpm.limit,
         rpm_current: rpm.current,

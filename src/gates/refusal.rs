@@ -6,7 +6,7 @@ use crate::base::gate::Gate;
 use crate::base::time::{Nanos, seconds};
 use crate::group::Entry;
 use crate::health::Cause;
-use crate::limits::{LimitKind, LimitShortfall, ObservedShortfall, Shortfall};
+use crate::limits::{LimitKind, LimitShortfall, ObservedShortfall, SharedShortfall, Shortfall};
 
 /// The gate that stopped a deployment, with the numbers of the check.
 ///
@@ -92,6 +92,8 @@ pub enum Refusal {
         /// How many picks of its group must come before this gate lets it pass.
         picks_left: u64,
     },
+    /// Other processes share a limit of the deployment's own, and this one holds too little of it.
+    Shared(SharedShortfall),
     /// A limit of a quota that the deployment shares is spent, or the provider said so.
     Quota {
         /// Which of its quotas, in the order of their locks.
@@ -120,6 +122,7 @@ impl Refusal {
             Self::LearntParallelRequests { .. } => Gate::LearntParallelRequests,
             Self::ObservedLimit(_) => Gate::ObservedLimit,
             Self::SlowStart { .. } => Gate::SlowStart,
+            Self::Shared(_) => Gate::Shared,
             Self::Quota { .. } => Gate::Quota,
         }
     }
@@ -149,6 +152,7 @@ impl fmt::Display for Refusal {
             Self::Limit(shortfall) => shortfall.fmt(f),
             Self::LearntParallelRequests { in_flight, limit } => write!(f, "in flight {in_flight}/{limit}, learnt from refusals"),
             Self::ObservedLimit(shortfall) => shortfall.fmt(f),
+            Self::Shared(shortfall) => shortfall.fmt(f),
             Self::Quota { shortfall, .. } => shortfall.fmt(f),
             Self::SlowStart { percent, picks_left } => {
                 write!(f, "slow start at {percent} % of a fair share, a candidate again after {picks_left} picks")
@@ -188,12 +192,24 @@ impl<T> Entry<T> {
         let nth = |nth: u32| usize::try_from(nth).unwrap_or(usize::MAX);
         let cause = match refusal {
             Refusal::Limit(shortfall) => self.deployment().limits().get(nth(shortfall.nth)).map(ToString::to_string),
+            Refusal::Shared(shortfall) => {
+                let share = self.metering.as_ref().and_then(|metering| metering.share());
+                return share.map_or_else(|| refusal.to_string(), |share| share.describe(shortfall, self.services.clock.now()));
+            }
+            Refusal::Quota { nth: at, shortfall: Shortfall::Shared(shortfall) } => {
+                let ledger = self.metering.as_ref().and_then(|metering| metering.quotas().get(nth(*at)));
+                let share = ledger.and_then(|ledger| Some((ledger.quota().id(), ledger.share()?)));
+                return share.map_or_else(
+                    || refusal.to_string(),
+                    |(id, share)| format!("quota {id:?}: {}", share.describe(shortfall, self.services.clock.now())),
+                );
+            }
             Refusal::Quota { nth: at, shortfall } => {
                 let quota = self.metering.as_ref().and_then(|metering| Some(metering.quotas().get(nth(*at))?.quota()));
                 quota.map(|quota| {
                     let limit = match shortfall {
                         Shortfall::Limit(shortfall) => quota.limits().get(nth(shortfall.nth)),
-                        Shortfall::Observed(_) => None,
+                        Shortfall::Observed(_) | Shortfall::Shared(_) => None,
                     };
                     let limit = limit.map(|limit| format!(": {limit}")).unwrap_or_default();
                     format!("quota {:?}{limit}", quota.id())

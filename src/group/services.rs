@@ -10,6 +10,7 @@ use crate::base::events::Events;
 use crate::base::rng::Rng;
 use crate::facts::Learning;
 use crate::health::Rules;
+use crate::limits::Desk;
 
 /// What all deployments of a router share.
 #[derive(Debug)]
@@ -23,4 +24,6 @@ pub(crate) struct Services {
     pub(crate) events: Arc<Events>,
     pub(crate) learning: Current<Learning>,
     pub(crate) bell: Doorbell,
+    /// The talk with a store that processes share limits through, if there is one.
+    pub(crate) desk: Option<Arc<Desk>>,
 }

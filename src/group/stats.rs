@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::entry::Entry;
 use crate::base::time::{Nanos, seconds};
 use crate::health::Status;
-use crate::limits::{LimitStats, ObservedStats};
+use crate::limits::{LimitStats, ObservedStats, SharingStats};
 
 /// A deployment's state at one moment.
 ///
@@ -77,6 +77,8 @@ pub struct Stats {
     pub penalty: u32,
     /// The part of its fair share of requests that slow start lets it have.
     pub slow_start_share: f64,
+    /// Leases that have not ended, those of other processes included that share the deployment.
+    pub in_flight_all: u64,
 }
 
 impl<T> Entry<T> {
@@ -92,6 +94,8 @@ impl<T> Entry<T> {
             model_name: Arc::clone(deployment.shared_model_name()),
             status: state.vitals.status(now),
             in_flight: state.in_flight(),
+            in_flight_all: u64::from(state.in_flight())
+                + metering.and_then(|metering| metering.share()).map_or(0, |share| u64::from(share.others(now).0)),
             max_parallel_requests: deployment.max_parallel_requests(),
             rpm_current: minute.requests,
             rpm_limit: deployment.rpm_limit(),
@@ -150,6 +154,8 @@ pub struct Metrics {
     pub panicking: Vec<Arc<str>>,
     /// How many events were dropped because too many waited to be told.
     pub events_dropped: u64,
+    /// The talk with a shared store; None if limits are not shared.
+    pub sharing: Option<SharingStats>,
 }
 
 impl Metrics {

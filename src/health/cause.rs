@@ -33,12 +33,12 @@ impl Cause {
     const PLAIN: [Self; 6] = [Self::Asked, Self::Consecutive, Self::Rate, Self::Outlier, Self::Probation, Self::Domain];
 
     /// Returns its number, from 1 on.
-    pub(super) fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         let all = Self::PLAIN.into_iter().chain(FailureKind::ALL.map(Self::Failure));
         (1..).zip(all).find(|&(_, cause)| cause == self).map_or(0, |(code, _)| code)
     }
 
-    pub(super) fn from_code(code: u8) -> Option<Self> {
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
         let mut all = Self::PLAIN.into_iter().chain(FailureKind::ALL.map(Self::Failure));
         all.nth(usize::from(code).checked_sub(1)?)
     }

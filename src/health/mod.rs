@@ -29,6 +29,7 @@ pub use health_rules::HealthRules;
 pub use minute_rules::MinuteRules;
 pub(crate) use named_wait::NamedWait;
 pub(crate) use pool::Pool;
+pub(crate) use ring::Tally;
 pub use rules::Rules;
 pub(crate) use slow_start::Slice;
 pub use vitals::Status;

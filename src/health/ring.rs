@@ -24,6 +24,11 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// Returns these outcomes and others together.
+    pub(crate) fn with(self, others: Self) -> Self {
+        Self { successes: self.successes.saturating_add(others.successes), failures: self.failures.saturating_add(others.failures) }
+    }
+
     pub(crate) fn total(self) -> u64 {
         self.successes + self.failures
     }

@@ -9,7 +9,7 @@ use crate::base::lock::Held;
 use crate::base::rng::Rng;
 use crate::base::time::Nanos;
 use crate::counters::{State, mark};
-use crate::health::{Breaker, Cause, Failure, FailureKind, HealthRules, Peers, Pool, has_come};
+use crate::health::{Breaker, Cause, Failure, FailureKind, HealthRules, Peers, Pool, Tally, has_come};
 
 /// Judges a deployment's outcomes.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(super) struct Judge<'a> {
     pub(super) pool_rules: Option<&'a HealthRules>,
     pub(super) jitter: &'a Rng,
     pub(super) now: Nanos,
+    /// What other processes have counted, if they share the deployment.
+    pub(super) others: Tally,
 }
 
 impl Judge<'_> {
@@ -122,7 +124,7 @@ impl Judge<'_> {
             Some(Cause::Probation)
         } else if self.rules.is_too_many_in_a_row(in_a_row) {
             Some(Cause::Consecutive)
-        } else if self.rules.is_too_large_a_share(own) {
+        } else if self.rules.is_too_large_a_share(own.with(self.others)) {
             Some(Cause::Rate)
         } else {
             let shared = self.pool_rules.filter(|rules| rules.is_outlier(own, peers.pool.without(own, self.now)));

@@ -10,7 +10,7 @@ use crate::base::time::{Nanos, seconds};
 use crate::counters::mark;
 use crate::group::Entry;
 use crate::health::{Failure, FailureKind, Rules, Scope, has_come};
-use crate::limits::{HOLDS, Ledger, Limit, Observed, Unit};
+use crate::limits::{HOLDS, Ledger, Limit, Observed, Share, Unit};
 
 /// The parts of an answer about limits, as far as the options accept them.
 ///
@@ -59,6 +59,14 @@ impl Heard {
     }
 }
 
+/// Tells other processes what an answer said.
+fn say(share: Option<&Share>, observed: &Observed, now: Nanos) {
+    if let Some(share) = share {
+        let until = now.saturating_add(observed.reset.unwrap_or(HOLDS));
+        share.say_observed(now, until, observed.unit, observed.remaining, observed.limit.unwrap_or(0));
+    }
+}
+
 fn is_spent(observed: &Observed) -> bool {
     observed.remaining == 0
 }
@@ -100,10 +108,12 @@ impl<T> Entry<T> {
             if let Some((nth, ledger)) = self.quota_of(observed) {
                 let _held = ledger.hold();
                 ledger.observed().observe(observed, sent_at, receipt.and_then(|receipt| receipt.reserved(Some(nth))), now);
+                say(ledger.share(), observed, now);
             } else {
                 let held = self.slot.hold();
                 let then = receipt.and_then(|receipt| receipt.reserved(None));
                 self.slot.annex().observed.observe(observed, sent_at, then, now);
+                say(self.metering.as_ref().and_then(|metering| metering.share()), observed, now);
                 self.slot.mark(&held, mark::OBSERVED, true);
             }
         }
@@ -170,6 +180,9 @@ impl<T> Entry<T> {
         let is_newer = failure.wait.is_some() && failure.has_lease && observed.is_later(sent_at);
         observed.pause(now, length, is_newer);
         drop(held);
+        if let Some(share) = ledger.share() {
+            share.say_out(now, now.saturating_add(length), 0);
+        }
         let id = ledger.quota().id();
         self.announce_limit(now, || format!("refused under the quota {id:?}, paused for {:.3} s", seconds(length)));
         true
@@ -200,6 +213,9 @@ impl<T> Entry<T> {
             for ledger in metering.quotas().iter().filter(|ledger| ledger.observed().paused_until() != 0) {
                 let _held = ledger.hold();
                 ledger.observed().came_through(sent_at);
+                if let Some(share) = ledger.share().filter(|_| ledger.observed().paused_until() == 0) {
+                    share.say_back(self.services.clock.now());
+                }
             }
         }
     }

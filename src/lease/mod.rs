@@ -8,6 +8,7 @@ mod judge;
 mod learn;
 mod outcome;
 mod receipt;
+mod told;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -90,6 +91,9 @@ impl<T> Lease<T> {
         let cooldown_until = state.vitals.cooldown_until();
         let is_on_probation = cooldown_until != 0 && entry.rules().health().is_some() && has_come(cooldown_until, now.get());
         let probes = is_on_probation && state.annex().breaker.take_probe(&held);
+        if probes && let Some(share) = entry.metering.as_ref().and_then(|metering| metering.share()) {
+            share.use_probe(true);
+        }
         drop(held);
         Ok(Self {
             entry: Arc::clone(entry),
@@ -308,6 +312,12 @@ impl<T> Lease<T> {
         }
         self.ended.store(true, Ordering::Relaxed);
         state.leave(&held);
+        if let Some(share) = self.entry.metering.as_ref().and_then(|metering| metering.share()) {
+            share.leave();
+            if self.probes {
+                share.use_probe(false);
+            }
+        }
         if self.probes {
             state.annex().breaker.free_probe(&held);
         }

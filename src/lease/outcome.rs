@@ -14,8 +14,8 @@ use crate::base::lock::Held;
 use crate::base::time::{Nanos, seconds};
 use crate::counters::State;
 use crate::group::Entry;
-use crate::health::{Cause, Domain, Failure, FailureKind, HealthRules, Rules, Scope, has_come};
-use crate::limits::Minute;
+use crate::health::{Cause, Domain, Failure, FailureKind, HealthRules, Rules, Scope, Tally, has_come};
+use crate::limits::{Minute, Share, to_next_minute};
 
 /// A success as it was reported.
 pub(crate) struct Success {
@@ -52,7 +52,8 @@ impl<T> Entry<T> {
     }
 
     fn judge_by<'a>(&'a self, rules: &'a HealthRules, now: Nanos) -> Judge<'a> {
-        Judge { rules, pool_rules: self.pool_rules(), jitter: &self.services.jitter, now }
+        let (successes, failures) = self.share().map_or((0, 0), |share| share.outcomes(now));
+        Judge { rules, pool_rules: self.pool_rules(), jitter: &self.services.jitter, now, others: Tally { successes, failures } }
     }
 
     // --- successes ---
@@ -77,6 +78,7 @@ impl<T> Entry<T> {
             }
         }
         self.came_through(&held, success.has_lease.then_some(success.sent_at));
+        judged.say_outcomes(now);
         // A success may end a probation. It begins nothing.
         let passage = if before == 0 { Passage::None } else { Passage::between(before, state, now, None) };
         drop(held);
@@ -148,7 +150,11 @@ impl<T> Entry<T> {
                 let Some((held, counted_in)) = count() else { return false };
                 let before = state.vitals.cooldown_until();
                 if !failure.kind.is_neutral() && !self.was_refused(&held, failure, now) {
-                    let minute = state.failure(&held, moment.wall(), counted_in);
+                    let mut minute = state.failure(&held, moment.wall(), counted_in);
+                    judged.say_outcomes(now);
+                    let (successes, failures) = judged.share().map_or((0, 0), |share| share.outcomes(now));
+                    minute.requests = minute.requests.saturating_add(successes).saturating_add(failures);
+                    minute.fails = minute.fails.saturating_add(u32::try_from(failures).unwrap_or(u32::MAX));
                     let trips = state.vitals.failure(&held, rules, now, failure.kind, minute, failure.wait);
                     if let Some(wait) = failure.wait {
                         state.annex().named_wait.note(&held, now, wait);
@@ -171,6 +177,7 @@ impl<T> Entry<T> {
                     let before = state.vitals.cooldown_until();
                     state.failure(&held, moment.wall(), counted_in);
                     let is_news = judge.failure(state, &held, peers, failure);
+                    judged.say_outcomes(now);
                     Some((is_news, Passage::between(before, state, now, None)))
                 });
                 let Some((is_news, passage)) = outcome else { return false };
@@ -259,6 +266,59 @@ impl<T> Entry<T> {
                 self.forget_what_was_said();
             }
         });
+        if let Some(share) = self.share().filter(|_| healthy) {
+            share.say_back(now);
+        }
+    }
+
+    fn share(&self) -> Option<&Share> {
+        self.metering.as_ref()?.share()
+    }
+
+    /// Tells other processes how its requests ended lately.
+    fn say_outcomes(&self, now: Nanos) {
+        let Some(share) = self.share() else { return };
+        match self.rules() {
+            Rules::Minute(_) => {
+                let wall = self.services.clock.wall_at(now);
+                let minute = self.slot.window.counts(wall);
+                let fails = u64::from(minute.fails);
+                share.say_outcomes(minute.requests.saturating_sub(fails), fails, now.saturating_add(to_next_minute(wall)));
+            }
+            Rules::Health(rules) => {
+                if let Some(breaker) = self.slot.made_breaker() {
+                    let tally = breaker.tally(now);
+                    share.say_outcomes(tally.successes, tally.failures, now.saturating_add(rules.window));
+                }
+            }
+        }
+    }
+
+    /// Takes it out until a time, since another process did.
+    pub(super) fn go_out(&self, now: Nanos, until: Nanos, cause: Cause) {
+        let length = until.saturating_sub(now);
+        self.change_health(now, |state, held, judge| {
+            match judge {
+                None => state.vitals.cool_down(held, now, length),
+                Some(judge) => judge.cool_down(state, held, &self.home.index.words.pool, length, cause),
+            }
+            state.annex().named_wait.note_other(held, until);
+        });
+    }
+
+    /// Ends its probation, since it passed that of another process.
+    pub(super) fn come_back(&self, now: Nanos) {
+        let until = self.slot.vitals.cooldown_until();
+        if until == 0 {
+            return;
+        }
+        self.change_health(now, |state, held, _| {
+            state.vitals.restore(held);
+            if let Some(breaker) = state.made_breaker() {
+                breaker.pass(held, until);
+            }
+            self.start_slowly(held, now);
+        });
     }
 
     fn change_health(&self, now: Nanos, change: impl FnOnce(&State, &Held<'_>, Option<Judge<'_>>)) {
@@ -290,6 +350,12 @@ impl<T> Entry<T> {
             Passage::Out { until, cause } => (EventKind::Cooldown, Some((until, cause))),
             Passage::Back => (EventKind::Recovery, None),
         };
+        if let Some(share) = self.share() {
+            match detail {
+                Some((until, cause)) => share.say_out(now, until, cause.map_or(0, Cause::code)),
+                None => share.say_back(now),
+            }
+        }
         self.services.events.note(|| Event {
             kind,
             deployment_id: Some(Arc::clone(self.deployment().shared_id())),

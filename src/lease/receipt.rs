@@ -34,6 +34,7 @@ impl Receipt {
         let charges = if let Some(metering) = &entry.metering {
             metering.with_locks(|locked| {
                 check(entry, state, request, waived, now)?;
+                locked.enter();
                 Ok(locked.charge(demand, now.get()))
             })?
         } else {
@@ -58,6 +59,9 @@ impl Receipt {
     /// stays charged.
     #[inline(never)]
     pub(super) fn settle<T>(&self, entry: &Entry<T>, _: &Held<'_>, actual: Option<Demand>, now: Nanos) {
+        if actual == Some(self.demand) {
+            return;
+        }
         if let Some(reserved) = &self.reserved {
             entry.slot.annex().observed.settle(reserved, self.demand, actual);
         }

@@ -28,6 +28,7 @@ pub(super) const WORDS: usize = 3;
 pub(super) type Window = Nanos;
 
 impl Fixed {
+    /// Makes the windows of a limit.
     pub(super) fn new(per: Nanos, start: Start, wall: Option<&Arc<Wall>>) -> Self {
         Self { per, start, wall: wall.filter(|_| start != Start::FirstUse).cloned() }
     }
@@ -39,7 +40,7 @@ impl Fixed {
 
     /// Returns the end of the window that holds `time`, or that begins with a request at `time`. `time` is in
     /// the windows' own clock.
-    fn ends(&self, time: Nanos) -> Nanos {
+    pub(super) fn ends(&self, time: Nanos) -> Nanos {
         match self.start {
             Start::Clock => (time - time % self.per).saturating_add(self.per),
             Start::Offset(offset) => {
@@ -57,7 +58,10 @@ impl Fixed {
         let ahead = self.ahead(now);
         // Acquire: pairs with the release in `charge`, so that a new window is never seen with an old one's
         // use.
-        let ends = ends.load(Ordering::Acquire).saturating_sub(ahead);
+        let ends = match ends.load(Ordering::Acquire) {
+            0 => 0,
+            ends => to_router(ends, ahead),
+        };
         if now >= ends { (0, now) } else { (used.load(Ordering::Relaxed), ends) }
     }
 
@@ -65,7 +69,7 @@ impl Fixed {
         let [ends, used, count, ..] = words else { return now };
         // When a request is counted, no step of the wall clock may be missed.
         self.wall.iter().for_each(|wall| wall.look(now));
-        let time = now.saturating_add(self.ahead(now));
+        let time = now.wrapping_add(self.ahead(now));
         // The window never goes back. A thread that read the clock before another thread began a window
         // counts into that window.
         if time >= ends.load(Ordering::Relaxed) {
@@ -77,6 +81,16 @@ impl Fixed {
         used.store(used.load(Ordering::Relaxed).saturating_add(units), Ordering::Relaxed);
         count.store(count.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
         ends.load(Ordering::Relaxed)
+    }
+
+    /// Lets the window be the one that ends then, if windows begin with their first use.
+    pub(super) fn follow(&self, words: &[AtomicU64], window: Window) {
+        let [ends, used, count, ..] = words else { return };
+        if self.start == Start::FirstUse && ends.load(Ordering::Relaxed) != window {
+            used.store(0, Ordering::Relaxed);
+            count.store(0, Ordering::Relaxed);
+            ends.store(window, Ordering::Release);
+        }
     }
 
     /// Replaces the charged units, if the window that took them is still the last. `None`: the request was
@@ -96,6 +110,12 @@ impl Fixed {
             }
         }
     }
+}
+
+/// Returns the router's time when another clock, which is `ahead`, shows `time`.
+pub(super) fn to_router(time: Nanos, ahead: Nanos) -> Nanos {
+    // A clock that is behind is ahead by a number below zero, wrapped.
+    if ahead > Nanos::MAX / 2 { time.saturating_add(ahead.wrapping_neg()) } else { time.saturating_sub(ahead) }
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::demand::Demand;
+use super::desk::Desk;
 use super::meter::{Meter, Past};
 use super::observed::Observations;
 use super::quota::Quota;
+use super::share::Share;
 use super::shortfall::Shortfall;
 use crate::base::clock::Clock;
 use crate::base::lock::{Held, Lock};
@@ -17,6 +19,8 @@ use crate::base::trips::Trips;
 pub(crate) struct Ledger {
     quota: Quota,
     meters: Box<[Meter]>,
+    /// What this process holds of its limits, if processes share them.
+    share: Option<Arc<Share>>,
     /// This is shared with the ledger that takes its place when the quota's limits are replaced.
     continuity: Arc<Continuity>,
     /// The ledger that takes its place. It is set under the lock. Until all groups know that ledger, requests
@@ -39,8 +43,10 @@ pub(crate) struct LedgerHeld<'a>(#[allow(dead_code, reason = "held, not read")] 
 
 impl Ledger {
     /// Makes the ledger of a quota. It keeps the counts of `before`, which had the same id.
-    pub(crate) fn new(quota: &Quota, serial: u64, before: Option<&Self>, clock: &Clock) -> Arc<Self> {
-        let of = |meters, continuity| Arc::new(Self { quota: quota.clone(), meters, continuity, successor: OnceLock::new() });
+    pub(crate) fn new(quota: &Quota, serial: u64, before: Option<&Self>, clock: &Clock, desk: Option<&Desk>) -> Arc<Self> {
+        let share = desk.map(|desk| desk.of_quota(quota.id(), quota.limits()));
+        let of =
+            |meters, continuity| Arc::new(Self { quota: quota.clone(), meters, share, continuity, successor: OnceLock::new() });
         let Some(before) = before else {
             let continuity =
                 Continuity { serial, lock: Lock::default(), observed: Observations::default(), trips: Trips::default() };
@@ -84,11 +90,21 @@ impl Ledger {
         LedgerHeld(self.continuity.lock.hold())
     }
 
+    pub(crate) fn share(&self) -> Option<&Share> {
+        self.share.as_deref()
+    }
+
     /// Returns why the quota does not let a request through; None if it does.
     pub(crate) fn shortfall(&self, demand: Demand, now: Nanos) -> Option<Shortfall> {
+        let shared = || self.share()?.shortfall(demand, now).map(Shortfall::Shared);
+        self.own_shortfall(demand, now).or_else(shared)
+    }
+
+    /// Returns why the quota would not let a request through whatever this process holds of it.
+    pub(super) fn own_shortfall(&self, demand: Demand, now: Nanos) -> Option<Shortfall> {
         let of_limit = Meter::shortfall_of(&self.meters, demand, now).map(Shortfall::Limit);
         let own = of_limit.or_else(|| self.observed().shortfall(demand, now).map(Shortfall::Observed));
-        own.or_else(|| self.successor()?.shortfall(demand, now))
+        own.or_else(|| self.successor()?.own_shortfall(demand, now))
     }
 
     pub(super) fn meters(&self) -> &[Meter] {
@@ -103,6 +119,7 @@ impl Ledger {
     /// Returns when the quota may let a request through, now at the earliest; None if it never will.
     pub(super) fn frees_at(&self, demand: Demand, now: Nanos) -> Option<Nanos> {
         let own = Meter::all_free_at(&self.meters, demand, now)?.max(self.observed().frees_at(demand, now));
+        let own = self.share().map_or(own, |share| own.max(share.frees_at(demand, now)));
         self.successor().map_or(Some(own), |successor| Some(own.max(successor.frees_at(demand, now)?)))
     }
 

@@ -177,6 +177,13 @@ impl Meter {
         }
     }
 
+    /// Lets a window of first use be the one that ends then, if processes share it. 0 is no such time.
+    pub(super) fn follow(&self, ends: Nanos) {
+        if let (Counter::Fixed(fixed), 1..) = (&self.counter, ends) {
+            fixed.follow(&self.words, ends);
+        }
+    }
+
     /// Counts a request in these meters, but for those that have the counters of one of `counted`.
     pub(super) fn charge_others(meters: &[Self], counted: &[Self], demand: Demand, now: Nanos) {
         for meter in meters.iter().filter(|meter| !meter.goes_on_in(counted)) {

@@ -7,10 +7,12 @@ use super::ledger::{Ledger, LedgerHeld};
 use super::limit::Limit;
 use super::meter::{Charge, Meter};
 use super::observed::Reserved;
+use super::share::{Marks, Share, SharedShortfall};
 use super::shortfall::{LimitShortfall, Shortfall};
 use super::unit::Unit;
 use super::usage::Usage;
 use crate::base::clock::Now;
+use crate::base::lock::Held;
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::time::Nanos;
 
@@ -21,14 +23,16 @@ pub(crate) struct Metering {
     own: Box<[Meter]>,
     /// The ledgers of its quotas, in the order of their locks.
     quotas: Box<[Arc<Ledger>]>,
+    /// What this process holds of its limits, if processes share them.
+    share: Option<Arc<Share>>,
     /// The bits of its quotas in its group: see [`Quotas`](super::quotas::Quotas).
     bits: AtomicU64,
 }
 
 impl Metering {
-    pub(crate) fn new(own: Box<[Meter]>, mut quotas: Vec<Arc<Ledger>>) -> Self {
+    pub(crate) fn new(own: Box<[Meter]>, mut quotas: Vec<Arc<Ledger>>, share: Option<Arc<Share>>) -> Self {
         quotas.sort_unstable_by_key(|ledger| ledger.serial());
-        Self { own, quotas: quotas.into(), bits: AtomicU64::new(0) }
+        Self { own, quotas: quotas.into(), share, bits: AtomicU64::new(0) }
     }
 
     pub(crate) fn own(&self) -> &[Meter] {
@@ -37,6 +41,22 @@ impl Metering {
 
     pub(crate) fn quotas(&self) -> &[Arc<Ledger>] {
         &self.quotas
+    }
+
+    pub(crate) fn share(&self) -> Option<&Share> {
+        self.share.as_deref()
+    }
+
+    /// Returns the shares of the deployment and of its quotas.
+    fn shares(&self) -> impl Iterator<Item = &Share> {
+        self.share().into_iter().chain(self.quotas.iter().filter_map(|ledger| ledger.share()))
+    }
+
+    /// Notes what this process lacks for a request. Returns whether it lacks anything that other processes
+    /// may have.
+    pub(crate) fn note_need(&self, demand: Demand, now: Nanos) -> bool {
+        // All of them: a request needs all at once.
+        self.shares().fold(false, |lacks, share| share.note_need(demand, now) | lacks)
     }
 
     pub(super) fn set_bits(&self, bits: u64) {
@@ -48,9 +68,11 @@ impl Metering {
         self.bits.load(Ordering::Relaxed)
     }
 
-    /// Locks the quotas. The lock of the counters comes before these locks.
-    fn hold(&self) -> Vec<LedgerHeld<'_>> {
-        self.quotas.iter().map(|ledger| ledger.hold()).collect()
+    /// Locks the quotas, and then the shares. The lock of the counters comes before these locks.
+    fn hold(&self) -> (Vec<LedgerHeld<'_>>, Option<Held<'_>>, Vec<Held<'_>>) {
+        let quotas = self.quotas.iter().map(|ledger| ledger.hold()).collect();
+        let own = self.share().map(Share::hold);
+        (quotas, own, self.quotas.iter().filter_map(|ledger| Some(ledger.share()?.hold())).collect())
     }
 
     /// Returns why its own limits do not let a request through; None if they do.
@@ -58,14 +80,23 @@ impl Metering {
         Meter::shortfall_of(&self.own, demand, now)
     }
 
-    /// Returns the first quota that does not let a request through, and why.
-    pub(crate) fn quota_shortfall(&self, demand: Demand, now: Nanos) -> Option<(u32, Shortfall)> {
-        (0..).zip(&self.quotas).find_map(|(nth, ledger)| Some((nth, ledger.shortfall(demand, now)?)))
+    /// Returns why a request is stopped by what this process holds of its own limits; None if it is not.
+    #[inline]
+    pub(crate) fn share_shortfall(&self, demand: Demand, now: Nanos) -> Option<SharedShortfall> {
+        self.share()?.shortfall(demand, now)
+    }
+
+    /// Returns the first quota that does not let a request through, and why. `all`: what this process holds
+    /// of it counts too.
+    pub(crate) fn quota_shortfall(&self, demand: Demand, now: Nanos, all: bool) -> Option<(u32, Shortfall)> {
+        let shortfall = |ledger: &Ledger| if all { ledger.shortfall(demand, now) } else { ledger.own_shortfall(demand, now) };
+        (0..).zip(&self.quotas).find_map(|(nth, ledger)| Some((nth, shortfall(ledger)?)))
     }
 
     /// Returns when its own limits may let a request through, now at the earliest; None if it never fits.
     pub(crate) fn own_frees_at(&self, demand: Demand, now: Nanos) -> Option<Nanos> {
-        Meter::all_free_at(&self.own, demand, now)
+        let own = Meter::all_free_at(&self.own, demand, now)?;
+        Some(self.share().map_or(own, |share| own.max(share.frees_at(demand, now))))
     }
 
     /// Returns when its quotas may let a request through, now at the earliest; None if it never fits.
@@ -89,6 +120,13 @@ impl Metering {
     /// whether some requests may find more: see `index::Leaf`.
     pub(crate) fn tokens_left(&self, now: &Now<'_>) -> (u64, bool) {
         let (mut tokens, mut understates) = (u64::MAX, false);
+        if let Some(share) = self.share().filter(|share| share.limits_tokens()) {
+            tokens = share.tokens_left(now.get());
+            understates = share.limits_parts();
+            if let Some(at) = share.changes_at(now.get()) {
+                now.note_change(at);
+            }
+        }
         for meter in self.own.iter().filter(|meter| meter.unit() != Unit::Requests) {
             tokens = tokens.min(meter.left(now.get()));
             let (usage, until) = meter.usage(now.get());
@@ -149,10 +187,22 @@ pub(crate) struct Locked<'a>(&'a Metering);
 impl Locked<'_> {
     /// Counts a request.
     pub(crate) fn charge(&self, demand: Demand, now: Nanos) -> Charges {
+        let mut pieces = Marks::new();
+        let own = self.0.share().map(|share| (share, &*self.0.own));
+        let quotas = self.0.quotas.iter().filter_map(|ledger| Some((ledger.share()?, ledger.meters())));
+        for (share, meters) in own.into_iter().chain(quotas) {
+            let windows = share.charge(demand, now, &mut pieces);
+            meters.iter().zip(windows).for_each(|(meter, window)| meter.follow(window));
+        }
         let marks = self.meters().map(|meter| meter.charge(now, demand.of(meter.unit()))).collect();
         let reserved = self.0.quotas.iter().map(|ledger| ledger.observed().reserve(demand)).collect();
         self.0.quotas.iter().for_each(|ledger| ledger.charge_successor(demand, now));
-        Charges { marks, reserved }
+        Charges { marks, reserved, pieces }
+    }
+
+    /// Takes a place in flight, where processes share the places.
+    pub(crate) fn enter(&self) {
+        self.0.share().into_iter().for_each(Share::enter);
     }
 
     /// Replaces what was counted. None: the request was never sent, so nothing stays counted.
@@ -162,6 +212,10 @@ impl Locked<'_> {
             if is != Some(was) {
                 meter.settle(now, mark, was, is);
             }
+        }
+        let mut pieces = &charges.pieces[..];
+        for share in self.0.shares() {
+            pieces = share.settle(pieces, estimated, actual);
         }
         for (ledger, reserved) in self.0.quotas.iter().zip(&charges.reserved) {
             ledger.observed().settle(reserved, estimated, actual);
@@ -180,6 +234,8 @@ pub(crate) struct Charges {
     marks: Vec<Charge>,
     /// The units that each quota had reserved in all, this request included.
     reserved: Vec<Reserved>,
+    /// One mark for each limit that processes share.
+    pieces: Marks,
 }
 
 impl Charges {

@@ -5,27 +5,41 @@
 //! limits that several deployments share. What a provider says about its limits is kept beside them
 //! ([`Observations`]).
 
+mod bell;
 mod bucket;
 mod cap;
+mod correspond;
 mod demand;
+mod desk;
 mod fixed;
+mod hand;
 mod ledger;
 mod limit;
 mod meter;
 mod metering;
 mod minute;
 mod observed;
+mod pace;
+mod piece;
 mod quota;
 mod quotas;
+mod shape;
+mod share;
 mod shortfall;
+mod signals;
 mod sliding;
 mod stats;
+mod store_time;
+mod talk;
+mod tell;
 mod unit;
 mod usage;
 mod zone;
 
 pub(crate) use cap::Cap;
 pub(crate) use demand::Demand;
+pub use desk::SharingStats;
+pub(crate) use desk::{Batch, Desk, Hears, OnLoss};
 pub(crate) use ledger::Ledger;
 pub use limit::{Limit, LimitKind, Start};
 pub(crate) use meter::{Meter, Past};
@@ -35,8 +49,12 @@ pub use observed::Observed;
 pub(crate) use observed::{HOLDS, Observations, Reserved};
 pub use quota::Quota;
 pub(crate) use quotas::{OTHERS, Quotas};
+pub(crate) use share::Share;
+pub use share::SharedShortfall;
 pub use shortfall::{LimitShortfall, ObservedShortfall, Shortfall};
+pub(crate) use signals::Heard;
 pub use stats::{LimitStats, ObservedStats};
+pub(crate) use talk::Terms;
 pub use unit::Unit;
 pub use usage::Usage;
 pub use zone::Zone;

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::share::SharedShortfall;
 use super::unit::Unit;
 use crate::base::time::{Nanos, seconds};
 
@@ -21,6 +22,8 @@ pub enum Shortfall {
     Limit(LimitShortfall),
     /// Too little of a limit of the provider's is left, by what the provider said.
     Observed(ObservedShortfall),
+    /// This process holds too little of a limit that it shares with others.
+    Shared(SharedShortfall),
 }
 
 /// Too little of a limit is left.
@@ -58,6 +61,7 @@ impl fmt::Display for Shortfall {
         match self {
             Self::Limit(shortfall) => shortfall.fmt(f),
             Self::Observed(shortfall) => shortfall.fmt(f),
+            Self::Shared(shortfall) => shortfall.fmt(f),
         }
     }
 }

@@ -7,6 +7,7 @@ use super::meter::Meter;
 use super::metering::Metering;
 use super::observed::Observations;
 use super::quota::Quota;
+use super::share::Share;
 use super::unit::Unit;
 use crate::base::time::{Nanos, seconds};
 
@@ -34,10 +35,14 @@ pub struct LimitStats {
     pub remaining: u64,
     /// Seconds until all of the limit is left, if nothing more is used.
     pub resets_in: f64,
+    /// The units that this process may still use now, if it shares the limit with others.
+    pub held: Option<u64>,
+    /// The units that all processes together were granted, by the last answer of the store.
+    pub granted: Option<u64>,
 }
 
 impl LimitStats {
-    fn new(meter: &Meter, quota: Option<&Quota>, now: Nanos) -> Self {
+    fn new(meter: &Meter, quota: Option<&Quota>, held: Option<(u64, u64)>, now: Nanos) -> Self {
         let full_at = meter.frees_at(now, meter.limit().capacity()).unwrap_or(now);
         Self {
             limit: *meter.limit(),
@@ -45,18 +50,28 @@ impl LimitStats {
             used: meter.used(now),
             remaining: meter.left(now),
             resets_in: seconds(full_at.saturating_sub(now)),
+            held: held.map(|(held, _)| held),
+            granted: held.map(|(_, granted)| granted),
         }
+    }
+
+    /// Returns the limits of an owner.
+    fn of<'a>(
+        meters: &'a [Meter],
+        quota: Option<&'a Quota>,
+        share: Option<&'a Share>,
+        now: Nanos,
+    ) -> impl Iterator<Item = Self> + 'a {
+        let held = share.into_iter().flat_map(move |share| share.held_of_limits(now)).map(Some).chain(std::iter::repeat(None));
+        meters.iter().zip(held).map(move |(meter, held)| Self::new(meter, quota, held, now))
     }
 
     /// Returns all limits of a deployment.
     pub(crate) fn all(metering: Option<&Metering>, now: Nanos) -> Vec<Self> {
         let Some(metering) = metering else { return Vec::new() };
-        let own = metering.own().iter().map(|meter| Self::new(meter, None, now));
-        let shared = metering
-            .quotas()
-            .iter()
-            .flat_map(|ledger| ledger.meters().iter().map(|meter| Self::new(meter, Some(ledger.quota()), now)));
-        own.chain(shared).collect()
+        let own = Self::of(metering.own(), None, metering.share(), now);
+        let quotas = metering.quotas().iter();
+        own.chain(quotas.flat_map(|ledger| Self::of(ledger.meters(), Some(ledger.quota()), ledger.share(), now))).collect()
     }
 }
 

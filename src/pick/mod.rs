@@ -92,6 +92,9 @@ impl<T: Attachment> Picker<T> {
             }
             self.select_by_walk(model_name, group, request, now, asks_index, found)
         });
+        if let Err(Error::NoAvailableDeployment(_)) = &picked {
+            self.note_need(model_name, request);
+        }
         self.deliver();
         picked
     }
@@ -136,13 +139,34 @@ impl<T: Attachment> Picker<T> {
     #[inline(always)]
     #[allow(clippy::inline_always)] // its other callers are rare
     pub(crate) fn acquire(&self, model_name: &str, request: &Request) -> Result<Lease<T>, Error> {
-        let picked = self.registry.with_group(model_name, |model_name, group| {
+        let mut picked = self.registry.with_group(model_name, |model_name, group| {
             self.acquire_or(group, request, |now, found_nobody| self.acquire_by_walk(model_name, group, request, now, found_nobody))
         });
-        if let Ok(lease) = &picked {
-            lease.renew_moved();
+        match &mut picked {
+            Ok(lease) => lease.renew_moved(),
+            Err(Error::NoAvailableDeployment(refused)) => refused.is_asked_for = self.note_need(model_name, request),
+            Err(_) => {}
         }
         picked
+    }
+
+    /// Notes what the request lacks of limits that processes share, at the deployment that the strategy would
+    /// pick if nothing lacked, so that the store is asked for it. Returns whether it lacks anything.
+    #[cold]
+    fn note_need(&self, model_name: &str, request: &Request) -> bool {
+        let Some(desk) = &self.registry.services().desk else { return false };
+        let lacks = self.registry.with_group(model_name, |_, group| {
+            let mut walk = Walk::new(group, request, self.registry.services(), &self.rng, Now::new(self.clock()));
+            walk.waives_shared = true;
+            walk.chance.peek = true;
+            let entry = walk.choose(Unobserved).and_then(|position| group.member(position));
+            let metering = entry.and_then(|entry| entry.metering.as_ref());
+            Ok(metering.is_some_and(|metering| metering.note_need(request.into(), walk.now.get())))
+        });
+        if lacks == Ok(true) {
+            desk.ring();
+        }
+        lacks == Ok(true)
     }
 
     /// Does what [`Picker::acquire`] does, where the index can answer. None costs no walk and makes no error.

@@ -80,6 +80,8 @@ pub(super) struct Walk<'a, T: Attachment> {
     services: &'a Services,
     /// The gates that were open to all at the last look at the group.
     pub(super) waived: Waived,
+    /// Whether it does not matter what this process holds of limits that it shares with others.
+    pub(super) waives_shared: bool,
     /// Candidates that other threads filled up between the pick and the reservation, with the refusal of
     /// each.
     lost: Vec<(Position, Refusal)>,
@@ -91,14 +93,28 @@ impl<'a, T: Attachment> Walk<'a, T> {
         if group.index.words.ramp.is_on() {
             group.prepare_ramp(&now);
         }
-        Self { group, request, now, chance: group.chance(rng, request), services, waived: Waived::default(), lost: Vec::new() }
+        Self {
+            group,
+            request,
+            now,
+            chance: group.chance(rng, request),
+            services,
+            waived: Waived::default(),
+            waives_shared: false,
+            lost: Vec::new(),
+        }
     }
 
     /// Finds out which gates are open to all deployments.
     fn waive(&mut self) {
         let rules = self.services.rules.get().health();
         let unhealthy = rules.is_some_and(|rules| rules.fail_open) && self.group.is_unhealthy();
-        self.waived = Waived { health: self.group.panics(self.services, &self.now), unhealthy, slow_start: false };
+        self.waived = Waived {
+            health: self.group.panics(self.services, &self.now),
+            unhealthy,
+            slow_start: false,
+            shared: self.waives_shared,
+        };
         if self.group.index.words.ramp.is_on() {
             let stops = |refusal: Result<(), Refusal>| refusal.err().map(|refusal| matches!(refusal, Refusal::SlowStart { .. }));
             let mut verdicts = self.group.members().map(|(position, entry)| stops(self.check(position, entry)));
@@ -180,6 +196,7 @@ impl<'a, T: Attachment> Walk<'a, T> {
             model_name: Arc::clone(model_name),
             retry_after: earliest.map(|at| self.seconds_to(at)),
             retry_at: earliest,
+            is_asked_for: false,
             reasons,
         }))
     }

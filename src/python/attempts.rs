@@ -45,6 +45,9 @@ impl Attempts {
             return Ok(Arc::clone(budget));
         }
         let budget = Arc::new(Budget::new(rules, router.clock().now())?);
+        if let Some(desk) = router.desk() {
+            budget.share_among(desk.members());
+        }
         if budgets.len() == MOST_BUDGETS {
             // The router's own stays: what was paid in would be lost.
             let own = hold(&self.plain).budget.clone();

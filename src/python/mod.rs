@@ -26,6 +26,7 @@ mod router;
 mod said;
 mod section;
 mod shared;
+mod sharing;
 mod strategies;
 mod waiting;
 mod wire;
@@ -54,6 +55,8 @@ mod _core {
     use super::said::{is_read, read_header_pairs, read_number, read_plain_headers, read_time};
     #[pymodule_export]
     use super::shared::{PyBooks, process_name};
+    #[pymodule_export]
+    use super::sharing::{PyBatch, PyDesk, PyMemory};
     #[pymodule_export]
     use super::strategies::{
         PyRoundRobinCounters, PyRoutingContext, build_routing_contexts, cheapest, least_busy, lowest_latency, lowest_priority,

@@ -67,6 +67,12 @@ imported! {
     WAIT_ASYNC = "turnout.waiting" "wait_async",
 }
 
+imported! {
+    /// The object that is found when the first router is made that shares limits.
+    WITH_STORE:
+    CARRIER = "turnout._carrier" "Carrier",
+}
+
 impl Imported {
     const fn new(module: &'static str, name: &'static str) -> Self {
         Self { module, name, object: PyOnceLock::new() }
@@ -113,6 +119,11 @@ pub(crate) fn find_first(py: Python<'_>) -> PyResult<()> {
 /// Finds the rest, for the first router.
 pub(crate) fn find_with_router(py: Python<'_>) -> PyResult<()> {
     find(py, WITH_ROUTER)
+}
+
+/// Finds what a router needs that shares limits.
+pub(crate) fn find_with_store(py: Python<'_>) -> PyResult<()> {
+    find(py, WITH_STORE)
 }
 
 fn find(py: Python<'_>, imported: &[&'static Imported]) -> PyResult<()> {

@@ -12,6 +12,7 @@ use super::lease::PyLease;
 use super::waiting::{self, PyWaiter, Timeout};
 use super::{interrupt, pause, records};
 use crate::base::error::Error;
+use crate::base::time::seconds;
 use crate::facts::Request;
 use crate::wait::Patience;
 
@@ -70,7 +71,11 @@ macro_rules! pick_method {
 with_keywords!(pick_method {
     "Pick a deployment and reserve nothing. The only side effects are the round-robin turn and the random draw."
     fn select(slf, model_name; request) -> Py<PyString> {
-        Ok(slf.get().router.select(text("model_name", model_name)?, &request, |id| id.clone_ref(slf.py()))?)
+        let picked = slf.get().router.select(text("model_name", model_name)?, &request, |id| id.clone_ref(slf.py()));
+        if picked.is_err() {
+            slf.get().start_carrier(slf.py())?;
+        }
+        Ok(picked?)
     }
 });
 
@@ -99,6 +104,7 @@ with_keywords!(pick_method {
         let model_name = text("model_name", model_name)?;
         match slf.get().router.acquire_at(model_name, &request, priority) {
             Ok(lease) => {
+                slf.get().carry(slf.py())?;
                 let lease = Bound::new(slf.py(), PyLease::new(slf.py(), lease))?;
                 PyLease::hand_out(lease).map(Bound::into_any)
             }
@@ -134,13 +140,30 @@ fn wait_after<'py>(
     request: Request,
     patience: Patience,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let asks_store = matches!(&error, Error::NoAvailableDeployment(refused) if refused.is_asked_for);
+    let known_after = match &error {
+        Error::NoAvailableDeployment(refused) => refused.retry_after.unwrap_or(0.0),
+        _ => 0.0,
+    };
+    let wants_to_wait = patience.timeout != Some(0);
+    let patience = if asks_store { ask_store(router, patience, known_after)? } else { patience };
     match error {
         Error::NoAvailableDeployment(refused) if patience.timeout != Some(0) && refused.reasons.may_change() => {
-            let lease = waiting::wait(router.py(), router.get(), model_name, request, patience)?;
+            let lease = waiting::wait(router.py(), router.get(), model_name, request, patience, wants_to_wait)?;
             Bound::new(router.py(), PyLease::new(router.py(), lease)).map(Bound::into_any)
         }
         error => interrupt::after(Err(error)),
     }
+}
+
+/// Lets a shared store be asked. Returns for how long to wait: at least for its answer, unless that is known
+/// to help only after so many seconds.
+fn ask_store(router: &Bound<'_, PyRouter>, patience: Patience, known_after: f64) -> PyResult<Patience> {
+    let router = (router.py(), router.get());
+    router.1.start_carrier(router.0)?;
+    let answer = router.1.router.patience();
+    let shortest = if router.1.carrier.is_some() && known_after <= seconds(answer) { answer } else { 0 };
+    Ok(Patience { timeout: patience.timeout.map(|timeout| timeout.max(shortest)), ..patience })
 }
 
 fn priority(value: &Bound<'_, PyAny>) -> PyResult<i32> {

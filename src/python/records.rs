@@ -36,7 +36,7 @@ impl<'py> Statuses<'py> {
 
 /// The fields of `turnout.DeploymentStats`, in order.
 #[allow(clippy::cast_precision_loss)] // seconds are a float
-fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyResult<[(&'static str, Bound<'py, PyAny>); 28]> {
+fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyResult<[(&'static str, Bound<'py, PyAny>); 29]> {
     let seconds = |us: u64| (us != 0).then_some(us as f64 / 1e6);
     Ok([
         ("deployment_id", (&*stats.deployment_id).into_pyobject(py)?.into_any()),
@@ -67,6 +67,7 @@ fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyRe
         ("penalty", stats.penalty.into_pyobject(py)?.into_any()),
         ("slow_start_share", stats.slow_start_share.into_pyobject(py)?.into_any()),
         ("avg_first_token", seconds(stats.avg_first_token_us).into_pyobject(py)?),
+        ("in_flight_all", stats.in_flight_all.into_pyobject(py)?.into_any()),
     ])
 }
 
@@ -74,7 +75,8 @@ fn fields<'py>(py: Python<'py>, statuses: &Statuses<'py>, stats: &Stats) -> PyRe
 fn limits<'py>(py: Python<'py>, limits: &[LimitStats]) -> PyResult<Bound<'py, PyAny>> {
     let records = limits.iter().map(|limit| {
         let object = limit_to(py, &limit.limit)?;
-        modules::LIMIT_STATS.call1(py, (object, limit.quota.as_deref(), limit.used, limit.remaining, limit.resets_in))
+        modules::LIMIT_STATS
+            .call1(py, (object, limit.quota.as_deref(), limit.used, limit.remaining, limit.resets_in, limit.held, limit.granted))
     });
     Ok(PyTuple::new(py, records.collect::<PyResult<Vec<_>>>()?)?.into_any())
 }
@@ -136,6 +138,14 @@ pub(crate) fn router_metrics<'py>(py: Python<'py>, metrics: &Metrics, counts: &A
     keywords.set_item("events_dropped", metrics.events_dropped)?;
     for (name, count) in counts.all() {
         keywords.set_item(name, count)?;
+    }
+    if let Some(sharing) = metrics.sharing {
+        keywords.set_item("processes", sharing.processes)?;
+        keywords.set_item("syncs", sharing.syncs)?;
+        keywords.set_item("sync_errors", sharing.errors)?;
+        keywords.set_item("store_age", sharing.age.map(seconds))?;
+        keywords.set_item("recovering", sharing.recovering)?;
+        keywords.set_item("store_lost", sharing.lost)?;
     }
     modules::ROUTER_METRICS.call_with(py, &keywords)
 }

@@ -1,6 +1,7 @@
 //! The class `Router`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use pyo3::exceptions::{PyDeprecationWarning, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -16,7 +17,8 @@ use super::deployment::PyDeployment;
 use super::errors::wrong_type;
 use super::handle::PyRouter;
 use super::said::read_headers;
-use super::{interrupt, modules, options, pause, records, section};
+use super::sharing::PyDesk;
+use super::{interrupt, modules, options, pause, records, section, sharing};
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::names::not_empty;
@@ -34,10 +36,10 @@ impl PyRouter {
     #[pyo3(
         signature = (deployments=None, *, strategy=None, strategies=None, tiers=None, default_tag=None, allowed_fails=None, min_requests=None, cooldown_time=None,
                      success_threshold=None, health=None, learning=None, waiting=None, retry=None, fallbacks=None, timeouts=None,
-                     hedge=None, model_options=None, seed=None, clock=None),
+                     hedge=None, model_options=None, seed=None, clock=None, shared=None),
         text_signature = "(deployments=(), *, strategy='simple_shuffle', strategies=None, tiers=False, default_tag=None, allowed_fails=None, min_requests=None, \
                           cooldown_time=None, success_threshold=None, health=None, learning=None, waiting=None, retry=None, \
-                          fallbacks=None, timeouts=None, hedge=None, model_options=None, seed=None, clock=None)"
+                          fallbacks=None, timeouts=None, hedge=None, model_options=None, seed=None, clock=None, shared=None)"
     )]
     #[allow(clippy::too_many_arguments)] // Python's keywords
     fn new(
@@ -61,6 +63,7 @@ impl PyRouter {
         model_options: Option<&Bound<'_, PyAny>>,
         seed: Option<&Bound<'_, PyAny>>,
         clock: Option<&Bound<'_, PyAny>>,
+        shared: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         modules::find_with_router(py)?;
         let health = optional(health, options::rules)?;
@@ -106,14 +109,22 @@ impl PyRouter {
             waiting: optional(waiting, options::waiting)?.unwrap_or_default(),
             seed: optional(seed, |seed| whole("seed", 0, u64::MAX, seed))?,
             clock: clock.unwrap_or_default(),
+            shared: optional(shared, sharing::sharing)?,
         })?;
+        let store = shared.filter(|shared| !shared.is_none() && !router.shares_in_memory());
+        let carrier = router.desk().zip(store).map(|(desk, store)| {
+            modules::find_with_store(py)?;
+            let desk = Bound::new(py, PyDesk(Arc::clone(desk)))?;
+            modules::CARRIER.call1(py, (desk, store)).map(Bound::unbind)
+        });
+        let carrier = carrier.transpose()?;
         if let Some(deployments) = deployments {
             replace_all(py, &router, deployments)?;
         }
         let execution = modules::EXECUTION.call1(py, (retry, fallbacks, timeouts, hedge, model_options))?;
         let attempts = Attempts::new();
         attempts.follow(&router, &execution)?;
-        Ok(Self { router, subscriptions: Arc::default(), attempts, execution: execution.unbind() })
+        Ok(Self { router, subscriptions: Arc::default(), attempts, execution: execution.unbind(), carrier, carried_in: AtomicU64::new(0) })
     }
 
     // --- options ---
@@ -367,6 +378,7 @@ impl PyRouter {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.subscriptions.traverse(&visit)?;
         visit.call(&self.execution)?;
+        visit.call(&self.carrier)?;
         if section::runs() {
             return Ok(());
         }
@@ -375,6 +387,12 @@ impl PyRouter {
 
     fn __clear__(&self) {
         self.subscriptions.end();
+    }
+
+    /// What carries the talk with a shared store; None if nothing has to.
+    #[getter]
+    fn _carrier(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.carrier.as_ref().map(|carrier| carrier.clone_ref(py))
     }
 }
 

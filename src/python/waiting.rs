@@ -71,19 +71,25 @@ impl Wake for Bed {
 }
 
 /// Waits in this thread. The thread sleeps in Rust, without the GIL. Then no frame of Python lies above the
-/// core, so the end of the interpreter unwinds none.
+/// core, so the end of the interpreter unwinds none. If the request does not want to wait, and only waits for
+/// the answer of a store, it is refused like one that does not wait.
 pub(crate) fn wait(
     py: Python<'_>,
     router: &PyRouter,
     model_name: &str,
     request: Request,
     patience: Patience,
+    wants_to_wait: bool,
 ) -> PyResult<Lease<Attached>> {
     let every = if is_main_thread(py)? { SIGNALS_EVERY } else { Duration::MAX };
     let bed = Arc::<Bed>::default();
     let waiter = router.router.wait(model_name, request, patience, Waker::from(Arc::clone(&bed)))?;
     loop {
-        let mut left = match interrupt::after(router.router.poll(&waiter))? {
+        let progress = router.router.poll(&waiter).map_err(|error| match error {
+            Error::WaitTimeout(refused) if !wants_to_wait => Error::NoAvailableDeployment(refused),
+            error => error,
+        });
+        let mut left = match interrupt::after(progress)? {
             Progress::Served(lease) => return Ok(lease),
             Progress::Waits(at_most) => Duration::from_nanos(at_most.map_or(LONGEST_SLEEP, |at_most| at_most.min(LONGEST_SLEEP))),
         };
@@ -217,9 +223,11 @@ impl PyWaiter {
         if let Stage::Asks { model_name, request, .. } = &asks
             && let Some(lease) = self.router.get().router.acquire_at_once(model_name, request)
         {
+            self.router.get().carry(py)?;
             return PyLease::hand_out(Bound::new(py, PyLease::new(py, lease))?).map(Some);
         }
         *self.stage() = asks;
+        self.router.get().start_carrier(py)?;
         interrupt::done(None)
     }
 

@@ -10,7 +10,7 @@ use crate::group::{Attachment, Entry};
 
 /// The deployments by their ids. They are shared, so that a forked child can put them in order.
 #[derive(Debug)]
-pub(super) struct ById<T: Attachment>(Map<Arc<str>, Arc<Entry<T>>>);
+pub(crate) struct ById<T: Attachment>(Map<Arc<str>, Arc<Entry<T>>>);
 
 impl<T: Attachment> Default for ById<T> {
     fn default() -> Self {

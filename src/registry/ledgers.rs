@@ -9,8 +9,8 @@ use crate::base::error::Error;
 use crate::base::lock::Held;
 use crate::base::time::MINUTE;
 use crate::facts::Deployment;
-use crate::group::Entry;
-use crate::limits::{Ledger, Meter, Metering, Past, Quota, Unit};
+use crate::group::{Entry, Services};
+use crate::limits::{Desk, Ledger, Limit, LimitKind, Meter, Metering, Past, Quota, Share, Start, Unit};
 
 /// The ledgers of the quotas that any deployment is under.
 #[derive(Debug, Default)]
@@ -28,22 +28,29 @@ impl Ledgers {
 
     /// Makes the metering of a deployment. The deployment takes the place of `old`, or of none. Limits that
     /// count like those of `old` count on. The others begin with nothing: see [`take_over`].
-    pub(super) fn metering<T>(&mut self, deployment: &Deployment, old: Option<&Entry<T>>, clock: &Clock) -> Option<Box<Metering>> {
-        let quotas: Vec<_> = deployment.quotas().iter().map(|quota| self.ledger(quota, clock)).collect();
+    pub(super) fn metering<T>(
+        &mut self,
+        deployment: &Deployment,
+        old: Option<&Entry<T>>,
+        services: &Services,
+    ) -> Option<Box<Metering>> {
+        let quotas: Vec<_> = deployment.quotas().iter().map(|quota| self.ledger(quota, services)).collect();
+        let share = services.desk.as_ref().map(|desk| share(deployment, desk));
         let _held = old.map(|old| old.slot.hold());
-        let own = Meter::all(deployment.limits(), old.map_or(&[], own_meters), clock);
-        (!own.is_empty() || !quotas.is_empty()).then(|| Box::new(Metering::new(own, quotas)))
+        let own = Meter::all(deployment.limits(), old.map_or(&[], own_meters), &services.clock);
+        let is_metered = !own.is_empty() || !quotas.is_empty() || share.is_some();
+        is_metered.then(|| Box::new(Metering::new(own, quotas, share)))
     }
 
     /// Returns the ledger of a quota: the one in use, or a new one if the limits have changed. A new one
     /// keeps the counts.
-    fn ledger(&mut self, quota: &Quota, clock: &Clock) -> Arc<Ledger> {
+    fn ledger(&mut self, quota: &Quota, services: &Services) -> Arc<Ledger> {
         let before = self.by_id.get(quota.id()).and_then(Weak::upgrade);
         if let Some(same) = before.as_ref().filter(|ledger| ledger.quota() == quota) {
             return Arc::clone(same);
         }
         self.last_serial += 1;
-        let ledger = Ledger::new(quota, self.last_serial, before.as_deref(), clock);
+        let ledger = Ledger::new(quota, self.last_serial, before.as_deref(), &services.clock, services.desk.as_deref());
         // When the map is full, ledgers without a deployment are dropped: so they never outnumber the others.
         if self.by_id.len() == self.by_id.capacity() {
             self.by_id.retain(|_, ledger| ledger.strong_count() > 0);
@@ -51,6 +58,18 @@ impl Ledgers {
         self.by_id.insert(Arc::clone(quota.shared_id()), Arc::downgrade(&ledger));
         ledger
     }
+}
+
+/// Returns what this process holds of a deployment's own limits.
+fn share(deployment: &Deployment, desk: &Desk) -> Arc<Share> {
+    let minute = |unit, limit: Option<u64>| {
+        // A limit of no requests or tokens at all is none of this: the gate before this one stops them all.
+        limit.and_then(|limit| Limit::new(unit, limit, MINUTE, LimitKind::Fixed(Start::Clock)).ok())
+    };
+    let minutes = [minute(Unit::Requests, deployment.rpm_limit()), minute(Unit::Tokens, deployment.tpm_limit())];
+    let minutes: Vec<_> = minutes.into_iter().flatten().collect();
+    let names = (deployment.id(), deployment.shared_model_name());
+    desk.of_deployment(names, deployment.max_parallel_requests(), &minutes, deployment.limits())
 }
 
 fn own_meters<T>(entry: &Entry<T>) -> &[Meter] {

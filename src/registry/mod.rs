@@ -36,7 +36,7 @@ use crate::limits::{Metering, Quota};
 use crate::strategy::{Order, Strategy};
 
 use aliases::Aliases;
-use by_id::ById;
+pub(crate) use by_id::ById;
 pub use configure::Changed;
 use default_tag::DefaultTag;
 use ledgers::{Ledgers, must_agree, take_over};
@@ -127,6 +127,10 @@ impl<T: Attachment> Registry<T> {
         &self.services
     }
 
+    pub(crate) fn by_id(&self) -> &Arc<ById<T>> {
+        &self.deployments
+    }
+
     pub(crate) fn strategies(&self) -> MutexGuard<'_, Strategies> {
         hold(&self.strategies)
     }
@@ -195,7 +199,7 @@ impl<T: Attachment> Registry<T> {
         };
         let (position, order) =
             stays.as_ref().map_or_else(|| (next, changes.next_order()), |old| (old.home.place.position(), old.order));
-        let metering = changes.ledgers.metering(&deployment, old.as_deref(), &self.services.clock);
+        let metering = changes.ledgers.metering(&deployment, old.as_deref(), &self.services);
         let belongings = Belongings { inheritance, metering, place: Place::new(position), order };
         let entry = self.entry(deployment, attachment, &index, belongings);
 

@@ -124,7 +124,7 @@ impl<T: Attachment> Registry<T> {
                 let index = self.groups.get(model_name).map(|group| Arc::clone(&group.index));
                 (index.unwrap_or_else(|| self.index(model_name)), Places::new())
             });
-            let metering = changes.ledgers.metering(&deployment, old.as_deref(), &self.services.clock);
+            let metering = changes.ledgers.metering(&deployment, old.as_deref(), &self.services);
             let belongings = Belongings { inheritance, metering, place: Place::new(NOWHERE), order: changes.next_order() };
             let entry = self.entry(deployment, attachment, index, belongings);
             places.push(&entry, id);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::message::{Micros, Piece, Row};
+use super::message::{MOST, Micros, Piece, Row};
 
 /// Numbers of processes, by their names: each with the time until which it counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl Tally {
         }
         let own = numbers.get(process).map_or(0, |&(number, _)| number);
         let others = numbers.iter().filter(|&(other, _)| other != process).map(|(_, &(number, _))| number);
-        let others = others.fold(0, u64::saturating_add);
+        let others = others.fold(0, u64::saturating_add).min(MOST);
         self.0.retain(|_, numbers| !numbers.is_empty());
         Piece { window: row.window, until: row.until, held: own, granted: others }
     }

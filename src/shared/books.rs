@@ -39,8 +39,6 @@ pub(super) struct Owner {
     pub(super) life: u64,
     /// When learning is over at the latest; 0 if it is over.
     pub(super) learns_until: Micros,
-    /// Whether learning is over once all members have spoken: a loss has left their names.
-    pub(super) awaits_members: bool,
     pub(super) members: BTreeMap<Arc<str>, Member>,
     pub(super) meters: BTreeMap<u64, Meter>,
 }
@@ -51,10 +49,8 @@ pub(super) struct Member {
     pub(super) number: u64,
     /// When its lease ends.
     pub(super) until: Micros,
-    /// When the places of its requests in flight come back, if it does not speak again.
+    /// When its places come back, if it does not speak again: they may be used for so long.
     pub(super) busy_until: Micros,
-    /// Whether it has spoken in this life.
-    pub(super) has_spoken: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +66,7 @@ pub(super) struct Meter {
 pub(super) enum Held {
     Windows(Windows),
     Pot { unit: u64, pot: Pot },
-    Places { pieces: Pieces, busy: BTreeMap<Arc<str>, u64> },
+    Places(Pieces),
     Tally(Tally),
     Notices(Notices),
 }
@@ -104,7 +100,7 @@ impl Books {
         let mut is_news = false;
         for owner in self.owners.values_mut() {
             if let Some((process, _)) = owner.members.remove_entry(process) {
-                is_news |= owner.forget(&process, false);
+                is_news |= owner.forget(&process, true);
             }
         }
         self.owners.retain(|_, owner| !owner.is_forgotten());
@@ -136,18 +132,15 @@ impl Books {
 impl Owner {
     /// Begins a life if there is none, learns after a loss, and forgets members whose leases are over.
     fn settle_down(&mut self, terms: Terms) {
-        let is_new = self.life == 0;
-        if is_new || self.run != terms.run {
+        if self.life == 0 || self.run != terms.run {
+            // Nobody knows who held pieces: a record that is older than the loss lacks those who came after
+            // it.
             self.learns_until = if terms.learn == 0 { 0 } else { terms.now.saturating_add(terms.learn) };
             self.run = terms.run;
             self.life = terms.life;
-            self.awaits_members = !is_new;
-            self.members.values_mut().for_each(|member| member.has_spoken = false);
         }
         // A clock that stepped back must not prolong it.
-        let is_over = terms.now >= self.learns_until || self.learns_until > terms.now.saturating_add(terms.learn);
-        let is_complete = self.awaits_members && self.members.values().all(|member| member.has_spoken);
-        if is_over || is_complete {
+        if terms.now >= self.learns_until || self.learns_until > terms.now.saturating_add(terms.learn) {
             self.learns_until = 0;
         }
         self.forget_idle(terms.now);
@@ -159,7 +152,7 @@ impl Owner {
         let idle: Vec<_> = idle.into_iter().map(|(process, member)| (Arc::clone(process), *member)).collect();
         for (process, member) in idle {
             let is_gone = now >= member.busy_until;
-            self.forget(&process, !is_gone);
+            self.forget(&process, is_gone);
             if is_gone {
                 self.members.remove(&process);
             }
@@ -167,21 +160,16 @@ impl Owner {
     }
 
     /// Takes back what a process holds and may not use any more. Windows keep their counts: it may have used
-    /// its pieces. Returns whether somebody may wait for it.
-    fn forget(&mut self, process: &Arc<str>, is_busy: bool) -> bool {
+    /// its pieces. Places are used for long, so they come back only when the process is `gone`. Returns
+    /// whether somebody may wait for it.
+    fn forget(&mut self, process: &Arc<str>, gone: bool) -> bool {
         let mut came_back = false;
         for meter in self.meters.values_mut() {
             match &mut meter.held {
                 Held::Pot { unit, pot } => pot.forget(process, *unit),
-                Held::Places { pieces, busy } => {
-                    let kept = if is_busy { busy.get(process).copied().unwrap_or(0) } else { 0 };
-                    came_back |= pieces.take_back(process, kept);
-                    if !is_busy {
-                        busy.remove(process);
-                    }
-                }
-                Held::Tally(tally) if !is_busy => tally.forget(process),
-                Held::Windows(_) | Held::Tally(_) | Held::Notices(_) => {}
+                Held::Places(pieces) if gone => came_back |= pieces.take_back(process),
+                Held::Tally(tally) if gone => tally.forget(process),
+                Held::Windows(_) | Held::Places(_) | Held::Tally(_) | Held::Notices(_) => {}
             }
         }
         came_back
@@ -196,8 +184,7 @@ impl Owner {
         let is_late = message.number <= known.number;
         if !is_late {
             let until = terms.now.saturating_add(message.lease);
-            let has_spoken = known.has_spoken || message.life == self.life;
-            let member = Member { number: message.number, until, busy_until: until.saturating_add(message.busy_for), has_spoken };
+            let member = Member { number: message.number, until, busy_until: until.saturating_add(message.busy_for) };
             self.members.insert(Arc::clone(&message.process), member);
         }
         let members = self.members.values().filter(|member| terms.now < member.until).count() as u64;
@@ -211,7 +198,7 @@ impl Owner {
         }
         if message.lease == 0 && !is_late {
             self.members.remove(&message.process);
-            is_news |= self.forget(&message.process, false);
+            is_news |= self.forget(&message.process, true);
         }
         self.meters.retain(|_, meter| !meter.is_empty());
         let learning = self.learns_until.saturating_sub(terms.now);
@@ -225,7 +212,7 @@ impl Meter {
             Kind::Fixed | Kind::FirstUse { .. } | Kind::Sliding => Held::Windows(Windows::default()),
             Kind::Bucket { unit, .. } if is_learning => Held::Pot { unit, pot: Pot::empty(ask.limit, unit, now) },
             Kind::Bucket { unit, .. } => Held::Pot { unit, pot: Pot { at: now, ..Pot::default() } },
-            Kind::Places => Held::Places { pieces: Pieces::default(), busy: BTreeMap::new() },
+            Kind::Places => Held::Places(Pieces::default()),
             Kind::Tally => Held::Tally(Tally::default()),
             Kind::Notice => Held::Notices(Notices::default()),
         };
@@ -247,7 +234,7 @@ impl Meter {
                     Piece { window, until, held: done.held, granted }
                 }
                 Held::Pot { unit, pot } => Piece { window, until, held: done.held, granted: pot.missing(*unit) },
-                Held::Places { pieces, .. } => Piece { window, until, held: done.held, granted: pieces.granted },
+                Held::Places(pieces) => Piece { window, until, held: done.held, granted: pieces.granted },
                 Held::Tally(tally) => tally.sync(process, row, is_late, terms.now),
                 Held::Notices(notices) => notices.sync(row, is_late, terms.now, is_news),
             });
@@ -298,11 +285,7 @@ impl Meter {
                 }
                 (row.window, row.until, pot.sync(process, row, (ask.limit, refill, asked), terms))
             }
-            (Held::Places { pieces, busy }, Kind::Places) => {
-                busy.insert(Arc::clone(process), row.used);
-                if row.used == 0 {
-                    busy.remove(process);
-                }
+            (Held::Places(pieces), Kind::Places) => {
                 (0, 0, pieces.sync(process, row, |granted| ask.limit.saturating_sub(granted), terms))
             }
             // The number of a meter stands for its kind too: this is no message of ours.
@@ -318,7 +301,7 @@ impl Meter {
                 (row.window, row.until, pieces.and_then(|pieces| pieces.held.get(process)).copied())
             }
             Held::Pot { pot, .. } => (row.window, row.until, pot.accounts.get(process).map(|account| account.granted)),
-            Held::Places { pieces, .. } => (0, 0, pieces.held.get(process).copied()),
+            Held::Places(pieces) => (0, 0, pieces.held.get(process).copied()),
             Held::Tally(_) | Held::Notices(_) => (row.window, row.until, None),
         };
         (window, until, Granted { held: held.unwrap_or(0), lacks: false, came_back: false })
@@ -342,7 +325,7 @@ impl Meter {
         match &self.held {
             Held::Windows(windows) => windows.0.is_empty(),
             Held::Pot { pot, .. } => pot.spent == 0 && pot.accounts.is_empty(),
-            Held::Places { pieces, busy } => pieces.held.is_empty() && busy.is_empty(),
+            Held::Places(pieces) => pieces.held.is_empty(),
             Held::Tally(tally) => tally.is_empty(),
             Held::Notices(notices) => notices.is_empty(),
         }

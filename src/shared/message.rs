@@ -21,7 +21,7 @@ pub(crate) struct Message {
     pub(crate) life: u64,
     /// How long the process is a member after this message; 0 to leave.
     pub(crate) lease: Micros,
-    /// How long places of requests in flight stay taken after the lease has ended.
+    /// How long its places stay taken after the lease has ended.
     pub(crate) busy_for: Micros,
     pub(crate) asks: Vec<Ask>,
 }

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::message::{Micros, Row};
+use super::message::{MOST, Micros, Row};
 
 /// How long a window is remembered after its end. If the store's clock steps back, what was granted in the
 /// window still counts.
 const REMEMBERED: Micros = 60_000_000;
+
+/// How many windows that have ended are remembered, however short they are.
+const ENDED: usize = 64;
 
 /// What the books look at when they grant.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +47,7 @@ pub(super) fn grant(row: &Row, held: u64, left: u64, members: u64) -> u64 {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Pieces {
     pub(super) until: Micros,
-    /// The units of all pieces.
+    /// The units of all pieces, at most [`MOST`].
     pub(super) granted: u64,
     pub(super) held: BTreeMap<Arc<str>, u64>,
 }
@@ -52,7 +55,7 @@ pub(super) struct Pieces {
 impl Pieces {
     fn set(&mut self, process: &Arc<str>, units: u64) {
         let before = self.held.insert(Arc::clone(process), units).unwrap_or(0);
-        self.granted = self.granted.saturating_sub(before).saturating_add(units);
+        self.granted = self.granted.saturating_sub(before).saturating_add(units).min(MOST);
         if units == 0 {
             self.held.remove(process);
         }
@@ -75,13 +78,11 @@ impl Pieces {
         Granted { held, lacks: held < row.least, came_back: held < before }
     }
 
-    /// Takes away what a process holds beyond `kept`.
-    pub(super) fn take_back(&mut self, process: &Arc<str>, kept: u64) -> bool {
+    /// Takes away what a process holds. Returns whether it held anything.
+    pub(super) fn take_back(&mut self, process: &Arc<str>) -> bool {
         let held = self.held.get(process).copied().unwrap_or(0);
-        if held > kept {
-            self.set(process, kept);
-        }
-        held > kept
+        self.set(process, 0);
+        held > 0
     }
 }
 
@@ -108,21 +109,31 @@ impl Windows {
         granted
     }
 
-    /// Forgets windows that ended long ago.
+    /// Forgets windows that ended long ago, and the oldest of too many.
     pub(super) fn tidy(&mut self, now: Micros) {
         self.0.retain(|_, pieces| now < pieces.until.saturating_add(REMEMBERED));
+        let ended = self.0.values().filter(|pieces| now >= pieces.until).count();
+        let mut dropped = ended.saturating_sub(ENDED);
+        if dropped > 0 {
+            self.0.retain(|_, pieces| {
+                let is_dropped = dropped > 0 && now >= pieces.until;
+                dropped -= usize::from(is_dropped);
+                !is_dropped
+            });
+        }
     }
 
-    /// Returns the units of all pieces in the windows that have not ended, but for one window.
+    /// Returns the units of all pieces in the windows that have not ended, but for one window: at most
+    /// [`MOST`].
     fn alive(&self, now: Micros, but: u64) -> u64 {
         let alive = self.0.iter().filter(|&(&window, pieces)| window != but && now < pieces.until);
-        alive.map(|(_, pieces)| pieces.granted).fold(0, u64::saturating_add)
+        alive.map(|(_, pieces)| pieces.granted).fold(0, u64::saturating_add).min(MOST)
     }
 
     /// Returns the units of all pieces of a window; with `shares`, of all windows that have not ended.
     pub(super) fn granted(&self, window: u64, shares: bool, now: Micros) -> u64 {
         let own = self.0.get(&window).filter(|pieces| now < pieces.until).map_or(0, |pieces| pieces.granted);
-        if shares { own.saturating_add(self.alive(now, window)) } else { own }
+        if shares { own.saturating_add(self.alive(now, window)).min(MOST) } else { own }
     }
 
     /// Returns the window that is open, if each begins with the first request after the one before. If none
@@ -131,6 +142,6 @@ impl Windows {
         let open = self.0.iter().rev().find(|(_, pieces)| now < pieces.until).map(|(&window, _)| window);
         // A store that lost something learns of the window from a process that uses it.
         let known = Some(row.window).filter(|&window| now < window && row.have.max(row.used) > 0);
-        open.or(known).or_else(|| opens.then(|| now.saturating_add(per)))
+        open.or(known).or_else(|| opens.then(|| now.saturating_add(per).min(MOST)))
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::message::{Micros, Row};
+use super::message::{MOST, Micros, Row};
 use super::pieces::{Granted, Terms, grant};
 
 /// The time for which one low is kept.
@@ -23,6 +23,11 @@ pub(super) struct Account {
     pub(super) granted: u64,
     pub(super) used: u64,
     pub(super) refunded: u64,
+}
+
+/// Returns the parts of so many units, at most [`MOST`]: a pot of more counts as one of these.
+fn parts(units: u64, unit: u64) -> u64 {
+    units.saturating_mul(unit).min(MOST)
 }
 
 /// A pot.
@@ -40,7 +45,7 @@ pub(super) struct Pot {
 impl Pot {
     /// Makes a pot that is empty: what was used before nobody knows.
     pub(super) fn empty(limit: u64, unit: u64, now: Micros) -> Self {
-        Self { spent: limit.saturating_mul(unit), at: now, ..Self::default() }
+        Self { spent: parts(limit, unit), at: now, ..Self::default() }
     }
 
     /// Returns the units that processes hold.
@@ -57,16 +62,16 @@ impl Pot {
         account.granted = account.granted.max(row.have).max(row.used);
         let used = row.used.saturating_sub(account.used);
         account.used = account.used.max(row.used);
-        self.spent = self.spent.saturating_add(used.saturating_mul(unit));
+        self.spend(used, unit);
         let refunded = row.window.saturating_sub(account.refunded);
         account.refunded = account.refunded.max(row.window);
-        self.refund(refunded.saturating_mul(unit), row.until, terms.now);
+        self.refund(parts(refunded, unit), row.until, terms.now);
         let before = account.granted;
         let target = row.target.max(account.used);
         account.granted = account.granted.min(target);
         self.accounts.insert(Arc::clone(process), account);
         if target > before && terms.grants {
-            let left = limit.saturating_mul(unit).saturating_sub(self.spent) / unit;
+            let left = parts(limit, unit).saturating_sub(self.spent) / unit;
             account.granted += grant(row, before, left.saturating_sub(self.held()), terms.members);
             self.accounts.insert(Arc::clone(process), account);
         }
@@ -76,21 +81,25 @@ impl Pot {
     /// Forgets a process. Nobody knows whether it used what it held.
     pub(super) fn forget(&mut self, process: &Arc<str>, unit: u64) {
         if let Some(account) = self.accounts.remove(process) {
-            self.spent = self.spent.saturating_add((account.granted - account.used).saturating_mul(unit));
+            self.spend(account.granted - account.used, unit);
         }
     }
 
-    /// Returns the units that are not in the pot.
+    /// Returns the units that are not in the pot, at most [`MOST`].
     pub(super) fn missing(&self, unit: u64) -> u64 {
-        self.spent.div_ceil(unit).saturating_add(self.held())
+        self.spent.div_ceil(unit).saturating_add(self.held()).min(MOST)
     }
 
     /// Counts in units of so many parts from now on.
     pub(super) fn rescale(&mut self, old: u64, new: u64) {
         let scaled = |parts: u64| u128::from(parts) * u128::from(new) / u128::from(old.max(1));
-        let scaled = |parts: u64| u64::try_from(scaled(parts)).unwrap_or(u64::MAX);
+        let scaled = |parts: u64| u64::try_from(scaled(parts)).unwrap_or(MOST).min(MOST);
         self.spent = scaled(self.spent);
         self.lows.values_mut().for_each(|low| *low = scaled(*low));
+    }
+
+    fn spend(&mut self, units: u64, unit: u64) {
+        self.spent = self.spent.saturating_add(parts(units, unit)).min(MOST);
     }
 
     fn refill(&mut self, refill: u64, now: Micros) {

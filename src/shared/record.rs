@@ -94,10 +94,10 @@ impl<'a> Writer<'a> {
     }
 
     fn owner(&mut self, owner: &'a Owner) {
-        self.numbers([owner.run, owner.life, owner.learns_until, u64::from(owner.awaits_members)]);
+        self.numbers([owner.run, owner.life, owner.learns_until]);
         self.list(&owner.members, |writer, (process, member)| {
             writer.process(process);
-            writer.numbers([member.number, member.until, member.busy_until, u64::from(member.has_spoken)]);
+            writer.numbers([member.number, member.until, member.busy_until]);
         });
         self.list(&owner.meters, |writer, (&number, meter)| {
             writer.numbers([number, meter.wanted_at]);
@@ -123,10 +123,9 @@ impl<'a> Writer<'a> {
                 });
                 self.list(&pot.lows, |writer, (&step, &low)| writer.numbers([step, low]));
             }
-            Held::Places { pieces, busy } => {
+            Held::Places(pieces) => {
                 self.number(PLACES);
                 self.pieces(pieces);
-                self.units(busy);
             }
             Held::Tally(tally) => {
                 self.number(TALLY);
@@ -191,14 +190,6 @@ impl Reader<'_> {
         Some(numbers)
     }
 
-    fn flag(&mut self) -> Option<bool> {
-        match self.number()? {
-            0 => Some(false),
-            1 => Some(true),
-            _ => None,
-        }
-    }
-
     fn text(&mut self) -> Option<Arc<str>> {
         let length = usize::try_from(self.number()?).ok()?;
         let (text, rest) = self.rest.split_at_checked(length)?;
@@ -231,17 +222,16 @@ impl Reader<'_> {
 
     fn owner(&mut self) -> Option<Owner> {
         let [run, life, learns_until] = self.numbers()?;
-        let awaits_members = self.flag()?;
         let members = self.map(|reader| {
             let process = reader.process()?;
             let [number, until, busy_until] = reader.numbers()?;
-            Some((process, Member { number, until, busy_until, has_spoken: reader.flag()? }))
+            Some((process, Member { number, until, busy_until }))
         })?;
         let meters = self.map(|reader| {
             let [number, wanted_at] = reader.numbers()?;
             Some((number, Meter { wanted_at, wanted_by: reader.process()?, held: reader.held()? }))
         })?;
-        Some(Owner { run, life, learns_until, awaits_members, members, meters })
+        Some(Owner { run, life, learns_until, members, meters })
     }
 
     fn held(&mut self) -> Option<Held> {
@@ -256,7 +246,7 @@ impl Reader<'_> {
                 let lows = self.map(|reader| reader.numbers().map(|[step, low]| (step, low)))?;
                 Held::Pot { unit, pot: Pot { spent, at, accounts, lows } }
             }
-            PLACES => Held::Places { pieces: self.pieces()?, busy: self.units()? },
+            PLACES => Held::Places(self.pieces()?),
             TALLY => Held::Tally(Tally(self.map(|reader| Some((reader.number()?, reader.tally()?)))?)),
             NOTICES => {
                 let mut notices = self.list(Self::numbers)?.into_iter();

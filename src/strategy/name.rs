@@ -57,6 +57,11 @@ macro_rules! names {
             /// `LiteLLM`'s spellings, each with what it means here.
             const SPELLINGS: [(&'static str, Self); [$( $( $spelling, )* )*].len()] = [$( $( ($spelling, Self::$variant), )* )*];
 
+            /// Returns whether it compares what is in flight.
+            pub(crate) const fn compares_in_flight(self) -> bool {
+                matches!(self, Self::LeastBusy)
+            }
+
             /// Returns its name.
             #[must_use]
             pub const fn name(self) -> &'static str {

@@ -140,6 +140,7 @@ impl Reservations {
                 model_name: Arc::clone(model_name),
                 retry_after: self.until.map(|until| seconds(until.saturating_sub(now))),
                 retry_at: self.until,
+                is_asked_for: false,
                 reasons,
             })));
         }

@@ -66,10 +66,11 @@ def run(script: str, *arguments: object, **options: Any) -> str:
 
 def test_the_defaults() -> None:
     file = File()
-    assert (file.path, file.namespace, file.ttl, file.horizon, file.patience, file.on_loss) == (
+    assert (file.path, file.namespace, file.ttl, file.busy_ttl, file.horizon, file.patience, file.on_loss) == (
         None,
         "turnout",
         10.0,
+        60.0,
         0.25,
         0.05,
         "share",
@@ -89,6 +90,7 @@ def test_the_defaults() -> None:
         ({"namespace": None}, TypeError, r"namespace must be .*, not None \(NoneType\)"),
         ({"ttl": 0}, ConfigurationError, "ttl must be a finite number of seconds from 0.1 to 1e9, not 0"),
         ({"ttl": "10"}, TypeError, "ttl must be"),
+        ({"busy_ttl": -1}, ConfigurationError, "busy_ttl must be a finite number of seconds from 0 to 1e9, not -1"),
         ({"horizon": 0.0}, ConfigurationError, "horizon must be a finite number of seconds from 0.001 to 1e9, not 0.0"),
         ({"patience": -1}, ConfigurationError, "patience must be a finite number of seconds from 0 to 1e9, not -1"),
         ({"patience": float("nan")}, ConfigurationError, "patience must be"),
@@ -111,7 +113,7 @@ def test_it_needs_unix(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_store_can_be_shown_copied_and_sent_to_another_process(path: Path) -> None:
     file = File(path, namespace="chat", ttl=5, on_loss="open")
     Member(file, 10).ask("a", target=10, least=10)
-    said = f"File(path={str(path)!r}, namespace='chat', ttl=5.0, horizon=0.25, patience=0.05, on_loss='open')"
+    said = f"File(path={str(path)!r}, namespace='chat', ttl=5.0, busy_ttl=60.0, horizon=0.25, patience=0.05, on_loss='open')"
     for other in (file, copy.copy(file), pickle.loads(pickle.dumps(file))):
         assert repr(other) == said
         member = Member(other, 10)

@@ -30,7 +30,7 @@ _USUAL = {
     "model_options": {},
 }
 # These are for new routers only.
-_FIXED = frozenset(("waiting",))
+_FIXED = frozenset(("shared", "waiting"))
 
 
 class Loaded(NamedTuple):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
 
+import turnout.shared
 from turnout._core import Deployment, Router
 from turnout.config.document import Document, Where
 from turnout.config.loaded import Loaded
@@ -15,6 +16,7 @@ from turnout.config.problems import Problems, near, shown
 from turnout.config.values import GONE, credential, is_credential, resolved
 from turnout.endpoints import Endpoint, Env
 from turnout.enums import FailureKind, Strategy
+from turnout.exceptions import ConfigurationError
 from turnout.execution.options import Backoff, Budget, Fallbacks, Hedge, Options, Retry, Timeouts
 from turnout.limits import Limit, Quota
 from turnout.options import Health, Learning, MinuteRules, Waiting
@@ -103,6 +105,34 @@ class DeploymentConfig(BaseModel):
     endpoint: EndpointConfig | None = Field(None, description="Where it is reached.")
 
 
+class SharedConfig(BaseModel):
+    """The store through which limits are shared with other processes."""
+
+    model_config = STRICT
+
+    store: Literal["file", "redis"] = Field(description="file for the workers of one host, redis for many hosts.")
+    path: str | None = Field(None, description="The file, of file; else one in memory, named by the namespace.")
+    url: _Secret = Field(None, description="The server, of redis. ${NAME} is read from the environment.")
+    namespace: str = Field("turnout", description="Processes with the same namespace share.")
+    ttl: float = Field(10.0, description="Seconds after which a process that no longer speaks is taken for dead.")
+    busy_ttl: float = Field(60.0, description="Seconds for which places of such a process stay taken after that.")
+    horizon: float = Field(0.25, description="Seconds of its own demand that a process holds.")
+    patience: float = Field(0.05, description="Seconds that a request waits for an answer of the store.")
+    on_loss: Literal["closed", "share", "open"] = Field("share", description="What may be used while the store is lost.")
+
+    def made(self) -> Any:
+        """Return the store."""
+        given = {name: getattr(self, name) for name in self.model_fields_set - {"store", "path", "url"}}
+        if self.store == "file":
+            if self.url is not None:
+                raise ConfigurationError("url is for redis: a file has a path")
+            return turnout.shared.File(self.path, **given)
+        if self.path is not None or self.url is None:
+            raise ConfigurationError("redis needs a url, and no path")
+        url = self.url.read() if isinstance(self.url, Env) else self.url
+        return turnout.shared.Redis(url, **given)
+
+
 class RouterConfig(BaseModel):
     """The options of the router."""
 
@@ -121,6 +151,7 @@ class RouterConfig(BaseModel):
     timeouts: _Timeouts | None = Field(None, description="How long a request may take.")
     hedge: _Hedge | None = Field(None, description="Whether a slow attempt gets another one beside it.")
     model_options: dict[str, _Options] = Field({}, description="Such options of single model names.")
+    shared: SharedConfig | None = Field(None, description="How it shares limits with other processes.")
 
 
 class Config(BaseModel):
@@ -274,4 +305,6 @@ def _options(given: RouterConfig | None, problems: Problems) -> dict[str, Any]:
     rules = _rules(given, ("router",), problems)
     if rules is not None:
         options["health"] = rules
+    if given.shared is not None:
+        options["shared"] = _tried(problems, ("router", "shared"), given.shared.made)
     return {name: value for name, value in options.items() if value is not None}

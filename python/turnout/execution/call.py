@@ -171,12 +171,14 @@ def on_attempt(self: Router, callback: Callable[[AttemptRecord], object], /) -> 
 
 def close(self: Router) -> None:
     """Close the connections that clients have opened for the router, and end the callbacks of
-    :meth:`on_attempt`. The deployments, counts and leases stay. Leaving a ``with`` block of the router does
-    the same.
+    :meth:`on_attempt`. What is held of shared limits goes back to the store. The deployments, counts and
+    leases stay. Leaving a ``with`` block of the router does the same.
     """
     for client in self._execution.take_clients():
         if hasattr(client, "close"):
             client.close()
+    if self._carrier is not None:
+        self._carrier.close()
 
 
 async def aclose(self: Router) -> None:
@@ -188,6 +190,8 @@ async def aclose(self: Router) -> None:
             await client.aclose()
         else:
             client.close()
+    if self._carrier is not None:
+        self._carrier.close()  # it takes as long as one exchange, at most a second
 
 
 def enter(self: Router) -> Router:

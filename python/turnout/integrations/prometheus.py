@@ -63,9 +63,17 @@ _OF_ROUTER = {
     "budget_refusals": ("budget_refusals", "counter", "Attempts that the budget of retries refused."),
     "events_dropped": ("events_dropped", "counter", "Events that were dropped, since too many waited to be told."),
 }
+_OF_STORE = {
+    "processes": ("store_processes", "gauge", "Processes that share limits through the store, this one included."),
+    "syncs": ("store_messages", "counter", "Messages that the shared store has answered."),
+    "sync_errors": ("store_errors", "counter", "Times that the shared store did not answer."),
+    "store_age": ("store_age_seconds", "gauge", "Time since the shared store last answered."),
+    "store_lost": ("store_lost", "gauge", "1 while the shared store does not answer."),
+    "recovering": ("store_recovering", "gauge", "1 while the shared store learns what it has lost, and grants nothing."),
+}
 _FAMILIES = {
     "router": _Family("info", "The version of turnout and the router's strategy."),
-    **{name: _Family(kind, said) for name, kind, said in _OF_ROUTER.values()},
+    **{name: _Family(kind, said) for name, kind, said in (_OF_ROUTER | _OF_STORE).values()},
     "deployments_left_out": _Family("gauge", "Deployments that have no series of their own, since there are too many."),
     "group_deployments": _Family("gauge", "Deployments of the group by their status."),
     "group_requests_waiting": _Family("gauge", "Requests that wait for capacity."),
@@ -196,6 +204,11 @@ class _Reading:
         self._add("router", {**self._labels, "version": __version__, "strategy": str(router.strategy)}, 1)
         for column, (name, _, _) in _OF_ROUTER.items():
             self._add(name, self._labels, getattr(metrics, column))
+        if metrics.processes:
+            for column, (name, _, _) in _OF_STORE.items():
+                value = getattr(metrics, column)
+                if value is not None:
+                    self._add(name, self._labels, int(value) if isinstance(value, bool) else value)
         self._add("deployments_left_out", self._labels, len(ids) - shown)
         self._read_groups(router, dict.fromkeys(groups[:shown]), Counter(zip(groups, statuses, strict=True)), metrics.panicking)
 

@@ -32,7 +32,7 @@ class File:
     Every process that names the same file shares the limits of deployments and quotas with the same names,
     on purpose. The file is small, is made for its user alone (mode 0600), and is changed under a lock that
     the operating system takes from a process that ends. A process that is killed amid a change leaves the
-    state before it. On Linux its places come back at once; elsewhere, when its ``ttl`` is over.
+    state before it. On Linux its places come back at once; elsewhere, after ``ttl`` and ``busy_ttl``.
 
     The file is opened when it is first used, and a forked child opens it anew. So a router may be made before
     the workers are forked.
@@ -51,7 +51,10 @@ class File:
         namespace: The name of the default file: 1 to 100 letters, digits, ``.``, ``_`` and ``-``, not
             beginning with a dot. Applications of one user that shall not share need different ones. It has no
             effect with ``path``.
-        ttl: Seconds after which a process that no longer speaks is taken for dead, at least 0.1.
+        ttl: Seconds after which a process that no longer speaks is taken for dead, at least 0.1; at
+            least 1 for routers.
+        busy_ttl: Seconds for which the places in flight of such a process stay taken after that: its requests
+            may go on. If it is known to have ended, they come back at once.
         horizon: Seconds of its own demand that a process takes ahead, at least 0.001.
         patience: Seconds that an acquire that would not wait waits for an answer of the store.
         on_loss: What a process may use while the file cannot be used, and what it holds is used up: nothing
@@ -70,6 +73,7 @@ class File:
     path: str | os.PathLike[str] | None = field(default=None, kw_only=False)
     namespace: str = "turnout"
     ttl: float = 10.0
+    busy_ttl: float = 60.0
     horizon: float = 0.25
     patience: float = 0.05
     on_loss: Literal["closed", "share", "open"] = "share"
@@ -91,6 +95,7 @@ class File:
         if not _NAMESPACE.fullmatch(self.namespace):
             raise ConfigurationError(said)
         seconds(self, "ttl", 0.1)
+        seconds(self, "busy_ttl")
         seconds(self, "horizon", 0.001)
         seconds(self, "patience")
         if self.on_loss not in _ON_LOSS:
@@ -153,8 +158,8 @@ class File:
         return ledger
 
     def __reduce__(self) -> tuple[partial[File], tuple[()]]:
-        options = partial(File, namespace=self.namespace, ttl=self.ttl, horizon=self.horizon, patience=self.patience)
-        return partial(options, self.path, on_loss=self.on_loss), ()
+        options = partial(File, namespace=self.namespace, ttl=self.ttl, busy_ttl=self.busy_ttl, on_loss=self.on_loss)
+        return partial(options, self.path, horizon=self.horizon, patience=self.patience), ()
 
 
 def default_path(namespace: str) -> Path:
