@@ -168,7 +168,9 @@ def messages(folder: Path) -> list[Row]:
     for name, rate, amount, goal in kinds:
         with (
             Server("redis-server") as server,
-            Fleet(made(folder / f"rate-{rate}"), Task("redis", server.url, amount, PER, rate=rate, ttl=10.0)) as fleet,
+            Fleet(
+                made(folder / f"rate-{rate}"), Task("redis", server.url, amount, PER, rate=rate, ttl=10.0, patience=0.05)
+            ) as fleet,
         ):
             fleet.begin(4)
             fleet.wait_until_all_admit()

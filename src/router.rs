@@ -312,6 +312,7 @@ impl<T: Attachment> Router<T> {
     /// If no deployment serves the model, or none passes every gate.
     #[inline]
     pub fn select<R>(&self, model_name: &str, request: &Request, found: impl FnOnce(&T::Id) -> R) -> Result<R, Error> {
+        self.settle();
         let stand_in = self.registry().stand_in(model_name, request);
         self.picker.select(model_name, stand_in.as_ref().unwrap_or(request), found)
     }
@@ -333,10 +334,21 @@ impl<T: Attachment> Router<T> {
     /// As for [`Router::acquire`].
     #[inline]
     pub fn acquire_at(&self, model_name: &str, request: &Request, priority: i32) -> Result<Lease<T>, Error> {
+        self.settle();
         let lease = self.try_acquire(model_name, request, priority);
         match lease {
             Err(Error::NoAvailableDeployment(_)) if self.serve_at_once() => self.try_acquire(model_name, request, priority),
             lease => lease,
+        }
+    }
+
+    /// Lets a store in memory answer what any router has to say, if there is one.
+    #[inline]
+    fn settle(&self) {
+        if let Some(shared) = &self.shared
+            && let Some(memory) = &shared.memory
+        {
+            memory.settle();
         }
     }
 
@@ -369,6 +381,7 @@ impl<T: Attachment> Router<T> {
     /// already, of whatever priority, or if no deployment is found at once. Then a waiter has to look.
     #[inline]
     pub fn acquire_at_once(&self, model_name: &str, request: &Request) -> Option<Lease<T>> {
+        self.settle();
         // Requests that wait for other models are not overtaken.
         if self.services().bell.is_waited_at() && self.queue.is_contended(&self.resolve(model_name).ok()?) {
             return None;
@@ -384,6 +397,7 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If no deployment serves the model.
     pub fn explain(&self, model_name: &str, request: &Request) -> Result<Explanation<T>, Error> {
+        self.settle();
         let stand_in = self.registry().stand_in(model_name, request);
         self.picker.explain(model_name, stand_in.as_ref().unwrap_or(request))
     }
@@ -491,6 +505,7 @@ impl<T: Attachment> Router<T> {
     /// # Errors
     /// If there is no deployment with this id.
     pub fn stats(&self, id: &str) -> Result<Stats, Error> {
+        self.settle();
         let entry = self.get(id)?;
         Ok(entry.stats(self.services().clock.look()))
     }

@@ -54,7 +54,9 @@ impl Share {
         let is_old = time.saturating_sub(talk.asked_at) > terms.ttl / 5000;
         let has_places = places.as_ref().is_some_and(|(_, row)| row.have > 0);
         // Who is in use hears of cooldowns, even if it holds nothing.
-        let is_member = has_places || self.activity.is_in_use(now) || self.hands.iter().any(|hand| hand.is_engaged(time) || hand.remembers(time));
+        let is_member = has_places
+            || self.activity.is_in_use(now)
+            || self.hands.iter().any(|hand| hand.is_engaged(time) || hand.remembers(time));
         let in_flight = self.common.in_flight();
         is_due |= self.common.signals.is_due(time, in_flight, self.time.compares(), outlook.may_repeat);
         let must_beat = is_old && is_member;

@@ -472,8 +472,7 @@ mod tests {
         // By this machine's estimate the window has just begun, but it may be wrong by five milliseconds.
         let (now, error) = (7_000_001, 5_000);
         let (time, horizon) = (now * 1000, SECOND / 4);
-        let outlook =
-            Outlook { now, error, time, horizon, answer: 0, may_repeat: true, may_restock: true, is_wanted: false };
+        let outlook = Outlook { now, error, time, horizon, answer: 0, may_repeat: true, may_restock: true, is_wanted: false };
         let ask = hand.ask(Plan { stock: 4, ..Plan::default() }, &outlook, false);
         let rows = vec![crate::shared::Piece { window: 8_000_000, until: 8_000_000, held: 4, granted: 4 }];
         assert!(hand.apply(&ask, &Answer { wanted: false, rows }, Micros::MAX));

@@ -5,13 +5,17 @@
 //! limits that several deployments share. What a provider says about its limits is kept beside them
 //! ([`Observations`]).
 
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python has stores that may be lost"))]
 mod bell;
 mod bucket;
 mod cap;
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python has stores that may be lost"))]
 mod correspond;
 mod demand;
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python has stores that may be lost"))]
 mod desk;
 mod fixed;
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python has stores that may be lost"))]
 mod hand;
 mod ledger;
 mod limit;
@@ -24,6 +28,7 @@ mod piece;
 mod quota;
 mod quotas;
 mod shape;
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python has stores that may be lost"))]
 mod share;
 mod shortfall;
 mod signals;
@@ -38,8 +43,10 @@ mod zone;
 
 pub(crate) use cap::Cap;
 pub(crate) use demand::Demand;
+#[cfg_attr(not(feature = "python"), allow(unused_imports, reason = "only Python carries batches"))]
+pub(crate) use desk::Batch;
 pub use desk::SharingStats;
-pub(crate) use desk::{Batch, Desk, Hears, OnLoss};
+pub(crate) use desk::{Desk, Hears, OnLoss};
 pub(crate) use ledger::Ledger;
 pub use limit::{Limit, LimitKind, Start};
 pub(crate) use meter::{Meter, Past};

@@ -124,7 +124,14 @@ impl PyRouter {
         let execution = modules::EXECUTION.call1(py, (retry, fallbacks, timeouts, hedge, model_options))?;
         let attempts = Attempts::new();
         attempts.follow(&router, &execution)?;
-        Ok(Self { router, subscriptions: Arc::default(), attempts, execution: execution.unbind(), carrier, carried_in: AtomicU64::new(0) })
+        Ok(Self {
+            router,
+            subscriptions: Arc::default(),
+            attempts,
+            execution: execution.unbind(),
+            carrier,
+            carried_in: AtomicU64::new(0),
+        })
     }
 
     // --- options ---

@@ -72,6 +72,19 @@ impl Memory {
         desk.take_ring();
     }
 
+    /// Answers what any router has to say. A router calls it before a pick: no thread does it in between. The
+    /// caller holds no lock.
+    pub(crate) fn settle(&self) {
+        let desks: Vec<_> = hold(&self.desks).iter().filter_map(Weak::upgrade).collect();
+        for desk in desks {
+            if desk.take_ring() {
+                self.serve(&desk);
+            } else {
+                self.answer(&desk);
+            }
+        }
+    }
+
     fn answer(&self, desk: &Desk) {
         // What an answer opens may let a router ask for more.
         const MOST: usize = 3;

@@ -117,6 +117,7 @@ def test_defaults() -> None:
         ("horizon", 0, ConfigurationError, "horizon must be a number of seconds from 0.001 to ttl"),
         ("horizon", 10.5, ConfigurationError, r"from 0.001 to ttl \(10\), not 10.5"),
         ("horizon", None, TypeError, "not None"),
+        ("busy_ttl", -0.5, ConfigurationError, "busy_ttl must be a finite number of seconds from 0"),
         ("patience", -1, ConfigurationError, "patience must be a finite number of seconds from 0"),
         ("patience", True, TypeError, "not True"),
         ("on_loss", "fail", ConfigurationError, "on_loss must be one of 'closed', 'share', 'open', not 'fail'"),

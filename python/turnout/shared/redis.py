@@ -68,9 +68,10 @@ class Redis:
 
     Args:
         client_or_url: A synchronous client of redis-py or valkey-py (``redis.Redis``, ``redis.RedisCluster``,
-            ``valkey.Valkey``, ``valkey.ValkeyCluster``), with its own settings and time-outs. Or the URL of a
-            server: ``redis://``, ``rediss://`` (TLS), ``unix://``, and likewise ``valkey://`` and
-            ``valkeys://``. A client that is made from a URL waits for 0.5 s at most.
+            ``valkey.Valkey``, ``valkey.ValkeyCluster``), with its own settings and time-outs. Its pool must
+            have two connections or more: one listens for news. Or the URL of a server: ``redis://``,
+            ``rediss://`` (TLS), ``unix://``, and likewise ``valkey://`` and ``valkeys://``. A client that is
+            made from a URL waits for an answer for 0.5 s at most.
         namespace: Names those who share: all routers whose stores have the same namespace. Any text without
             ``/``, ``{`` and ``}``.
         ttl: Seconds that a process counts as alive after its last message.
