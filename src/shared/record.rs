@@ -2,7 +2,7 @@
 //!
 //! A record begins with the number of its layout. All other numbers are written seven bits a byte, least
 //! first (LEB128). Names of processes are long and come often: each is written once, and elsewhere stands its
-//! place in the list of names. What follows from the rest is not written.
+//! place in the list of names.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -147,7 +147,7 @@ impl<'a> Writer<'a> {
     }
 
     fn pieces(&mut self, pieces: &'a Pieces) {
-        self.number(pieces.until);
+        self.numbers([pieces.until, pieces.granted]);
         self.units(&pieces.held);
     }
 
@@ -270,9 +270,8 @@ impl Reader<'_> {
     }
 
     fn pieces(&mut self) -> Option<Pieces> {
-        let (until, held) = (self.number()?, self.units()?);
-        let granted = held.values().copied().fold(0, u64::saturating_add);
-        Some(Pieces { until, granted, held })
+        let [until, granted] = self.numbers()?;
+        Some(Pieces { until, granted, held: self.units()? })
     }
 
     fn units(&mut self) -> Option<BTreeMap<Arc<str>, u64>> {

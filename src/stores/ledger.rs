@@ -94,12 +94,12 @@ impl FileLedger {
     pub(crate) fn news(&self) -> u64 {
         let mut state = hold(&self.0.state);
         if let Some(open) = &mut state.open {
-            if !self.0.is_current(open) {
+            if !open.lives.identity.is_this_process() || !self.0.place.has(open.id) {
                 state.drop_file();
             } else if let Ok(news) = open.cells.news() {
                 let has_one_ended = open.lives.look(self.0.clock.now());
                 state.news = news;
-                state.alarms += u64::from(has_one_ended);
+                state.alarms = state.alarms.wrapping_add(u64::from(has_one_ended));
             }
         }
         state.news.wrapping_add(state.alarms)
@@ -119,11 +119,16 @@ impl Inner {
                 Some(open) => open,
                 none => none.insert(Open::new(&self.place)?),
             };
+            // A forked child must not even try its parent's lock: it would have it, and give it back.
+            if !open.lives.identity.is_this_process() {
+                state.drop_file();
+                continue;
+            }
             if open.lives.look(self.clock.now()) {
-                state.alarms += 1;
+                state.alarms = state.alarms.wrapping_add(1);
             }
             let _locked = self.lock(&open.file, deadline)?;
-            if !self.is_current(open) {
+            if !self.place.has(open.id) {
                 state.drop_file();
                 continue;
             }
@@ -138,12 +143,6 @@ impl Inner {
             return handled;
         }
         Err(Fault::Restless)
-    }
-
-    /// Returns whether an open file is the one at the path, and was opened by this process. A forked child
-    /// must not share the lock of its parent.
-    fn is_current(&self, open: &Open) -> bool {
-        self.place.has(open.id) && open.lives.identity.is_this_process()
     }
 
     fn lock(&self, file: &Arc<File>, deadline: Nanos) -> Result<Locked, Fault> {

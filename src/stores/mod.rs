@@ -15,6 +15,7 @@ mod ledger;
 mod lives;
 #[cfg(unix)]
 mod place;
+#[cfg_attr(not(unix), allow(dead_code, reason = "only the file asks who lives"))]
 mod process;
 
 #[cfg(unix)]

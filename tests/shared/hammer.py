@@ -7,7 +7,6 @@ import mmap
 import os
 import random
 import signal
-import struct
 import sys
 import time
 
@@ -17,8 +16,9 @@ from turnout.shared import File
 from shared.member import WINDOW, Member
 
 # What a worker writes down, in memory that outlives it: the units that it was told it holds, and whether the
-# store was lost.
-SLOT = struct.Struct("=QQ")
+# store was lost. Each is written by one store of a word: of a worker that is killed amid a longer copy nobody
+# would know what it wrote.
+HELD, LOST, WORDS = 0, 1, 2
 
 
 def ask(path: str, owner: str, window: int, slot: memoryview) -> None:
@@ -30,24 +30,25 @@ def ask(path: str, owner: str, window: int, slot: memoryview) -> None:
             held = member.ask_patiently(owner, target=held + 1, least=held + 1, used=held)
         except StoreLost as lost:
             print(lost, file=sys.stderr)
-            SLOT.pack_into(slot, 0, held, 1)
+            slot[LOST] = 1
             return
-        SLOT.pack_into(slot, 0, held, 0)
+        slot[HELD] = held
 
 
 def main(path: str, kills: int, workers: int, owners: int, window: int, seed: int) -> None:
     """Kills workers one after the other.
 
-    It prints how many units the workers of each owner were told of, and how many workers lost the store.
+    It prints how many units the workers of each owner were told of, how many workers of each were killed, and
+    how many lost the store.
     """
     chance = random.Random(seed)
-    told = [0] * owners
+    told, killed = [0] * owners, [0] * owners
     lost = 0
-    memory = mmap.mmap(-1, workers * SLOT.size)
-    slots = [memoryview(memory)[at * SLOT.size : (at + 1) * SLOT.size] for at in range(workers)]
+    memory = memoryview(mmap.mmap(-1, workers * WORDS * 8)).cast("Q")
+    slots = [memory[at * WORDS : (at + 1) * WORDS] for at in range(workers)]
 
     def start(slot: memoryview) -> tuple[int, int]:
-        SLOT.pack_into(slot, 0, 0, 0)
+        slot[HELD] = slot[LOST] = 0
         owner = chance.randrange(owners)
         pid = os.fork()
         if pid == 0:
@@ -59,17 +60,17 @@ def main(path: str, kills: int, workers: int, owners: int, window: int, seed: in
     for kill in range(kills):
         at = kill % workers
         pid, owner = running[at]
-        while SLOT.unpack_from(slots[at]) == (0, 0):
+        while not any(slots[at]):
             time.sleep(0)
         time.sleep(chance.uniform(0, 0.001))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        held, was_lost = SLOT.unpack_from(slots[at])
-        told[owner] += held
-        lost += was_lost
+        told[owner] += slots[at][HELD]
+        killed[owner] += 1
+        lost += slots[at][LOST]
         if kill < kills - workers:
             running[at] = start(slots[at])
-    print(*told, lost)
+    print(*told, *killed, lost)
 
 
 if __name__ == "__main__":

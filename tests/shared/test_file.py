@@ -2,10 +2,8 @@
 
 import contextlib
 import copy
-import fcntl
 import os
 import pickle
-import resource
 import shutil
 import stat
 import subprocess
@@ -25,6 +23,9 @@ from turnout.shared import File
 from turnout.shared.file import default_path
 
 from shared.member import SECOND, WINDOW, Member
+
+fcntl = pytest.importorskip("fcntl", reason="turnout.shared.File needs a Unix system")
+resource = pytest.importorskip("resource")
 
 PYTHON = [sys.executable, "-W", "error", "-c"]
 TESTS = str(Path(__file__).parent.parent)
@@ -99,6 +100,14 @@ def test_the_defaults() -> None:
 def test_bad_arguments_are_told(arguments: dict[str, Any], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         File(**arguments)
+
+
+def test_it_needs_unix(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        with pytest.raises(ConfigurationError) as caught:
+            File()
+    assert str(caught.value) == "turnout.shared.File needs a Unix system"
 
 
 def test_a_store_can_be_shown_copied_and_sent_to_another_process(path: Path) -> None:
