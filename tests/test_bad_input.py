@@ -20,6 +20,7 @@ import turnout
 from hypothesis import given
 from hypothesis import strategies as st
 from turnout import Deployment, FailureKind, Lease, ManualClock, Router, RouterError, Status, Strategy, classify_exception
+from turnout.shared import Memory
 from turnout.strategies import RoundRobinCounters, RoutingContext
 
 # --- hostile objects ---
@@ -323,6 +324,7 @@ class World:
             "Lease": self.lease,
             "Deployment": self.deployment,
             "ManualClock": self.clock,
+            "Memory": Memory(),
             "RoutingContext": RoutingContext(deployment_id="a"),
             "RoundRobinCounters": RoundRobinCounters(),
         }
@@ -346,6 +348,8 @@ class World:
                 return None
             case "metadata":
                 return {"url": "u"}
+            case "batch":
+                return []
         return NATURAL.get(name)
 
     def check_consistent(self) -> None:
@@ -436,6 +440,7 @@ def test_the_stub_names_everything_there_is() -> None:
         "Lease": Lease,
         "Deployment": Deployment,
         "ManualClock": ManualClock,
+        "Memory": Memory,
         "RoutingContext": RoutingContext,
         "RoundRobinCounters": RoundRobinCounters,
     }
