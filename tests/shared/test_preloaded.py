@@ -97,7 +97,8 @@ def test_forked_workers_admit_exactly_the_limit(app: str, worker: str, tmp_path:
     for at, process in admissions(written):
         if 0 <= (nth := int((at - first) // SECONDS)) < WINDOWS:
             windows[nth][process] += 1
-    assert [windows[0].total(), windows[2].total()] == [REQUESTS, REQUESTS], windows
+    # A worker may keep a unit for a request that was refused, until the window ends.
+    assert all(REQUESTS - WORKERS <= window.total() <= REQUESTS for window in (windows[0], windows[2])), windows
     # What the killed worker held is lost with it until the window ends.
     assert REQUESTS / 2 <= windows[1].total() <= REQUESTS, windows
     assert killed not in windows[2]
