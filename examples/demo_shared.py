@@ -155,7 +155,8 @@ def waste(found: list[Window], options: argparse.Namespace, killed: int) -> Iter
     quota = options.requests
     most_lost = int(2 * max(CRUMBS, HORIZON * OVERLOAD * quota / options.seconds))  # if all requests came to one worker
     for nth, window in enumerate(found):
-        fewest = quota - most_lost if nth == KILLED_IN else quota
+        # A worker may keep a unit for a request that was refused, until the window ends.
+        fewest = quota - most_lost if nth == KILLED_IN else quota - WORKERS
         if window.total < fewest:
             yield f"window {nth + 1}: {window.total} were admitted, fewer than {fewest}"
     if found[-1].admitted[killed] or len(found[-1].admitted) < WORKERS:

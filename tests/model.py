@@ -182,6 +182,7 @@ class State:
             model_name=deployment.model_name,
             status=self.status(),
             in_flight=self.in_flight,
+            in_flight_all=self.in_flight,
             max_parallel_requests=deployment.max_parallel_requests,
             rpm_current=minute.requests,
             rpm_limit=deployment.rpm_limit,
