@@ -14,9 +14,9 @@ use crate::base::time::{Nanos, SECOND};
 use crate::shared::{Ask, Kind, Message, Micros, Reply, Row};
 
 impl Share {
-    /// Returns a message if the store should hear one now, or if it `must`. No other is made until its reply
-    /// has come or was lost.
-    pub(super) fn message(&self, process: &Arc<str>, terms: &Terms, answer: Nanos, now: Nanos, must: bool) -> Option<Message> {
+    /// Returns a message if the store should hear one now. No other is made until its reply has come or was
+    /// lost.
+    pub(super) fn message(&self, process: &Arc<str>, terms: &Terms, answer: Nanos, now: Nanos) -> Option<Message> {
         let held = self.hold();
         let mut talk = hold(&self.common.talk);
         if talk.is_asking {
@@ -34,7 +34,7 @@ impl Share {
             is_wanted: talk.is_wanted,
         };
         let requests = self.common.requests.load(Ordering::Relaxed);
-        let mut is_due = must || talk.tells_all;
+        let mut is_due = talk.tells_all;
         let plans: Vec<_> = self
             .hands
             .iter()
@@ -53,13 +53,10 @@ impl Share {
         });
         let is_old = time.saturating_sub(talk.asked_at) > terms.ttl / 5000;
         let has_places = places.as_ref().is_some_and(|(_, row)| row.have > 0);
-        // Who is in use hears of cooldowns, even if it holds nothing.
-        let is_member = has_places
-            || self.activity.is_in_use(now)
-            || self.hands.iter().any(|hand| hand.is_engaged(time) || hand.remembers(time));
-        let in_flight = self.common.in_flight();
         let is_used = self.activity.is_in_use(now);
-        is_due |= self.common.signals.is_due(time, is_used, self.time.compares(), outlook.may_repeat);
+        // Who is in use hears of cooldowns, even if it holds nothing.
+        let is_member = has_places || is_used || self.hands.iter().any(|hand| hand.is_engaged(time) || hand.remembers(time));
+        is_due |= self.common.signals.is_due(time, is_used, self.time.compares());
         let must_beat = is_old && is_member;
         if !is_due && !must_beat {
             return None;
@@ -73,7 +70,7 @@ impl Share {
                 asks.push(Ask { meter: PLACES, kind: Kind::Places, limit, rows: vec![row] });
             }
             asks.extend(self.hands.iter().zip(plans).map(|(hand, plan)| hand.ask(plan, &outlook, everything)));
-            asks.extend(self.common.signals.asks(time, in_flight));
+            asks.extend(self.common.signals.asks(time, self.is_deployment.then(|| self.common.in_flight())));
         }
         talk.number += 1;
         talk.is_asking = true;
@@ -199,8 +196,9 @@ impl Share {
         self.hands.iter().any(|hand| hand.remembers(time))
     }
 
-    /// Gives everything up, and returns the message that says so, with which the process leaves.
-    pub(super) fn farewell(&self, process: &Arc<str>, now: Nanos) -> Option<Message> {
+    /// Gives up all but the places of requests that are in flight, and returns the message that says so. If
+    /// there are none, the process leaves with it.
+    pub(super) fn farewell(&self, process: &Arc<str>, terms: &Terms, now: Nanos) -> Option<Message> {
         let _held = self.hold();
         let mut talk = hold(&self.common.talk);
         if talk.life == 0 {
@@ -218,14 +216,17 @@ impl Share {
         };
         self.hands.iter().for_each(Hand::drop_all);
         let mut asks: Vec<_> = self.hands.iter().map(|hand| hand.ask(Plan::default(), &outlook, true)).collect();
-        self.common.places.store(0, Ordering::Relaxed);
+        let busy = if self.places.is_some() { self.common.in_flight() } else { 0 };
+        self.common.places.store(busy, Ordering::Relaxed);
         if let Some(limit) = self.places {
-            asks.push(Ask { meter: PLACES, kind: Kind::Places, limit, rows: vec![Row::default()] });
+            let row = Row { have: busy, target: busy, used: busy, ..Row::default() };
+            asks.push(Ask { meter: PLACES, kind: Kind::Places, limit, rows: vec![row] });
         }
+        let (lease, busy_for) = if busy > 0 { (terms.ttl / 1000, terms.busy_for / 1000) } else { (0, 0) };
         talk.number += 1;
         let (number, life) = (talk.number, talk.life);
         talk.life = 0;
-        Some(Message { owner: Arc::clone(&self.owner), process: Arc::clone(process), number, life, lease: 0, busy_for: 0, asks })
+        Some(Message { owner: Arc::clone(&self.owner), process: Arc::clone(process), number, life, lease, busy_for, asks })
     }
 
     /// Takes a part without the store, which is lost.

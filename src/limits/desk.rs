@@ -67,14 +67,15 @@ struct Counts {
     heard_at: AtomicU64,
 }
 
+/// A round trip: its length, the router's time at its middle, and the store's time.
+type Trip = (Nanos, Nanos, Micros);
+
 #[derive(Debug, Default)]
 struct State {
-    /// The last round trips: its length, the router's time at its middle, and the store's time.
-    trips: Vec<(Nanos, Nanos, Micros)>,
+    /// The last round trips.
+    trips: Vec<Trip>,
     /// How long answers take.
     answer: Nanos,
-    /// Since when the store has not answered; None while it does.
-    lost_since: Option<Nanos>,
 }
 
 /// Hears what the talk with a store has brought.
@@ -185,9 +186,9 @@ impl Desk {
             let is_orphan = Arc::strong_count(&share) <= 2;
             let message = if is_orphan {
                 hold(&self.shares).remove(share.owner());
-                share.farewell(&process, now)
+                share.farewell(&process, &self.terms, now)
             } else {
-                share.message(&process, &self.terms, answer, now, false)
+                share.message(&process, &self.terms, answer, now)
             };
             if let Some(message) = message {
                 batch.messages.push(message);
@@ -203,7 +204,7 @@ impl Desk {
         let shares: Vec<_> = hold(&self.shares).values().cloned().collect();
         let (mut messages, mut left) = (Vec::new(), Vec::new());
         for share in shares {
-            if let Some(message) = share.farewell(&process, now) {
+            if let Some(message) = share.farewell(&process, &self.terms, now) {
                 messages.push(message);
                 left.push(share);
             }
@@ -237,14 +238,10 @@ impl Desk {
         self.counts.syncs.fetch_add(batch.messages.len() as u64, Ordering::Relaxed);
         self.counts.heard_at.store(now, Ordering::Relaxed);
         let knew_time = self.time.is_known();
-        let is_back = {
-            let mut state = hold(&self.state);
-            if let Some(reply) = replies.iter().flatten().next() {
-                state.trip(&self.time, batch.sent_at, now, reply.now);
-            }
-            state.lost_since.take().is_some()
-        };
-        if is_back {
+        if let Some(reply) = replies.iter().flatten().next() {
+            hold(&self.state).trip(&self.time, batch.sent_at, now, reply.now);
+        }
+        if self.time.set_lost(false) {
             self.time.set_open(false);
             self.tell_store(false, now);
         }
@@ -281,31 +278,33 @@ impl Desk {
         for (share, message) in batch.shares.iter().zip(&batch.messages) {
             share.lose(message);
         }
-        let mut state = hold(&self.state);
-        let is_news = state.lost_since.is_none();
-        state.lost_since.get_or_insert(now);
-        drop(state);
+        let was_lost = self.time.set_lost(true);
         if self.on_loss == OnLoss::Open {
             self.time.set_open(true);
         }
-        if is_news {
+        if !was_lost {
             self.tell_store(true, now);
+            // What nobody can ask for any more is no obstacle: see `Share::lacks_probe`.
+            self.tell_freed(&self.owners(), now);
         }
     }
 
     /// Does what is wanted while the store is lost. The caller holds no lock.
     pub(crate) fn fend(&self, now: Nanos) {
-        if self.on_loss == OnLoss::Closed || hold(&self.state).lost_since.is_none() {
+        if self.on_loss == OnLoss::Closed || !self.time.is_lost() {
             return;
         }
-        let shares: Vec<_> = hold(&self.shares).values().cloned().collect();
         if self.on_loss == OnLoss::Share {
+            let shares: Vec<_> = hold(&self.shares).values().cloned().collect();
             for share in &shares {
                 share.fend(now);
             }
         }
-        let freed: Vec<_> = shares.iter().map(|share| Arc::clone(share.owner())).collect();
-        self.tell_freed(&freed, now);
+        self.tell_freed(&self.owners(), now);
+    }
+
+    fn owners(&self) -> Vec<Arc<str>> {
+        hold(&self.shares).keys().cloned().collect()
     }
 
     /// Lets all that were refused something ask again: something may have come back.
@@ -395,7 +394,7 @@ impl Desk {
             errors: self.counts.errors.load(Ordering::Relaxed),
             age: Some(now.saturating_sub(heard_at)).filter(|_| heard_at != 0),
             recovering: hold(&self.shares).values().any(|share| share.is_learning()),
-            lost: hold(&self.state).lost_since.is_some(),
+            lost: self.time.is_lost(),
         }
     }
 }
@@ -406,14 +405,22 @@ impl State {
         let length = now.saturating_sub(sent_at);
         self.answer = if self.answer == 0 { length } else { (self.answer * 7 + length) / 8 };
         let Some(wall) = time.clock.wall() else { return };
+        let worth = |&(length, at, _): &Trip| length / 2 + now.saturating_sub(at) / DRIFT;
+        let ahead = |&(_, at, said): &Trip| said.saturating_mul(1000).wrapping_sub(at);
+        let latest = (length, sent_at + length / 2, said);
+        // Two trips that cannot both be right: the store's clock was set, or another server is the store now.
+        let agrees = |trip: &Trip| {
+            let apart = ahead(trip).wrapping_sub(ahead(&latest)).cast_signed().unsigned_abs();
+            apart <= worth(trip).saturating_add(worth(&latest)).saturating_add(1000)
+        };
+        self.trips.retain(agrees);
         if self.trips.len() >= TRIPS {
             self.trips.remove(0);
         }
-        self.trips.push((length, sent_at + length / 2, said));
-        let worth = |&(length, at, _): &(Nanos, Nanos, Micros)| length / 2 + now.saturating_sub(at) / DRIFT;
-        let Some(best) = self.trips.iter().min_by_key(|trip| worth(trip)).copied() else { return };
+        self.trips.push(latest);
+        let best = self.trips.iter().min_by_key(|trip| worth(trip)).copied().unwrap_or(latest);
+        wall.follow(ahead(&best));
         // What the store says in microseconds was true up to one later.
-        wall.follow(best.2.saturating_mul(1000).wrapping_sub(best.1));
         time.set_error(worth(&best) / 1000 + 1);
     }
 }
@@ -430,6 +437,26 @@ impl Forks for Desk {
         self.time.bell.renew();
         *hold(&self.state) = State::default();
         self.time.set_open(false);
+        self.time.set_lost(false);
         hold(&self.shares).values().for_each(|share| share.after_fork());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_store_whose_clock_is_set_is_learnt_from_the_next_answer() {
+        let (time, mut state) = (StoreTime::new(Clock::system()), State::default());
+        let mut at = time.clock.now();
+        // The first trips are the shortest: without the step the others would tell less.
+        for (ahead, length) in [(0, 1_000), (0, 1_000), (3_600 * SECOND, 5_000_000), (3_600 * SECOND, 5_000_000)] {
+            state.trip(&time, at, at + length, (at + length / 2 + ahead) / 1000);
+            at += SECOND;
+            let apart = time.ahead().wrapping_sub(ahead).cast_signed().unsigned_abs();
+            assert!(apart <= 1_000, "{apart} {:?}", state.trips);
+        }
+        assert!(time.error() < 3_000);
     }
 }

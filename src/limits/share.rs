@@ -49,6 +49,8 @@ impl fmt::Display for SharedShortfall {
 #[derive(Debug)]
 pub(crate) struct Share {
     pub(super) owner: Arc<str>,
+    /// Whether the owner is a deployment, and not a quota.
+    pub(super) is_deployment: bool,
     /// The most requests in flight, of all processes.
     pub(super) places: Option<u64>,
     pub(super) hands: Box<[Hand]>,
@@ -89,6 +91,7 @@ impl Share {
         }
         Self {
             owner: Arc::clone(owner),
+            is_deployment: owner.starts_with("d/"),
             places: places.map(u64::from),
             hands: hands.into(),
             minutes,

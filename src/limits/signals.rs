@@ -35,6 +35,9 @@ const NOTICES: [u64; 1 + Unit::ALL.len()] = [
     digest("observed output_tokens"),
 ];
 
+/// The pause after another process turned out to have the place of a probation.
+const PROBE_ASKED_AFTER: Micros = 100_000;
+
 /// Two times that are nearer are the same: they are converted between two clocks.
 const SAME: Micros = 1_000;
 
@@ -93,7 +96,16 @@ struct Probe {
     /// Until when this process may use it.
     held_until: AtomicU64,
     wanted_until: AtomicU64,
+    /// It is not asked for again before this time.
+    asks_at: AtomicU64,
     is_used: AtomicBool,
+}
+
+impl Probe {
+    /// Returns whether a request wants it, and this process lacks it.
+    fn is_wanted(&self, now: Micros) -> bool {
+        now < get(&self.wanted_until) && now >= get(&self.held_until)
+    }
 }
 
 fn get(word: &AtomicU64) -> u64 {
@@ -165,11 +177,15 @@ impl Signals {
 
     // --- the probation ---
 
-    /// Returns whether another process may be trying the deployment on probation. If so, asks for its place.
-    pub(super) fn lacks_probe(&self, now: Micros, error: Micros) -> bool {
-        let lacks = now.saturating_add(error) >= get(&self.probe.held_until);
+    /// Returns whether this process may try the deployment on probation. A request wants to.
+    pub(super) fn has_probe(&self, now: Micros, error: Micros) -> bool {
         set(&self.probe.wanted_until, now.saturating_add(PROBES_FOR));
-        lacks
+        now.saturating_add(error) < get(&self.probe.held_until)
+    }
+
+    /// Returns whether the store should be asked now for the place of the probation.
+    pub(super) fn asks_for_probe(&self, now: Micros) -> bool {
+        now >= get(&self.probe.asks_at)
     }
 
     pub(super) fn use_probe(&self, is_used: bool) {
@@ -180,36 +196,42 @@ impl Signals {
 
     pub(super) fn hear_news(&self) {
         self.must_hear.store(true, Ordering::Relaxed);
+        set(&self.probe.asks_at, 0);
     }
 
     /// Returns whether the store should hear of something now. `is_used`: requests come. `compares`: a
     /// strategy compares what is in flight.
-    pub(super) fn is_due(&self, now: Micros, is_used: bool, compares: bool, may_repeat: bool) -> bool {
+    pub(super) fn is_due(&self, now: Micros, is_used: bool, compares: bool) -> bool {
         let is_old = now.saturating_sub(get(&self.told_at)) >= TOLD_EVERY;
         let is_urgent = self.notices.first().is_some_and(|out| out.is_untold.load(Ordering::Relaxed));
         let has_said = || self.notices.iter().any(|notice| notice.is_untold.load(Ordering::Relaxed));
         // While nothing fails, it is enough to tell of successes along with other things.
         let fails = |outcomes: &Outcomes| get(&outcomes.failures) > 0 && now < get(&outcomes.until);
         let counts = is_used && (compares || fails(&self.own) || fails(&self.of_others));
-        let wants_probe = may_repeat && now < get(&self.probe.wanted_until) && now >= get(&self.probe.held_until);
+        let wants_probe = self.probe.is_wanted(now) && now >= get(&self.probe.asks_at);
         is_urgent || wants_probe || self.must_hear.load(Ordering::Relaxed) || (is_old && (counts || has_said()))
     }
 
     /// Returns what to tell and to ask. All of it is told once in a while, or if there is something new.
-    pub(super) fn asks(&self, now: Micros, in_flight: u64) -> Vec<Ask> {
+    /// `in_flight` are the requests of a deployment; None for a quota, which has only notices.
+    pub(super) fn asks(&self, now: Micros, in_flight: Option<u64>) -> Vec<Ask> {
         let ask = |meter, kind, limit, rows| Ask { meter, kind, limit, rows };
         let counts_until = now.saturating_add(COUNTS_FOR);
         let number = |window, used| Row { window, until: counts_until, used, ..Row::default() };
-        let mut asks = vec![ask(IN_FLIGHT, Kind::Tally, 0, vec![number(0, in_flight)])];
+        let mut asks: Vec<_> = in_flight.map(|used| ask(IN_FLIGHT, Kind::Tally, 0, vec![number(0, used)])).into_iter().collect();
         let is_old = now.saturating_sub(get(&self.told_at)) >= TOLD_EVERY;
         let has_said = self.notices.iter().any(|notice| notice.is_untold.load(Ordering::Relaxed));
         let wants_probe = now < get(&self.probe.wanted_until) || get(&self.probe.held_until) > now;
-        if is_old || has_said || wants_probe || self.must_hear.swap(false, Ordering::Relaxed) {
-            set(&self.told_at, now);
+        let must_hear = self.must_hear.swap(false, Ordering::Relaxed);
+        if !(is_old || has_said || wants_probe || must_hear) {
+            return asks;
+        }
+        set(&self.told_at, now);
+        let notices = NOTICES.into_iter().zip(&self.notices);
+        asks.extend(notices.map(|(meter, notice)| ask(meter, Kind::Notice, 0, vec![notice.row(now)])));
+        if in_flight.is_some() {
             let own = |window, word: &AtomicU64| Row { window, until: get(&self.own.until), used: get(word), ..Row::default() };
             asks.push(ask(OUTCOMES, Kind::Tally, 0, vec![own(0, &self.own.successes), own(1, &self.own.failures)]));
-            let notices = NOTICES.into_iter().zip(&self.notices);
-            asks.extend(notices.map(|(meter, notice)| ask(meter, Kind::Notice, 0, vec![notice.row(now)])));
             let is_used = u64::from(self.probe.is_used.load(Ordering::Relaxed));
             let holds = u64::from(now < get(&self.probe.held_until)).max(is_used);
             let wants = u64::from(now < get(&self.probe.wanted_until)).max(is_used);
@@ -242,6 +264,8 @@ impl Signals {
             let was_held = get(&self.probe.held_until) > now;
             let holds = first.held > 0 && ask.rows.first().is_some_and(|row| row.target > 0);
             set(&self.probe.held_until, if holds { held_until } else { 0 });
+            // Another process has it. News come when that gives it back.
+            set(&self.probe.asks_at, if holds { 0 } else { now.saturating_add(PROBE_ASKED_AFTER) });
             return holds && !was_held;
         }
         let nth = NOTICES.iter().position(|&meter| meter == ask.meter);
@@ -261,7 +285,7 @@ impl Signals {
 
     /// Forgets what this process said, and what it heard, in a forked child.
     pub(super) fn clear(&self) {
-        for word in [&self.others, &self.told_at, &self.probe.held_until] {
+        for word in [&self.others, &self.told_at, &self.probe.held_until, &self.probe.asks_at] {
             set(word, 0);
         }
         self.use_probe(false);

@@ -13,9 +13,11 @@ pub(crate) struct StoreTime {
     /// By how many microseconds the time may be wrong.
     error: AtomicU64,
     /// Whether the store has told its time.
-    is_known: AtomicU64,
+    is_known: AtomicBool,
+    /// Whether the store does not answer.
+    is_lost: AtomicBool,
     /// Whether the limits are open to all: the store is lost, and the user wants that then.
-    is_open: AtomicU64,
+    is_open: AtomicBool,
     /// Whether a strategy compares what is in flight.
     compares: AtomicBool,
     /// Wakes the carrier of the talk.
@@ -46,13 +48,22 @@ impl StoreTime {
 
     pub(crate) fn set_error(&self, error: Micros) {
         self.error.store(error, Ordering::Relaxed);
-        self.is_known.store(1, Ordering::Relaxed);
+        self.is_known.store(true, Ordering::Relaxed);
     }
 
     /// Returns whether the time is the store's. Before its first reply it is this machine's, which may be off
     /// by anything. A clock that is moved by hand is the store's too.
     pub(crate) fn is_known(&self) -> bool {
-        self.is_known.load(Ordering::Relaxed) != 0 || self.clock.wall().is_none()
+        self.is_known.load(Ordering::Relaxed) || self.clock.wall().is_none()
+    }
+
+    /// Notes whether the store is lost. Returns whether it was before.
+    pub(crate) fn set_lost(&self, is_lost: bool) -> bool {
+        self.is_lost.swap(is_lost, Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_compares(&self, compares: bool) {
@@ -64,11 +75,11 @@ impl StoreTime {
     }
 
     pub(crate) fn set_open(&self, is_open: bool) {
-        self.is_open.store(u64::from(is_open), Ordering::Relaxed);
+        self.is_open.store(is_open, Ordering::Relaxed);
     }
 
     #[inline]
     pub(super) fn is_open(&self) -> bool {
-        self.is_open.load(Ordering::Relaxed) != 0
+        self.is_open.load(Ordering::Relaxed)
     }
 }

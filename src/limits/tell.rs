@@ -47,13 +47,17 @@ impl Share {
     }
 
     /// Returns whether another process may be trying the deployment, which is on probation. If so, asks the
-    /// store for its place.
+    /// store for its place. While the store is lost each process tries for itself: no deployment stays out
+    /// because nobody can ask.
     pub(crate) fn lacks_probe(&self, now: Nanos) -> bool {
-        let lacks = self.common.signals.lacks_probe(self.time.at(now), self.time.error());
-        if lacks {
+        let (time, signals) = (self.time.at(now), &self.common.signals);
+        if self.time.is_lost() || signals.has_probe(time, self.time.error()) {
+            return false;
+        }
+        if signals.asks_for_probe(time) {
             self.time.bell.ring();
         }
-        lacks
+        true
     }
 
     /// Notes that a request has the place of the probation, or has it no more.

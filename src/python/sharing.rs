@@ -9,17 +9,19 @@ use pyo3::types::PyList;
 use super::args::{length, text};
 use super::errors::{out_of_range, wrong_type};
 use crate::base::error::Error;
-use crate::base::time::{Nanos, SECOND};
-use crate::limits::{Batch, Desk, OnLoss};
+use crate::base::time::{Nanos, SECOND, seconds};
+use crate::limits::{Batch, Desk, OnLoss, Terms};
 use crate::shared::{Message, Reply};
 use crate::sharing::{Memory, Sharing};
+
+/// The shortest lease. What a process holds must be kept for longer than it pauses between two messages.
+const SHORTEST_TTL: Nanos = SECOND / 10;
 
 /// The owner, the process, and the numbers of a message.
 type Told = (String, String, Vec<u64>);
 
 /// Reads the store that a user gives.
 pub(super) fn sharing(store: &Bound<'_, PyAny>) -> PyResult<Sharing> {
-    let usual = Sharing::default();
     if let Ok(memory) = store.cast::<PyMemory>() {
         return Ok(Sharing { memory: Some(Arc::clone(&memory.get().memory)), ..memory.get().sharing.clone() });
     }
@@ -27,14 +29,29 @@ pub(super) fn sharing(store: &Bound<'_, PyAny>) -> PyResult<Sharing> {
         return Err(wrong_type("shared", "a store of turnout.shared, or an object with a method exchange", store));
     }
     let option = |name| store.getattr_opt(name);
-    Sharing::with(
-        option("ttl")?.map_or(Ok(usual.terms.ttl), |ttl| length("ttl", &ttl))?,
-        option("busy_ttl")?.map_or(Ok(usual.terms.busy_for), |ttl| length("busy_ttl", &ttl))?,
-        option("horizon")?.map_or(Ok(usual.terms.horizon), |horizon| length("horizon", &horizon))?,
-        option("patience")?.map_or(Ok(usual.patience), |patience| length("patience", &patience))?,
-        option("on_loss")?.map_or(Ok(usual.on_loss), |on_loss| self::on_loss(&on_loss))?,
-    )
-    .map_err(Into::into)
+    options([option("ttl")?, option("busy_ttl")?, option("horizon")?, option("patience")?, option("on_loss")?])
+}
+
+/// Reads the options of a store. Those that are left out are as usual.
+fn options(given: [Option<Bound<'_, PyAny>>; 5]) -> PyResult<Sharing> {
+    let usual = Sharing::default();
+    let [ttl, busy_ttl, horizon, patience, on_loss] = given;
+    let time = |name, given: Option<Bound<'_, PyAny>>, usual| given.map_or(Ok(usual), |given| length(name, &given));
+    let terms = Terms {
+        ttl: time("ttl", ttl, usual.terms.ttl)?,
+        busy_for: time("busy_ttl", busy_ttl, usual.terms.busy_for)?,
+        horizon: time("horizon", horizon, usual.terms.horizon)?,
+    };
+    if terms.ttl < SHORTEST_TTL {
+        return Err(Error::Configuration(format!("ttl must be at least 0.1 seconds, not {}", seconds(terms.ttl))).into());
+    }
+    if terms.horizon == 0 || terms.horizon > terms.ttl {
+        let (most, given) = (seconds(terms.ttl), seconds(terms.horizon));
+        return Err(Error::Configuration(format!("horizon must be above 0 and at most ttl, {most}, not {given}")).into());
+    }
+    let patience = time("patience", patience, usual.patience)?;
+    let on_loss = on_loss.map_or(Ok(usual.on_loss), |given| self::on_loss(&given))?;
+    Ok(Sharing { terms, on_loss, patience, memory: None })
 }
 
 fn on_loss(value: &Bound<'_, PyAny>) -> PyResult<OnLoss> {
@@ -59,21 +76,13 @@ impl PyMemory {
     #[pyo3(signature = (*, ttl=None, busy_ttl=None, horizon=None, patience=None, on_loss=None),
            text_signature = "(*, ttl=10.0, busy_ttl=60.0, horizon=0.25, patience=0.05, on_loss='share')")]
     fn new(
-        ttl: Option<&Bound<'_, PyAny>>,
-        busy_ttl: Option<&Bound<'_, PyAny>>,
-        horizon: Option<&Bound<'_, PyAny>>,
-        patience: Option<&Bound<'_, PyAny>>,
-        on_loss: Option<&Bound<'_, PyAny>>,
+        ttl: Option<Bound<'_, PyAny>>,
+        busy_ttl: Option<Bound<'_, PyAny>>,
+        horizon: Option<Bound<'_, PyAny>>,
+        patience: Option<Bound<'_, PyAny>>,
+        on_loss: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let usual = Sharing::default();
-        let sharing = Sharing::with(
-            ttl.map_or(Ok(usual.terms.ttl), |ttl| length("ttl", ttl))?,
-            busy_ttl.map_or(Ok(usual.terms.busy_for), |ttl| length("busy_ttl", ttl))?,
-            horizon.map_or(Ok(usual.terms.horizon), |horizon| length("horizon", horizon))?,
-            patience.map_or(Ok(usual.patience), |patience| length("patience", patience))?,
-            on_loss.map_or(Ok(usual.on_loss), self::on_loss)?,
-        )?;
-        Ok(Self { memory: Arc::default(), sharing })
+        Ok(Self { memory: Arc::default(), sharing: options([ttl, busy_ttl, horizon, patience, on_loss])? })
     }
 
     /// Handle messages, in their order, by the wall clock.
@@ -185,31 +194,5 @@ impl PyDesk {
     /// Begin the talk again.
     fn open(&self) {
         self.0.open();
-    }
-}
-
-/// The longest that a process may be silent and still a member. The store must keep what it holds longer than
-/// the pauses between its messages.
-const SHORTEST_TTL: Nanos = SECOND / 10;
-
-impl Sharing {
-    /// Makes it of these options.
-    ///
-    /// # Errors
-    /// If one makes no sense.
-    fn with(ttl: Nanos, busy_for: Nanos, horizon: Nanos, patience: Nanos, on_loss: OnLoss) -> Result<Self, Error> {
-        let seconds = crate::base::time::seconds;
-        if ttl < SHORTEST_TTL {
-            return Err(Error::Configuration(format!("ttl must be at least 0.1 seconds, not {}", seconds(ttl))));
-        }
-        if horizon == 0 || horizon > ttl {
-            let allowed = seconds(ttl);
-            return Err(Error::Configuration(format!(
-                "horizon must be above 0 and at most ttl, {allowed}, not {}",
-                seconds(horizon)
-            )));
-        }
-        let terms = crate::limits::Terms { ttl, busy_for, horizon };
-        Ok(Self { terms, on_loss, patience, memory: None })
     }
 }

@@ -387,6 +387,35 @@ fn the_places_of_a_process_that_died_come_back_after_its_lease() {
 }
 
 #[test]
+fn who_leaves_with_requests_in_flight_keeps_their_places() {
+    let mut fleet = Fleet::new(2, vec![deployment("a").with_max_parallel_requests(Some(8)).unwrap()]);
+    while fleet.processes[0].leases.len() < 3 {
+        fleet.acquire(0, 1);
+        fleet.sync(0, Fate::Arrives);
+    }
+    let now = fleet.now();
+    let farewell = fleet.processes[0].router.desk().unwrap().farewell(now).unwrap();
+    fleet.answer(&farewell.messages);
+    for _ in 0..40 {
+        while fleet.acquire(1, 1) {}
+        fleet.sync(1, Fate::Arrives);
+    }
+    assert_eq!(fleet.processes.iter().map(|process| process.leases.len()).collect::<Vec<_>>(), [3, 5]);
+}
+
+#[test]
+fn a_deployment_on_probation_is_tried_though_the_store_is_lost() {
+    let mut fleet = Fleet::new(1, vec![deployment("a")]);
+    fleet.acquire(0, 1);
+    fleet.sync(0, Fate::Arrives);
+    fleet.processes[0].router.cool_down("a", SECOND).unwrap();
+    fleet.wait(2 * SECOND);
+    assert!(!fleet.acquire(0, 1), "the store was not asked for the place of the probation");
+    fleet.sync(0, Fate::RequestIsLost);
+    assert!(fleet.acquire(0, 1));
+}
+
+#[test]
 fn a_limit_that_is_raised_keeps_what_is_granted() {
     let mut fleet = Fleet::new(2, vec![deployment("a").with_rpm_limit(Some(10)).unwrap()]);
     assert_eq!(saturate(&mut fleet, 1), 10);
