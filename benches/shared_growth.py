@@ -13,6 +13,7 @@ import random
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ class Process:
         router = Router([Deployment("eu", "m", rpm_limit=limit)], shared=Nowhere(), clock=clock)
         carrier = router._carrier
         assert carrier is not None
-        carrier._process = os.getpid()  # so its thread is never started
+        carrier._thread = threading.current_thread()  # so none of its own is started
         return Process(router)
 
     def admits(self) -> bool:

@@ -32,35 +32,33 @@ class Carrier:
     def __init__(self, desk: _Desk, store: Any) -> None:
         self._desk = desk
         self._store = store
-        self._process = 0
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        _carriers.add(self)
 
     def start(self) -> None:
-        """Start the thread, unless it runs in this process."""
-        process = os.getpid()
-        if self._process == process:
-            return
-        # The lock may be a copy that a thread of the parent held.
-        starting = self._starting if self._process == 0 else threading.Lock()
-        with starting:
-            if self._process == process:
-                return  # another thread was faster
-            self._starting = threading.Lock()
-            self._thread = threading.Thread(target=_carry, args=(self._desk, self._store), name="turnout-shared", daemon=True)
-            self._process = process
+        """Start the thread, unless it runs."""
+        with self._starting:
+            if self._thread is not None and self._thread.is_alive():
+                return
             self._desk.open()
-            _carriers.add(self)
+            self._thread = threading.Thread(target=_carry, args=(self._desk, self._store), name="turnout-shared", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """Give everything back to the store. A later request asks for it again."""
-        if self._process != os.getpid() or self._thread is None:
-            return
-        # The thread may be amid an exchange: it gives back when that has ended.
-        self._desk.close()
-        self._thread.join(timeout=1.0)
-        self._process = 0
+        """Give everything back to the store, but for the places of requests in flight. A later request that
+        lacks something asks for it again.
+        """
+        thread = self._thread
+        if thread is not None:
+            # The thread may be amid an exchange: it gives back when that has ended.
+            self._desk.close()
+            thread.join(timeout=1.0)
+
+    def forget(self) -> None:
+        """Forget the thread, in a forked child: it is the parent's, and so is the lock."""
+        self._thread = None
+        self._starting = threading.Lock()
 
 
 def _carry(desk: _Desk, store: Any) -> None:
@@ -126,3 +124,12 @@ def _exchange(desk: _Desk, store: Any, batch: _Batch) -> bool:
 def _close_all() -> None:
     for carrier in list(_carriers):
         carrier.close()
+
+
+def _forget_all() -> None:
+    for carrier in list(_carriers):
+        carrier.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -70,7 +70,7 @@ impl Share {
                 asks.push(Ask { meter: PLACES, kind: Kind::Places, limit, rows: vec![row] });
             }
             asks.extend(self.hands.iter().zip(plans).map(|(hand, plan)| hand.ask(plan, &outlook, everything)));
-            asks.extend(self.common.signals.asks(time, self.is_deployment.then(|| self.common.in_flight())));
+            asks.extend(self.common.signals.asks(time, self.is_deployment.then(|| self.common.in_flight()), is_used));
         }
         talk.number += 1;
         talk.is_asking = true;

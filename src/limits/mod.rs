@@ -4,6 +4,18 @@
 //! limits of a provider are [`Limit`]s. A meter of its kind counts each of them. A [`Quota`] is a set of
 //! limits that several deployments share. What a provider says about its limits is kept beside them
 //! ([`Observations`]).
+//!
+//! Where processes share limits, each holds pieces of them:
+//!
+//! | file | idea |
+//! |---|---|
+//! | `desk.rs` | the talk of a router with its store: batches of messages, and what their answers bring |
+//! | `share.rs` | what this process holds of one owner's limits, on the way of a request |
+//! | `correspond.rs` | what it says of an owner to the store, and takes (`talk.rs`: the state of that) |
+//! | `hand.rs` | the pieces of one limit (`piece.rs`: their words, `shape.rs`: how windows follow each other) |
+//! | `pace.rs` | how fast a limit is used, and so how much to hold |
+//! | `signals.rs`, `tell.rs` | what processes tell each other beside limits |
+//! | `store_time.rs`, `bell.rs` | the store's time, and what wakes the carrier of the talk |
 
 #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python has stores that may be lost"))]
 mod bell;

@@ -220,6 +220,11 @@ impl Share {
         marks.get(self.hands.len()..).unwrap_or_default()
     }
 
+    /// Notes that a request came for its group.
+    pub(crate) fn note_request(&self, tokens: u64, now: Nanos) {
+        self.activity.note(now, tokens);
+    }
+
     /// Notes what a request lacks. Returns whether it lacks anything.
     pub(crate) fn note_need(&self, demand: Demand, now: Nanos) -> bool {
         let _held = self.hold();

@@ -208,13 +208,14 @@ impl Signals {
         // While nothing fails, it is enough to tell of successes along with other things.
         let fails = |outcomes: &Outcomes| get(&outcomes.failures) > 0 && now < get(&outcomes.until);
         let counts = is_used && (compares || fails(&self.own) || fails(&self.of_others));
-        let wants_probe = self.probe.is_wanted(now) && now >= get(&self.probe.asks_at);
+        let wants_probe = is_used && self.probe.is_wanted(now) && now >= get(&self.probe.asks_at);
         is_urgent || wants_probe || self.must_hear.load(Ordering::Relaxed) || (is_old && (counts || has_said()))
     }
 
     /// Returns what to tell and to ask. All of it is told once in a while, or if there is something new.
-    /// `in_flight` are the requests of a deployment; None for a quota, which has only notices.
-    pub(super) fn asks(&self, now: Micros, in_flight: Option<u64>) -> Vec<Ask> {
+    /// `in_flight` are the requests of a deployment; None for a quota, which has only notices. `is_used`:
+    /// requests come. Who has none does not keep the place of a probation from others.
+    pub(super) fn asks(&self, now: Micros, in_flight: Option<u64>, is_used: bool) -> Vec<Ask> {
         let ask = |meter, kind, limit, rows| Ask { meter, kind, limit, rows };
         let counts_until = now.saturating_add(COUNTS_FOR);
         let number = |window, used| Row { window, until: counts_until, used, ..Row::default() };
@@ -232,13 +233,13 @@ impl Signals {
         if in_flight.is_some() {
             let own = |window, word: &AtomicU64| Row { window, until: get(&self.own.until), used: get(word), ..Row::default() };
             asks.push(ask(OUTCOMES, Kind::Tally, 0, vec![own(0, &self.own.successes), own(1, &self.own.failures)]));
-            let is_used = u64::from(self.probe.is_used.load(Ordering::Relaxed));
-            let holds = u64::from(now < get(&self.probe.held_until)).max(is_used);
-            let wants = u64::from(now < get(&self.probe.wanted_until)).max(is_used);
+            let probes = u64::from(self.probe.is_used.load(Ordering::Relaxed));
+            let holds = u64::from(now < get(&self.probe.held_until)).max(probes);
+            let wants = u64::from(is_used && now < get(&self.probe.wanted_until)).max(probes);
             if wants == 0 {
                 set(&self.probe.held_until, 0);
             }
-            let row = Row { have: holds.min(wants), least: wants, target: wants, used: is_used, ..Row::default() };
+            let row = Row { have: holds.min(wants), least: wants, target: wants, used: probes, ..Row::default() };
             asks.push(ask(PROBE, Kind::Places, 1, vec![row]));
         }
         asks

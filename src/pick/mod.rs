@@ -158,6 +158,10 @@ impl<T: Attachment> Picker<T> {
         let lacks = self.registry.with_group(model_name, |_, group| {
             let mut walk = Walk::new(group, request, self.registry.services(), &self.rng, Now::new(self.clock()));
             walk.waives_shared = true;
+            let first = group.members().next().and_then(|(_, entry)| entry.metering.as_ref()?.share());
+            if let Some(share) = first {
+                share.note_request(request.tokens, walk.now.get());
+            }
             walk.chance.peek = true;
             let entry = walk.choose(Unobserved).and_then(|position| group.member(position));
             let metering = entry.and_then(|entry| entry.metering.as_ref());

@@ -109,7 +109,8 @@ def test_explain_says_what_is_held_and_granted() -> None:
     fleet = Fleet([Deployment("a", "m", rpm_limit=4)], routers=2)
     assert fleet.admitted(12) == 4
     said = str(fleet.routers[0].explain("m"))
-    assert "shared: 4 requests per 60 s" in said or "rpm" in said
+    assert "shared: 4 requests per 60 s (fixed): 0 left here, 1 asked for" in said
+    assert "4 of 4 granted to 2 processes" in said
     metrics = fleet.routers[0].metrics()
     assert (metrics.processes, metrics.sync_errors, metrics.recovering, metrics.store_lost) == (2, 0, False, False)
     assert metrics.syncs > 0
