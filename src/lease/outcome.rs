@@ -78,7 +78,10 @@ impl<T> Entry<T> {
             }
         }
         self.came_through(&held, success.has_lease.then_some(success.sent_at));
-        judged.say_outcomes(now);
+        // While nothing fails, successes tell nobody anything.
+        if judged.share().is_some_and(Share::has_failed) {
+            judged.say_outcomes(now);
+        }
         // A success may end a probation. It begins nothing.
         let passage = if before == 0 { Passage::None } else { Passage::between(before, state, now, None) };
         drop(held);

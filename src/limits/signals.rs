@@ -148,6 +148,12 @@ impl Signals {
         }
     }
 
+    /// Returns whether it last said that requests failed.
+    #[inline]
+    pub(super) fn has_failed(&self) -> bool {
+        get(&self.own.failures) > 0
+    }
+
     /// Says how requests ended lately.
     pub(super) fn say_outcomes(&self, successes: u64, failures: u64, until: Micros) {
         set(&self.own.successes, successes);

@@ -22,6 +22,12 @@ impl Share {
         self.common.signals.outcomes(self.time.at(now))
     }
 
+    /// Returns whether requests of this process failed lately, by what it last told.
+    #[inline]
+    pub(crate) fn has_failed(&self) -> bool {
+        self.common.signals.has_failed()
+    }
+
     /// Tells how requests ended lately, which counts until then.
     pub(crate) fn say_outcomes(&self, successes: u64, failures: u64, until: Nanos) {
         self.common.signals.say_outcomes(successes, failures, self.time.at(until));
